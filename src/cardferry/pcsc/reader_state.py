@@ -1,0 +1,48 @@
+"""What is known about readers without asking them: the snapshot that every layer keeps at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cardferry.pcsc.constants import CardState, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderState:
+    """One reader as applications see it (pcsc-lite's ``READER_STATE``).
+
+    Attributes:
+        name: unique, at most 127 bytes in UTF-8.
+        event_counter: insertions and removals since the reader came, modulo 65536.
+        state: bits of `CardState`.
+        sharing: 0 nobody, n shared handles, -1 exclusive.
+        atr: answer to reset, empty without a card, at most 33 bytes.
+        protocol: the protocol in force, 0 while the card is not powered for anybody.
+    """
+
+    name: str
+    event_counter: int = 0
+    state: CardState = CardState.ABSENT
+    sharing: int = 0
+    atr: bytes = b""
+    protocol: Protocol = Protocol.UNDEFINED
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All readers at one moment.
+
+    Attributes:
+        serial: grows by one with every published change; compare it to know whether anything happened.
+        reader_events: readers added or removed so far: starts at 1, wraps from 32767 to 1
+            (pcsc-lite ``GET_READER_EVENTS``).
+        readers: in a stable order: a reader keeps its place as long as it exists.
+    """
+
+    serial: int = 0
+    reader_events: int = 1
+    readers: tuple[ReaderState, ...] = field(default=())
+
+    def find(self, name: str) -> ReaderState | None:
+        """The reader of that name, or None."""
+        return next((reader for reader in self.readers if reader.name == name), None)
