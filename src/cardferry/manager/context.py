@@ -1,0 +1,54 @@
+"""One SCARDCONTEXT on this computer's readers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cardferry.manager.card import LocalCard
+from cardferry.pcsc.constants import Protocol, ShareMode
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import Peer
+
+if TYPE_CHECKING:
+    from cardferry.manager.manager import LocalManager
+
+
+class LocalContext:
+    """A caller's context; see `cardferry.pcsc.interface.Context`.
+
+    Args:
+        manager: where the readers are.
+        peer: who calls.
+        patience: s that each call waits for its turn at most, None for ever.
+    """
+
+    __slots__ = ("closed", "handles", "manager", "patience", "peer")
+
+    def __init__(self, manager: LocalManager, peer: Peer, patience: float | None) -> None:
+        self.manager = manager
+        self.peer = peer
+        self.patience = patience
+        self.handles: set[LocalCard] = set()
+        self.closed = False
+
+    async def connect(self, reader: str, share: ShareMode, protocols: Protocol) -> LocalCard:
+        """Connect to a reader."""
+        if self.closed:
+            raise PcscError(ReturnCode.E_INVALID_HANDLE)
+        card = LocalCard(self, self.manager.slot(reader))
+        self.handles.add(card)
+        try:
+            await card.connect(share, protocols)
+        except BaseException:
+            self.handles.discard(card)
+            card.closed = True
+            raise
+        return card
+
+    async def close(self) -> None:
+        """Free every handle. Calls that wait for their turn end; one that is at the card is finished first."""
+        self.closed = True
+        self.manager.contexts.discard(self)
+        for card in tuple(self.handles):
+            card.slot.turns.drop(card)
+            await card.vanish()

@@ -1,0 +1,186 @@
+"""The resource manager of this computer's readers.
+
+Sources report readers and cards to it (`ReaderObserver`), callers get contexts from it (`ResourceManager`). It
+publishes a new `Snapshot` whenever anything that applications can see has changed, once per pass of the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable
+from types import TracebackType
+from typing import Self, cast
+
+from cardferry.manager.card import LocalCard
+from cardferry.manager.context import LocalContext
+from cardferry.manager.settings import Settings
+from cardferry.manager.slot import Slot
+from cardferry.manager.status import ManagerStatus, SlotStatus, WaiterStatus
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import Peer
+from cardferry.pcsc.reader_state import Snapshot
+from cardferry.readers.base import Reader, ReaderSource
+
+log = logging.getLogger(__name__)
+
+#: Reader events wrap from here to 1 (pcsc-lite's ``GET_READER_EVENTS`` fits the high half of a signed number).
+_MAX_READER_EVENTS = 32767
+
+
+class LocalManager:
+    """Arbitrates the readers of some sources; an asynchronous context manager that runs them meanwhile.
+
+    Args:
+        sources: where readers are.
+        settings: bounds, see `Settings`.
+    """
+
+    def __init__(self, sources: Iterable[ReaderSource], settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self.contexts: set[LocalContext] = set()
+        self._sources = tuple(sources)
+        self._slots: dict[Reader, Slot] = {}
+        self._by_name: dict[str, Slot] = {}
+        self._snapshot = Snapshot()
+        self._dirty = False
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._tasks = asyncio.TaskGroup()
+        self._running: list[asyncio.Task[None]] = []
+        self._reader_events = 1
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        self._running = [
+            self._tasks.create_task(source.run(self), name=f"readers of {source!r}") for source in self._sources
+        ]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for context in tuple(self.contexts):
+            await context.close()
+        for task in self._running:
+            task.cancel()
+        for slot in tuple(self._slots.values()):
+            slot.removed()
+        await self._tasks.__aexit__(kind, error, trace)
+
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        self._tasks.create_task(work)
+
+    # ResourceManager
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """All readers as they are now."""
+        if self._dirty:
+            self._renew()
+        return self._snapshot
+
+    async def changed(self, serial: int) -> Snapshot:
+        """Wait until the snapshot's serial is another one than ``serial``."""
+        while self.snapshot.serial == serial:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+        return self.snapshot
+
+    async def open(self, peer: Peer, patience: float | None = None) -> LocalContext:
+        """Open a context."""
+        context = LocalContext(self, peer, patience)
+        self.contexts.add(context)
+        return context
+
+    def slot(self, reader: str) -> Slot:
+        """The reader of that name; ``E_UNKNOWN_READER`` when there is none."""
+        slot = self._by_name.get(reader)
+        if slot is None:
+            raise PcscError(ReturnCode.E_UNKNOWN_READER, reader)
+        return slot
+
+    # ReaderObserver
+
+    def reader_added(self, reader: Reader) -> None:
+        """A reader was plugged in."""
+        if reader.name in self._by_name:
+            log.error("a second reader calls itself %r: it is left out", reader.name)
+            return
+        slot = Slot(reader, self.settings, self._touch, self._start)
+        self._slots[reader] = self._by_name[reader.name] = slot
+        self._count_reader_event()
+
+    def reader_removed(self, reader: Reader) -> None:
+        """A reader was unplugged."""
+        slot = self._slots.pop(reader, None)
+        if slot is not None:
+            del self._by_name[reader.name]
+            slot.removed()
+            self._count_reader_event()
+
+    def card_inserted(self, reader: Reader, atr: bytes) -> None:
+        """A card was inserted."""
+        if slot := self._slots.get(reader):
+            slot.card_inserted(atr)
+
+    def card_removed(self, reader: Reader) -> None:
+        """The card was taken out."""
+        if slot := self._slots.get(reader):
+            slot.card_removed()
+
+    def _count_reader_event(self) -> None:
+        self._reader_events = self._reader_events % _MAX_READER_EVENTS + 1
+        self._touch()
+
+    # publishing
+
+    def _touch(self) -> None:
+        if not self._dirty:
+            self._dirty = True
+            asyncio.get_running_loop().call_soon(self._publish)
+
+    def _renew(self) -> None:
+        self._dirty = False
+        readers = tuple(slot.state for slot in self._slots.values())
+        old = self._snapshot
+        if readers != old.readers or self._reader_events != old.reader_events:
+            self._snapshot = Snapshot(old.serial + 1, self._reader_events, readers)
+
+    def _publish(self) -> None:
+        if self._dirty:
+            self._renew()
+        for waiter in tuple(self._waiters):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # status
+
+    @property
+    def status(self) -> ManagerStatus:
+        """Who uses what at this moment."""
+        return ManagerStatus(len(self.contexts), [_slot_status(slot) for slot in self._slots.values()])
+
+
+def _slot_status(slot: Slot) -> SlotStatus:
+    now = asyncio.get_running_loop().time()
+    state = slot.state
+    owner = slot.holder
+    return SlotStatus(
+        reader=state.name,
+        state=" ".join(flag.name.lower() for flag in type(state.state) if flag and flag in state.state and flag.name),
+        atr=state.atr.hex(),
+        protocol=state.protocol.name or "",
+        sharing=state.sharing,
+        event_counter=state.event_counter,
+        clients=sorted(card.context.peer.name for card in slot.cards),
+        holder=owner.context.peer.name if owner is not None else None,
+        held=now - slot.turns.owned_since if owner is not None else 0.0,
+        waiters=[
+            WaiterStatus(cast("LocalCard", waiting.caller).context.peer.name, now - waiting.since)
+            for waiting in slot.turns.waiting
+        ],
+    )

@@ -1,0 +1,37 @@
+"""What an administrator can choose about the resource manager."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class ExclusivePolicy(Enum):
+    """What an exclusive connection means to everybody else."""
+
+    #: It is a lease: an owner that is idle for ``max_idle`` while others wait loses the card.
+    LEASE = "lease"
+    #: It lasts as long as its owner wants, and everybody else is refused at once, as pcscd does.
+    HONOUR = "honour"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Bounds of the resource manager, all in s.
+
+    Attributes:
+        max_idle: an owner that does nothing for so long while others wait loses the card, which is reset.
+        ticket_life: how long a place in the queue is kept for a caller whose patience ran out and who is expected
+            back. libpcsclite comes back after 0.1 s.
+        connect_patience: how long a connect waits for its turn. No library repeats a refused connect, so this is
+            longer than a caller's patience for other calls (pcscd itself waits for ever).
+        linger: how long the reader stays connected after its last handle went, so that the next program
+            finds the card powered.
+        exclusive: see `ExclusivePolicy`.
+    """
+
+    max_idle: float = 30.0
+    ticket_life: float = 1.0
+    connect_patience: float = 60.0
+    linger: float = 1.0
+    exclusive: ExclusivePolicy = ExclusivePolicy.LEASE

@@ -1,0 +1,196 @@
+"""The queue in front of one card: first come, first served, and nobody holds it for ever.
+
+A caller *enters* to get the card and *leaves* to give it up. Whoever enters while the card is taken gets a
+ticket, and tickets are served in their order. Three rules make this work with libpcsclite, which cannot wait long
+because it holds process-wide locks meanwhile, and which sleeps 0.1 s before it asks again:
+
+1. A caller waits at most its patience, then gets ``E_SHARING_VIOLATION``. Its ticket stays for ``ticket_life``:
+   when it comes back within that time, it continues at its old place.
+2. A card that becomes free goes to the first ticket whose caller is *present*, that is, waiting at this moment.
+   Absent callers keep their places before it, so nobody is overtaken for longer than his own absence.
+3. An owner that is idle for ``max_idle`` while anybody holds a ticket is evicted.
+
+All times come from the event loop's clock. No method here talks to a reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+
+from cardferry.pcsc.errors import PcscError, ReturnCode
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket:
+    """A place in the queue. ``granted`` is set while its caller is present; ``kept_until`` while it is not."""
+
+    caller: Hashable
+    since: float
+    granted: asyncio.Future[None] | None = None
+    kept_until: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A waiting caller, for ``status``: since when, on the event loop's clock, in s."""
+
+    caller: Hashable
+    since: float
+
+
+class Turns:
+    """Decides whose turn it is.
+
+    Args:
+        max_idle: s of idleness after which a waited-for owner is evicted.
+        ticket_life: s for which an absent caller's place is kept.
+        evict: called with the idle owner. It must see to it that `leave` is called for that owner; until
+            then the card stays taken.
+    """
+
+    def __init__(self, max_idle: float, ticket_life: float, evict: Callable[[Hashable], None]) -> None:
+        self._max_idle = max_idle
+        self._ticket_life = ticket_life
+        self._evict = evict
+        self._loop = asyncio.get_running_loop()
+        self._tickets: dict[Hashable, _Ticket] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._busy = False
+        self._last_used = 0.0
+        self.owner: Hashable | None = None
+        #: When the owner got the card, on the loop's clock.
+        self.owned_since = 0.0
+
+    async def enter(self, caller: Hashable, patience: float | None) -> None:
+        """Wait until the card is the caller's.
+
+        Args:
+            caller: who asks; must not own the card already.
+            patience: s to wait at most, None for ever.
+
+        Raises:
+            PcscError: ``E_SHARING_VIOLATION`` when patience ran out; the place is kept for a while.
+        """
+        ticket = self._tickets.get(caller)
+        if self.owner is None:  # then nobody is present, or `leave` would have served him
+            if ticket is not None:
+                del self._tickets[caller]
+            self._grant(caller)
+            return
+        now = self._loop.time()
+        if ticket is None or (ticket.granted is None and ticket.kept_until <= now):
+            self._tickets.pop(caller, None)
+            ticket = self._tickets[caller] = _Ticket(caller, now)
+        if patience is not None and patience <= 0:
+            self._keep(ticket)
+        else:
+            await self._wait(ticket, patience)
+
+    async def _wait(self, ticket: _Ticket, patience: float | None) -> None:
+        granted = ticket.granted = self._loop.create_future()
+        timer = None if patience is None else self._loop.call_later(patience, self._impatient, ticket, granted)
+        self._watch_idleness()
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
+                self.leave(ticket.caller)
+            elif self._tickets.get(ticket.caller) is ticket:
+                del self._tickets[ticket.caller]
+            raise
+        finally:
+            ticket.granted = None
+            if timer is not None:
+                timer.cancel()
+
+    def _impatient(self, ticket: _Ticket, granted: asyncio.Future[None]) -> None:
+        if not granted.done():
+            try:
+                self._keep(ticket)
+            except PcscError as error:
+                granted.set_exception(error)
+
+    def _keep(self, ticket: _Ticket) -> None:
+        ticket.granted = None
+        ticket.kept_until = self._loop.time() + self._ticket_life
+        self._watch_idleness()
+        raise PcscError(ReturnCode.E_SHARING_VIOLATION, "waiting for a turn")
+
+    def _grant(self, caller: Hashable) -> None:
+        self.owner = caller
+        self.owned_since = self._last_used = self._loop.time()
+        self._busy = False
+
+    def leave(self, caller: Hashable) -> None:
+        """Give the card up, if the caller owns it; the next present ticket gets it."""
+        if self.owner is not caller:
+            return
+        self.owner = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._serve()
+
+    def _serve(self) -> None:
+        for ticket in self._live_tickets():
+            if ticket.granted is not None and not ticket.granted.done():
+                del self._tickets[ticket.caller]
+                self._grant(ticket.caller)
+                ticket.granted.set_result(None)
+                break
+        self._watch_idleness()
+
+    def hand_over(self, owner: Hashable, successor: Hashable) -> bool:
+        """Make somebody else the owner, if ``owner`` still is; the queue does not move."""
+        if self.owner is not owner:
+            return False
+        self._grant(successor)
+        return True
+
+    def back_to_queue(self, caller: Hashable, since: float) -> None:
+        """The caller had its turn but could not use it: it leaves, and keeps the *first* place for a while."""
+        ticket = _Ticket(caller, since, kept_until=self._loop.time() + self._ticket_life)
+        self._tickets = {caller: ticket, **self._tickets}
+        self.leave(caller)
+
+    def drop(self, caller: Hashable) -> None:
+        """The caller will not come back: its place is given up, and a wait ends with ``E_CANCELLED``."""
+        ticket = self._tickets.pop(caller, None)
+        if ticket is not None and ticket.granted is not None and not ticket.granted.done():
+            ticket.granted.set_exception(PcscError(ReturnCode.E_CANCELLED, "the context was closed"))
+
+    def working(self, busy: bool) -> None:
+        """The owner's command is at the card (True), or has come back (False): it is not idle meanwhile."""
+        self._busy = busy
+        if not busy and self.owner is not None:
+            self._last_used = self._loop.time()
+            if self._tickets:
+                self._watch_idleness()
+
+    def _live_tickets(self) -> Iterator[_Ticket]:
+        now = self._loop.time()
+        for ticket in list(self._tickets.values()):
+            if ticket.granted is None and ticket.kept_until <= now:
+                del self._tickets[ticket.caller]
+            else:
+                yield ticket
+
+    @property
+    def waiting(self) -> list[Waiting]:
+        """Everybody with a place in the queue, in order."""
+        return [Waiting(ticket.caller, ticket.since) for ticket in self._live_tickets()]
+
+    def _watch_idleness(self) -> None:
+        if self._timer is None and self.owner is not None and self._tickets:
+            self._timer = self._loop.call_at(self._last_used + self._max_idle, self._check_idleness)
+
+    def _check_idleness(self) -> None:
+        self._timer = None
+        if self.owner is None or self._busy or not any(True for _ in self._live_tickets()):
+            return
+        if self._loop.time() - self._last_used < self._max_idle:
+            self._watch_idleness()
+            return
+        self._evict(self.owner)
