@@ -1,0 +1,160 @@
+"""The listening side of the pcsc-lite socket, and what its connections share."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Container, Coroutine
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from cardferry.frontends.listening import BACKLOG, ListeningSocket, peer_credentials, process_name
+from cardferry.frontends.pcsclite.connection import Connection
+from cardferry.pcsc.constants import MAX_HANDLE, MAX_READERNAME
+from cardferry.pcsc.interface import Peer, ResourceManager
+from cardferry.pcsc.reader_state import ReaderState, Snapshot
+
+#: s that a change of nothing but the sharing of readers waits for others like it. pcscd tells it at its next look
+#: at the reader, 0.3 to 0.4 s later; without such a pause every connect would wake every waiting program.
+SHARING_DELAY = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendStatus:
+    """What ``cardferry status`` shows of a front."""
+
+    socket: str
+    clients: int
+    waiting: int
+
+
+class PcscliteFrontend:
+    """Serves applications on a listening Unix socket; an asynchronous context manager.
+
+    Args:
+        manager: whose cards are served.
+        listening: where; stays the caller's to close.
+        patience: s that a call may wait for its turn before the library is told to ask again. libpcsclite holds
+            process-wide locks meanwhile, so not much longer than 1 s.
+        slots: readers that clients up to protocol 4:5 can see, and the size of their state array.
+        name_size: bytes of a reader name in the protocol 4:2 of very old clients.
+        peer: who all callers are, where the kernel cannot tell (they come through ssh); None asks the kernel.
+        max_connections: connections beyond this are told that memory is short; None is no limit of ours.
+    """
+
+    def __init__(
+        self,
+        manager: ResourceManager,
+        listening: ListeningSocket,
+        *,
+        patience: float = 1.0,
+        slots: int = 16,
+        name_size: int = MAX_READERNAME,
+        peer: Peer | None = None,
+        max_connections: int | None = None,
+    ) -> None:
+        self.manager = manager
+        self.patience = patience
+        self.slots = slots
+        self.name_size = name_size
+        self.connections: set[Connection] = set()
+        #: Connections that wait for a change.
+        self.registered: set[Connection] = set()
+        #: Contexts by number, for cancel, which comes on another connection.
+        self.contexts: dict[int, Connection] = {}
+        #: Numbers of all card handles: libpcsclite looks them up over all contexts of a process.
+        self.cards: set[int] = set()
+        self._listening = listening
+        self._peer = peer
+        self._max_connections = max_connections
+        self._tasks = asyncio.TaskGroup()
+        self._server: asyncio.AbstractServer | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._sharing_timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        self._watcher = self._tasks.create_task(self._watch(), name="reader changes")
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            lambda: Connection(self), sock=self._listening.socket, backlog=BACKLOG
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.close()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._sharing_timer is not None:
+            self._sharing_timer.cancel()
+        for connection in tuple(self.connections):
+            connection.close()
+        await asyncio.sleep(0)  # lets the transports report that they are closed
+        await self._tasks.__aexit__(kind, error, trace)
+
+    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run what a connection must wait for, in a task that this front owns."""
+        return self._tasks.create_task(work)
+
+    @property
+    def full(self) -> bool:
+        """Whether there are more connections than allowed."""
+        return self._max_connections is not None and len(self.connections) > self._max_connections
+
+    def identify(self, transport: asyncio.Transport) -> Peer:
+        """Who is at the other end of a connection."""
+        if self._peer is not None:
+            return self._peer
+        pid, uid = peer_credentials(transport.get_extra_info("socket"))
+        return Peer(f"{process_name(pid)} (process {pid}, user {uid})", uid=uid, pid=pid)
+
+    def visible(self, snapshot: Snapshot) -> tuple[ReaderState, ...]:
+        """The readers that applications see."""
+        return snapshot.readers
+
+    def new_number(self, taken: Container[int]) -> int:
+        """A handle that nobody has and nobody can guess."""
+        while True:
+            number = secrets.randbelow(MAX_HANDLE) + 1
+            if number not in taken:
+                return number
+
+    # Changes
+
+    async def _watch(self) -> None:
+        before = self.manager.snapshot
+        while True:
+            after = await self.manager.changed(before.serial)
+            if _noticeable(before, after):
+                self._notify()
+            elif self._sharing_timer is None:
+                loop = asyncio.get_running_loop()
+                self._sharing_timer = loop.call_later(SHARING_DELAY, self._notify)
+            before = after
+
+    def _notify(self) -> None:
+        if self._sharing_timer is not None:
+            self._sharing_timer.cancel()
+            self._sharing_timer = None
+        current = self.manager.snapshot
+        for connection in tuple(self.registered):
+            if connection.registered is not current:
+                connection.notify()
+
+    @property
+    def status(self) -> FrontendStatus:
+        """How many are served."""
+        return FrontendStatus(str(self._listening.path), len(self.connections), len(self.registered))
+
+
+def _noticeable(before: Snapshot, after: Snapshot) -> bool:
+    """Whether waiting programs must hear of it at once: readers or cards came or went, or a reader failed."""
+    if before.reader_events != after.reader_events or len(before.readers) != len(after.readers):
+        return True
+    return any(
+        old is not new and (old.name, old.event_counter, old.state) != (new.name, new.event_counter, new.state)
+        for old, new in zip(before.readers, after.readers, strict=True)
+    )
