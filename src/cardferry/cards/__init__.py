@@ -5,3 +5,7 @@ A card is a `cardferry.pcsc.virtual_card.VirtualCard`. How an APDU passes throug
 (`chaining`), and what is then one command and one response goes to the application (`piv`).
 Nothing here does input or output, except saving a card to a file when asked to.
 """
+
+from cardferry.cards.piv import PivCard
+
+__all__ = ["PivCard"]
