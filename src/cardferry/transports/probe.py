@@ -1,0 +1,48 @@
+"""Is somebody serving pcsc-lite's protocol behind a socket? Asked with one message, the client's version."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from cardferry.wire.pcsclite.layout import MAJOR, NEWEST_MINOR, Command, Dialect, layout_of
+
+#: Seconds that a pcscd gets which systemd may have to start first.
+ANSWER_TIME: Final = 10.0
+
+
+class Answer(Enum):
+    """What came back."""
+
+    #: Somebody speaks: any version will do.
+    ANSWERED = "answered"
+    #: The connection was closed without a word.
+    CLOSED = "closed"
+    #: Nothing within the time.
+    SILENT = "silent"
+
+
+async def ask_version(path: Path, timeout: float = ANSWER_TIME) -> Answer:
+    """Say hello at a socket here, which may lead to another computer.
+
+    Args:
+        path: of the socket.
+        timeout: how long to wait for the answer, in s.
+
+    Raises:
+        OSError: nothing listens at ``path`` itself.
+    """
+    layout = layout_of(Dialect())
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        writer.write(layout.version_request.pack(layout.version.size, Command.VERSION, MAJOR, NEWEST_MINOR, 0))
+        async with asyncio.timeout(timeout):
+            return Answer.ANSWERED if await reader.read(1) else Answer.CLOSED
+    except TimeoutError:
+        return Answer.SILENT
+    except ConnectionError:
+        return Answer.CLOSED
+    finally:
+        writer.close()

@@ -1,0 +1,83 @@
+"""What a unix socket's path must be, and what can be wrong with it: the same words here and on the other side.
+
+Source: ``unix(7)``; `PATH_LIMIT` is what Linux's ``sun_path`` and libpcsclite's copy of it hold.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from cardferry.pcsc.errors import UserError
+
+#: Bytes of the longest path a socket can be bound to and libpcsclite can be told (without the closing NUL).
+PATH_LIMIT: Final = 107
+
+
+class SocketTakenError(UserError):
+    """Somebody serves at the path already."""
+
+    exit_code = 11
+
+
+class NotASocketError(UserError):
+    """Something that is not a socket is at the path; it is never touched."""
+
+    exit_code = 11
+
+
+class PathUnusableError(UserError):
+    """The path is too long or not one that a socket can be bound to."""
+
+    exit_code = 10
+
+
+class FolderUnsafeError(UserError):
+    """The folder that shall hold the socket is missing, or others could tamper with it."""
+
+    exit_code = 12
+
+
+def checked_path(path: str, option: str) -> str:
+    """Return ``path`` if a socket can be bound to it on any system, else raise `PathUnusableError`.
+
+    Args:
+        path: an absolute path, here or on the other side.
+        option: the option that chooses another one, for the hint.
+    """
+    size = len(os.fsencode(path))
+    if size > PATH_LIMIT:
+        raise PathUnusableError(
+            f"the socket's path is {size} bytes long, a socket can have {PATH_LIMIT}: {path}",
+            f"choose a shorter one with {option} PATH",
+        )
+    if not path.startswith("/") or path.endswith("/"):
+        raise PathUnusableError(
+            f"not a path for a socket: {path!r}",
+            f"give an absolute path to a file name with {option} PATH",
+        )
+    if any(character in path for character in "\0\n\r") or "${" in path:
+        raise PathUnusableError(
+            f"the socket's path has characters that ssh cannot carry: {path!r}",
+            f"choose another one with {option} PATH",
+        )
+    return path
+
+
+def checked_reach(path: str, folder: str, mode: int, group: str | None, option: str) -> None:
+    """See that those whom ``mode`` lets in can pass the folder; raises `FolderUnsafeError`.
+
+    Args:
+        path: the socket's path.
+        folder: its folder's permissions as ``ls -l`` writes them (``drwxr-x---``); empty if not known.
+        mode: the socket's access rights.
+        group: the group it is for, None if it is for the account alone.
+        option: the option that chooses another path, for the hint.
+    """
+    if len(folder) < len("drwxrwxrwx"):
+        return
+    if (group is not None and mode & 0o070 and folder[6] not in "xs") or (mode & 0o007 and folder[9] not in "xt"):
+        raise FolderUnsafeError(
+            f"nobody else could reach {path}: its folder is {folder[:10]}",
+            f"choose a path in a folder that they can enter with {option} PATH",
+        )

@@ -1,0 +1,312 @@
+"""One authenticated OpenSSH connection, shared by everything that goes to one host.
+
+`connect` starts ``ssh -M`` as a child with pipes. Its session runs the guard (``guard.sh``); forwardings are added to
+it through its control socket (``ssh -O forward``), so a password is asked for once, on the terminal, as ssh does. The
+child is ended when the block ends, and dies with us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+from cardferry.transports.ssh import guard
+from cardferry.transports.ssh.command import (
+    SshCommand,
+    deaf_to_interrupts,
+    dies_with_parent,
+    environment,
+    identify,
+    run,
+)
+from cardferry.transports.ssh.errors import (
+    FORWARDING_SYMPTOMS,
+    SYMPTOMS,
+    ConnectionLostError,
+    SshError,
+    before_login,
+    find,
+    last_words,
+)
+
+log = logging.getLogger("cardferry.ssh")
+
+#: Lines of ssh's complaints that are kept to tell what went wrong.
+_KEPT_LINES: Final = 60
+#: Seconds that the other side gets to answer a request, to say good-bye, and ssh to end when told.
+#: What ssh says when the server could not, or would not, connect to the socket it was asked for.
+_OPEN_FAILED: Final = "open failed:"
+_ANSWER_TIMEOUT: Final = 15.0
+_QUIT_TIMEOUT: Final = 2.0
+_END_TIMEOUT: Final = 2.0
+
+
+class _Master(asyncio.SubprocessProtocol):
+    """Reads what the ssh child writes, and knows when it is up and when it is gone."""
+
+    def __init__(self, destination: str) -> None:
+        loop = asyncio.get_running_loop()
+        self.mark = guard.new_mark()
+        self.facts = guard.Facts()
+        self.complaints: deque[str] = deque(maxlen=_KEPT_LINES)
+        self.complained = 0
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.gone: asyncio.Future[int | None] = loop.create_future()
+        self.farewell: asyncio.Future[None] = loop.create_future()
+        self._destination = destination
+        self._output = guard.LineSplitter()
+        self._errors = guard.LineSplitter()
+        self._replies: dict[int, tuple[guard.Reply, asyncio.Future[guard.Reply]]] = {}
+        self._requests = 0
+        self._heartbeat: asyncio.TimerHandle | None = None
+        self._process: asyncio.SubprocessTransport
+
+    # What asyncio tells us
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._process = cast(asyncio.SubprocessTransport, transport)
+
+    def pipe_data_received(self, fd: int, data: bytes | str) -> None:
+        data = cast(bytes, data)
+        if fd == 1:
+            for line in self._output.feed(data):
+                self._line(line)
+        else:
+            for line in self._errors.feed(data):
+                self._complaint(line)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The child has ended and its pipes are read to their end."""
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        self.gone.set_result(self._process.get_returncode())
+        for _, answered in self._replies.values():
+            if not answered.done():
+                answered.set_exception(self.why())
+        self._replies.clear()
+
+    # The guard's side
+
+    def _line(self, line: str) -> None:
+        _, found, text = line.partition(self.mark + " ")
+        if not found:
+            if line.strip():
+                log.debug("%s printed: %s", self._destination, line)
+            return
+        word, _, rest = text.partition(" ")
+        if word.isascii() and word.isdigit():
+            self._answer(int(word), rest)
+        elif word == "boot":
+            self.send(guard.program(self.mark))
+        elif word == "fact":
+            key, _, value = rest.partition(" ")
+            self.facts.learn(key, value)
+        elif word == "ready" and not self.ready.done():
+            self.ready.set_result(None)
+            self._beat()
+        elif word == "bye" and not self.farewell.done():
+            self.farewell.set_result(None)
+
+    def _answer(self, number: int, text: str) -> None:
+        waiting = self._replies.get(number)
+        if waiting is None:
+            return
+        reply, answered = waiting
+        key, _, value = text.partition(" ")
+        if key not in ("done", "fail"):
+            reply.values[key] = value
+            return
+        reply.failure = value if key == "fail" else ""
+        del self._replies[number]
+        if not answered.done():
+            answered.set_result(reply)
+
+    def _beat(self) -> None:
+        self.send(guard.HEARTBEAT)
+        self._heartbeat = asyncio.get_running_loop().call_later(guard.HEARTBEAT_INTERVAL, self._beat)
+
+    def send(self, data: bytes) -> None:
+        """Write to the guard; when ssh is gone that is seen elsewhere."""
+        pipe = cast(asyncio.WriteTransport, self._process.get_pipe_transport(0))
+        if not pipe.is_closing():
+            pipe.write(data)
+
+    async def ask(self, verb: str, *arguments: str) -> guard.Reply:
+        """Ask the guard and wait for its answer."""
+        if self.gone.done():
+            raise self.why()
+        self._requests += 1
+        number = self._requests
+        answered: asyncio.Future[guard.Reply] = asyncio.get_running_loop().create_future()
+        self._replies[number] = (guard.Reply(), answered)
+        self.send(guard.request(number, verb, *arguments))
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT):
+                return await answered
+        except TimeoutError:
+            raise ConnectionLostError(f"{self._destination} does not answer", "is it overloaded?") from None
+        finally:
+            self._replies.pop(number, None)
+
+    # ssh's own words
+
+    def _complaint(self, line: str) -> None:
+        self.complaints.append(line)
+        self.complained += 1
+        known = find(SYMPTOMS + FORWARDING_SYMPTOMS, [line], self._destination)
+        if line.strip():
+            log.log(logging.DEBUG if known else logging.INFO, "ssh: %s", line)
+
+    def complaints_since(self, count: int) -> list[str]:
+        """What ssh said after ``complained`` was ``count``."""
+        fresh = self.complained - count
+        return list(self.complaints)[-fresh:] if fresh > 0 else []
+
+    def why(self) -> SshError:
+        """Why the child is gone."""
+        if not self.ready.done():
+            return before_login(list(self.complaints), self.gone.result(), self._destination)
+        said = last_words(list(self.complaints))
+        return ConnectionLostError(
+            f"the connection to {self._destination} ended{': ' + said if said else ''}",
+            "is that computer on and the network up?",
+        )
+
+    async def end(self) -> None:
+        """Say good-bye, so that the other side cleans up, and see the child end."""
+        if self.gone.done():
+            return
+        if self.ready.done():
+            self.send(guard.QUIT)
+            await _first(self.farewell, self.gone, timeout=_QUIT_TIMEOUT)
+        for end in (self._process.terminate, self._process.kill):
+            if not self.gone.done():
+                end()
+                await _first(self.gone, timeout=_END_TIMEOUT)
+
+
+class SshConnection:
+    """A connection that is up: the account over there is known and forwardings can be added."""
+
+    def __init__(self, destination: str, command: SshCommand, control: str, master: _Master) -> None:
+        self.destination = destination
+        self._command = command
+        self._control = control
+        self._master = master
+
+    @property
+    def mark(self) -> str:
+        """The word that proves which socket over there is this connection's."""
+        return self._master.mark
+
+    @property
+    def facts(self) -> guard.Facts:
+        """What is known about the other side."""
+        return self._master.facts
+
+    @property
+    def pid(self) -> int:
+        """Process id of the ssh child."""
+        return self._master._process.get_pid()
+
+    async def lost(self) -> SshError:
+        """Wait until the connection has ended; return why."""
+        await _first(self._master.gone)
+        return self._master.why()
+
+    async def ask(self, verb: str, *arguments: str) -> guard.Reply:
+        """Ask the guard over there; raises `SshError` when the connection ends meanwhile."""
+        return await self._master.ask(verb, *arguments)
+
+    async def forward_to_remote(self, local: Path, remote: str) -> None:
+        """Listen at ``local`` here; each connection goes to the socket ``remote`` over there (``ssh -L``)."""
+        _remove(local)
+        await self._order("forward", "-L", f"{_escaped(str(local))}:{_escaped(remote)}")
+
+    async def forward_to_local(self, remote: str, local: Path) -> None:
+        """Listen at ``remote`` over there; each connection goes to the socket ``local`` here (``ssh -R``)."""
+        await self._order("forward", "-R", f"{_escaped(remote)}:{_escaped(str(local))}")
+
+    async def cancel_to_remote(self, local: Path, remote: str) -> None:
+        """End what `forward_to_remote` began; connections that stand go on."""
+        await self._order("cancel", "-L", f"{_escaped(str(local))}:{_escaped(remote)}")
+        _remove(local)
+
+    def complaint_count(self) -> int:
+        """How many lines ssh has complained so far; a mark for `refused_since`."""
+        return self._master.complained
+
+    async def refused_since(self, count: int) -> bool:
+        """Whether the server refused to open a forwarded connection since `complaint_count` was ``count``.
+
+        ssh says so before it closes that connection, but on another pipe: an answer to something asked afterwards
+        comes after it.
+        """
+        await self._order("check")
+        return any(_OPEN_FAILED in line for line in self._master.complaints_since(count))
+
+    async def _order(self, order: str, *arguments: str) -> None:
+        command = self._command.control(self.destination, self._control, order, *arguments)
+        status, _, said = await run(command)
+        if status == 0:
+            return
+        lines = said.splitlines()
+        if self._master.gone.done():
+            raise self._master.why()
+        raise find(FORWARDING_SYMPTOMS, lines, self.destination) or SshError(
+            f"ssh could not {order} a socket: {last_words(lines)}", f"`ssh -v {self.destination}` says more"
+        )
+
+
+@asynccontextmanager
+async def connect(destination: str, command: SshCommand, folder: Path) -> AsyncIterator[SshConnection]:
+    """Log in to ``destination`` and keep the connection for the block.
+
+    Args:
+        destination: as for ssh: ``host``, ``user@host`` or ``ssh://user@host:port``.
+        command: the ssh program.
+        folder: a private folder (0700, short path) for the control socket.
+
+    Raises:
+        SshError: what went wrong, before the block begins; `SshConnection.lost` tells later ends.
+    """
+    command = await identify(command)
+    control = folder / "ctl"
+    _remove(control)
+    master = _Master(destination)
+    arguments = deaf_to_interrupts(command.master(destination, str(control), guard.bootstrap(master.mark)))
+    await asyncio.get_running_loop().subprocess_exec(
+        lambda: master, *arguments, env=environment(), preexec_fn=dies_with_parent()
+    )
+    try:
+        await _first(master.ready, master.gone)
+        if master.gone.done():
+            raise master.why()
+        if not master.facts.terminal:
+            log.warning(
+                "%s gives the account no terminal: small messages will be slow (sshd waits before sending them)",
+                destination,
+            )
+        yield SshConnection(destination, command, str(control), master)
+    finally:
+        await master.end()
+        _remove(control)
+
+
+async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:
+    """Wait until one is done, or ``timeout`` s have passed; cancelling the caller leaves them alone."""
+    await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _escaped(path: str) -> str:
+    r"""A path as ``-L`` and ``-R`` take it: ``\`` and ``:`` are theirs, and ``%`` begins a token (ssh_config(5))."""
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace("%", "%%")

@@ -1,0 +1,70 @@
+"""Reaching the pcscd of the other side: its socket, forwarded to one here, and why that may not work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cardferry.transports.probe import Answer, ask_version
+from cardferry.transports.ssh.connection import SshConnection
+from cardferry.transports.ssh.errors import (
+    FORWARDING_HINT,
+    ForwardingRefusedError,
+    PcscdDownError,
+    PcscdMissingError,
+    PcscdRefusesError,
+    SshError,
+)
+
+
+async def forward_pcscd(connection: SshConnection, local: Path) -> None:
+    """Make the other side's pcscd reachable at ``local``, and see it answer.
+
+    Raises:
+        PcscdMissingError: there is no socket over there.
+        PcscdDownError: nobody listens on it.
+        PcscdRefusesError: it takes connections and drops them.
+        ForwardingRefusedError: sshd does not forward to sockets.
+    """
+    path = connection.facts.pcscd
+    if not path:
+        raise _missing(connection)
+    await connection.forward_to_remote(local, path)
+    mark = connection.complaint_count()
+    answer = await ask_version(local)
+    if answer is Answer.ANSWERED:
+        return
+    if answer is Answer.SILENT:
+        raise PcscdDownError(
+            f"pcscd on {connection.destination} does not answer at {path}",
+            "restart it over there: systemctl restart pcscd",
+        )
+    if await connection.refused_since(mark):
+        raise await _not_reached(connection, path)
+    raise PcscdRefusesError(
+        f"pcscd on {connection.destination} turned us away",
+        "its polkit rule org.debian.pcsc-lite.access_pcsc denies sessions from outside: allow the account there, or run"
+        " `cardferry share` on that computer, from its own desktop session",
+    )
+
+
+def _missing(connection: SshConnection) -> PcscdMissingError:
+    if "pcscd" in connection.facts.installed:
+        hint = "start it over there: systemctl enable --now pcscd.socket"
+    else:
+        hint = "install it over there: apt install pcscd"
+    return PcscdMissingError(f"there is no pcscd socket on {connection.destination}", hint)
+
+
+async def _not_reached(connection: SshConnection, path: str) -> SshError:
+    """Sshd answers alike when it may not forward and when nobody listens: the guard can tell, on Linux."""
+    seen = await connection.ask("look", path)
+    if seen.values.get("listening") == "yes":
+        return ForwardingRefusedError(
+            f"the ssh server of {connection.destination} does not forward sockets",
+            FORWARDING_HINT,
+        )
+    return PcscdDownError(
+        f"nobody listens at {path} on {connection.destination}",
+        "start pcscd over there: systemctl restart pcscd.socket"
+        + ("" if "listening" in seen.values else "; or its sshd forbids forwarding (AllowStreamLocalForwarding)"),
+    )
