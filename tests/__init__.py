@@ -1,0 +1,1 @@
+"""Tests; `tests.lab` builds the computers, cards and distances that they use."""

@@ -1,0 +1,40 @@
+"""What all tests share: options, and the one decision whether tests with real parts can run here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import Lab
+from tests.lab.namespaces import missing_parts
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--reader", metavar="NAME", help="also run tests/hardware with this real reader and its card")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        not_slow = pytest.mark.skip(reason="slow: run with --slow")
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(not_slow)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked ``real`` whose parts are missing is named as not run; in CI it fails."""
+    if item.get_closest_marker("real") and missing_parts():
+        reason = "not run, missing: " + "; ".join(missing_parts())
+        if os.environ.get("CI"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """An empty lab, cleared away after the test."""
+    with Lab() as lab:
+        yield lab
