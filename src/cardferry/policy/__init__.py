@@ -1,0 +1,1 @@
+"""What is noted about the use of cards, and how secrets stay out of it."""
