@@ -7,6 +7,7 @@ longer a command. The card sends ATRs and responses.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import socket
@@ -153,10 +154,8 @@ class CardInPcscd:
         self._pcscd.wait(TIMEOUT)
         if self._connection is not None:
             # vpcd has closed its end; this wakes the thread if it has not
-            try:
+            with contextlib.suppress(OSError):
                 self._connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         for thread in self._threads:
             thread.join(TIMEOUT)
         assert not any(thread.is_alive() for thread in self._threads)

@@ -2,7 +2,7 @@
 
 `card.PivCard` is the card. Its application's memory is in `application`, its instructions in
 `pin_instructions`, `data_instructions`, `key_instructions` and `yubico_instructions`, and what they work on in
-`reference_data`, `objects`, `management_key`, `keys` and `certificates`.
+`reference_data`, `objects`, `management_key`, `keys` and `certificates`. `storage` keeps a card in a file.
 """
 
 from cardferry.cards.piv.application import Contents

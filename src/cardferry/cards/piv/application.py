@@ -44,6 +44,10 @@ class Contents:
     keys: dict[Slot, SlotKey] = field(default_factory=dict)
     objects: ObjectStore = field(default_factory=ObjectStore)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.serial < 2**32:
+            raise ValueError(f"a serial number has 32 bits, {self.serial} does not")
+
 
 class Session:
     """Security status since the last reset.

@@ -14,13 +14,20 @@ import logging
 import secrets
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Final, Self
 from uuid import UUID, uuid4
 
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from cardferry.cards.chaining import CommandChain, ResponseChain
-from cardferry.cards.piv import data_instructions, key_instructions, pin_instructions, yubico_instructions
+from cardferry.cards.piv import (
+    data_instructions,
+    key_instructions,
+    pin_instructions,
+    storage,
+    yubico_instructions,
+)
 from cardferry.cards.piv.application import Application, Contents, Instruction
 from cardferry.cards.piv.certificates import self_signed
 from cardferry.cards.piv.keys import (
@@ -137,6 +144,15 @@ class PivCard:
             contents.objects.put(certificate_object(slot), encode_certificate(der))
         return cls(contents, random)
 
+    @classmethod
+    def load(cls, path: Path, random: Randomness = secrets.token_bytes) -> Self:
+        """The card that `save` wrote. Raises `storage.CardFileError`, or `OSError`."""
+        return cls(storage.load(path), random)
+
+    def save(self, path: Path) -> None:
+        """Write the card to a file, which only its owner can read. Raises `OSError`."""
+        storage.save(self.contents, path)
+
     @property
     def atr(self) -> bytes:
         """The answer to reset."""
@@ -221,7 +237,7 @@ class PivCard:
         instruction = _INSTRUCTIONS.get(whole.ins)
         if instruction is None:
             raise StatusError(StatusWord.INS_NOT_SUPPORTED)
-        return self._responses.first(instruction(self._application, whole), whole)
+        return self._responses.first(instruction(self._application, whole), command)
 
     def _forget_session(self) -> None:
         self._application.reset()

@@ -157,9 +157,9 @@ class SlotKey:
             raise KeyInputError("an RSA key agrees on nothing")
         try:
             peer = ec.EllipticCurvePublicKey.from_encoded_point(self.private.curve, point)
+            return self.private.exchange(ec.ECDH(), peer)
         except ValueError as error:
             raise KeyInputError("not a point of the curve") from error
-        return self.private.exchange(ec.ECDH(), peer)
 
 
 def algorithm_of(key: PrivateKey | PublicKey) -> Algorithm:
@@ -187,17 +187,16 @@ def rsa_from_primes(algorithm: Algorithm, p: int, q: int) -> PrivateKey:
     phi = (p - 1) * (q - 1)
     if p * q >> _RSA_BITS[algorithm] - 1 != 1 or p == q or gcd(PUBLIC_EXPONENT, phi) != 1:
         raise KeyInputError("not the primes of such a key")
-    numbers = rsa.RSAPrivateNumbers(
-        p=p,
-        q=q,
-        d=rsa.rsa_recover_private_exponent(PUBLIC_EXPONENT, p, q),
-        dmp1=pow(PUBLIC_EXPONENT, -1, p - 1),
-        dmq1=pow(PUBLIC_EXPONENT, -1, q - 1),
-        iqmp=rsa.rsa_crt_iqmp(p, q),
-        public_numbers=rsa.RSAPublicNumbers(PUBLIC_EXPONENT, p * q),
-    )
     try:
-        return numbers.private_key()
+        return rsa.RSAPrivateNumbers(
+            p=p,
+            q=q,
+            d=rsa.rsa_recover_private_exponent(PUBLIC_EXPONENT, p, q),
+            dmp1=pow(PUBLIC_EXPONENT, -1, p - 1),
+            dmq1=pow(PUBLIC_EXPONENT, -1, q - 1),
+            iqmp=pow(q, -1, p),
+            public_numbers=rsa.RSAPublicNumbers(PUBLIC_EXPONENT, p * q),
+        ).private_key()
     except ValueError as error:
         raise KeyInputError("not the primes of such a key") from error
 
