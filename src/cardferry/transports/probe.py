@@ -7,7 +7,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from cardferry.wire.pcsclite.layout import MAJOR, NEWEST_MINOR, Command, Dialect, layout_of
+from cardferry.wire.pcsclite.client import ClientCodec
+from cardferry.wire.pcsclite.messages import Version
 
 #: Seconds that a pcscd gets which systemd may have to start first.
 ANSWER_TIME: Final = 10.0
@@ -34,10 +35,9 @@ async def ask_version(path: Path, timeout: float = ANSWER_TIME) -> Answer:
     Raises:
         OSError: nothing listens at ``path`` itself.
     """
-    layout = layout_of(Dialect())
     reader, writer = await asyncio.open_unix_connection(path)
     try:
-        writer.write(layout.version_request.pack(layout.version.size, Command.VERSION, MAJOR, NEWEST_MINOR, 0))
+        writer.write(ClientCodec().send(Version()))
         async with asyncio.timeout(timeout):
             return Answer.ANSWERED if await reader.read(1) else Answer.CLOSED
     except TimeoutError:

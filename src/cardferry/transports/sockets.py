@@ -8,34 +8,37 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from cardferry.pcsc.errors import UserError
+from cardferry.transports.errors import TransportError
 
 #: Bytes of the longest path a socket can be bound to and libpcsclite can be told (without the closing NUL).
 PATH_LIMIT: Final = 107
 
 
-class SocketTakenError(UserError):
+class SocketTakenError(TransportError):
     """Somebody serves at the path already."""
 
     exit_code = 11
 
 
-class NotASocketError(UserError):
+class NotASocketError(TransportError):
     """Something that is not a socket is at the path; it is never touched."""
 
     exit_code = 11
+    heals = False
 
 
-class PathUnusableError(UserError):
+class PathUnusableError(TransportError):
     """The path is too long or not one that a socket can be bound to."""
 
     exit_code = 10
+    heals = False
 
 
-class FolderUnsafeError(UserError):
+class FolderUnsafeError(TransportError):
     """The folder that shall hold the socket is missing, or others could tamper with it."""
 
     exit_code = 12
+    heals = False
 
 
 def checked_path(path: str, option: str) -> str:

@@ -171,11 +171,11 @@ class _Master(asyncio.SubprocessProtocol):
         """Why the child is gone."""
         if not self.ready.done():
             return before_login(list(self.complaints), self.gone.result(), self._destination)
-        said = last_words(list(self.complaints))
-        return ConnectionLostError(
-            f"the connection to {self._destination} ended{': ' + said if said else ''}",
-            "is that computer on and the network up?",
+        status = self.gone.result()
+        said = last_words(list(self.complaints)) or (
+            f"ssh was ended by signal {-status}" if status is not None and status < 0 else f"ssh ended, status {status}"
         )
+        return ConnectionLostError(f"lost {self._destination}: {said}", "is that computer on and the network up?")
 
     async def end(self) -> None:
         """Say good-bye, so that the other side cleans up, and see the child end."""

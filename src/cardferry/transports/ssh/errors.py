@@ -12,21 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cardferry.pcsc.errors import UserError
+from cardferry.transports.errors import TransportError
 
 #: ssh's exit status when ssh itself failed; any other is the remote command's (ssh(1), EXIT STATUS).
 SSH_FAILED: Final = 255
 
 
-class SshError(UserError):
-    """ssh ended, or refused something.
-
-    Attributes:
-        heals: whether trying again later can help without anybody doing something.
-    """
+class SshError(TransportError):
+    """ssh ended, or refused something."""
 
     exit_code = 28
-    heals = True
 
 
 class SshNotInstalledError(SshError):
@@ -87,24 +82,6 @@ class ConnectionLostError(SshError):
     """A connection that stood has ended."""
 
     exit_code = 28
-
-
-class PcscdMissingError(SshError):
-    """There is no pcscd socket on the host."""
-
-    exit_code = 30
-
-
-class PcscdDownError(SshError):
-    """The host has a pcscd socket, and nobody listens on it."""
-
-    exit_code = 31
-
-
-class PcscdRefusesError(SshError):
-    """pcscd on the host takes the connection and closes it without a word: polkit says no."""
-
-    exit_code = 32
 
 
 @dataclass(frozen=True, slots=True)

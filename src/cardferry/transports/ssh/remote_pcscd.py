@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cardferry.transports.errors import PcscdDownError, PcscdMissingError, PcscdRefusesError, TransportError
 from cardferry.transports.probe import Answer, ask_version
 from cardferry.transports.ssh.connection import SshConnection
-from cardferry.transports.ssh.errors import (
-    FORWARDING_HINT,
-    ForwardingRefusedError,
-    PcscdDownError,
-    PcscdMissingError,
-    PcscdRefusesError,
-    SshError,
-)
+from cardferry.transports.ssh.errors import FORWARDING_HINT, ForwardingRefusedError
 
 
 async def forward_pcscd(connection: SshConnection, local: Path) -> None:
@@ -55,7 +49,7 @@ def _missing(connection: SshConnection) -> PcscdMissingError:
     return PcscdMissingError(f"there is no pcscd socket on {connection.destination}", hint)
 
 
-async def _not_reached(connection: SshConnection, path: str) -> SshError:
+async def _not_reached(connection: SshConnection, path: str) -> TransportError:
     """Sshd answers alike when it may not forward and when nobody listens: the guard can tell, on Linux."""
     seen = await connection.ask("look", path)
     if seen.values.get("listening") == "yes":

@@ -1,0 +1,110 @@
+"""How ``status``, ``readers``, ``run`` and ``env`` find what is running: a control socket for each long-running command.
+
+It lies in the runtime folder as ``PID.ctl``, private like everything there. A connection gets one line, a `Running` in
+JSON, and is closed. A control socket that nobody listens on was left by a killed process and is removed by
+whoever finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cardferry.frontends.listening import ListeningSocket
+from cardferry.manager.status import SlotStatus
+
+log = logging.getLogger(__name__)
+
+_SUFFIX: Final = ".ctl"
+#: Seconds that a process of ours gets to answer.
+_ANSWER_TIME: Final = 2.0
+#: Bytes of the longest answer that is read.
+_MAX_ANSWER: Final = 16 << 20
+
+
+class Running(msgspec.Struct, frozen=True):
+    """What one long-running command tells about itself.
+
+    Attributes:
+        command: ``attach`` or ``share``.
+        host: as the user wrote it.
+        socket: where applications connect; on the other computer for ``share``.
+        pid: process id.
+        since: when it started, in s since 1970.
+        link: ``up``, or why it is down.
+        contexts: how many PC/SC contexts applications have open.
+        readers: each reader, its card and who uses it.
+    """
+
+    command: str
+    host: str
+    socket: str
+    pid: int
+    since: float
+    link: str
+    contexts: int
+    readers: list[SlotStatus]
+
+
+@asynccontextmanager
+async def controllable(folder: Path, describe: Callable[[], Running]) -> AsyncIterator[None]:
+    """Answer those who ask for the duration of the block.
+
+    Args:
+        folder: the runtime folder.
+        describe: called for each answer.
+    """
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(msgspec.json.encode(describe()) + b"\n")
+        try:
+            await writer.drain()
+        except ConnectionError as error:
+            log.debug("somebody asked and went: %s", error)
+        finally:
+            writer.close()
+
+    with ListeningSocket(folder / f"{os.getpid()}{_SUFFIX}") as listening:
+        server = await asyncio.start_unix_server(answer, sock=listening.socket)
+        try:
+            yield
+        finally:
+            server.close()
+
+
+def running(folder: Path) -> list[Running]:
+    """Ask everything that runs for this user, oldest first; remove control sockets that are dead."""
+    found = [answer for path in sorted(folder.glob("*" + _SUFFIX)) if (answer := _ask(path)) is not None]
+    return sorted(found, key=lambda one: (one.since, one.pid))
+
+
+def _ask(path: Path) -> Running | None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_ANSWER_TIME)
+        try:
+            connection.connect(os.fspath(path))
+            return msgspec.json.decode(_read(connection), type=Running)
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning("process %s does not answer: %s", path.stem, error)
+    return None
+
+
+def _read(connection: socket.socket) -> bytes:
+    deadline = time.monotonic() + _ANSWER_TIME
+    answer = bytearray()
+    while piece := connection.recv(1 << 16):
+        answer += piece
+        if len(answer) > _MAX_ANSWER or time.monotonic() > deadline:
+            raise OSError("the answer does not end")
+    return bytes(answer)

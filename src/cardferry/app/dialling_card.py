@@ -1,0 +1,88 @@
+"""A software card that dials in to a virtual reader: vsmartcard's vpcd, or cardferry's own ``vpicc:``.
+
+The bytes go socket -> `CardSide` -> `VirtualCard` and back. One thing at a time, so this is plain blocking code.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from cardferry.pcsc.errors import UserError
+from cardferry.pcsc.virtual_card import VirtualCard
+from cardferry.wire.errors import WireError
+from cardferry.wire.vpcd import CardSide, Control
+
+_CHUNK = 65536
+
+
+class DialError(UserError):
+    """The virtual reader cannot be reached, or does not speak vpcd's protocol."""
+
+    exit_code = 31
+
+
+def dial(card: VirtualCard, host: str, port: int, ready: Callable[[], None]) -> None:
+    """Be the card in the reader at ``host``:``port`` until the reader hangs up.
+
+    Args:
+        card: what answers.
+        host: the reader's computer; vpcd has no encryption, so this one or one behind a tunnel.
+        port: TCP port of the reader, 35963 for vpcd's first.
+        ready: called when the reader has asked for the ATR, that is, when it has noticed the card.
+
+    Raises:
+        DialError: nobody listens there, or what listens is no virtual reader.
+    """
+    try:
+        connection = socket.create_connection((host, port), timeout=10)
+    except OSError as error:
+        raise DialError(
+            f"no virtual reader answers at {host}:{port}: {error.strerror or error}",
+            "start pcscd with vsmartcard-vpcd, or cardferry attach vpicc:PORT, and name its port",
+        ) from error
+    with connection:
+        connection.settimeout(None)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            _serve(card, connection, ready)
+        except WireError as error:
+            raise DialError(
+                f"what answers at {host}:{port} is not a virtual reader: {error}", "name the port of a vpcd"
+            ) from error
+
+
+def _serve(card: VirtualCard, connection: socket.socket, ready: Callable[[], None]) -> None:
+    side = CardSide()
+    noticed = False
+    while True:
+        # vpcd writes a message in two pieces with Nagle's algorithm on: acknowledge at once, or wait 40 ms
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        try:
+            data = connection.recv(_CHUNK)
+        except ConnectionResetError:
+            return
+        if not data:
+            return
+        for message in side.receive(data):
+            answer = _answer(card, message)
+            if answer is not None:
+                connection.sendall(side.answer(answer))
+            if message is Control.GET_ATR and not noticed:
+                noticed = True
+                ready()
+
+
+def _answer(card: VirtualCard, message: Control | bytes) -> bytes | None:
+    match message:
+        case Control.POWER_OFF:
+            card.power_off()
+        case Control.POWER_ON:
+            card.power_on()
+        case Control.RESET:
+            card.reset()
+        case Control.GET_ATR:
+            return card.atr
+        case bytes():
+            return card.process(message)
+    return None

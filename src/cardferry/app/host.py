@@ -1,0 +1,136 @@
+"""Where readers are, as people write it: ``HOST`` on the command line, parsed to values.
+
+An ssh destination is anything without a scheme (``name``, ``user@name``, an alias of ``~/.ssh/config``) or an
+``ssh://`` URL; the rest names something on this computer.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cardferry.pcsc.errors import UserError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
+_UNSAFE = re.compile(r"[^A-Za-z0-9._@-]+")
+_MAX_PORT: Final = 65535
+#: Characters of the longest name derived from a host, so that socket paths stay within 107 bytes.
+_MAX_LABEL: Final = 40
+
+
+class HostSyntaxError(UserError):
+    """This is not a HOST."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SshHost:
+    """Another computer, reached with OpenSSH; ``destination`` is ssh's own word for it."""
+
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class PcscdHost:
+    """A pcsc-lite socket on this computer."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class VpiccHost:
+    """Cards that dial in to a TCP port of this computer, as they do to vpcd."""
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualHost:
+    """The built-in card."""
+
+
+Host = SshHost | PcscdHost | VpiccHost | VirtualHost
+
+#: What people can write, for errors and ``--help``.
+FORMS: Final = "[user@]name, ssh://[user@]name[:port], pcscd:PATH, vpicc:PORT, virtual:"
+
+
+def parse_host(text: str) -> Host:
+    """Parse ``HOST``; raises `HostSyntaxError`."""
+    match = _SCHEME.fullmatch(text)
+    if match is None or _is_address(text):
+        return SshHost(_destination(text))
+    scheme, rest = match[1].lower(), match[2]
+    match scheme:
+        case "ssh" if rest.startswith("//"):
+            return SshHost(_destination(text))
+        case "pcscd":
+            return PcscdHost(_path(rest, text))
+        case "vpicc":
+            return VpiccHost(_port(rest, text))
+        case "virtual" if not rest:
+            return VirtualHost()
+    if rest.isdigit():
+        raise HostSyntaxError(f"not a HOST: {text!r}", f"for another port write ssh://{match[1]}:{rest}")
+    raise HostSyntaxError(f"not a HOST: {text!r}", f"HOST is one of {FORMS}")
+
+
+def label(host: Host) -> str:
+    """A short name for the host that can be a file's name."""
+    match host:
+        case SshHost(destination):
+            text = destination.removeprefix("ssh://").rstrip("/")
+        case PcscdHost(path):
+            text = f"pcscd{path}"
+        case VpiccHost(port):
+            text = f"vpicc-{port}"
+        case VirtualHost():
+            text = "virtual"
+    return _UNSAFE.sub("-", text).strip(".-")[:_MAX_LABEL] or "host"
+
+
+def spelled(host: Host) -> str:
+    """The host as a person writes it; `parse_host` gives it back."""
+    match host:
+        case SshHost(destination):
+            return destination
+        case PcscdHost(path):
+            return f"pcscd:{path}"
+        case VpiccHost(port):
+            return f"vpicc:{port}"
+        case VirtualHost():
+            return "virtual:"
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is an IPv6 address, with or without a user: its colons are no scheme."""
+    try:
+        ipaddress.IPv6Address(text.rpartition("@")[2].partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _destination(text: str) -> str:
+    name = text.removeprefix("ssh://")
+    if not name.strip("/") or any(part.startswith("-") or not part for part in name.split("@")):
+        raise HostSyntaxError(f"not a HOST: {text!r}", f"HOST is one of {FORMS}")
+    if any(character.isspace() or not character.isprintable() for character in text):
+        raise HostSyntaxError(f"not a HOST: {text!r}", "a host's name has no blanks; give ssh's options with -e/--ssh")
+    return text
+
+
+def _path(rest: str, text: str) -> Path:
+    if not rest.startswith("/"):
+        raise HostSyntaxError(f"not a socket's path: {text!r}", "write it absolute, as in pcscd:/run/pcscd/pcscd.comm")
+    return Path(rest)
+
+
+def _port(rest: str, text: str) -> int:
+    if not rest.isascii() or not rest.isdigit() or not 0 < int(rest) <= _MAX_PORT:
+        raise HostSyntaxError(f"not a port: {text!r}", "write it as in vpicc:35963, vpcd's own")
+    return int(rest)

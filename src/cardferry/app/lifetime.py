@@ -1,0 +1,75 @@
+"""One event loop, one place for signals: a long-running command ends when its main coroutine ends, or is asked to stop.
+
+SIGINT, SIGTERM and SIGHUP cancel the main coroutine, whose ``async with`` blocks then clean up in order, on both
+computers. That is a clean stop: the exit code is 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from cardferry.pcsc.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result | None:
+    """Run ``main`` to its end and return its result; None when a signal has stopped it.
+
+    Raises:
+        UserError: from ``main``, taken out of the exception groups that task groups make.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        try:
+            return runner.run(_stoppable(main()))
+        except BaseExceptionGroup as group:
+            raise root_cause(group) from None
+
+
+async def _stoppable(main: Coroutine[Any, Any, Result]) -> Result | None:
+    loop = asyncio.get_running_loop()
+    stopped = False
+
+    def stop(task: asyncio.Task[Result], number: signal.Signals) -> None:
+        nonlocal stopped
+        log.debug("%s", number.name)
+        if not stopped:
+            stopped = True
+            task.cancel()
+
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(main, name="main")
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, stop, task, number)
+    return None if task.cancelled() else task.result()
+
+
+def root_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one exception that a person must read: a `UserError` if there is one, else the only leaf, else the group."""
+    leaves = list(_leaves(group))
+    for leaf in leaves:
+        if isinstance(leaf, UserError):
+            return leaf
+    return leaves[0] if len(leaves) == 1 else group
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - where it exists
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,100 @@
+"""Where this computer's sockets of ours are: one folder per user, private, and checked before it is trusted."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cardferry.transports.sockets import FolderUnsafeError
+
+_SCRATCH: Final = ".part-"
+
+
+def runtime_folder(environ: Mapping[str, str] = os.environ, temporary: str | None = None) -> Path:
+    """The folder for our sockets, made if it is not there.
+
+    ``$XDG_RUNTIME_DIR/cardferry``, else ``cardferry-UID`` in the folder for temporary files.
+
+    Args:
+        environ: the environment.
+        temporary: the folder for temporary files, the system's by default.
+
+    Raises:
+        FolderUnsafeError: it belongs to somebody else, is a symbolic link, or others can write in it.
+    """
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/") and Path(runtime).is_dir():
+        folder = Path(runtime) / "cardferry"
+    else:
+        folder = Path(temporary or tempfile.gettempdir()) / f"cardferry-{os.getuid()}"
+    return private_folder(folder)
+
+
+def private_folder(folder: Path) -> Path:
+    """Make ``folder`` with mode 0700, or check that the one that is there is ours alone to write in."""
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise FolderUnsafeError(
+            f"the folder {folder} cannot be made: {error.strerror}", "set XDG_RUNTIME_DIR to a folder of your own"
+        ) from None
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        problem = "it is a symbolic link" if stat.S_ISLNK(found.st_mode) else "it is not a folder"
+    elif found.st_uid != os.getuid():
+        problem = "it belongs to somebody else"
+    elif found.st_mode & 0o022:
+        problem = "others can write in it"
+    else:
+        return folder
+    raise FolderUnsafeError(
+        f"the folder {folder} cannot be trusted: {problem}",
+        "look who made it and remove it, or set XDG_RUNTIME_DIR to a folder of your own",
+    )
+
+
+@contextmanager
+def scratch(runtime: Path) -> Iterator[Path]:
+    """A private folder inside ``runtime`` for sockets between parts of one process; removed afterwards.
+
+    Folders that a killed process has left are removed, too: their lock is free.
+    """
+    for left in runtime.glob(_SCRATCH + "*"):
+        _remove_unlocked(left)
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=runtime))
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield folder
+    finally:
+        os.close(handle)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_unlocked(folder: Path) -> None:
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def this_computer() -> str:
+    """This computer's short name, as it appears in paths on other computers."""
+    return socket.gethostname().partition(".")[0] or "cardferry"

@@ -1,0 +1,93 @@
+"""Keeping a connection: dial, wait until it is lost, dial again, further and further apart.
+
+The first attempt must succeed, or its error is the command's: a person is there to read it. Afterwards nobody may
+be, so only what cannot heal by waiting (a refused login, another host key) ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+from typing import Protocol as Interface
+
+from cardferry.transports.errors import TransportError
+
+log = logging.getLogger(__name__)
+
+#: Seconds until the next attempt after the first, second... failure in a row, and from then on.
+DELAYS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+#: Many computers that lose one host do not all come back in the same moment: each delay varies by this share.
+_SPREAD: Final = 0.2
+
+
+class Connection(Interface):
+    """Something that stands until it is lost."""
+
+    async def lost(self) -> TransportError:
+        """Wait until it is lost; return why."""
+        ...
+
+
+#: Opens a connection and what belongs to it; raises `TransportError`. Leaving the block ends it.
+Dial = Callable[[], AbstractAsyncContextManager[Connection]]
+
+
+class Supervisor:
+    """Keeps one connection up.
+
+    Args:
+        host: its name for people.
+        dial: opens it.
+        on_up: called each time it is up.
+        sleep: waits some seconds.
+        spread: a number from 0 to 1, a new one each time.
+
+    Attributes:
+        state: ``up``, or why it is down; empty before the first time.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        dial: Dial,
+        on_up: Callable[[], None],
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        spread: Callable[[], float] = random.random,
+    ) -> None:
+        self.state = ""
+        self._host = host
+        self._dial = dial
+        self._on_up = on_up
+        self._sleep = sleep
+        self._spread = spread
+
+    async def run(self) -> None:
+        """Keep the connection up until cancelled; raises the `TransportError` of the first attempt, or one that cannot heal."""
+        failures = 0
+        reason = ""
+        while True:
+            try:
+                error = await self._once()
+                failures = 0
+            except TransportError as refused:
+                if not self.state or not refused.heals:
+                    raise
+                error = refused
+                failures += 1
+            delay = DELAYS[min(failures, len(DELAYS) - 1)] * (1 + _SPREAD * (self._spread() - 0.5))
+            level = logging.DEBUG if failures > 1 and error.message == reason else logging.WARNING
+            log.log(level, "%s; trying again in %.0f s", error.message, delay)
+            self.state = reason = error.message
+            await self._sleep(delay)
+
+    async def _once(self) -> TransportError:
+        async with self._dial() as connection:
+            if self.state:
+                log.warning("%s is back", self._host)
+            self.state = "up"
+            self._on_up()
+            return await connection.lost()

@@ -1,0 +1,33 @@
+"""What every way to another computer can fail with."""
+
+from __future__ import annotations
+
+from cardferry.pcsc.errors import UserError
+
+
+class TransportError(UserError):
+    """The other side cannot be reached, or not be used.
+
+    Attributes:
+        heals: whether trying again later can help without anybody doing something.
+    """
+
+    heals = True
+
+
+class PcscdMissingError(TransportError):
+    """There is no pcscd socket where the readers are."""
+
+    exit_code = 30
+
+
+class PcscdDownError(TransportError):
+    """There is a pcscd socket, and nobody answers on it."""
+
+    exit_code = 31
+
+
+class PcscdRefusesError(TransportError):
+    """pcscd takes the connection and closes it without a word: polkit says no."""
+
+    exit_code = 32
