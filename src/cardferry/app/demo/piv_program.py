@@ -12,6 +12,7 @@ import hashlib
 import socket
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 from cardferry.cards import tlv
 from cardferry.pcsc.apdu import CommandApdu, ResponseApdu
@@ -23,6 +24,7 @@ _PIV = bytes.fromhex("a000000308")
 _PIN = b"123456\xff\xff"
 _CERTIFICATE_9A = bytes.fromhex("5fc105")
 _CHUNK = 65536
+R = TypeVar("R")
 
 
 class Card:
@@ -36,27 +38,25 @@ class Card:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
         self._codec = ClientCodec()
-        self._ask(m.Version())
-        context = self._ask(m.EstablishContext(2))
-        states = self._ask(m.GetReadersState())
-        assert isinstance(context, m.ContextReply)
-        assert isinstance(states, m.StatesReply)
+        self._ask(m.Version(), m.VersionReply)
+        context = self._ask(m.EstablishContext(2), m.ContextReply)
+        states = self._ask(m.GetReadersState(), m.StatesReply)
         reader = next((reader.name for reader in states.readers if reader.atr), None)
         if reader is None:
             raise SystemExit("error: no card")
-        connected = self._ask(m.Connect(context.context, reader, ShareMode.SHARED, Protocol.ANY))
-        assert isinstance(connected, m.ConnectReply)
+        connect = m.Connect(context.context, reader, ShareMode.SHARED, Protocol.ANY)
+        connected = self._ask(connect, m.ConnectReply)
         self._card, self._protocol = connected.card, connected.protocol
-        self._ask(m.BeginTransaction(self._card))
+        self._ask(m.BeginTransaction(self._card), m.Acknowledged)
         self.command(0xA4, 0x04, 0x00, _PIV, le=256)
 
     def close(self) -> None:
         """End the transaction and hang up."""
-        self._ask(m.EndTransaction(self._card, Disposition.LEAVE))
-        self._ask(m.Disconnect(self._card, Disposition.RESET))
+        self._ask(m.EndTransaction(self._card, Disposition.LEAVE), m.Acknowledged)
+        self._ask(m.Disconnect(self._card, Disposition.RESET), m.Acknowledged)
         self._socket.close()
 
-    def _ask(self, request: m.Request) -> m.Reply | m.Event:
+    def _ask(self, request: m.Request, kind: type[R]) -> R:
         self._socket.sendall(self._codec.send(request))
         while True:
             data = self._socket.recv(_CHUNK)
@@ -64,7 +64,7 @@ class Card:
                 raise SystemExit("error: the connection was closed")
             for reply in self._codec.receive(data):
                 rv = getattr(reply, "rv", 0)
-                if rv:
+                if rv or not isinstance(reply, kind):
                     raise SystemExit(f"error: {type(request).__name__} failed with {rv:#010x}")
                 return reply
 
@@ -73,8 +73,7 @@ class Card:
         apdu = CommandApdu(0x00, ins, p1, p2, data, le)
         answer = b""
         while True:
-            reply = self._ask(m.Transmit(self._card, self._protocol, apdu.encode()))
-            assert isinstance(reply, m.TransmitReply)
+            reply = self._ask(m.Transmit(self._card, self._protocol, apdu.encode()), m.TransmitReply)
             response = ResponseApdu.parse(reply.response)
             answer += response.data
             if response.status.remaining is not None:

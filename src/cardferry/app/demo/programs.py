@@ -10,11 +10,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cardferry.app.demo.stage import Computer, DemoError, cardferry, program
 
@@ -73,8 +75,11 @@ class Guest:
             return self._step(title, [*self._built_in(), "sign", self.document, self.signature])
         return self._step(
             title,
-            ["pkcs11-tool", "--login", "--pin", _PIN, "--sign", "--id", "01", "--mechanism", "ECDSA-SHA256"]
-            + ["--signature-format", "openssl", "--input-file", self.document, "--output-file", self.signature],
+            [
+                *f"pkcs11-tool --login --pin {_PIN} --sign --id 01 --mechanism ECDSA-SHA256".split(),
+                *("--signature-format", "openssl"),
+                *("--input-file", self.document, "--output-file", self.signature),
+            ],
         )
 
     def read_certificate(self) -> Step:
@@ -92,8 +97,6 @@ class Guest:
         start = time.perf_counter()
         certificate = x509.load_der_x509_certificate(self.certificate.read_bytes())
         public = self._computer.folder / "public.pem"
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415
-
         public.write_bytes(certificate.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
         title = "Verify it, without the card"
         if program("openssl"):
@@ -102,9 +105,10 @@ class Guest:
                 ["openssl", "dgst", "-sha256", "-verify", public, "-signature", self.signature, self.document],
             )
         key = certificate.public_key()
-        assert isinstance(key, ec.EllipticCurvePublicKey)
         try:
-            key.verify(self.signature.read_bytes(), self.document.read_bytes(), ec.ECDSA(hashes.SHA256()))
+            cast("ec.EllipticCurvePublicKey", key).verify(
+                self.signature.read_bytes(), self.document.read_bytes(), ec.ECDSA(hashes.SHA256())
+            )
         except InvalidSignature:
             raise DemoError("the signature does not verify", "please report this") from None
         return Step(title, "python: cryptography", ["Verified OK"], time.perf_counter() - start)

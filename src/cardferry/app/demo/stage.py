@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, cast
 
 from cardferry.pcsc.errors import UserError
 
@@ -129,7 +129,6 @@ class Stage:
         """Start a program that stays, and wait for a line that contains ``wait_for``."""
         log = (computer.folder / f"{Path(str(command[0])).name}.log").open("ab")
         self._ends.callback(log.close)
-        listened: IO[bytes] | None
         process = subprocess.Popen(
             [*computer.enter, *map(str, command)],
             env={**os.environ, **computer.environment},
@@ -140,8 +139,7 @@ class Stage:
             start_new_session=True,
         )
         self._ends.callback(_end, process)
-        listened = process.stdout if stream == "stdout" else process.stderr
-        assert listened is not None
+        listened = cast("IO[bytes]", process.stdout if stream == "stdout" else process.stderr)
         heard = []
         for line in listened:
             heard.append(line)

@@ -36,7 +36,7 @@ def tell(console: Console) -> None:
     with Stage() as stage:
         socket = stage.guest.folder / "cardferry.sock"
         records = stage.guest.folder / "calls"
-        attach = [*cardferry(), "attach", *stage.source, "--socket", socket, "--record", records]
+        attach: list[str | Path] = [*cardferry(), "attach", *stage.source, "--socket", socket, "--record", records]
         stage.start(stage.guest, attach, b"export ")
         _introduce(console, stage)
         guest = Guest(stage.guest, socket)
