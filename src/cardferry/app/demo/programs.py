@@ -104,11 +104,9 @@ class Guest:
                 title,
                 ["openssl", "dgst", "-sha256", "-verify", public, "-signature", self.signature, self.document],
             )
-        key = certificate.public_key()
+        key = cast("ec.EllipticCurvePublicKey", certificate.public_key())
         try:
-            cast("ec.EllipticCurvePublicKey", key).verify(
-                self.signature.read_bytes(), self.document.read_bytes(), ec.ECDSA(hashes.SHA256())
-            )
+            key.verify(self.signature.read_bytes(), self.document.read_bytes(), ec.ECDSA(hashes.SHA256()))
         except InvalidSignature:
             raise DemoError("the signature does not verify", "please report this") from None
         return Step(title, "python: cryptography", ["Verified OK"], time.perf_counter() - start)
