@@ -18,6 +18,8 @@ from tests.lab.process import LabError, Result, Running
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: The cardferry that is being tested: of the environment that runs the tests.
 CARDFERRY = Path(sys.prefix) / "bin" / "cardferry"
+#: Somebody else, who can log in where the lab runs as root.
+SECOND_USER = "alice"
 PCSC_CLIENT = Path(__file__).with_name("pcsc_client.py")
 
 
@@ -81,16 +83,19 @@ class Computer:
     def _replace_accounts(self) -> None:
         """The user's home is this computer's; root is not locked, so that sshd lets it in with a key."""
         user = pwd.getpwuid(os.geteuid())
-        lines = Path("/etc/passwd").read_text().splitlines()
+        others = [
+            line
+            for line in Path("/etc/passwd").read_text().splitlines()
+            if not line.startswith((f"{user.pw_name}:", f"{SECOND_USER}:"))
+        ]
         own = f"{user.pw_name}:x:{user.pw_uid}:{user.pw_gid}:{user.pw_gecos}:{self.home}:/bin/bash"
         accounts = self.folder / "passwd"
-        accounts.write_text(
-            "\n".join([own, *(line for line in lines if not line.startswith(f"{user.pw_name}:"))]) + "\n"
-        )
+        second = f"{SECOND_USER}:x:1777:1777::/tmp:/bin/bash"
+        accounts.write_text("\n".join([own, second, *others]) + "\n")
         self.holder.mount_bind(accounts, "/etc/passwd")
         if is_root():
             shadow = self.folder / "shadow"
-            shadow.write_text(f"{user.pw_name}:*:19000:0:99999:7:::\n")
+            shadow.write_text("".join(f"{name}:*:19000:0:99999:7:::\n" for name in (user.pw_name, SECOND_USER)))
             shadow.chmod(0o600)
             self.holder.mount_bind(shadow, "/etc/shadow")
 

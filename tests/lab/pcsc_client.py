@@ -11,6 +11,8 @@ project is. Prints one JSON object on standard output (`watch` and `hold`: one a
     pcsc_client.py transmit READER --count N [--apdu HEX]   one APDU after another, no transaction, with timing
     pcsc_client.py setup READER --count N              establish, list, connect, disconnect, release, with timing
     pcsc_client.py hold READER [--exclusive]           connect, begin, say "held", keep it until a line comes in
+    pcsc_client.py switch FIRST SECOND                 establish with PCSCLITE_CSOCK_NAME=FIRST, then, in the same
+                                                       process, with SECOND: the two results
     pcsc_client.py watch                               say each change of a reader until standard input ends
 
 In `READER`, a part of the name is enough. Errors: {"error": "0x8010001d", "call": "SCardEstablishContext"}
@@ -318,6 +320,21 @@ def do_hold(options: argparse.Namespace) -> None:
     say(answer=answer)
 
 
+def do_switch(options: argparse.Namespace) -> None:
+    """What a process gets that changes its mind about the socket."""
+    results = []
+    library = Library()
+    for path in (options.first, options.second):
+        os.environ["PCSCLITE_CSOCK_NAME"] = path
+        try:
+            Context(library).release()
+        except ScardError as error:
+            results.append(f"{error.code:#010x}")
+        else:
+            results.append("ok")
+    say(results=results)
+
+
 def do_watch(options: argparse.Namespace) -> None:
     """Report changes until killed."""
     context = Context(Library())
@@ -342,7 +359,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     def command(name: str, action: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         sub = commands.add_parser(name)
         sub.set_defaults(action=action)
-        if name not in ("list", "watch"):
+        if name not in ("list", "watch", "switch"):
             sub.add_argument("reader")
         sub.add_argument("--exclusive", action="store_true")
         sub.add_argument("--apdu", default="00A4040000")
@@ -363,6 +380,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     command("setup", do_setup)
     command("hold", do_hold)
     command("watch", do_watch)
+    switch = command("switch", do_switch)
+    switch.add_argument("first")
+    switch.add_argument("second")
     return parser.parse_args(words)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -20,9 +21,15 @@ def accepts(path: Path) -> bool:
     """Whether something listens on a Unix socket (a path as seen from outside)."""
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
         try:
-            probe.connect(str(path))
+            folder = os.open(path.parent, os.O_PATH)  # the whole path may be too long for connect(2)
         except OSError:
             return False
+        try:
+            probe.connect(f"/proc/self/fd/{folder}/{path.name}")
+        except OSError:
+            return False
+        finally:
+            os.close(folder)
         return True
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, TypeVar
 
+#: A command line.
+Command = Sequence[str | Path]
 T = TypeVar("T")
 
 
@@ -125,7 +127,7 @@ class Running:
 
     def __init__(
         self,
-        argv: Sequence[str | Path],
+        argv: Command,
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
         stdin: bool = False,
@@ -227,7 +229,7 @@ class Running:
 
 
 def run(
-    argv: Sequence[str | Path],
+    argv: Command,
     env: Mapping[str, str] | None = None,
     timeout: float = 60.0,
     stdin: str | None = None,

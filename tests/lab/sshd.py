@@ -28,8 +28,8 @@ class Sshd:
         self._folder.mkdir(mode=0o700)
         self.host_key = self._key("host_key")
         self.user_key = self._key("user_key")
-        authorized = self._folder / "authorized_keys"
-        authorized.write_text(self.user_key.with_suffix(".pub").read_text())
+        authorized = Path("/run/sshd/authorized_keys")  # where every user can read it
+        computer.outside(authorized).write_text(self.user_key.with_suffix(".pub").read_text())
         session = {"PATH": computer.env["PATH"], "XDG_RUNTIME_DIR": str(computer.runtime), **(env or {})}
         settings = {
             **(options or {}),

@@ -1,0 +1,1 @@
+"""Tests with everything real: pcscd, vpcd, OpenSSH, GnuPG, OpenSC, in computers of the lab."""
