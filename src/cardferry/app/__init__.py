@@ -1,1 +1,1 @@
-"""Compositions: each way of using cardferry, spelled in one place from the parts of the rooms below, and their lifetime."""
+"""Compositions: each way of using cardferry, spelled in one place from the rooms below, and its lifetime."""

@@ -1,4 +1,4 @@
-"""How ``status``, ``readers``, ``run`` and ``env`` find what is running: a control socket for each long-running command.
+"""How ``status``, ``readers``, ``run`` and ``env`` find what runs: a control socket for each long-running command.
 
 It lies in the runtime folder as ``PID.ctl``, private like everything there. A connection gets one line, a `Running` in
 JSON, and is closed. A control socket that nobody listens on was left by a killed process and is removed by

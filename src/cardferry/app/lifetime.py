@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from cardferry.pcsc.errors import UserError
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FROM_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT)
+_PASSED_ON: Final = (*STOP_SIGNALS, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result | None:
@@ -73,3 +77,39 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+@contextmanager
+def signals_to(pid: int) -> Iterator[None]:
+    """Pass signals on to a child instead of stopping, for the block.
+
+    What the terminal sends (Ctrl-C) it sends to the child, too, when both are in its foreground: that is not passed on.
+    """
+    loop = asyncio.get_running_loop()
+
+    def pass_on(number: signal.Signals) -> None:
+        if number in _FROM_TERMINAL and _in_foreground():
+            return
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    for number in _PASSED_ON:
+        loop.add_signal_handler(number, pass_on, number)
+    try:
+        yield
+    finally:
+        for number in _PASSED_ON:
+            loop.remove_signal_handler(number)
+
+
+def _in_foreground() -> bool:
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)

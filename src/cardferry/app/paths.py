@@ -98,3 +98,14 @@ def _remove_unlocked(folder: Path) -> None:
 def this_computer() -> str:
     """This computer's short name, as it appears in paths on other computers."""
     return socket.gethostname().partition(".")[0] or "cardferry"
+
+
+def folder_permissions(folder: Path) -> str:
+    """The folder's permissions as ``ls -l`` writes them; raises `FolderUnsafeError` when there is none."""
+    try:
+        return stat.filemode(folder.stat().st_mode)
+    except OSError as error:
+        raise FolderUnsafeError(
+            f"the folder {folder} cannot be used: {error.strerror}",
+            "make it, or choose another path with --socket PATH",
+        ) from None

@@ -66,7 +66,11 @@ class Supervisor:
         self._spread = spread
 
     async def run(self) -> None:
-        """Keep the connection up until cancelled; raises the `TransportError` of the first attempt, or one that cannot heal."""
+        """Keep the connection up until cancelled.
+
+        Raises:
+            TransportError: of the first attempt, or one that cannot heal.
+        """
         failures = 0
         reason = ""
         while True:

@@ -1,0 +1,50 @@
+"""``cardferry attach``."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from cardferry.app import lifetime, logs
+from cardferry.app.attach import Attachment, attached
+from cardferry.app.host import Host
+from cardferry.app.run import export_line
+from cardferry.cli.options import host_argument, service, service_options, ssh_option, verbose_option
+from cardferry.transports.ssh import SshCommand
+
+
+@click.command("attach")
+@host_argument
+@ssh_option
+@click.option("--socket", type=click.Path(path_type=Path), help="where programs shall connect")
+@service_options
+@verbose_option
+def command(
+    *,
+    host: Host,
+    ssh: SshCommand,
+    socket: Path | None,
+    mode: int,
+    group: str | None,
+    max_idle: float,
+    exclusive: str,
+    verbose: int,
+) -> None:
+    """Use HOST's readers here.
+
+    HOST is an ssh destination (name, user@name, ssh://user@name:port): its pcscd is reached through ssh, nothing else
+    is needed there. Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT, for cards that dial in; virtual:,
+    the built-in card. Runs until Ctrl-C.
+    """
+    logs.set_up(verbose)
+    wanted = Attachment(host, ssh, socket, service(mode, group, max_idle, exclusive))
+
+    async def main() -> None:
+        async with attached(wanted) as path:
+            click.echo(f"ready {path}")
+            click.echo(export_line(str(path)))
+            await asyncio.get_running_loop().create_future()
+
+    lifetime.run(main)

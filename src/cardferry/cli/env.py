@@ -1,0 +1,25 @@
+"""``cardferry env``."""
+
+from __future__ import annotations
+
+import click
+
+from cardferry.app import control
+from cardferry.app.host import Host, spelled
+from cardferry.app.paths import runtime_folder
+from cardferry.app.run import NotAttachedError, choose, export_line
+from cardferry.cli.options import HostType
+
+
+@click.command("env")
+@click.argument("host", type=HostType(), required=False)
+def command(host: Host | None) -> None:
+    """Print the line that leads programs to the attached readers: eval "$(cardferry env)"."""
+    found = choose(control.running(runtime_folder()), host)
+    if found is None:
+        name = "HOST" if host is None else spelled(host)
+        raise NotAttachedError(
+            "nothing is attached" if host is None else f"{name} is not attached",
+            f"start `cardferry attach {name}` first",
+        )
+    click.echo(export_line(found.socket))

@@ -1,0 +1,91 @@
+"""``cardferry``: finds the command's module, and turns every error into two lines and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final, NoReturn, cast
+
+import click
+
+from cardferry import __version__
+from cardferry.pcsc.errors import UserError
+
+#: Each command: its module in this package and its line in ``cardferry --help``, so that help imports nothing.
+#: The module has a `click.Command` named ``command``.
+COMMANDS: Final = {
+    "attach": "use another computer's readers here",
+    "share": "lend this computer's readers to another one",
+    "run": "run a command with the attached readers",
+    "env": "print the line for your shell",
+    "status": "show readers, cards, who holds them and who waits",
+    "readers": "list readers and their cards",
+}
+_INTERRUPTED: Final = 130
+
+
+class Commands(click.Group):
+    """The group of all commands; a command's module is imported when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the table: what people need first comes first."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"cardferry.cli.{cmd_name}").command
+        return cast(click.Command, command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cardferry", message="%(prog)s %(version)s")
+def cli() -> None:
+    """One smart card reader, usable from every computer you work on.
+
+    Programs need not know that it is far away.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The program: run the command line and exit.
+
+    Args:
+        arguments: instead of the process's own.
+    """
+    try:
+        code = cli.main(args=arguments, prog_name="cardferry", standalone_mode=False)
+    except UserError as error:
+        _fail(error.message, error.hint, error.exit_code)
+    except click.ClickException as error:
+        _fail(_sentence(error.format_message()), f"see `{_path(error)} --help`", error.exit_code)
+    except click.Abort:
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        # Who read our output has gone: nothing is left to be said, also not by the interpreter's own flush.
+        sys.stdout = None
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, hint: str, code: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    click.echo(f"hint: {hint}", err=True)
+    sys.exit(code)
+
+
+def _sentence(text: str) -> str:
+    """In the manner of our own: on one line, without the full stop."""
+    return " ".join(text.split()).rstrip(".")
+
+
+def _path(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if isinstance(context, click.Context) else "cardferry"

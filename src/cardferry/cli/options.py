@@ -1,0 +1,101 @@
+"""Options that several commands have, and the types of their values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from cardferry.app.host import FORMS, Host, SshHost, parse_host
+from cardferry.app.serving import Access, Service
+from cardferry.manager import ExclusivePolicy, Settings
+from cardferry.pcsc.errors import UserError
+from cardferry.transports.ssh import SshCommand
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class HostType(click.ParamType[Host]):
+    """``HOST``."""
+
+    name = "HOST"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Host:
+        """Parse it; `UserError` has better words than a usage error."""
+        return value if not isinstance(value, str) else parse_host(value)
+
+
+class ModeType(click.ParamType[int]):
+    """Access rights in octal, such as 0660."""
+
+    name = "MODE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse it."""
+        if isinstance(value, int):
+            return value
+        if not re.fullmatch(r"0?[0-7]{3}", value):
+            self.fail(f"{value!r} is not a mode in octal, such as 0660", param, ctx)
+        return int(value, 8)
+
+
+class SshCommandType(click.ParamType[SshCommand]):
+    """A command that takes ssh's arguments."""
+
+    name = "COMMAND"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> SshCommand:
+        """Split it as a shell would."""
+        return value if not isinstance(value, str) else SshCommand.parse(value)
+
+
+def _all(*decorators: Callable[[Any], Any]) -> Callable[[Function], Function]:
+    def decorate(function: Function) -> Function:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+ssh_option = click.option(
+    "-e", "--ssh", type=SshCommandType(), default="ssh", help='the ssh program, as in -e "ssh -F my_config"'
+)
+verbose_option = click.option("-v", "--verbose", count=True, help="say more; twice: the traffic, secrets left out")
+json_option = click.option("--json", "as_json", is_flag=True, help="for programs")
+host_argument = click.argument("host", type=HostType())
+service_options = _all(
+    click.option("--mode", type=ModeType(), default="0600", show_default=True, help="the socket's access rights"),
+    click.option("--group", metavar="GROUP", help="the group that gets the socket"),
+    click.option(
+        "--max-idle",
+        type=click.FloatRange(min=0, min_open=True),
+        default=Settings().max_idle,
+        show_default=True,
+        metavar="S",
+        help="a program that holds the card and does nothing loses it after S seconds, if others wait",
+    ),
+    click.option(
+        "--exclusive",
+        type=click.Choice([policy.value for policy in ExclusivePolicy]),
+        default=ExclusivePolicy.LEASE.value,
+        show_default=True,
+        help="what a program's exclusive connection is: for as long as it likes, or subject to --max-idle",
+    ),
+)
+
+
+def service(mode: int, group: str | None, max_idle: float, exclusive: str) -> Service:
+    """What the values of `service_options` ask for."""
+    return Service(Access(mode, group), Settings(max_idle=max_idle, exclusive=ExclusivePolicy(exclusive)))
+
+
+def ssh_host(host: Host, command: str) -> SshHost:
+    """The host, if it is another computer; else a `UserError`."""
+    if not isinstance(host, SshHost):
+        raise UserError(
+            f"{command} needs another computer, reached with ssh", f"HOST is one of {FORMS.split(', p')[0]}"
+        )
+    return host

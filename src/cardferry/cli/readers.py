@@ -1,0 +1,50 @@
+"""``cardferry readers``."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from cardferry.app import control
+from cardferry.app.paths import runtime_folder
+from cardferry.cli.options import json_option
+from cardferry.cli.status import card
+
+
+class ReaderRow(msgspec.Struct):
+    """One reader in ``cardferry readers --json``.
+
+    Attributes:
+        reader: its name for PC/SC programs.
+        atr: in hex, empty without a card.
+        command: ``attach`` or ``share``.
+        host: as the user wrote it.
+        socket: where programs find it.
+    """
+
+    reader: str
+    state: str
+    atr: str
+    command: str
+    host: str
+    socket: str
+
+
+@click.command("readers")
+@json_option
+def command(as_json: bool) -> None:
+    """List readers and their cards."""
+    found = [(one, slot) for one in control.running(runtime_folder()) for slot in one.readers]
+    if as_json:
+        rows = [ReaderRow(slot.reader, slot.state, slot.atr, one.command, one.host, one.socket) for one, slot in found]
+        click.echo(msgspec.json.format(msgspec.json.encode(rows)))
+    elif not found:
+        click.echo("no readers")
+    else:
+        from cardferry.cli import tables  # noqa: PLC0415 - rich
+
+        tables.show(
+            "",
+            ("reader", "card", "through"),
+            [(slot.reader, card(slot), f"{one.command} {one.host}") for one, slot in found],
+        )

@@ -1,0 +1,36 @@
+"""``cardferry run``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from cardferry.app import control, lifetime, logs
+from cardferry.app.attach import Attachment
+from cardferry.app.host import Host
+from cardferry.app.paths import runtime_folder
+from cardferry.app.run import NotAttachedError, choose, execute, run_attached
+from cardferry.cli.options import HostType, ssh_option, verbose_option
+from cardferry.transports.ssh import SshCommand
+
+
+@click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--from", "host", type=HostType(), help="where the readers are; attached meanwhile if it is not")
+@ssh_option
+@verbose_option
+@click.argument("words", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
+def command(host: Host | None, ssh: SshCommand, verbose: int, words: tuple[str, ...]) -> None:
+    """Run COMMAND with the remote readers.
+
+    Without --from it uses what `cardferry attach` has attached. The exit code is COMMAND's own, 128 + n when signal
+    n ended it.
+    """
+    logs.set_up(verbose)
+    found = choose(control.running(runtime_folder()), host)
+    if found is not None:
+        execute(words, found.socket)
+    if host is None:
+        raise NotAttachedError("nothing is attached", "say where the readers are: cardferry run --from HOST -- COMMAND")
+    code = lifetime.run(lambda: run_attached(words, Attachment(host, ssh)))
+    sys.exit(0 if code is None else code)

@@ -1,0 +1,61 @@
+"""``cardferry share``."""
+
+from __future__ import annotations
+
+import click
+
+from cardferry.app import lifetime, logs
+from cardferry.app.host import Host, spelled
+from cardferry.app.run import export_line
+from cardferry.app.share import LOCAL_PCSCD, Share, share
+from cardferry.cli.options import (
+    HostType,
+    host_argument,
+    service,
+    service_options,
+    ssh_host,
+    ssh_option,
+    verbose_option,
+)
+from cardferry.transports.ssh import SshCommand
+
+
+@click.command("share")
+@host_argument
+@click.option(
+    "--readers",
+    type=HostType(),
+    default=spelled(LOCAL_PCSCD),
+    show_default=True,
+    help="where the readers are: pcscd:PATH, vpicc:PORT, virtual:",
+)
+@ssh_option
+@click.option("--remote-socket", metavar="PATH", help="where programs on HOST shall connect")
+@service_options
+@verbose_option
+def command(
+    *,
+    host: Host,
+    readers: Host,
+    ssh: SshCommand,
+    remote_socket: str | None,
+    mode: int,
+    group: str | None,
+    max_idle: float,
+    exclusive: str,
+    verbose: int,
+) -> None:
+    """Lend this computer's readers to HOST.
+
+    HOST is an ssh destination (name, user@name, ssh://user@name:port); nothing but its sshd is needed there. Programs
+    on HOST use the socket that is named when all is ready. Runs until Ctrl-C.
+    """
+    logs.set_up(verbose)
+    guest = ssh_host(host, "share")
+    wanted = Share(guest, readers, ssh, remote_socket, service(mode, group, max_idle, exclusive))
+
+    def announce(path: str) -> None:
+        click.echo(f"ready {path} on {guest.destination}")
+        click.echo(export_line(path))
+
+    lifetime.run(lambda: share(wanted, announce))
