@@ -23,7 +23,13 @@ class Reader(Interface):
     async def connect(self, share: ShareMode, protocols: Protocol) -> Protocol:
         """The first handle comes, or the card must be powered: power it and choose a protocol.
 
-        `ShareMode.DIRECT` needs no card and may return `Protocol.UNDEFINED`.
+        May be called again while connected: after a new card was inserted, to get from `ShareMode.DIRECT` to
+        `ShareMode.SHARED`, or after `disconnect`. A powered card keeps its session. `ShareMode.EXCLUSIVE` is never
+        asked for. `ShareMode.DIRECT` needs no card and may return `Protocol.UNDEFINED`.
+
+        Raises:
+            PcscError: ``E_NO_SMARTCARD``, ``W_UNRESPONSIVE_CARD``, ``E_PROTO_MISMATCH``, ``E_SHARING_VIOLATION`` when
+                another user of the reader has it exclusively, ``E_READER_UNAVAILABLE``.
         """
         ...
 
@@ -32,13 +38,18 @@ class Reader(Interface):
         ...
 
     async def disconnect(self, disposition: Disposition) -> None:
-        """The last handle has gone. The card may be powered off."""
+        """The last handle has gone. The card may be powered off, whatever the disposition. Ends a claim."""
         ...
 
     async def claim(self) -> None:
         """Somebody above holds the card from now on: keep other users of the reader away.
 
-        May return before that is certain; the next `transmit` then carries the error.
+        May return before that is certain; the next call then waits, or carries the error. May take as long as other
+        users like, and may be cancelled. Lasts until `release` or `disconnect`, or until the observer is told
+        that the card or reader is removed; a reset, by whomever, does not end it.
+
+        Raises:
+            PcscError: the claim failed, and no `release` is due. ``W_RESET_CARD`` as for `transmit`.
         """
         ...
 
@@ -49,8 +60,14 @@ class Reader(Interface):
     async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
         """Send a command APDU, return the response with its status word.
 
-        ``W_RESET_CARD`` says that another user of the reader has reset the card since the last call: the command
-        was not executed, and the reader is ready for the next one.
+        Waits as long as another user of the reader keeps the card for itself; may be cancelled. The command is then
+        executed all the same if it is on its way already.
+
+        Raises:
+            PcscError: ``W_RESET_CARD`` says that the card was reset: by another user of the reader since the last
+                call, or by us because another user came into the middle of a claim. Every handle above must learn it.
+                The reader is ready for the next command. Do not repeat this one: it is for the application to know
+                where to start over. ``E_NO_SMARTCARD`` or ``W_REMOVED_CARD``: the card is gone.
         """
         ...
 

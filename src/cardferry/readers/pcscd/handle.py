@@ -1,0 +1,300 @@
+"""Our one handle to a reader at pcscd, and pcscd's lock on it.
+
+pcscd's lock (its transaction) is asked for in two ways:
+
+- `CardHandle.ask_lock` writes BEGIN and does not wait. The next command is written behind it, and the answers to both
+  come together: a transaction of n commands costs n round trips instead of n + 2. (END is not waited for either.)
+- `CardHandle.take_lock` waits until the lock is ours.
+
+===========  ==================  ===================================================================
+`Lock`       what happens        goes to
+===========  ==================  ===================================================================
+FREE         ask_lock            ASKED
+FREE         take_lock           HELD, when BEGIN succeeds; it is repeated while others have the lock
+ASKED        BEGIN succeeds      HELD
+ASKED        BEGIN fails         FREE
+ASKED, HELD  drop_lock, close    FREE; END (or DISCONNECT) follows BEGIN, whatever BEGIN's answer
+HELD         a command gets 0B   FREE: a removal of the card has freed it, and somebody else was quicker
+===========  ==================  ===================================================================
+
+When BEGIN was refused because somebody else had the lock, the command behind it met one of two fates, and `Outcome`
+says which: refused as well (it was not executed), or executed because the lock came free in between. pcscd sleeps
+100 ms before it refuses a BEGIN, so the latter is not rare.
+
+Source: ``winscard.c`` and ``readerfactory.c`` of pcsc-lite (``RFCheckSharing``, ``RFLockSharing``). Two of their
+habits decide how a handle is renewed after W_RESET_CARD or W_REMOVED_CARD. RECONNECT does not power a card that has
+lost its power (by another program's disconnect, or by automatic power-off after insertion), CONNECT does: so a handle
+is renewed by DISCONNECT and CONNECT. And END of a handle with such a mark fails and keeps the lock, DISCONNECT frees
+it: so that is what follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from typing import Any, Final, cast
+
+from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.readers.pcscd.connection import Connection, Pending
+from cardferry.wire.pcsclite.messages import (
+    Acknowledged,
+    AttributeReply,
+    BeginTransaction,
+    Connect,
+    ConnectReply,
+    Control,
+    ControlReply,
+    Disconnect,
+    EndTransaction,
+    GetAttribute,
+    Reconnect,
+    ReconnectReply,
+    Request,
+    SetAttribute,
+    Transmit,
+    TransmitReply,
+)
+
+#: How often the lock is asked for while others have it, in s. pcscd itself answers no sooner than after 100 ms.
+RETRY: Final = 0.1
+
+CardRequest = Transmit | Control | GetAttribute | SetAttribute | Reconnect
+CardReply = TransmitReply | ControlReply | AttributeReply | ReconnectReply | Acknowledged
+
+
+class Lock(Enum):
+    """Whether pcscd's lock is ours; see the module."""
+
+    FREE = auto()
+    ASKED = auto()
+    HELD = auto()
+
+
+class Outcome(Enum):
+    """What became of a command."""
+
+    #: It was answered, with the lock ours if we had asked for it.
+    ANSWERED = auto()
+    #: Somebody else has the lock: not executed.
+    REFUSED = auto()
+    #: Executed although the lock, which we had asked for, was not ours.
+    OUTSIDE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a handle is opened for.
+
+    Attributes:
+        context: our context at pcscd.
+        reader: the reader's name.
+        share: `ShareMode.SHARED` or `ShareMode.DIRECT`.
+        protocols: the wanted ones, as a mask.
+    """
+
+    context: int
+    reader: str
+    share: ShareMode
+    protocols: Protocol
+
+
+class CardHandle:
+    """A handle at pcscd; make it by `CardHandle.open`.
+
+    Attributes:
+        protocol: the protocol in force.
+        closed: no request may use the handle any more: pcscd ends connections that do.
+    """
+
+    def __init__(self, connection: Connection, card: int, protocol: int, others: Callable[[], None]) -> None:
+        self._connection = connection
+        self._card = card
+        self._others = others
+        self._loop = asyncio.get_running_loop()
+        self._lock = Lock.FREE
+        self._begin: Pending | None = None
+        self.protocol = Protocol(protocol)
+        self.closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        connection: Connection,
+        opening: Opening,
+        others: Callable[[], None],
+        before: Request | None = None,
+        behind: Request | None = None,
+    ) -> tuple[CardHandle, Any]:
+        """Connect to a reader. pcscd answers when nobody else has the lock.
+
+        Args:
+            connection: the way to pcscd.
+            opening: what for.
+            others: called when others turn out to use the reader.
+            before: sent in front, its reply is not waited for.
+            behind: sent behind in the same write; its reply is returned.
+
+        Raises:
+            PcscError: pcscd's answer, or the connection was lost.
+        """
+        requests: list[Request] = [] if before is None else [before]
+        requests.append(Connect(opening.context, opening.reader, opening.share, opening.protocols))
+        connecting = len(requests) - 1
+        if behind is not None:
+            requests.append(behind)
+        replies = connection.post_all(*requests)
+        try:
+            reply = cast(ConnectReply, await asyncio.shield(replies[connecting]))
+        except asyncio.CancelledError:
+            replies[connecting].add_done_callback(partial(_abandon, connection))
+            raise
+        if reply.rv:
+            raise PcscError(reply.rv, opening.reader)
+        return cls(connection, reply.card, reply.protocol, others), replies[-1]
+
+    @property
+    def lock(self) -> Lock:
+        """Whether pcscd's lock is ours, as far as its answers have come."""
+        begin = self._begin
+        if begin is not None and begin.done():
+            self._begin = None
+            self._lock = Lock.HELD if _rv(begin) == 0 else Lock.FREE
+        return self._lock
+
+    def ask_lock(self, behind: Request | None = None) -> Pending | None:
+        """Ask for pcscd's lock without waiting; returns the reply to ``behind``, sent in the same write."""
+        if self.closed:
+            return None
+        replies = self._post(BeginTransaction(self._card), behind)
+        self._lock, self._begin = Lock.ASKED, replies[0]
+        return replies[1] if behind is not None else None
+
+    def _post(self, request: Request, behind: Request | None) -> list[Pending]:
+        if behind is None:
+            return self._connection.post_all(request)
+        return self._connection.post_all(request, behind)
+
+    async def take_lock(self, sleep: Callable[[float], Awaitable[object]]) -> int:
+        """Wait until the lock is ours, or until it cannot be. Returns pcscd's answer, 0 when it is ours."""
+        while True:
+            if self.closed:
+                return ReturnCode.W_RESET_CARD
+            asked = self._loop.time()
+            begin = self._connection.post(BeginTransaction(self._card))
+            try:
+                reply = cast(Acknowledged, await asyncio.shield(begin))
+            except asyncio.CancelledError:
+                self._end()
+                raise
+            if reply.rv == 0:
+                self._lock, self._begin = Lock.HELD, None
+            if reply.rv != ReturnCode.E_SHARING_VIOLATION:
+                return reply.rv
+            self._others()
+            await sleep(max(0.0, asked + RETRY - self._loop.time()))
+
+    def drop_lock(self, behind: Request | None = None) -> Pending | None:
+        """Give the lock back without waiting; returns the reply to ``behind``, sent in the same write."""
+        if self.lock is Lock.FREE or self.closed:
+            return None
+        return self._end(behind)
+
+    def _end(self, behind: Request | None = None) -> Pending | None:
+        self._lock, self._begin = Lock.FREE, None
+        if self.closed:
+            return None
+        replies = self._post(EndTransaction(self._card, Disposition.LEAVE), behind)
+        replies[0].add_done_callback(self._ended)
+        return replies[1] if behind is not None else None
+
+    def _ended(self, end: Pending) -> None:
+        if _rv(end) == ReturnCode.W_RESET_CARD:
+            self._others()
+            self.close(Disposition.LEAVE)
+
+    async def exchange(self, request: CardRequest) -> tuple[Outcome, CardReply]:
+        """Send a request about the card or reader and wait for its reply.
+
+        Raises:
+            PcscError: the connection was lost.
+        """
+        await self._connection.room()
+        if self.closed:
+            return Outcome.ANSWERED, Acknowledged(ReturnCode.W_RESET_CARD)
+        begin = self._begin
+        reply = cast(CardReply, await self._connection.post(request))
+        if reply.rv == ReturnCode.E_SHARING_VIOLATION:
+            if self.lock is Lock.HELD:
+                self._lock = Lock.FREE
+            self._others()
+            return Outcome.REFUSED, reply
+        # BEGIN's reply came before this one.
+        if begin is not None and not reply.rv and _rv(begin):
+            self._others()
+            return Outcome.OUTSIDE, reply
+        return Outcome.ANSWERED, reply
+
+    def transmit(self, apdu: bytes, protocol: int) -> Transmit:
+        """A request for `exchange`."""
+        return Transmit(self._card, protocol, apdu)
+
+    def control(self, code: int, data: bytes, max_response: int) -> Control:
+        """A request for `exchange`."""
+        return Control(self._card, code, data, max_response)
+
+    def get_attribute(self, attribute: int) -> GetAttribute:
+        """A request for `exchange`."""
+        return GetAttribute(self._card, attribute)
+
+    def set_attribute(self, attribute: int, value: bytes) -> SetAttribute:
+        """A request for `exchange`."""
+        return SetAttribute(self._card, attribute, value)
+
+    def reset(self, disposition: Disposition, protocols: Protocol) -> Reconnect:
+        """A request for `exchange`: reset the card, warm or cold."""
+        return Reconnect(self._card, ShareMode.SHARED, protocols, disposition)
+
+    def closing(self) -> Disconnect | None:
+        """Close the handle by this request, which the caller sends with others; None when it is closed."""
+        if self.closed:
+            return None
+        self._forget()
+        return Disconnect(self._card, Disposition.LEAVE)
+
+    def close(self, disposition: Disposition) -> None:
+        """Close the handle without waiting; with it goes the lock."""
+        if self.closed:
+            return
+        self._forget()
+        reply = self._connection.post(Disconnect(self._card, disposition))
+        reply.add_done_callback(self._disconnected)
+
+    def _disconnected(self, disconnect: Pending) -> None:
+        # A disposition that touches the card can be refused because of somebody else's lock; leaving cannot.
+        if _rv(disconnect) == ReturnCode.E_SHARING_VIOLATION:
+            self._connection.post(Disconnect(self._card, Disposition.LEAVE))
+
+    def _forget(self) -> None:
+        self.closed = True
+        self._lock, self._begin = Lock.FREE, None
+
+
+def _rv(future: Pending) -> int:
+    """The return value of a reply that nobody waits for; of a lost connection that of its error."""
+    if future.cancelled():
+        return ReturnCode.E_CANCELLED
+    error = future.exception()
+    if error is None:
+        rv: int = future.result().rv
+        return rv
+    return cast(PcscError, error).code
+
+
+def _abandon(connection: Connection, connecting: Pending) -> None:
+    """Close the handle that came after its caller had gone."""
+    if _rv(connecting) == 0:
+        connection.post(Disconnect(connecting.result().card, Disposition.LEAVE))

@@ -1,0 +1,84 @@
+"""The readers of one pcscd as an observer has been told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cardferry.pcsc.constants import CardState
+from cardferry.pcsc.reader_state import ReaderState
+from cardferry.readers.base import ReaderObserver
+from cardferry.readers.pcscd.dial import Dial
+from cardferry.readers.pcscd.reader import PcscdReader
+from cardferry.readers.pcscd.table import Change, by_name, changes, has_card, merge
+
+
+class Inventory:
+    """Keeps a `PcscdReader` for each reader of the table, and the observer up to date.
+
+    Args:
+        observer: whom to tell.
+        dial: for the readers' own connections.
+    """
+
+    def __init__(self, observer: ReaderObserver, dial: Dial) -> None:
+        self._observer = observer
+        self._dial = dial
+        self._readers: dict[str, PcscdReader] = {}
+        self._known: dict[str, ReaderState] = {}
+        self._minor = 0
+
+    @property
+    def readers(self) -> tuple[PcscdReader, ...]:
+        """The readers there are now."""
+        return tuple(self._readers.values())
+
+    def update(self, records: Iterable[ReaderState], minor: int) -> None:
+        """Report what has changed. ``records``: the whole table; ``minor``: the protocol level of this pcscd."""
+        self._minor = minor
+        table = by_name(records)
+        for change, record in changes(self._known, table):
+            self._report(change, record)
+        self._known = merge(self._known, table)
+        for name, record in table.items():
+            reader = self._readers[name]
+            reader.in_error = bool(record.state & CardState.UNKNOWN)
+            reader.table(record)
+
+    def clear(self) -> None:
+        """Report that all readers are gone, because pcscd is."""
+        for record in self._known.values():
+            self._report(Change.READER_REMOVED, record)
+        self._known = {}
+
+    def close(self) -> None:
+        """Let the readers go without a word: nobody is interested any more."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers, self._known = {}, {}
+
+    def _report(self, change: Change, record: ReaderState) -> None:
+        observer = self._observer
+        if change is Change.READER_ADDED:
+            reader = PcscdReader(record.name, self._dial, self._minor, self._replace)
+            self._readers[record.name] = reader
+            observer.reader_added(reader)
+        elif change is Change.READER_REMOVED:
+            reader = self._readers.pop(record.name)
+            reader.close()
+            observer.reader_removed(reader)
+        elif change is Change.CARD_INSERTED:
+            observer.card_inserted(self._readers[record.name], record.atr)
+        else:
+            reader = self._readers[record.name]
+            reader.card_gone()
+            observer.card_removed(reader)
+
+    def _replace(self, lost: PcscdReader) -> None:
+        """A reader's connection was cut, and with it went the handle: as if it had been unplugged and plugged in."""
+        record = self._known.get(lost.name)
+        if record is None or self._readers.get(lost.name) is not lost:
+            return
+        self._report(Change.READER_REMOVED, record)
+        self._report(Change.READER_ADDED, record)
+        if has_card(record):
+            self._report(Change.CARD_INSERTED, record)

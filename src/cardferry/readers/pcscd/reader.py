@@ -1,0 +1,346 @@
+"""A reader of a pcscd: one connection, one context and one handle for all who use it through us.
+
+A transmit goes `PcscdReader.transmit` -> `_exchange` (whose turn is it?) -> `CardHandle.exchange` (what became of
+it?) -> `Connection.post` (bytes). `handle` and `neighbours` say how we behave towards pcscd's other users.
+
+What a caller sees of them:
+
+- they have the card locked: calls wait, as long as it takes;
+- they have reset the card: ``W_RESET_CARD``, once; the command was not executed;
+- they had the lock when we asked for it, and gave it back before the command that we had sent behind (see
+  `Outcome.OUTSIDE`): a command that can be given again is given again when the lock is ours. After any other the
+  card is reset and ``W_RESET_CARD`` raised, so that the application starts its transaction anew. That command *was*
+  executed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, cast
+
+from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Disposition, Protocol, ShareMode
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.reader_state import ReaderState
+from cardferry.readers.pcscd.connection import Connection, Pending
+from cardferry.readers.pcscd.dial import Dial
+from cardferry.readers.pcscd.failure import NoPcscdError
+from cardferry.readers.pcscd.handle import RETRY, CardHandle, CardReply, CardRequest, Lock, Opening, Outcome
+from cardferry.readers.pcscd.neighbours import Neighbours
+from cardferry.wire.pcsclite.messages import (
+    AttributeReply,
+    Control,
+    ControlReply,
+    GetAttribute,
+    GetReadersState,
+    Reconnect,
+    ReconnectReply,
+    StatesReply,
+    Transmit,
+    TransmitReply,
+)
+
+log = logging.getLogger(__name__)
+
+#: pcscd's answers about a handle whose reader has gone.
+_READER_GONE: Final = (ReturnCode.E_INVALID_VALUE, ReturnCode.E_INVALID_HANDLE, ReturnCode.E_UNKNOWN_READER)
+_NEGOTIATED: Final = (Protocol.T0, Protocol.T1)
+#: Status word.
+_SHORTEST_RESPONSE: Final = 2
+#: SELECT, READ BINARY, READ RECORD, GET DATA (ISO 7816-4, 11): given twice, they do what they do once.
+_REPEATABLE_INS: Final = frozenset((0xA4, 0xB0, 0xB1, 0xB2, 0xB3, 0xCA, 0xCB))
+#: Bits of an interindustry class byte: proprietary or further classes, command chaining, secure messaging.
+_NOT_PLAIN_CLA: Final = 0xFC
+
+
+class PcscdReader:
+    """One reader of one pcscd.
+
+    Args:
+        name: the reader's name at pcscd.
+        dial: opens the byte pipe.
+        minor: the protocol level of this pcscd.
+        on_lost: called when a handle was lost with its connection, while pcscd itself may live on.
+
+    Attributes:
+        in_error: pcscd reports that the driver cannot reach the reader.
+    """
+
+    def __init__(self, name: str, dial: Dial, minor: int, on_lost: Callable[[PcscdReader], None]) -> None:
+        self._name = name
+        self._dial = dial
+        self._minor = minor
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._connection: Connection | None = None
+        self._context = 0
+        self._handle: CardHandle | None = None
+        self._opening: Opening | None = None
+        self._claimed = False
+        self._gone = False
+        self._neighbours = Neighbours()
+        self.in_error = False
+
+    @property
+    def name(self) -> str:
+        """The reader's name at pcscd."""
+        return self._name
+
+    # what the source tells
+
+    def table(self, record: ReaderState) -> None:
+        """The reader's record in pcscd's table, as it is now."""
+        self._neighbours.table(record.sharing, self._handles, self._loop.time())
+
+    def card_gone(self) -> None:
+        """The card was removed: whoever held it above holds it no more."""
+        self._claimed = False
+        if self._handle is not None:
+            self._handle.drop_lock()
+
+    def close(self) -> None:
+        """The reader has gone. Pending and later calls fail."""
+        self._gone = True
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._handle = None
+
+    # what the manager asks
+
+    async def connect(self, share: ShareMode, protocols: Protocol) -> Protocol:
+        """Get a handle, or a fresh one in place of the one there is; the card has power then."""
+        connection = await self._connected()
+        mode = ShareMode.DIRECT if share is ShareMode.DIRECT else ShareMode.SHARED
+        self._opening = Opening(self._context, self._name, mode, protocols)
+        return (await self._open(connection, self._opening)).protocol
+
+    async def reset(self, disposition: Disposition, protocols: Protocol) -> Protocol:
+        """Reset the card, warm or cold. Other users of the reader at pcscd get ``W_RESET_CARD``."""
+        reply = await self._exchange(lambda handle: handle.reset(disposition, protocols))
+        protocol = Protocol(cast(ReconnectReply, reply).protocol)
+        if self._handle is not None:
+            self._handle.protocol = protocol
+        return protocol
+
+    async def disconnect(self, disposition: Disposition) -> None:
+        """Close the handle, without waiting. pcscd powers the card off when nobody else has one."""
+        handle, self._handle, self._opening = self._handle, None, None
+        self._claimed = False
+        if handle is not None:
+            handle.close(disposition)
+
+    async def claim(self) -> None:
+        """Take pcscd's lock.
+
+        Alone on the reader we only ask for it; the next command brings the answer. With others we wait for it, after
+        the pause that we may owe them.
+
+        Raises:
+            PcscError: the lock is not ours and not asked for; no `release` is needed.
+        """
+        handle = self._usable()
+        gap = self._neighbours.gap(self._loop.time())
+        if gap:
+            await asyncio.sleep(gap)
+            handle = self._usable()
+        now = self._loop.time()
+        if handle.lock is Lock.FREE:
+            if self._neighbours.alone(now):
+                self._look(handle.ask_lock(self._glance(now)))
+            else:
+                await self._take(handle)
+        self._claimed = True
+        self._neighbours.claimed(self._loop.time())
+
+    async def release(self) -> None:
+        """Give pcscd's lock back, without waiting."""
+        self._claimed = False
+        now = self._loop.time()
+        self._neighbours.released(now)
+        if self._handle is not None:
+            self._look(self._handle.drop_lock(self._glance(now)))
+
+    async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
+        """Send a command APDU, return the response.
+
+        A negotiated ``protocol`` is replaced by the one that is in force at pcscd: it may have changed with a
+        reset by somebody else, of which the caller has been told.
+        """
+        reply = await self._exchange(
+            lambda handle: handle.transmit(apdu, handle.protocol if protocol in _NEGOTIATED else protocol)
+        )
+        response = cast(TransmitReply, reply).response
+        if len(response) < _SHORTEST_RESPONSE:
+            # vpcd's answer when the card is pulled meanwhile.
+            raise PcscError(ReturnCode.E_NO_SMARTCARD, "response without a status word")
+        return response
+
+    async def control(self, code: int, data: bytes, max_response: int) -> bytes:
+        """Send a control code to the reader."""
+        reply = await self._exchange(lambda handle: handle.control(code, data, max_response))
+        return cast(ControlReply, reply).response
+
+    async def attribute(self, attribute: int) -> bytes:
+        """A reader attribute."""
+        reply = await self._exchange(lambda handle: handle.get_attribute(attribute))
+        return cast(AttributeReply, reply).value
+
+    async def set_attribute(self, attribute: int, value: bytes) -> None:
+        """Set a reader attribute."""
+        await self._exchange(lambda handle: handle.set_attribute(attribute, value))
+
+    # how it is done
+
+    async def _exchange(self, request_for: Callable[[CardHandle], CardRequest]) -> CardReply:
+        """Have one request executed, inside the lock if it is claimed. Returns the reply of a success."""
+        while True:
+            handle = self._handle
+            if handle is None:
+                handle = await self._reopened()
+            if self._claimed and handle.lock is Lock.FREE:
+                await self._take(handle)
+            held = handle.lock is Lock.HELD
+            request = request_for(handle)
+            outcome, reply = await handle.exchange(request)
+            if outcome is Outcome.ANSWERED:
+                if reply.rv:
+                    await self._failed(reply.rv)
+                return reply
+            if outcome is Outcome.REFUSED:
+                if held or not self._claimed:
+                    await asyncio.sleep(RETRY)
+            elif not _repeatable(request):
+                await self._start_over()
+
+    async def _start_over(self) -> None:
+        log.info("%s: another program came in between; the card is reset", self._name)
+        protocols = self._opening.protocols if self._opening is not None else Protocol.ANY
+        await self.reset(Disposition.RESET, protocols)
+        raise PcscError(ReturnCode.W_RESET_CARD, "another program came in between")
+
+    async def _take(self, handle: CardHandle) -> None:
+        rv = await handle.take_lock(asyncio.sleep)
+        if rv:
+            await self._failed(rv)
+
+    async def _failed(self, rv: int) -> None:
+        """Raise what a return value of pcscd means. After a reset by others the handle is a fresh one, without lock."""
+        if rv == ReturnCode.W_RESET_CARD:
+            self._neighbours.seen(self._loop.time())
+            await self._renew()
+        elif rv in _READER_GONE:
+            raise PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd says {rv:#010x}")
+        raise PcscError(rv)
+
+    async def _renew(self) -> None:
+        connection, opening = self._connection, self._opening
+        if connection is None or opening is None:
+            return
+        try:
+            await self._open(connection, opening)
+        except PcscError as error:
+            # The caller is told of the reset now; the next call tries again and tells of this.
+            log.info("%s: no new handle after a reset: %s", self._name, error)
+
+    async def _reopened(self) -> CardHandle:
+        opening = self._opening
+        if opening is None:
+            raise PcscError(ReturnCode.E_INVALID_HANDLE, f"{self._name} is not connected")
+        return await self._open(await self._connected(), opening)
+
+    async def _open(self, connection: Connection, opening: Opening) -> CardHandle:
+        old, self._handle = self._handle, None
+        closing = old.closing() if old is not None else None
+        try:
+            handle, states = await CardHandle.open(connection, opening, self._seen, closing, GetReadersState())
+        except PcscError as error:
+            if self._connection is None and not self._gone:
+                raise _refused(connection) from error
+            if error.code in _READER_GONE:
+                raise PcscError(ReturnCode.E_READER_UNAVAILABLE, str(error)) from error
+            raise
+        self._handle = handle
+        self._look(states)
+        return handle
+
+    async def _connected(self) -> Connection:
+        """The connection, opened when the first call comes."""
+        self._check_gone()
+        if self._connection is not None:
+            return self._connection
+        try:
+            connection = await Connection.open(self._dial, self._minor)
+        except NoPcscdError as error:
+            raise PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd {error}") from error
+        try:
+            self._context = await connection.establish()
+            self._check_gone()
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        connection.on_lost = self._lost
+        return connection
+
+    def _lost(self) -> None:
+        connection, self._connection = self._connection, None
+        handle, self._handle = self._handle, None
+        if connection is not None and handle is not None:
+            log.debug("%s: connection: %s", self._name, connection.failure)
+            self._on_lost(self)
+
+    def _check_gone(self) -> None:
+        if self._gone:
+            raise PcscError(ReturnCode.E_READER_UNAVAILABLE)
+
+    def _usable(self) -> CardHandle:
+        self._check_gone()
+        if self._handle is None:
+            raise PcscError(ReturnCode.E_INVALID_HANDLE, f"{self._name} is not connected")
+        return self._handle
+
+    # what is known of others
+
+    @property
+    def _handles(self) -> int:
+        return int(self._handle is not None)
+
+    def _seen(self) -> None:
+        self._neighbours.seen(self._loop.time())
+
+    def _glance(self, now: float) -> GetReadersState | None:
+        """A request for the table to send along, when it was not looked at for a while."""
+        return GetReadersState() if self._neighbours.stale(now) else None
+
+    def _look(self, states: Pending | None) -> None:
+        if states is not None:
+            states.add_done_callback(self._looked)
+
+    def _looked(self, states: Pending) -> None:
+        if states.cancelled() or states.exception() is not None:
+            return
+        for record in cast(StatesReply, states.result()).readers:
+            if record.name == self._name:
+                self.table(record)
+                return
+
+
+def _repeatable(request: CardRequest) -> bool:
+    """Whether a request that was executed at the wrong moment may simply be given again."""
+    if isinstance(request, Transmit):
+        apdu = request.apdu
+        return len(apdu) > 1 and not apdu[0] & _NOT_PLAIN_CLA and apdu[1] in _REPEATABLE_INS
+    if isinstance(request, Control):
+        return request.code == GET_FEATURE_REQUEST
+    return isinstance(request, GetAttribute | Reconnect)
+
+
+def _refused(connection: Connection) -> PcscError:
+    """pcscd closed the connection instead of answering a connect: so it does when polkit denies the card.
+
+    libpcsclite tells the application the same.
+    """
+    code = ReturnCode.W_SECURITY_VIOLATION if connection.reset else ReturnCode.F_COMM_ERROR
+    return PcscError(code, f"pcscd closed the connection: access to the card denied? ({connection.failure})")

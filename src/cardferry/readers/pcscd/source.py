@@ -1,0 +1,136 @@
+"""A pcscd's readers for as long as they are wanted: pcscd may come and go, and so may the way to it.
+
+`PcscdSource.run` keeps one `Watch` alive and an `Inventory` up to date. When pcscd cannot be reached, all its readers
+are gone, and it is tried again and again with growing pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from contextlib import aclosing, closing
+from typing import Final
+
+from cardferry.readers.base import ReaderObserver
+from cardferry.readers.pcscd.dial import Dial
+from cardferry.readers.pcscd.failure import NoPcscdError
+from cardferry.readers.pcscd.inventory import Inventory
+from cardferry.readers.pcscd.reader import PcscdReader
+from cardferry.readers.pcscd.watch import Watch
+
+log = logging.getLogger(__name__)
+
+#: First and longest pause between two attempts, in s; each is twice as long as the one before.
+FIRST_PAUSE: Final = 0.2
+LONGEST_PAUSE: Final = 5.0
+#: A pause is longer or shorter by up to this part of itself, so that many gateways do not come back together.
+_JITTER: Final = 0.2
+
+
+class PcscdSource:
+    """The readers of one pcscd.
+
+    Args:
+        dial: opens a byte pipe to pcscd's socket; called for each connection, also when another one just failed.
+        place: where that pcscd is, for people.
+        on_state: called with True when pcscd can be used, and with False and why when it cannot (any more), each time
+            that this has changed, and for each attempt that fails for another reason than the one before.
+        chance: a random number from 0 to 1, for the length of pauses.
+
+    Attributes:
+        up: whether pcscd can be used.
+        failure: why it cannot; None before the first attempt and while it can.
+        minor: the protocol level of the pcscd that was seen last, 0 before.
+    """
+
+    def __init__(
+        self,
+        dial: Dial,
+        place: str,
+        on_state: Callable[[bool, NoPcscdError | None], None] | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._dial = dial
+        self._place = place
+        self._on_state = on_state
+        self._chance = chance
+        self._inventory: Inventory | None = None
+        self._wake = asyncio.Event()
+        self.up = False
+        self.failure: NoPcscdError | None = None
+        self.minor = 0
+
+    @property
+    def readers(self) -> tuple[PcscdReader, ...]:
+        """The readers there are now."""
+        return self._inventory.readers if self._inventory is not None else ()
+
+    def reconnect_now(self) -> None:
+        """Do not wait for the end of a pause: something has changed that makes an attempt worth while."""
+        self._wake.set()
+
+    async def run(self, observer: ReaderObserver) -> None:
+        """Report readers and cards until cancelled."""
+        if self._inventory is not None:
+            raise RuntimeError("this source is running already")
+        inventory = self._inventory = Inventory(observer, self._dial)
+        loop = asyncio.get_running_loop()
+        pause = 0.0
+        try:
+            while True:
+                self._wake.clear()
+                since = loop.time()
+                failure = await self._serve(inventory)
+                if self.up and loop.time() - since > LONGEST_PAUSE:
+                    pause = 0.0
+                inventory.clear()
+                self._is_down(failure)
+                pause = min(pause * 2, LONGEST_PAUSE) or FIRST_PAUSE
+                if await self._sleep(pause):
+                    pause = 0.0
+        finally:
+            inventory.close()
+            self._inventory = None
+            self.up = False
+
+    async def _serve(self, inventory: Inventory) -> NoPcscdError:
+        """Follow a pcscd until it is gone; returns why."""
+        try:
+            with closing(await Watch.open(self._dial)) as watch:
+                async with aclosing(watch.tables()) as tables:
+                    async for table in tables:
+                        self.minor = watch.minor
+                        inventory.update(table, watch.minor)
+                        self._is_up()
+        except NoPcscdError as error:
+            return error
+        raise AssertionError("tables come until pcscd is gone")
+
+    async def _sleep(self, pause: float) -> bool:
+        """Wait, or be woken; returns whether woken."""
+        try:
+            async with asyncio.timeout(pause * (1 + _JITTER * (2 * self._chance() - 1))):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _is_up(self) -> None:
+        if self.up:
+            return
+        self.up, self.failure = True, None
+        log.info("pcscd at %s: protocol 4:%d, %d reader(s)", self._place, self.minor, len(self.readers))
+        if self._on_state is not None:
+            self._on_state(True, None)
+
+    def _is_down(self, failure: NoPcscdError) -> None:
+        known = not self.up and self.failure is not None and self.failure.reason is failure.reason
+        self.up, self.failure = False, failure
+        if known:
+            log.debug("pcscd at %s %s", self._place, failure)
+            return
+        log.info("pcscd at %s %s", self._place, failure)
+        if self._on_state is not None:
+            self._on_state(False, failure)
