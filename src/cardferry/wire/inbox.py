@@ -38,7 +38,3 @@ class Inbox:
         """Hold ``data`` from ``offset`` on for the next `take`."""
         if offset < len(data):
             self._held += memoryview(data)[offset:]
-
-    def clear(self) -> None:
-        """Forget what is held."""
-        self._held.clear()

@@ -8,6 +8,7 @@ depend on more than the request: state arrays, the wait and the stop.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE
@@ -256,6 +257,7 @@ def _decode_reader_events(layout: Layout, raw: bytes, _request: Request) -> Read
     return ReaderEventsReply(*layout.pair.unpack(raw))
 
 
+@lru_cache(maxsize=4)
 def exchanges(layout: Layout) -> Mapping[type[Request], Exchange]:
     """The table of all requests whose reply depends on the request alone, for one name size."""
     return {
