@@ -54,7 +54,7 @@ async def attached(attachment: Attachment) -> AsyncIterator[Path]:
     with scratch(folder) as parts, ListeningSocket(path, service.access.mode, service.access.group) as listening:
         async with (
             opened(host, attachment.ssh, parts) as origin,
-            serving(origin.source, listening, service.settings) as manager,
+            serving(origin.source, listening, service) as manager,
         ):
 
             def describe() -> Running:

@@ -9,17 +9,26 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from cardferry.app.logs import TRAFFIC
 from cardferry.app.paths import folder_permissions
 from cardferry.frontends.listening import ListeningSocket
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import LocalManager, Settings
+from cardferry.pcsc.errors import UserError
 from cardferry.pcsc.interface import Peer, ResourceManager
-from cardferry.policy.recorded import CallRecord, Recorded
+from cardferry.policy.recorded import CallRecord, Recorded, Sink
 from cardferry.readers.base import ReaderSource
 from cardferry.transports.sockets import checked_path, checked_reach
 
 log = logging.getLogger("cardferry.traffic")
+
+
+class RecordError(UserError):
+    """The file for records cannot be written."""
+
+    exit_code = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +51,12 @@ class Service:
     Attributes:
         access: who may connect.
         settings: bounds of the resource manager.
+        record: a file that gets every call as a line of JSON, secrets left out; None for no such file.
     """
 
     access: Access = field(default_factory=Access)
     settings: Settings = field(default_factory=Settings)
+    record: Path | None = None
 
 
 def public_path(path: Path, access: Access) -> Path:
@@ -57,19 +68,45 @@ def public_path(path: Path, access: Access) -> Path:
 
 @asynccontextmanager
 async def serving(
-    source: ReaderSource, listening: ListeningSocket, settings: Settings, peer: Peer | None = None
+    source: ReaderSource, listening: ListeningSocket, service: Service, peer: Peer | None = None
 ) -> AsyncIterator[LocalManager]:
     """Serve the readers of ``source`` at ``listening`` for the block; yields the manager.
 
     Args:
         peer: who all callers are, where the kernel cannot tell.
     """
-    async with LocalManager([source], settings) as manager:
+    async with LocalManager([source], service.settings) as manager:
         served: ResourceManager = manager
         if log.isEnabledFor(TRAFFIC):
-            served = Recorded(manager, _note)
+            served = Recorded(served, _note)
+        if service.record is not None:
+            served = Recorded(served, recording(service.record))
         async with PcscliteFrontend(served, listening, peer=peer):
             yield manager
+
+
+def recording(path: Path) -> Sink:
+    """A sink that adds each record to a file, as a line of JSON; readable by the user alone.
+
+    Raises:
+        RecordError: the file cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RecordError(f"cannot record to {path}: {error.strerror}", "name another file with --record") from error
+    full = False
+
+    def write(record: CallRecord) -> None:
+        nonlocal full
+        try:
+            os.write(handle, msgspec.json.encode(record) + b"\n")
+        except OSError as error:
+            if not full:
+                log.error("recording to %s stops: %s", path, error.strerror)
+            full = True
+
+    return write
 
 
 def _note(record: CallRecord) -> None:

@@ -71,7 +71,7 @@ async def share(wanted: Share, announce: Callable[[str], None]) -> None:
         since = time.time()
         async with (
             opened(wanted.readers, wanted.ssh, parts) as origin,
-            serving(origin.source, listening, wanted.service.settings, Peer(f"{guest} over ssh")) as manager,
+            serving(origin.source, listening, wanted.service, Peer(f"{guest} over ssh")) as manager,
         ):
 
             def describe() -> Running:

@@ -30,6 +30,7 @@ def command(
     group: str | None,
     max_idle: float,
     exclusive: str,
+    record: Path | None,
     verbose: int,
 ) -> None:
     """Use HOST's readers here.
@@ -39,7 +40,7 @@ def command(
     the built-in card. Runs until Ctrl-C.
     """
     logs.set_up(verbose)
-    wanted = Attachment(host, ssh, socket, service(mode, group, max_idle, exclusive))
+    wanted = Attachment(host, ssh, socket, service(mode, group, max_idle, exclusive, record))
 
     async def main() -> None:
         async with attached(wanted) as path:

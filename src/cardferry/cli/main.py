@@ -15,12 +15,14 @@ from cardferry.pcsc.errors import UserError
 #: Each command: its module in this package and its line in ``cardferry --help``, so that help imports nothing.
 #: The module has a `click.Command` named ``command``.
 COMMANDS: Final = {
+    "demo": "see it work, with everything on this machine",
     "attach": "use another computer's readers here",
     "share": "lend this computer's readers to another one",
     "run": "run a command with the attached readers",
     "env": "print the line for your shell",
     "status": "show readers, cards, who holds them and who waits",
     "readers": "list readers and their cards",
+    "card": "put a built-in PIV card into a virtual reader",
 }
 _INTERRUPTED: Final = 130
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -84,12 +85,15 @@ service_options = _all(
         show_default=True,
         help="what a program's exclusive connection is: for as long as it likes, or subject to --max-idle",
     ),
+    click.option(
+        "--record", type=click.Path(path_type=Path), metavar="FILE", help="note each call in FILE, secrets left out"
+    ),
 )
 
 
-def service(mode: int, group: str | None, max_idle: float, exclusive: str) -> Service:
+def service(mode: int, group: str | None, max_idle: float, exclusive: str, record: Path | None) -> Service:
     """What the values of `service_options` ask for."""
-    return Service(Access(mode, group), Settings(max_idle=max_idle, exclusive=ExclusivePolicy(exclusive)))
+    return Service(Access(mode, group), Settings(max_idle=max_idle, exclusive=ExclusivePolicy(exclusive)), record)
 
 
 def ssh_host(host: Host, command: str) -> SshHost:

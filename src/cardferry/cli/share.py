@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from cardferry.app import lifetime, logs
@@ -43,6 +45,7 @@ def command(
     group: str | None,
     max_idle: float,
     exclusive: str,
+    record: Path | None,
     verbose: int,
 ) -> None:
     """Lend this computer's readers to HOST.
@@ -52,7 +55,7 @@ def command(
     """
     logs.set_up(verbose)
     guest = ssh_host(host, "share")
-    wanted = Share(guest, readers, ssh, remote_socket, service(mode, group, max_idle, exclusive))
+    wanted = Share(guest, readers, ssh, remote_socket, service(mode, group, max_idle, exclusive, record))
 
     def announce(path: str) -> None:
         click.echo(f"ready {path} on {guest.destination}")

@@ -1,0 +1,28 @@
+"""``cardferry card``."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("card")
+@click.option(
+    "--dial",
+    "address",
+    default="127.0.0.1:35963",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="where the virtual reader listens: vsmartcard's vpcd, or cardferry attach vpicc:PORT",
+)
+def command(address: str) -> None:
+    """Put a PIV card made of software into a virtual reader.
+
+    The card has keys and certificates; its PIN is 123456, its PUK 12345678. All of it is gone when the command ends.
+    """
+    from cardferry.app.dialling_card import dial  # noqa: PLC0415
+    from cardferry.cards.piv import PivCard  # noqa: PLC0415 - brings cryptography along
+
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise click.BadParameter(f"{address!r} is not HOST:PORT", param_hint="--dial")
+    dial(PivCard.personalised(), host, int(port), lambda: click.echo(f"ready in the reader at {address}"))
