@@ -12,10 +12,11 @@ from __future__ import annotations
 from cardferry.pcsc.apdu import ApduError, CommandApdu, ResponseApdu
 
 _SELECT = 0xA4
+_VERIFY = 0x20
 _BY_NAME = 0x04
 _INSTRUCTIONS = {
     0x04: "DEACTIVATE FILE",
-    0x20: "VERIFY",
+    _VERIFY: "VERIFY",
     0x22: "MANAGE SECURITY ENVIRONMENT",
     0x24: "CHANGE REFERENCE DATA",
     0x2A: "PERFORM SECURITY OPERATION",
@@ -66,6 +67,8 @@ def describe_command(apdu: bytes) -> str:
     if command.ins == _SELECT and command.p1 == _BY_NAME:
         return f"{name} {_application(command.data)}"
     words = f"{name} {command.p1:02X} {command.p2:02X}"
+    if command.ins == _VERIFY and not command.data:
+        words += ", asks for the tries left"
     if command.data:
         words += f", {_bytes(len(command.data))}"
     return f"{words}, to be continued" if command.is_chained else words

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,7 +129,6 @@ class Stage:
     ) -> subprocess.Popen[bytes]:
         """Start a program that stays, and wait for a line that contains ``wait_for``."""
         log = (computer.folder / f"{Path(str(command[0])).name}.log").open("ab")
-        self._ends.callback(log.close)
         process = subprocess.Popen(
             [*computer.enter, *map(str, command)],
             env={**os.environ, **computer.environment},
@@ -138,12 +138,15 @@ class Stage:
             cwd=computer.folder,
             start_new_session=True,
         )
-        self._ends.callback(_end, process)
+        reader = threading.Thread(target=lambda: shutil.copyfileobj(listened, log), daemon=True)
+        self._ends.callback(_end, process, reader, log)
         listened = cast("IO[bytes]", process.stdout if stream == "stdout" else process.stderr)
         heard = []
         for line in listened:
             heard.append(line)
             if wait_for in line:
+                # somebody must go on reading, or the program stops when the pipe is full
+                reader.start()
                 return process
         raise DemoError(
             f"{Path(str(command[0])).name} did not start in the demo: {b''.join(heard[-3:]).decode(errors='replace')}",
@@ -245,7 +248,7 @@ class Stage:
         self.start(self.host, [sshd, "-D", "-e", "-f", file], b"Server listening", "stderr")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], reader: threading.Thread, log: IO[bytes]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
@@ -253,6 +256,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    for stream in (process.stdout, process.stderr):
-        if stream is not None:
-            stream.close()
+    if reader.ident is not None:
+        reader.join()
+    log.close()

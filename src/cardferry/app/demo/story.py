@@ -17,7 +17,7 @@ from cardferry.app.demo.stage import Stage, cardferry
 from cardferry.policy.recorded import CallRecord
 
 _BAR = 36
-_LINES = 14
+_LINES = 9
 _SECRETS_NOTE = "PINs and data are never recorded, only what the commands are."
 
 
@@ -68,8 +68,8 @@ def _show(console: Console, number: int, step: Step) -> None:
 
 def _show_calls(console: Console, calls: list[CallRecord]) -> None:
     transmits = [call for call in calls if call.call == "transmit"]
-    signing = next((index for index, call in enumerate(transmits) if call.what.startswith("VERIFY")), 0)
-    shown = transmits[max(0, signing - 3) : signing + _LINES - 3]
+    signed = next((n for n, call in enumerate(transmits, 1) if call.what.startswith("GENERAL AUTHENTICATE")), _LINES)
+    shown = transmits[max(0, signed - _LINES) : signed]
     table = Table(title="What the card heard while it signed", title_justify="left", title_style="bold", box=None)
     table.add_column("command", no_wrap=True)
     table.add_column("answer", no_wrap=True)
