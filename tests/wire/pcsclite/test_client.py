@@ -271,6 +271,18 @@ def test_old_stop_that_an_event_overtook(minor: int, event: bytes) -> None:
     # And in front of the answer to the next stop.
     for received in every_feeding([WAIT, STOP, WAIT, STOP], event + LATE + MARKED, minor):
         assert received == [m.Stopped(0), m.Stopped(0)]
+    # From 1.8.20 on there is none, and the next stop's answer is its own.
+    for received in every_feeding([WAIT, STOP, WAIT, STOP], event + MARKED, minor):
+        assert received == [m.Stopped(0), m.Stopped(0)]
+
+
+@pytest.mark.parametrize("minor", [2, 3])
+def test_a_stop_that_was_answered_has_no_late_answer(minor: int) -> None:
+    client = little(minor)
+    client.send(WAIT)
+    client.send(STOP)
+    with pytest.raises(WireError, match="answer nothing"):
+        client.receive(MARKED + LATE)
 
 
 @pytest.mark.parametrize("minor", [2, 3])
