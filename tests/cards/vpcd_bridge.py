@@ -21,15 +21,14 @@ from typing import IO, Self
 from cardferry.pcsc.virtual_card import VirtualCard
 
 PORT = 35963
-READER = "Virtual PCD 00 00"
 TIMEOUT = 30.0
 
 _CLONE_NEWNET = 0x4000_0000
-_READER_CONFIGURATION = f"""\
-FRIENDLYNAME "Virtual PCD"
-DEVICENAME   /dev/null:{PORT:#x}
+_READER_CONFIGURATION = """\
+FRIENDLYNAME "{name}"
+DEVICENAME   /dev/null:{port:#x}
 LIBPATH      /usr/lib/pcsc/drivers/serial/libifdvpcd.so
-CHANNELID    {PORT:#x}
+CHANNELID    {port:#x}
 """
 _START = """\
 set -e
@@ -45,12 +44,14 @@ class CardInPcscd:
 
     Args:
         card: a card of this process; a thread answers for it.
-        folder: scratch space.
+        folder: scratch space, where programs run.
+        name: the reader's, to which pcscd adds " 00 00".
     """
 
-    def __init__(self, card: VirtualCard, folder: Path) -> None:
+    def __init__(self, card: VirtualCard, folder: Path, name: str = "Virtual PCD") -> None:
         self._card = card
         self._folder = folder
+        self._name = name
         self._log: list[str] = []
         self._seen = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -59,7 +60,7 @@ class CardInPcscd:
     def __enter__(self) -> Self:
         configuration = self._folder / "reader.conf.d"
         configuration.mkdir()
-        (configuration / "vpcd").write_text(_READER_CONFIGURATION)
+        (configuration / "vpcd").write_text(_READER_CONFIGURATION.format(name=self._name, port=PORT))
         self._pcscd = subprocess.Popen(
             ["unshare", "-m", "-n", "sh", "-c", _START, "sh", str(configuration)],
             stdout=subprocess.PIPE,
@@ -71,7 +72,7 @@ class CardInPcscd:
             self._start(self._read_log, self._pcscd.stdout)
             self._wait_for("daemon ready")
             self._start(self._serve)
-            self._wait_for("Card inserted into")
+            self._wait_for("Card ATR: 3B")
         except BaseException:
             self._stop()
             raise

@@ -227,7 +227,8 @@ def _rsa_private_operation(key: rsa.RSAPrivateKey, block: bytes) -> bytes:
     value = int.from_bytes(block, "big")
     if len(block) != key.key_size // 8 or value >= n:
         raise KeyInputError("not a block of this key")
-    blind = _unit(n)
+    # a random number without an inverse would be a multiple of a prime: as likely as guessing the key
+    blind = secrets.randbelow(n - 2) + 2
     blinded = value * pow(blind, e, n) % n
     by_p = pow(blinded, numbers.dmp1, numbers.p)
     by_q = pow(blinded, numbers.dmq1, numbers.q)
@@ -235,11 +236,3 @@ def _rsa_private_operation(key: rsa.RSAPrivateKey, block: bytes) -> bytes:
     if pow(power, e, n) != blinded:
         raise KeyInputError("the private key does not fit its public key")
     return (power * pow(blind, -1, n) % n).to_bytes(len(block), "big")
-
-
-def _unit(n: int) -> int:
-    """A random number that has an inverse modulo ``n``."""
-    while True:
-        candidate = secrets.randbelow(n - 2) + 2
-        if gcd(candidate, n) == 1:
-            return candidate
