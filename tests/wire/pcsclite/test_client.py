@@ -205,9 +205,12 @@ def test_stop_is_answered_once_by_the_event_or_the_reply(data: bytes) -> None:
     rv = 0 if data is EVENT else CANCELLED
     for received in every_feeding([WAIT, STOP], data):
         assert received == [m.Stopped(rv)]
-    # An event that was sent before the server saw the stop, and before an earlier request's reply.
+    # An event that was sent before the server saw the stop, and before an earlier request's reply: it waits for its
+    # turn, so that replies come in the order of the requests.
+    for received in every_feeding([WAIT, m.Version(), STOP, m.BeginTransaction(CARD)], data):
+        assert received == []
     for received in every_feeding([WAIT, m.Version(), STOP, m.BeginTransaction(CARD)], data + VERSION_REPLY):
-        assert received == [m.Stopped(rv), m.VersionReply(4, 6, 0)]
+        assert received == [m.VersionReply(4, 6, 0), m.Stopped(rv)]
     for received in every_feeding(
         [WAIT, m.Version(), STOP, m.BeginTransaction(CARD)], VERSION_REPLY + data + wire("7b7d635b 00000000")
     ):
@@ -219,6 +222,11 @@ def test_wait_again_behind_a_stop() -> None:
         assert received == [m.Stopped(0), m.Event(0), m.VersionReply(4, 6, 0)]
     for received in every_feeding([WAIT, STOP, WAIT, STOP], EVENT + CANCEL_EVENT):
         assert received == [m.Stopped(0), m.Stopped(CANCELLED)]
+    # The second wait is not in force before the first has ended, but its event may overtake an older reply.
+    after: list[m.Request] = [WAIT, m.Version(), STOP, WAIT, m.Version(), STOP]
+    version = m.VersionReply(4, 6, 0)
+    for received in every_feeding(after, EVENT + VERSION_REPLY + CANCEL_EVENT + VERSION_REPLY):
+        assert received == [version, m.Stopped(0), version, m.Stopped(CANCELLED)]
 
 
 def test_a_second_wait_or_a_stop_too_many_is_refused_here() -> None:

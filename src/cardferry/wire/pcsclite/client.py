@@ -2,8 +2,8 @@
 
 Source: ``winscard_clnt.c``, ``winscard_svc.c`` and ``eventhandler.c`` of pcsc-lite 1.6.5 to 2.5.
 
-Replies carry no header: what arrives is told apart by what was asked. Requests may be pipelined; replies come in the
-order of the requests.
+Replies carry no header: what arrives is told apart by what was asked. Requests may be pipelined; replies come out in
+the order of the requests, `Stopped` among them; only an `Event` comes in between.
 
 **Events.** A wait registers the connection for one message ``{0, rv}``: the event, or the answer to the `StopWaiting`
 that takes the registration back. Exactly one comes for each registration, whichever is first. pcscd sends an event
@@ -114,14 +114,16 @@ class _Outstanding:
         exchange: how to read it.
         records: size of a state array in records; 0 when the server tells it.
         first: its first word as far as it is known, see `Exchange.first`; None when that can be zero.
+        ended: return value of an event that has answered this stop before its turn.
     """
 
-    __slots__ = ("exchange", "first", "records", "request")
+    __slots__ = ("ended", "exchange", "first", "records", "request")
 
     def __init__(self, request: Request, exchange: Exchange | None = None, records: int = 0) -> None:
         self.request = request
         self.exchange = exchange
         self.records = records
+        self.ended: int | None = None
         self.first = (exchange.first(request) or None) if exchange else None
 
 
@@ -290,11 +292,11 @@ class ClientCodec:
             following = offset + self._inbox.need
             if self._reply(data[offset:following], received):
                 self._outstanding.popleft()
-                self._expect_next()
+                self._advance(received)
             return following
         if awaiting is _Awaiting.SIGNAL:
             self._signal(data, offset, received)
-            self._expect_next()
+            self._advance(received)
             return offset + _SIGNAL_SIZE
         if awaiting is _Awaiting.WORD:
             if self._is_signal(data, offset):
@@ -307,6 +309,14 @@ class ClientCodec:
         # Whatever is asked while this message comes in, it is not the reply to it.
         self._expect(_Awaiting.SIGNAL, _SIGNAL_SIZE)
         return offset
+
+    def _advance(self, received: list[Reply | Event]) -> None:
+        """Go on after a message. Stops that an event has answered before their turn have it now."""
+        outstanding = self._outstanding
+        while outstanding and outstanding[0].ended is not None:
+            received.append(Stopped(outstanding[0].ended))
+            outstanding.popleft()
+        self._expect_next()
 
     def _expect(self, awaiting: _Awaiting, need: int) -> None:
         self._awaiting = awaiting
@@ -343,7 +353,6 @@ class ClientCodec:
 
     def _signal(self, data: bytes, offset: int, received: list[Reply | Event]) -> None:
         word, rv = self._layout.pair.unpack_from(data, offset)
-        outstanding = self._outstanding
         if self.minor <= _OLD_EVENTS:
             if word == _STOP_MARK and self._late_stops and rv == ReturnCode.F_INTERNAL_ERROR:
                 self._late_stops -= 1
@@ -353,11 +362,10 @@ class ClientCodec:
         if not self._registrations:
             raise WireError("event that was not waited for")
         self._registrations -= 1
-        for index, reply in enumerate(outstanding):
-            if isinstance(reply.request, StopWaiting):
-                del outstanding[index]
+        for reply in self._outstanding:
+            if isinstance(reply.request, StopWaiting) and reply.ended is None:
+                reply.ended = rv
                 self._late_stops += self.minor <= _OLD_EVENTS and word != _STOP_MARK
-                received.append(Stopped(rv))
                 return
         self.registered = False
         received.append(Event(rv))
