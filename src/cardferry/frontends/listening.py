@@ -58,6 +58,7 @@ class ListeningSocket:
             with _locked(path.parent):
                 _make_room(path)
                 self._bind(mode, group)
+                made = path.stat(follow_symlinks=False)
         except OSError as error:
             self.socket.close()
             raise SocketPathError(
@@ -66,7 +67,6 @@ class ListeningSocket:
         except UserError:
             self.socket.close()
             raise
-        made = path.stat(follow_symlinks=False)
         self._identity = made.st_dev, made.st_ino
 
     def _bind(self, mode: int, group: str | None) -> None:
@@ -77,25 +77,26 @@ class ListeningSocket:
             os.umask(before)
         try:
             if group is not None:
-                shutil.chown(self.path, group=int(group) if group.isdigit() else group)
+                _give_to(self.path, group)
             self.path.chmod(mode)
-        except (OSError, LookupError) as error:
+            self.socket.listen(BACKLOG)
+        except BaseException:
             self.path.unlink()
-            raise SocketPathError(
-                f"cannot give {self.path} to group {group}: {error}",
-                "name a group that exists and that you are a member of",
-            ) from error
-        self.socket.listen(BACKLOG)
+            raise
 
     def close(self) -> None:
-        """Stop listening and remove the socket, if it is still the one we made."""
-        self.socket.close()
+        """Remove the socket, if it is still the one we made, and stop listening.
+
+        In this order: as long as we listen, nobody who behaves replaces it, and its inode is not given to another file.
+        """
         try:
             there = self.path.stat(follow_symlinks=False)
             if (there.st_dev, there.st_ino) == self._identity:
                 self.path.unlink()
         except FileNotFoundError:
             pass
+        finally:
+            self.socket.close()
 
     def __enter__(self) -> ListeningSocket:
         return self
@@ -117,6 +118,15 @@ def check_path(path: Path) -> Path:
             "choose a shorter one with --socket PATH",
         )
     return path
+
+
+def _give_to(path: Path, group: str) -> None:
+    try:
+        shutil.chown(path, group=int(group) if group.isdigit() else group)
+    except (OSError, LookupError) as error:
+        raise SocketPathError(
+            f"cannot give {path} to group {group}: {error}", "name a group that exists and that you are a member of"
+        ) from error
 
 
 @contextmanager
@@ -143,7 +153,7 @@ def _make_room(path: Path) -> None:
         raise SocketInUseError(
             f"{path} is in use by {holder}", "end that program, or choose another place with --socket PATH"
         )
-    path.unlink()
+    path.unlink(missing_ok=True)
 
 
 def listener(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from cardferry.manager.settings import ExclusivePolicy
@@ -18,6 +19,8 @@ from cardferry.pcsc.errors import PcscError, ReturnCode
 if TYPE_CHECKING:
     from cardferry.manager.context import LocalContext
 
+log = logging.getLogger(__name__)
+
 _RESETS = (Disposition.RESET, Disposition.UNPOWER)
 
 
@@ -27,28 +30,32 @@ class LocalCard:
     Args:
         context: whose handle it is.
         slot: the reader it is on.
+
+    Attributes:
+        happened: what the caller must be told before it may go on.
+        lock_count: open transactions, one inside the other; an exclusive connection counts as one.
+        closed: whether the handle is closed, or its context.
     """
 
-    __slots__ = ("active", "closed", "context", "happened", "lock_count", "slot")
+    __slots__ = ("_active", "closed", "context", "happened", "lock_count", "slot")
 
     def __init__(self, context: LocalContext, slot: Slot) -> None:
         self.context = context
         self.slot = slot
-        self.active = Protocol.UNDEFINED
         self.happened: Happened | None = None
-        #: Open transactions, one inside the other; an exclusive connection counts as one.
         self.lock_count = 0
         self.closed = False
+        self._active = Protocol.UNDEFINED
 
     @property
     def reader(self) -> str:
         """The reader's name."""
-        return self.slot.reader.name
+        return self.slot.name
 
     @property
     def protocol(self) -> Protocol:
         """The active protocol of this handle."""
-        return self.active
+        return self._active
 
     @property
     def exclusive(self) -> bool:
@@ -60,62 +67,68 @@ class LocalCard:
         if self.happened is not None:
             raise PcscError(self.happened.value)
 
-    def _check_usable(self) -> None:
+    def _check_open(self) -> None:
         if self.closed:
             raise PcscError(ReturnCode.E_INVALID_HANDLE)
-        self.slot.check_gone()
+        self.slot.device.check_gone()
+
+    def _check_usable(self) -> None:
+        self._check_open()
         self.check_happened()
 
+    # connect
+
     async def connect(self, share: ShareMode, protocols: Protocol) -> None:
-        """Open the handle. Waits its turn, except inside a transaction of its own context."""
+        """Open the handle. Waits its turn, except inside a transaction of its own context.
+
+        When it fails the caller must call `vanish`.
+        """
         protocols = _checked(share, protocols)
-        slot, context = self.slot, self.context
-        slot.check_gone()
-        if self._must_not_wait(share):
-            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "held exclusively")
-        if slot.holder is not None and slot.holder.context is context:
-            if share is ShareMode.EXCLUSIVE:
-                raise PcscError(ReturnCode.E_SHARING_VIOLATION, "this context has another handle")
-            self.active = await slot.power(share, protocols)
-            slot.add(self)
+        slot = self.slot
+        slot.device.check_gone()
+        if self._refused_at_once(share):
+            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "somebody is connected, or this context holds the card")
+        until = slot.deadline(self._connect_patience)
+        if slot.holder is not None and slot.holder.context is self.context:
+            await self._join(share, protocols, until)
             return
         async with slot.turn(self, self._connect_patience):
-            await self._join(share, protocols)
+            await self._join(share, protocols, until)
 
     @property
     def _connect_patience(self) -> float | None:
         return None if self.context.patience is None else self.slot.settings.connect_patience
 
-    def _must_not_wait(self, share: ShareMode) -> bool:
+    def _refused_at_once(self, share: ShareMode) -> bool:
+        """Whether waiting would be of no use, or is not wanted."""
         slot = self.slot
-        if share is ShareMode.EXCLUSIVE and slot.sharing > 0:
-            return True
-        holder = slot.exclusive_owner
-        if holder is None:
+        exclusive, holder = slot.exclusive_owner, slot.holder
+        if share is ShareMode.EXCLUSIVE:
+            inside = holder is not None and holder.context is self.context
+            if inside or slot.sharing > 0:
+                return True
+        if exclusive is None:
             return False
-        mine, its = self.context.peer.pid, holder.context.peer.pid
-        same_process = holder.context is self.context or (mine is not None and mine == its)
+        mine, its = self.context.peer, exclusive.context.peer
+        same_process = exclusive.context is self.context or (mine.pid is not None and mine == its)
         return same_process or slot.settings.exclusive is ExclusivePolicy.HONOUR
 
-    async def _join(self, share: ShareMode, protocols: Protocol) -> None:
+    async def _join(self, share: ShareMode, protocols: Protocol, until: float | None) -> None:
         slot = self.slot
         if share is ShareMode.EXCLUSIVE and slot.sharing:
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "somebody is connected")
-        self.active = await slot.power(share, protocols)
+        self._active = await slot.insist(self, lambda: slot.device.power(share, protocols), until)
         if self.closed:
-            raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
+            raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
         slot.add(self)
         if share is ShareMode.EXCLUSIVE:
-            try:
-                await self._become_exclusive()
-            except BaseException:
-                slot.discard(self)
-                raise
+            await self._become_exclusive(until)
 
-    async def _become_exclusive(self) -> None:
-        self.slot.exclusive_owner = self
-        await self.slot.claim(self, None)
+    async def _become_exclusive(self, until: float | None) -> None:
+        if not self.lock_count:
+            await self.slot.claim(self, until)
         self.lock_count += 1
+        self.slot.exclusive_owner = self
         self.slot.touch()
 
     async def reconnect(self, share: ShareMode, protocols: Protocol, initialization: Disposition) -> Protocol:
@@ -123,29 +136,44 @@ class LocalCard:
         if initialization is Disposition.EJECT:
             raise PcscError(ReturnCode.E_INVALID_VALUE, "reconnect cannot eject")
         protocols = _checked(share, protocols)
-        if self.closed:
-            raise PcscError(ReturnCode.E_INVALID_HANDLE)
+        self._check_open()
         slot = self.slot
-        async with slot.turn(self, self.context.patience):
+        patience = self.context.patience
+        until = slot.deadline(patience)
+        async with slot.turn(self, patience):
             if share is ShareMode.EXCLUSIVE and slot.others(self):
                 raise PcscError(ReturnCode.E_SHARING_VIOLATION, "somebody else is connected")
-            if not slot.card_present:
+            if not slot.device.card_present:
                 raise PcscError(ReturnCode.E_NO_SMARTCARD)
-            if initialization in _RESETS:
-                slot.tell(Happened.RESET, but=self)
-                await slot.reset(initialization, protocols or Protocol.ANY)
-            slot.check_card()
-            self.active = await slot.power(share, protocols)
-            self.happened = None
+            # What happens from now on counts again, also if it happens before we are through.
+            happened, self.happened = self.happened, None
+            try:
+                await self._renew(share, protocols, initialization, until)
+                self.check_happened()
+            except BaseException:
+                self.happened = self.happened or happened
+                raise
             slot.dispossessed.discard(self)
-            if share is ShareMode.EXCLUSIVE:
-                if not self.exclusive:
-                    await self._become_exclusive()
-            elif self.exclusive:
-                slot.exclusive_owner = None
-                await self._unlock_once()
             slot.touch()
-        return self.active
+        return self._active
+
+    async def _renew(
+        self, share: ShareMode, protocols: Protocol, initialization: Disposition, until: float | None
+    ) -> None:
+        slot, device = self.slot, self.slot.device
+        if initialization in _RESETS:
+            slot.tell(Happened.RESET, but=self)
+            wanted = Protocol.ANY if Protocol.RAW in protocols or not protocols else protocols
+            await slot.insist(self, lambda: device.reset(initialization, wanted), until)
+        self._active = await slot.insist(self, lambda: device.power(share, protocols), until)
+        if share is ShareMode.EXCLUSIVE:
+            if not self.exclusive:
+                await self._become_exclusive(until)
+        elif self.exclusive:
+            slot.exclusive_owner = None
+            await self._unlock_once()
+
+    # transactions
 
     async def begin(self) -> None:
         """Begin a transaction."""
@@ -163,7 +191,7 @@ class LocalCard:
         try:
             if disposition in _RESETS:
                 slot.tell(Happened.RESET)
-                await slot.reset(disposition, Protocol.ANY)
+                await slot.insist(self, lambda: slot.device.reset(disposition, Protocol.ANY), None)
         finally:
             await self._unlock_once()
 
@@ -173,47 +201,57 @@ class LocalCard:
         elif self.lock_count:
             await self.slot.unlock(self)
 
+    # one operation each
+
     async def transmit(self, apdu: bytes, protocol: int) -> bytes:
         """Send a command APDU in this handle's turn."""
         self._check_usable()
         if len(apdu) > MAX_APDU_SIZE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
         slot = self.slot
-        async with slot.turn(self, self.context.patience):
-            self.check_happened()
-            chosen = self._transmit_protocol(protocol)
-            async with slot.working() as reader:
-                return await reader.transmit(apdu, chosen)
+        return await slot.operate(
+            self,
+            lambda: slot.device.reader.transmit(apdu, self._transmit_protocol(protocol)),
+            self.context.patience,
+        )
 
     def _transmit_protocol(self, protocol: int) -> Protocol:
         if protocol == Protocol.RAW:
             return Protocol.RAW
-        if not self.slot.card_present:
+        device = self.slot.device
+        if not device.card_present:
             raise PcscError(ReturnCode.E_NO_SMARTCARD)
-        if protocol not in (self.slot.protocol, PROTOCOL_ANY_OLD) or not self.slot.protocol:
+        if protocol not in (device.protocol, PROTOCOL_ANY_OLD) or not device.protocol:
             raise PcscError(ReturnCode.E_PROTO_MISMATCH, f"protocol {protocol:#x}")
-        return self.slot.protocol
+        return device.protocol
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code in this handle's turn. Works without a card, and whatever happened to it."""
-        if self.closed:
-            raise PcscError(ReturnCode.E_INVALID_HANDLE)
+        self._check_open()
         slot = self.slot
-        async with slot.turn(self, self.context.patience), slot.working() as reader:
-            return await reader.control(code, data, max_response)
+        until = slot.deadline(self.context.patience)
+        async with slot.turn(self, self.context.patience):
+            return await slot.insist(self, lambda: slot.device.control(code, data, max_response), until)
 
     async def attribute(self, attribute: int) -> bytes:
-        """A reader attribute. It concerns the reader, not the card, so it needs no turn."""
+        """A reader attribute. It concerns the reader, not the card, so it needs no turn.
+
+        Unless another user of the reader has it to himself: then the turn is the way to wait for him.
+        """
         self._check_usable()
-        async with self.slot.working() as reader:
-            return await reader.attribute(attribute)
+        slot = self.slot
+        try:
+            return await slot.device.call(lambda: slot.device.attribute(attribute))
+        except PcscError as error:
+            if error.code is not ReturnCode.E_SHARING_VIOLATION:
+                raise
+        return await slot.operate(self, lambda: slot.device.attribute(attribute), self.context.patience)
 
     async def set_attribute(self, attribute: int, value: bytes) -> None:
         """Set a reader attribute in this handle's turn."""
         self._check_usable()
         slot = self.slot
-        async with slot.turn(self, self.context.patience), slot.working() as reader:
-            await reader.set_attribute(attribute, value)
+        await slot.operate(self, lambda: slot.device.set_attribute(attribute, value), self.context.patience)
 
     async def status(self) -> None:
         """Raise what ``SCardStatus`` would return."""
@@ -221,40 +259,53 @@ class LocalCard:
         async with self.slot.turn(self, self.context.patience):
             self.check_happened()
 
+    # the end
+
     async def disconnect(self, disposition: Disposition) -> None:
-        """Close the handle."""
+        """Close the handle. A card that cannot be reset is no reason to fail, as with pcscd."""
         if self.closed:
             raise PcscError(ReturnCode.E_INVALID_HANDLE)
-        slot = self.slot
+        device = self.slot.device
         try:
-            if disposition in _RESETS and not slot.gone and slot.card_present:
-                async with slot.turn(self, self._connect_patience):
-                    await self._dispose(disposition)
+            if disposition in _RESETS and device.card_present and not device.gone:
+                await self._dispose(disposition)
         finally:
             await self._close()
 
     async def _dispose(self, disposition: Disposition) -> None:
-        slot = self.slot
-        slot.tell(Happened.RESET, but=self)
-        if disposition is Disposition.UNPOWER:
-            await slot.unpower()
-        else:
-            await slot.reset(disposition, Protocol.ANY)
-
-    async def vanish(self) -> None:
-        """The client went without a word: a card that it held is reset, everything is freed."""
-        if self.lock_count and self.happened is None:
-            await self.slot.reset_for_others(self)
-        await self._close()
+        slot, device = self.slot, self.slot.device
+        until = slot.deadline(self._connect_patience)
+        async with slot.turn(self, self._connect_patience):
+            slot.tell(Happened.RESET, but=self)
+            try:
+                if disposition is Disposition.UNPOWER:
+                    await slot.insist(self, device.unpower, until)
+                else:
+                    await slot.insist(self, lambda: device.reset(disposition, Protocol.ANY), until)
+            except PcscError as error:
+                if error.code is ReturnCode.E_SHARING_VIOLATION:
+                    raise
+                log.info("%s: the card could not be reset: %s", self.reader, error)
 
     async def _close(self) -> None:
+        if self._forget() and self.lock_count:
+            await self.slot.unlock(self)
+
+    def _forget(self) -> bool:
         if self.closed:
-            return
+            return False
         self.closed = True
         self.context.handles.discard(self)
-        if self.lock_count:
-            await self.slot.unlock(self)
         self.slot.discard(self)
+        return True
+
+    def vanish(self) -> None:
+        """The client went without a word: a card that it held is reset, everything is freed. Never raises."""
+        slot = self.slot
+        slot.closing(self)
+        self._forget()
+        if self.lock_count:
+            slot.take_away(self, reset=self.happened is None)
 
 
 def _checked(share: ShareMode, protocols: Protocol) -> Protocol:

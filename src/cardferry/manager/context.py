@@ -40,15 +40,13 @@ class LocalContext:
         try:
             await card.connect(share, protocols)
         except BaseException:
-            self.handles.discard(card)
-            card.closed = True
+            card.vanish()
             raise
         return card
 
     async def close(self) -> None:
-        """Free every handle. Calls that wait for their turn end; one that is at the card is finished first."""
+        """Free every handle, at once. Calls that wait end; a command that is at the card is finished, then dropped."""
         self.closed = True
         self.manager.contexts.discard(self)
         for card in tuple(self.handles):
-            card.slot.turns.drop(card)
-            await card.vanish()
+            card.vanish()

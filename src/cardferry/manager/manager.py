@@ -47,6 +47,7 @@ class LocalManager:
         self._waiters: set[asyncio.Future[None]] = set()
         self._tasks = asyncio.TaskGroup()
         self._running: list[asyncio.Task[None]] = []
+        self._cleaning: set[asyncio.Task[None]] = set()
         self._reader_events = 1
 
     async def __aenter__(self) -> Self:
@@ -61,14 +62,19 @@ class LocalManager:
     ) -> None:
         for context in tuple(self.contexts):
             await context.close()
-        for task in self._running:
+        if self._cleaning:
+            # Cards that somebody held are reset while their readers can still be reached.
+            await asyncio.wait(self._cleaning, timeout=self.settings.farewell)
+        for task in (*self._running, *self._cleaning):
             task.cancel()
         for slot in tuple(self._slots.values()):
             slot.removed()
         await self._tasks.__aexit__(kind, error, trace)
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
-        self._tasks.create_task(work)
+        task = self._tasks.create_task(work)
+        self._cleaning.add(task)
+        task.add_done_callback(self._cleaning.discard)
 
     # ResourceManager
 
@@ -125,7 +131,7 @@ class LocalManager:
     def card_inserted(self, reader: Reader, atr: bytes) -> None:
         """A card was inserted."""
         if slot := self._slots.get(reader):
-            slot.card_inserted(atr)
+            slot.device.card_inserted(atr)
 
     def card_removed(self, reader: Reader) -> None:
         """The card was taken out."""

@@ -17,7 +17,7 @@ class ExclusivePolicy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Bounds of the resource manager, all in s.
+    """Bounds of the resource manager, all in s and more than 0.
 
     Attributes:
         max_idle: an owner that does nothing for so long while others wait loses the card, which is reset.
@@ -27,11 +27,21 @@ class Settings:
             longer than a caller's patience for other calls (pcscd itself waits for ever).
         linger: how long the reader stays connected after its last handle went, so that the next program
             finds the card powered.
+        farewell: how long the end of the manager waits for cards that must still be reset.
         exclusive: see `ExclusivePolicy`.
+
+    Raises:
+        ValueError: a bound is not more than 0.
     """
 
     max_idle: float = 30.0
     ticket_life: float = 1.0
     connect_patience: float = 60.0
     linger: float = 1.0
+    farewell: float = 5.0
     exclusive: ExclusivePolicy = ExclusivePolicy.LEASE
+
+    def __post_init__(self) -> None:
+        for name in ("max_idle", "ticket_life", "connect_patience", "linger", "farewell"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is more than 0 s")

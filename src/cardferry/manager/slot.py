@@ -1,28 +1,27 @@
-"""One reader with everything that its handles share: the card's state, the queue, the open transaction.
+"""What the handles of one reader share: the queue, the open transaction, and what each must be told.
 
-A call takes the way `LocalCard` -> `Slot.turn` (wait until the card is ours) -> `Reader` -> card. The semantics are
-PC/SC's as pcsc-lite has them (``winscard.c``, ``readerfactory.c``); where this differs on purpose, ``docs/semantics.md``
-says so.
+A call takes the way `LocalCard` -> `Slot.operate` (wait until the card is ours) -> `Device.call` (one call at a
+time) -> `Reader` -> card. The semantics are PC/SC's as pcsc-lite has them (``winscard.c``, ``readerfactory.c``); where
+this differs on purpose, ``docs/semantics.md`` says so.
+
+Who cleans up. A call that is under way gives back by itself what it has taken, whatever happens meanwhile. A
+transaction in which nobody is at work (its owner vanished, was evicted, or lost the card) is taken away: the slot
+becomes the owner at once, and a task of the manager resets and releases the card before the next in the queue gets it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from enum import Enum
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
+from cardferry.manager.device import Device
 from cardferry.manager.settings import ExclusivePolicy, Settings
 from cardferry.manager.turns import Turns
-from cardferry.pcsc.constants import (
-    SHARING_EXCLUSIVE,
-    CardState,
-    Disposition,
-    Protocol,
-    ShareMode,
-)
+from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Disposition, Protocol
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.readers.base import Reader
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_POWERED = CardState.PRESENT | CardState.POWERED | CardState.NEGOTIABLE
-_MUTE = CardState.PRESENT | CardState.SWALLOWED
+T = TypeVar("T")
+Start = Callable[[Coroutine[object, object, None]], None]
 
 
 class Happened(Enum):
@@ -51,44 +50,45 @@ class Slot:
         settings: bounds.
         publish: called whenever `state` has become another one.
         start: runs a coroutine in a task that somebody owns, for what no call waits for.
+
+    Attributes:
+        device: the reader and its card.
+        turns: the queue; its owner is a `LocalCard`, or the slot itself while it cleans up.
+        cards: all open handles.
+        exclusive_owner: the one that shares with nobody.
+        dispossessed: handles that were exclusive and are not any more. They do not count as connected until they
+            reconnect.
     """
 
-    def __init__(
-        self,
-        reader: Reader,
-        settings: Settings,
-        publish: Callable[[], None],
-        start: Callable[[Coroutine[object, object, None]], None],
-    ) -> None:
-        self.reader = reader
+    def __init__(self, reader: Reader, settings: Settings, publish: Callable[[], None], start: Start) -> None:
         self.settings = settings
+        self.device = Device(reader, settings.linger, start, self.touch, self._reset_by_others)
         self.turns = Turns(settings.max_idle, settings.ticket_life, self._evict)
         self.cards: set[LocalCard] = set()
         self.exclusive_owner: LocalCard | None = None
         self.dispossessed: set[LocalCard] = set()
-        self.protocol = Protocol.UNDEFINED
-        self.gone = False
         self._publish = publish
         self._start = start
-        self._at_reader = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
-        self._connected: ShareMode | None = None
-        self._linger: asyncio.TimerHandle | None = None
-        self._event_counter = 0
-        self._state = CardState.ABSENT
-        self._atr = b""
-        self._reader_state: ReaderState | None = None
+        self._claiming: asyncio.Timeout | None = None
+        self._state: ReaderState | None = None
 
     # what everybody may know
 
     @property
+    def name(self) -> str:
+        """The reader's name."""
+        return self.device.reader.name
+
+    @property
     def state(self) -> ReaderState:
         """The reader as applications see it now."""
-        if self._reader_state is None:
-            self._reader_state = ReaderState(
-                self.reader.name, self._event_counter, self._state, self.sharing, self._atr, self.protocol
+        if self._state is None:
+            device = self.device
+            self._state = ReaderState(
+                self.name, device.event_counter, device.card_state, self.sharing, device.atr, device.protocol
             )
-        return self._reader_state
+        return self._state
 
     @property
     def sharing(self) -> int:
@@ -102,11 +102,6 @@ class Slot:
         return len(self.cards) - len(self.dispossessed) - (card in self.cards and card not in self.dispossessed)
 
     @property
-    def card_present(self) -> bool:
-        """Whether there is a card, answering or not."""
-        return bool(self._state & CardState.PRESENT)
-
-    @property
     def holder(self) -> LocalCard | None:
         """The handle whose turn it is."""
         owner = self.turns.owner
@@ -114,43 +109,30 @@ class Slot:
 
     def touch(self) -> None:
         """The state may be another one from now on."""
-        self._reader_state = None
+        self._state = None
         self._publish()
 
     # what the reader reports
 
-    def card_inserted(self, atr: bytes) -> None:
-        """A card came; an empty ATR says that it is mute."""
-        self._count_event()
-        self._state, self._atr = (_POWERED if atr else _MUTE), atr
-        self.protocol = Protocol.UNDEFINED
-        self.touch()
-
     def card_removed(self) -> None:
-        """The card went: every handle must learn it, and the lock is nobody's any more."""
-        self._count_event()
-        self._state, self._atr = CardState.ABSENT, b""
-        self.protocol = Protocol.UNDEFINED
+        """The card went: every handle must learn it, and no transaction outlives it."""
+        self.device.card_removed()
         self.tell(Happened.REMOVED)
-        self._unlock()
-        self.touch()
+        self._stop_claiming()
+        holder = self.holder
+        if holder is not None and holder.lock_count:
+            self.take_away(holder, reset=False)
 
     def removed(self) -> None:
         """The reader itself is gone: its handles are dead, whoever waits learns it at once."""
-        self.gone = True
-        self._cancel_linger()
+        self.device.removed()
         self.tell(Happened.REMOVED)
-        self._unlock()
-
-    def _count_event(self) -> None:
-        self._event_counter = (self._event_counter + 1) & 0xFFFF
-
-    def _unlock(self) -> None:
-        owner = self.turns.owner
-        if owner is not None:
-            if holder := self.holder:
-                holder.lock_count = 0
+        self._stop_claiming()
+        if (owner := self.turns.owner) is not None:
             self.turns.leave(owner)
+
+    def _reset_by_others(self) -> None:
+        self.tell(Happened.RESET)
 
     def tell(self, happened: Happened, *, but: LocalCard | None = None) -> None:
         """Mark all handles, except one, so that their next call says what happened."""
@@ -158,14 +140,49 @@ class Slot:
             if card is not but:
                 card.happened = happened
 
+    # handles come and go
+
+    def add(self, card: LocalCard) -> None:
+        """A handle was opened."""
+        self.cards.add(card)
+        self.settle()
+
+    def discard(self, card: LocalCard) -> None:
+        """A handle was closed, or could not be opened."""
+        self.cards.discard(card)
+        self.dispossessed.discard(card)
+        if self.exclusive_owner is card:
+            self.exclusive_owner = None
+        self.turns.drop(card)
+        self.settle()
+
+    def settle(self) -> None:
+        """Handles have come or gone."""
+        self.device.settle(len(self.cards))
+        self.touch()
+
     # turns
+
+    async def take(self, card: LocalCard, patience: float | None) -> None:
+        """Wait until the card is the caller's; nothing happens when it is already.
+
+        When another handle of the same context owns the card, waiting would be a deadlock: the one request that
+        could end the transaction comes on the connection that waits. So the refusal comes at once.
+        """
+        self.device.check_gone()
+        holder = self.holder
+        if holder is card:
+            return
+        same = holder is not None and holder.context is card.context
+        await self.turns.enter(card, 0.0 if same else patience)
+        if self.device.gone or card.closed:
+            self.turns.leave(card)
+            self.device.check_gone()
+            raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
 
     @asynccontextmanager
     async def turn(self, card: LocalCard, patience: float | None) -> AsyncIterator[None]:
         """For one operation: wait until the card is the caller's, or go ahead inside the caller's transaction."""
-        if self.turns.owner is card:
-            yield
-            return
         await self.take(card, patience)
         try:
             yield
@@ -173,28 +190,59 @@ class Slot:
             if not card.lock_count:
                 self.turns.leave(card)
 
-    async def take(self, card: LocalCard, patience: float | None) -> None:
-        """Wait until the card is the caller's.
+    async def operate(self, card: LocalCard, work: Callable[[], Awaitable[T]], patience: float | None) -> T:
+        """Do one thing with the reader in the caller's turn, unless the card was reset or removed.
 
-        When another handle of the same context owns the card, waiting would be a deadlock: the one request that
-        could end the transaction comes on the connection that waits. So the refusal comes at once.
+        Args:
+            card: the caller.
+            work: see `Device.call`.
+            patience: s to wait for the turn and for other users of the reader together, None for ever.
         """
-        self.check_gone()
-        same = self.holder is not None and self.holder.context is card.context
-        await self.turns.enter(card, 0.0 if same else patience)
-        if self.gone or card.closed:
-            self.turns.leave(card)
-            self.check_gone()
-            raise PcscError(ReturnCode.E_INVALID_HANDLE, "closed meanwhile")
+        until = self.deadline(patience)
+        await self.take(card, patience)
+        try:
+            card.check_happened()
+            return await self.insist(card, work, until)
+        finally:
+            if not card.lock_count:
+                self.turns.leave(card)
+
+    async def insist(self, card: LocalCard, work: Callable[[], Awaitable[T]], until: float | None) -> T:
+        """Do one thing with the reader in a turn that the caller has.
+
+        Outside a transaction the reader is not claimed. So another user of it (a program on this computer, at pcscd)
+        can be in the way; then the reader is claimed for this one thing.
+        """
+        self.turns.busy(True)
+        try:
+            return await self.device.call(work)
+        except PcscError as error:
+            if error.code is not ReturnCode.E_SHARING_VIOLATION or card.lock_count or self.turns.owner is not card:
+                raise
+        finally:
+            self.turns.busy(False)
+        await self.claim(card, until)
+        self.turns.busy(True)
+        try:
+            return await self.device.call(work)
+        finally:
+            self.turns.busy(False)
+            await self._release_for(card)
+
+    def deadline(self, patience: float | None) -> float | None:
+        """When that patience ends, on the loop's clock; None never."""
+        return None if patience is None else self._loop.time() + patience
+
+    # transactions
 
     async def lock(self, card: LocalCard, patience: float | None) -> None:
-        """Make the caller the owner, here and towards other users of the reader."""
-        if self.turns.owner is not card:
-            asked = self._loop.time()
+        """Begin a transaction: make the caller the owner, here and towards other users of the reader."""
+        if not card.lock_count:
+            until = self.deadline(patience)
             await self.take(card, patience)
             try:
                 card.check_happened()
-                await self.claim(card, None if patience is None else asked + patience)
+                await self.claim(card, until)
             except BaseException:
                 self.turns.leave(card)
                 raise
@@ -205,171 +253,107 @@ class Slot:
 
         Raises:
             PcscError: ``E_SHARING_VIOLATION`` when they did not let go until then (the loop's clock, in s): the
-                turn is over, and the caller is first in the queue.
+                turn is over, and the caller has the first place in the queue. ``E_CANCELLED`` when the caller was
+                closed, ``W_REMOVED_CARD`` when the card went, or the reader's own error.
         """
+        self.turns.busy(True)
         try:
-            async with asyncio.timeout_at(until), self.working() as reader:
-                await reader.claim()
-        except TimeoutError:
-            self.turns.back_to_queue(card, self.turns.owned_since)
+            async with asyncio.timeout_at(until) as self._claiming:
+                await self.device.call(self.device.reader.claim)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            self._let_go(card)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            self._check_meanwhile(card)
+            self.turns.keep_first(card)
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "a local program has the card") from None
+        finally:
+            self._claiming = None
+            self.turns.busy(False)
+        try:
+            self._check_meanwhile(card)
+        except PcscError:
+            self._let_go(card)
+            raise
+
+    def _check_meanwhile(self, card: LocalCard) -> None:
+        self.device.check_gone()
         if card.closed:
-            await self.unlock(card)
-            raise PcscError(ReturnCode.E_INVALID_HANDLE, "closed meanwhile")
+            raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
+        card.check_happened()
+
+    def _stop_claiming(self) -> None:
+        if self._claiming is not None and not self._claiming.expired():
+            self._claiming.reschedule(self._loop.time())
 
     async def unlock(self, card: LocalCard) -> None:
         """The caller's outermost transaction ends."""
         card.lock_count = 0
-        await self._release()
+        await self._release_for(card)
         self.turns.leave(card)
 
+    async def _release_for(self, card: LocalCard) -> None:
+        try:
+            await self._release()
+        except asyncio.CancelledError:
+            self._let_go(card)
+            raise
+
     async def _release(self) -> None:
-        if not self.gone:
+        try:
+            await self.device.call(self.device.reader.release)
+        except PcscError as error:
+            log.debug("%s: releasing the reader: %s", self.name, error)
+
+    # when a call or a transaction shall end before its time
+
+    def closing(self, card: LocalCard) -> None:
+        """The caller closes the handle, or has vanished: its place in the queue and its waits end."""
+        self.turns.drop(card)
+        if self.turns.owner is card:
+            self._stop_claiming()
+
+    def take_away(self, card: LocalCard, *, reset: bool) -> None:
+        """End the transaction of an owner that does not end it. The owner must have one.
+
+        Args:
+            card: the owner.
+            reset: whether the card must forget what the owner did; the other handles are told.
+        """
+        card.lock_count = 0
+        if self.exclusive_owner is card:
+            self.exclusive_owner = None
+            self.dispossessed.add(card)
+        if reset:
+            self.tell(Happened.RESET, but=card)
+        self._let_go(card, reset=reset)
+        self.touch()
+
+    def _let_go(self, card: LocalCard, *, reset: bool = False) -> None:
+        """Make the slot the owner, and the next in the queue when the card was reset and released."""
+        if self.turns.hand_over(card, self):
+            self._start(self._recover(reset))
+
+    async def _recover(self, reset: bool) -> None:
+        device = self.device
+        try:
+            if reset and device.card_present:
+                await device.call(lambda: device.reset(Disposition.RESET, Protocol.ANY))
+        except PcscError as error:
+            log.warning("%s: the card could not be reset: %s", self.name, error)
+        finally:
             try:
-                await self.reader.release()
-            except PcscError as error:
-                log.info("%s: releasing the reader: %s", self.reader.name, error)
+                await self._release()
+            finally:
+                self.turns.leave(self)
 
     def _evict(self, owner: object) -> None:
+        if owner is self:
+            return
         card = cast("LocalCard", owner)
         if self.exclusive_owner is card and self.settings.exclusive is ExclusivePolicy.HONOUR:
             return
         log.warning("%s: %s idle for %g s while others wait: the card is reset and goes to the next one",
-                    self.reader.name, card.context.peer.name, self.settings.max_idle)  # fmt: skip
-        self._start(self.dispossess(card))
-
-    async def dispossess(self, card: LocalCard) -> None:
-        """Take the card away from its owner: it is reset, and the owner is told at its next call."""
-        if not self.turns.hand_over(card, self):
-            return
-        card.lock_count = 0
+                    self.name, card.context.peer.name, self.settings.max_idle)  # fmt: skip
         card.happened = card.happened or Happened.RESET
-        if self.exclusive_owner is card:
-            self.exclusive_owner = None
-            self.dispossessed.add(card)
-        await self.reset_for_others(card)
-        await self._release()
-        self.turns.leave(self)
-        self.touch()
-
-    # the reader, one call at a time
-
-    @asynccontextmanager
-    async def working(self) -> AsyncIterator[Reader]:
-        """The reader for one call. A reset by another user of the reader is passed on to all handles."""
-        self.check_gone()
-        async with self._at_reader:
-            self.turns.working(True)
-            try:
-                yield self.reader
-            except PcscError as error:
-                if error.code is ReturnCode.W_RESET_CARD:
-                    self.tell(Happened.RESET)
-                raise
-            finally:
-                self.turns.working(False)
-
-    def check_gone(self) -> None:
-        """Raise when the reader was unplugged."""
-        if self.gone:
-            raise PcscError(ReturnCode.E_READER_UNAVAILABLE)
-
-    async def power(self, share: ShareMode, protocols: Protocol) -> Protocol:
-        """Make the card usable for a handle and return the protocol in force for it.
-
-        Raises:
-            PcscError: ``E_NO_SMARTCARD``, ``W_UNRESPONSIVE_CARD``, ``E_PROTO_MISMATCH`` or the reader's own error.
-        """
-        self._cancel_linger()
-        if share is ShareMode.DIRECT:
-            if self._connected is None:
-                async with self.working() as reader:
-                    await reader.connect(share, protocols)
-                self._connected = share
-            return self.protocol
-        self.check_card()
-        if self._connected is not ShareMode.SHARED or not self.protocol:
-            async with self.working() as reader:
-                self.protocol = await reader.connect(ShareMode.SHARED, protocols)
-            self._connected = ShareMode.SHARED
-            self._state = _POWERED
-            self.touch()
-        if protocols & Protocol.RAW:
-            return Protocol.RAW
-        if not protocols & self.protocol:
-            raise PcscError(ReturnCode.E_PROTO_MISMATCH, f"the card speaks {self.protocol!r}")
-        return self.protocol
-
-    def check_card(self) -> None:
-        """Raise when there is no card, or one that does not answer."""
-        if not self.card_present:
-            raise PcscError(ReturnCode.E_NO_SMARTCARD)
-        if self._state & CardState.SWALLOWED:
-            raise PcscError(ReturnCode.W_UNRESPONSIVE_CARD)
-
-    async def reset(self, disposition: Disposition, protocols: Protocol) -> None:
-        """Reset the card; the caller must have the turn, and tells the handles concerned."""
-        async with self.working() as reader:
-            self.protocol = Protocol.UNDEFINED
-            self.protocol = await reader.reset(disposition, protocols)
-        self.touch()
-
-    async def reset_for_others(self, card: LocalCard) -> None:
-        """Reset the card because its owner is through with it; a card that is gone needs none."""
-        if self.gone or not self.card_present:
-            return
-        self.tell(Happened.RESET, but=card)
-        try:
-            await self.reset(Disposition.RESET, Protocol.ANY)
-        except PcscError as error:
-            log.warning("%s: the card could not be reset: %s", self.reader.name, error)
-
-    async def unpower(self) -> None:
-        """Power the card off, as a disconnect with that disposition asks."""
-        async with self.working() as reader:
-            await reader.disconnect(Disposition.UNPOWER)
-        self._connected = None
-        self.protocol = Protocol.UNDEFINED
-        if self.card_present:
-            self._state = CardState.PRESENT
-        self.touch()
-
-    # handles come and go
-
-    def add(self, card: LocalCard) -> None:
-        """A handle was opened."""
-        self.cards.add(card)
-        self.touch()
-
-    def discard(self, card: LocalCard) -> None:
-        """A handle was closed; after the last one the reader is let go, with a little patience."""
-        self.cards.discard(card)
-        self.dispossessed.discard(card)
-        if self.exclusive_owner is card:
-            self.exclusive_owner = None
-        self.turns.drop(card)
-        if not self.cards and self._connected is not None and not self.gone:
-            self._linger = self._loop.call_later(self.settings.linger, self._let_go)
-        self.touch()
-
-    def _cancel_linger(self) -> None:
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
-
-    def _let_go(self) -> None:
-        self._linger = None
-        if not self.cards and not self.gone:
-            self._start(self._disconnect())
-
-    async def _disconnect(self) -> None:
-        try:
-            async with self.working() as reader:
-                if self.cards or self._connected is None:
-                    return
-                self._connected = None
-                self.protocol = Protocol.UNDEFINED
-                await reader.disconnect(Disposition.LEAVE)
-        except PcscError as error:
-            log.info("%s: letting the reader go: %s", self.reader.name, error)
-        self.touch()
+        self.take_away(card, reset=True)

@@ -10,13 +10,13 @@ because it holds process-wide locks meanwhile, and which sleeps 0.1 s before it 
    Absent callers keep their places before it, so nobody is overtaken for longer than his own absence.
 3. An owner that is idle for ``max_idle`` while anybody holds a ticket is evicted.
 
-All times come from the event loop's clock. No method here talks to a reader.
+A caller waits in one place at a time. All times come from the event loop's clock. No method here talks to a reader.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -24,12 +24,18 @@ from cardferry.pcsc.errors import PcscError, ReturnCode
 
 @dataclass(slots=True, eq=False)
 class _Ticket:
-    """A place in the queue. ``granted`` is set while its caller is present; ``kept_until`` while it is not."""
+    """A place in the queue. ``granted`` is set while its caller is present; ``kept_until`` counts while it is not."""
 
     caller: Hashable
     since: float
     granted: asyncio.Future[None] | None = None
     kept_until: float = 0.0
+
+    def present(self) -> bool:
+        return self.granted is not None and not self.granted.done()
+
+    def alive(self, now: float) -> bool:
+        return self.granted is not None or self.kept_until > now
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +52,12 @@ class Turns:
     Args:
         max_idle: s of idleness after which a waited-for owner is evicted.
         ticket_life: s for which an absent caller's place is kept.
-        evict: called with the idle owner. It must see to it that `leave` is called for that owner; until
-            then the card stays taken.
+        evict: called with the idle owner. It must see to it that the owner loses the card by `hand_over` or
+            `leave`; an owner that it leaves in peace is looked at again when the next caller comes.
+
+    Attributes:
+        owner: whose turn it is, None when the card is free.
+        owned_since: since when, on the event loop's clock, in s.
     """
 
     def __init__(self, max_idle: float, ticket_life: float, evict: Callable[[Hashable], None]) -> None:
@@ -60,7 +70,6 @@ class Turns:
         self._busy = False
         self._last_used = 0.0
         self.owner: Hashable | None = None
-        #: When the owner got the card, on the loop's clock.
         self.owned_since = 0.0
 
     async def enter(self, caller: Hashable, patience: float | None) -> None:
@@ -72,31 +81,40 @@ class Turns:
 
         Raises:
             PcscError: ``E_SHARING_VIOLATION`` when patience ran out; the place is kept for a while.
+            PcscError: ``E_CANCELLED`` when `drop` was called meanwhile.
+            RuntimeError: the caller waits already.
         """
-        ticket = self._tickets.get(caller)
         if self.owner is None:  # then nobody is present, or `leave` would have served him
-            if ticket is not None:
-                del self._tickets[caller]
+            if self._tickets:
+                self._tickets.pop(caller, None)
             self._grant(caller)
+            self._watch_idleness()
             return
-        now = self._loop.time()
-        if ticket is None or (ticket.granted is None and ticket.kept_until <= now):
-            self._tickets.pop(caller, None)
-            ticket = self._tickets[caller] = _Ticket(caller, now)
+        ticket = self._ticket(caller)
         if patience is not None and patience <= 0:
             self._keep(ticket)
-        else:
-            await self._wait(ticket, patience)
+            raise _impatient()
+        await self._wait(ticket, patience)
+
+    def _ticket(self, caller: Hashable) -> _Ticket:
+        now = self._loop.time()
+        ticket = self._tickets.get(caller)
+        if ticket is not None and ticket.granted is not None:
+            raise RuntimeError("a caller waits in one place at a time")
+        if ticket is None or not ticket.alive(now):
+            self._tickets.pop(caller, None)
+            ticket = self._tickets[caller] = _Ticket(caller, now)
+        return ticket
 
     async def _wait(self, ticket: _Ticket, patience: float | None) -> None:
         granted = ticket.granted = self._loop.create_future()
-        timer = None if patience is None else self._loop.call_later(patience, self._impatient, ticket, granted)
+        timer = None if patience is None else self._loop.call_later(patience, self._give_up, ticket, granted)
         self._watch_idleness()
         try:
             await granted
         except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled() and granted.exception() is None:
-                self.leave(ticket.caller)
+            if not granted.cancelled() and granted.exception() is None:
+                self.leave(ticket.caller)  # the turn and the cancellation came at the same moment
             elif self._tickets.get(ticket.caller) is ticket:
                 del self._tickets[ticket.caller]
             raise
@@ -105,18 +123,15 @@ class Turns:
             if timer is not None:
                 timer.cancel()
 
-    def _impatient(self, ticket: _Ticket, granted: asyncio.Future[None]) -> None:
+    def _give_up(self, ticket: _Ticket, granted: asyncio.Future[None]) -> None:
         if not granted.done():
-            try:
-                self._keep(ticket)
-            except PcscError as error:
-                granted.set_exception(error)
+            self._keep(ticket)
+            granted.set_exception(_impatient())
 
     def _keep(self, ticket: _Ticket) -> None:
         ticket.granted = None
         ticket.kept_until = self._loop.time() + self._ticket_life
         self._watch_idleness()
-        raise PcscError(ReturnCode.E_SHARING_VIOLATION, "waiting for a turn")
 
     def _grant(self, caller: Hashable) -> None:
         self.owner = caller
@@ -124,23 +139,17 @@ class Turns:
         self._busy = False
 
     def leave(self, caller: Hashable) -> None:
-        """Give the card up, if the caller owns it; the next present ticket gets it."""
+        """Give the card up, if the caller owns it; the first ticket whose caller is present gets it."""
         if self.owner is not caller:
             return
         self.owner = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._serve()
-
-    def _serve(self) -> None:
-        for ticket in self._live_tickets():
-            if ticket.granted is not None and not ticket.granted.done():
+        for ticket in self._tickets.values():
+            if ticket.present() and ticket.granted is not None:
                 del self._tickets[ticket.caller]
                 self._grant(ticket.caller)
                 ticket.granted.set_result(None)
-                break
-        self._watch_idleness()
+                self._watch_idleness()
+                return
 
     def hand_over(self, owner: Hashable, successor: Hashable) -> bool:
         """Make somebody else the owner, if ``owner`` still is; the queue does not move."""
@@ -149,11 +158,11 @@ class Turns:
         self._grant(successor)
         return True
 
-    def back_to_queue(self, caller: Hashable, since: float) -> None:
-        """The caller had its turn but could not use it: it leaves, and keeps the *first* place for a while."""
-        ticket = _Ticket(caller, since, kept_until=self._loop.time() + self._ticket_life)
+    def keep_first(self, caller: Hashable) -> None:
+        """The caller had its turn but could not use it: it gets the *first* place in the queue for a while."""
+        now = self._loop.time()
+        ticket = _Ticket(caller, now, kept_until=now + self._ticket_life)
         self._tickets = {caller: ticket, **self._tickets}
-        self.leave(caller)
 
     def drop(self, caller: Hashable) -> None:
         """The caller will not come back: its place is given up, and a wait ends with ``E_CANCELLED``."""
@@ -161,36 +170,40 @@ class Turns:
         if ticket is not None and ticket.granted is not None and not ticket.granted.done():
             ticket.granted.set_exception(PcscError(ReturnCode.E_CANCELLED, "the context was closed"))
 
-    def working(self, busy: bool) -> None:
-        """The owner's command is at the card (True), or has come back (False): it is not idle meanwhile."""
+    def busy(self, busy: bool) -> None:
+        """The owner's command is on its way to the card (True), or has come back (False): it is not idle meanwhile."""
         self._busy = busy
-        if not busy and self.owner is not None:
+        if not busy:
             self._last_used = self._loop.time()
             if self._tickets:
                 self._watch_idleness()
 
-    def _live_tickets(self) -> Iterator[_Ticket]:
-        now = self._loop.time()
-        for ticket in list(self._tickets.values()):
-            if ticket.granted is None and ticket.kept_until <= now:
-                del self._tickets[ticket.caller]
-            else:
-                yield ticket
-
     @property
     def waiting(self) -> list[Waiting]:
         """Everybody with a place in the queue, in order."""
-        return [Waiting(ticket.caller, ticket.since) for ticket in self._live_tickets()]
+        self._forget_expired()
+        return [Waiting(ticket.caller, ticket.since) for ticket in self._tickets.values()]
+
+    def _forget_expired(self) -> None:
+        now = self._loop.time()
+        for ticket in [ticket for ticket in self._tickets.values() if not ticket.alive(now)]:
+            del self._tickets[ticket.caller]
 
     def _watch_idleness(self) -> None:
+        # One timer serves many owners: it is cheaper to look again than to set a new one at every hand-over.
         if self._timer is None and self.owner is not None and self._tickets:
             self._timer = self._loop.call_at(self._last_used + self._max_idle, self._check_idleness)
 
     def _check_idleness(self) -> None:
         self._timer = None
-        if self.owner is None or self._busy or not any(True for _ in self._live_tickets()):
+        self._forget_expired()
+        if self.owner is None or self._busy or not self._tickets:
             return
         if self._loop.time() - self._last_used < self._max_idle:
             self._watch_idleness()
-            return
-        self._evict(self.owner)
+        else:
+            self._evict(self.owner)
+
+
+def _impatient() -> PcscError:
+    return PcscError(ReturnCode.E_SHARING_VIOLATION, "waiting for a turn")

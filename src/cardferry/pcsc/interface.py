@@ -9,6 +9,9 @@ A context is opened with a *patience*, in seconds: a call that has waited so lon
 ``E_SHARING_VIOLATION``, and its place in the queue is kept for a while. The next call of the same handle
 takes up that place again. ``None`` waits for ever.
 
+The calls of one context come one after the other, as libpcsclite sends them; only `Context.close` may come at any
+moment. It ends the calls that wait.
+
 A cancelled call (``asyncio.CancelledError``) gives up its place; an APDU that has been handed to the reader
 is still answered by the card, and the answer is dropped.
 """

@@ -2,7 +2,12 @@
 
 A `ReaderSource` finds readers and reports them, and the cards in them, to a `ReaderObserver` (the manager).
 A `Reader` does what an IFD handler does (PC/SC part 3): power, transmit, control, attributes. The manager calls
-one reader from one task at a time; different readers at the same time. Methods raise `PcscError` only.
+one reader from one task at a time; different readers at the same time. Methods raise `PcscError` only. (The manager
+survives others: it logs them as the bugs they are, and the application gets ``F_INTERNAL_ERROR``.)
+
+A cancelled method leaves the reader in step: what was sent to the card is still executed, its answer is dropped, and
+the next call comes after it. A cancelled `Reader.connect` may have connected, a cancelled `Reader.claim` may have
+claimed: the manager calls `Reader.disconnect` or `Reader.release` then.
 """
 
 from __future__ import annotations
@@ -54,7 +59,7 @@ class Reader(Interface):
         ...
 
     async def release(self) -> None:
-        """Nobody above holds the card any more."""
+        """Nobody above holds the card any more. Without a claim, nothing happens."""
         ...
 
     async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:

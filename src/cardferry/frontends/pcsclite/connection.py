@@ -3,6 +3,13 @@
 What is known without asking anybody (versions, reader states, waiting for changes) is answered at once from the
 snapshot. A call that may have to wait runs in a task of the front, and the next request is looked at when its reply
 has been written. The semantics are those of pcsc-lite's ``winscard_svc.c``; differences are in ``docs/semantics.md``.
+
+Waiting for changes. A wait registers the connection for one event, and a stop takes that back; exactly one of event and
+answer to the stop goes out for each registration. A client of level 4:6 asks for the states right after its wait, and
+would take an event before them for their size: the event is held back until they are out.
+
+Where bugs stop. `Connection._call` runs what a resource manager does. An exception from there that is no `PcscError` is
+logged with its traceback and becomes ``F_INTERNAL_ERROR`` for the one program that asked.
 """
 
 from __future__ import annotations
@@ -28,6 +35,10 @@ log = logging.getLogger(__name__)
 
 #: Requests that may be queued behind a slow one before we stop reading from the socket.
 _MAX_QUEUED = 16
+#: From this level on, 4:6, the states are asked for after the wait.
+_ASKS_AFTER_WAIT = 6
+#: Bytes of a status word: what a response must have room for.
+_SHORTEST_RESPONSE = 2
 
 
 class Connection(asyncio.Protocol):
@@ -39,6 +50,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_array_due",
+        "_cancelled",
         "_cards",
         "_codec",
         "_context",
@@ -66,36 +78,38 @@ class Connection(asyncio.Protocol):
         self._context: Context | None = None
         self._context_number = 0
         self._cards: dict[int, Card] = {}
+        #: The states that the program was told last.
         self._told: Snapshot | None = None
+        #: Between the wait of a 4:6 client and its states.
         self._array_due = False
+        #: The wait was cancelled meanwhile.
+        self._cancelled = False
 
     # The socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A program has connected."""
         self._transport = cast("asyncio.Transport", transport)
-        self.peer = self._front.identify(self._transport)
         self._front.connections.add(self)
+        if self._front.overrun:
+            self.close()
+            return
+        self.peer = self._front.identify(self._transport)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came: whole requests among them are answered or queued."""
-        if self._transport is None:
-            return
+        """Bytes came: whole requests among them are answered or queued. Garbage ends the connection."""
+        codec = self._codec
         try:
-            self._requests.extend(self._codec.receive(data))
-        except WireError as error:
-            self._refuse_garbage(error)
+            requests = codec.receive(data)
+        except WireError:
+            return  # said already; this was on its way
+        if codec.error is not None:
+            log.warning("%s: connection closed, this is no pcsc-lite request: %s", self.peer.name, codec.error)
+            self._requests.clear()
+            self.close()
             return
-        if self._codec.error is not None:
-            self._refuse_garbage(self._codec.error)
-            return
+        self._requests.extend(requests)
         self._advance()
-
-    def _refuse_garbage(self, error: WireError) -> None:
-        log.warning("%s: connection closed, it does not speak the pcsc-lite protocol: %s", self.peer.name, error)
-        self._requests.clear()
-        if self._transport is not None:
-            self._transport.abort()
 
     def pause_writing(self) -> None:
         """The program does not read its replies: do nothing more for it until it does."""
@@ -112,10 +126,9 @@ class Connection(asyncio.Protocol):
         del error
         self._transport = None
         self._requests.clear()
-        self.registered = None
-        self._front.connections.discard(self)
-        self._front.registered.discard(self)
+        self._unregister()
         self._forget_context()
+        self._front.lost(self)
 
     def close(self) -> None:
         """Hang up."""
@@ -155,6 +168,9 @@ class Connection(asyncio.Protocol):
         except PcscError as error:
             log.debug("%s: %s: %s", self.peer.name, type(request).__name__, error)
             reply = self._failed(request, error.code)
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind %s", self.peer.name, type(request).__name__)
+            reply = self._failed(request, ReturnCode.F_INTERNAL_ERROR)
         self._task = None
         self._write(reply)
         self._advance()
@@ -188,37 +204,42 @@ class Connection(asyncio.Protocol):
         return self._told
 
     def _get_readers_state(self, _: m.GetReadersState) -> bytes:
-        return self._codec.states(self._front.visible(self._snapshot()))
+        return self._codec.states(self._snapshot().readers) + self._event_after_states()
 
     def _get_readers_state_size(self, _: m.GetReadersStateSize) -> bytes:
-        return self._codec.state_count()
+        return self._codec.state_count(self._front.most_readers)
 
     def _get_readers_state_array(self, _: m.GetReadersStateArray) -> bytes:
-        snapshot = self._snapshot()
-        if self._array_due:
-            self._array_due = False
-            if self.registered is not None:
-                self.registered = snapshot
-        return self._codec.state_array(self._front.visible(snapshot))
+        return self._codec.state_array(self._snapshot().readers) + self._event_after_states()
 
     def _get_reader_events(self, _: m.GetReaderEvents) -> bytes:
         return self._codec.reader_events(self._front.manager.snapshot.reader_events)
 
+    # Waiting for changes
+
     def _wait(self, _: m.WaitReaderStateChange) -> bytes:
         told = self._told
         snapshot = self._front.manager.snapshot
-        reply = self._codec.waiting(self._front.visible(snapshot))
+        reply = self._codec.waiting(snapshot.readers)
         if reply or told is None:
             told = self._told = snapshot
-        # A 4:6 client asks for the states now; an event before they are answered would be taken for their size.
-        self._array_due = not reply and self._codec.minor >= 6
         self.registered = told
+        self._cancelled = False
         self._front.registered.add(self)
+        self._array_due = self._codec.minor >= _ASKS_AFTER_WAIT
         if told is not snapshot and not self._array_due:
-            self._write(reply)
-            self.notify()
-            return b""
+            # Up to 4:3 the states were asked for before the wait, and something has changed since.
+            self._unregister()
+            return self._codec.event()
         return reply
+
+    def _event_after_states(self) -> bytes:
+        """The states are out: what was held back for them can follow."""
+        if not self._array_due:
+            return b""
+        self._array_due = False
+        self.registered = self._told
+        return self._end_wait(ReturnCode.E_CANCELLED) if self._cancelled else b""
 
     def _stop(self, request: m.StopWaiting) -> bytes:
         if self.registered is None:
@@ -231,17 +252,21 @@ class Connection(asyncio.Protocol):
         self._array_due = False
         self._front.registered.discard(self)
 
+    def _end_wait(self, rv: int = 0) -> bytes:
+        self._unregister()
+        return self._codec.event(rv)
+
     def notify(self) -> None:
         """Something has changed: the event goes out, once per registration, unless the states follow anyway."""
         if self.registered is not None and not self._array_due:
-            self._unregister()
-            self._write(self._codec.event())
+            self._write(self._end_wait())
 
     def cancel_wait(self) -> None:
         """End the program's wait, as another connection asks."""
-        if self.registered is not None:
-            self._unregister()
-            self._write(self._codec.event(ReturnCode.E_CANCELLED))
+        if self._array_due:
+            self._cancelled = True
+        elif self.registered is not None:
+            self._write(self._end_wait(ReturnCode.E_CANCELLED))
 
     def _cancel(self, request: m.Cancel) -> bytes:
         waiting = self._front.contexts.get(request.context)
@@ -253,6 +278,8 @@ class Connection(asyncio.Protocol):
     # Calls
 
     async def _establish(self, request: m.EstablishContext) -> bytes:
+        if self._front.full:
+            raise PcscError(ReturnCode.E_NO_MEMORY, "too many connections")
         if request.scope not in Scope.__members__.values():
             raise PcscError(ReturnCode.E_INVALID_VALUE, "no such scope")
         if self._context is None:
@@ -331,6 +358,8 @@ class Connection(asyncio.Protocol):
         return self._codec.acknowledged(request)
 
     async def _transmit(self, request: m.Transmit) -> bytes:
+        if request.receive_length < _SHORTEST_RESPONSE:
+            raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "no room for a status word: not executed")
         response = await self._card(request.card).transmit(request.apdu, request.protocol)
         return self._codec.transmitted(request, response)
 

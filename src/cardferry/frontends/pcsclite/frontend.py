@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Container, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from cardferry.frontends.descriptors import TURNED_AWAY, possible_connections
 from cardferry.frontends.listening import BACKLOG, ListeningSocket, peer_credentials, process_name
 from cardferry.frontends.pcsclite.connection import Connection
 from cardferry.pcsc.constants import MAX_HANDLE, MAX_READERNAME
 from cardferry.pcsc.interface import Peer, ResourceManager
-from cardferry.pcsc.reader_state import ReaderState, Snapshot
+from cardferry.pcsc.reader_state import Snapshot
+
+log = logging.getLogger(__name__)
 
 #: s that a change of nothing but the sharing of readers waits for others like it. pcscd tells it at its next look
 #: at the reader, 0.3 to 0.4 s later; without such a pause every connect would wake every waiting program.
@@ -40,7 +44,8 @@ class PcscliteFrontend:
         slots: readers that clients up to protocol 4:5 can see, and the size of their state array.
         name_size: bytes of a reader name in the protocol 4:2 of very old clients.
         peer: who all callers are, where the kernel cannot tell (they come through ssh); None asks the kernel.
-        max_connections: connections beyond this are told that memory is short; None is no limit of ours.
+        max_connections: programs beyond this are told that memory is short (``E_NO_MEMORY``); None is as many as the
+            process may have file descriptors for.
     """
 
     def __init__(
@@ -67,17 +72,21 @@ class PcscliteFrontend:
         self.cards: set[int] = set()
         self._listening = listening
         self._peer = peer
-        self._max_connections = max_connections
+        self._max_connections = possible_connections() if max_connections is None else max_connections
+        self._full_reported = False
         self._tasks = asyncio.TaskGroup()
         self._server: asyncio.AbstractServer | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._sharing_timer: asyncio.TimerHandle | None = None
+        self._last_gone: asyncio.Future[None] | None = None
+        self._most_readers = 0
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         self._watcher = self._tasks.create_task(self._watch(), name="reader changes")
+        # The caller's socket keeps listening until the caller closes it, so that nobody takes its path meanwhile.
         self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: Connection(self), sock=self._listening.socket, backlog=BACKLOG
+            lambda: Connection(self), sock=self._listening.socket.dup(), backlog=BACKLOG
         )
         return self
 
@@ -90,10 +99,18 @@ class PcscliteFrontend:
             self._watcher.cancel()
         if self._sharing_timer is not None:
             self._sharing_timer.cancel()
+        self._last_gone = asyncio.get_running_loop().create_future()
         for connection in tuple(self.connections):
             connection.close()
-        await asyncio.sleep(0)  # lets the transports report that they are closed
+        if self.connections:
+            await self._last_gone
         await self._tasks.__aexit__(kind, error, trace)
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is closed and has freed what it had."""
+        self.connections.discard(connection)
+        if not self.connections and self._last_gone is not None and not self._last_gone.done():
+            self._last_gone.set_result(None)
 
     def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run what a connection must wait for, in a task that this front owns."""
@@ -101,8 +118,20 @@ class PcscliteFrontend:
 
     @property
     def full(self) -> bool:
-        """Whether there are more connections than allowed."""
-        return self._max_connections is not None and len(self.connections) > self._max_connections
+        """Whether there are more connections than allowed. Says so in the log when that begins."""
+        full = len(self.connections) > self._max_connections
+        if full and not self._full_reported:
+            log.warning(
+                "%d connections are the most there can be: programs are turned away. Raise the limit (ulimit -n).",
+                self._max_connections,
+            )
+        self._full_reported = full
+        return full
+
+    @property
+    def overrun(self) -> bool:
+        """Whether there are so many more that there is nothing left to tell them so with."""
+        return len(self.connections) > self._max_connections + TURNED_AWAY
 
     def identify(self, transport: asyncio.Transport) -> Peer:
         """Who is at the other end of a connection."""
@@ -111,9 +140,11 @@ class PcscliteFrontend:
         pid, uid = peer_credentials(transport.get_extra_info("socket"))
         return Peer(f"{process_name(pid)} (process {pid}, user {uid})", uid=uid, pid=pid)
 
-    def visible(self, snapshot: Snapshot) -> tuple[ReaderState, ...]:
-        """The readers that applications see."""
-        return snapshot.readers
+    @property
+    def most_readers(self) -> int:
+        """How many readers there have been at the same time; never shrinks."""
+        self._most_readers = max(self._most_readers, len(self.manager.snapshot.readers))
+        return self._most_readers
 
     def new_number(self, taken: Container[int]) -> int:
         """A handle that nobody has and nobody can guess."""

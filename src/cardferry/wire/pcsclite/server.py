@@ -326,12 +326,17 @@ class ServerCodec:
         """Answer `GetReadersState`: as many records as a client expects, readers beyond that are left out."""
         return self._layout.encode_array(readers, self._slots)
 
-    def state_count(self) -> bytes:
-        """Answer `GetReadersStateSize`: the same number at all times, because clients cannot bear less than before."""
+    def state_count(self, at_least: int = 0) -> bytes:
+        """Answer `GetReadersStateSize` with the number of records that the next array has.
+
+        It never becomes smaller, because clients cannot bear less than before: a library keeps the number for all
+        contexts of its process. So ``at_least`` must be the same on all connections, and must never shrink either.
+        """
+        self._array_slots = max(self._array_slots, at_least)
         return self._layout.count.pack(self._array_slots)
 
     def state_array(self, readers: Sequence[ReaderState]) -> bytes:
-        """Answer `GetReadersStateArray`: exactly `state_count` records."""
+        """Answer `GetReadersStateArray`: as many records as `state_count` said last."""
         return self._layout.encode_array(readers, self._array_slots)
 
     def reader_events(self, count: int) -> bytes:

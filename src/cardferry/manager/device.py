@@ -1,0 +1,253 @@
+"""A reader and the card in it, as all handles find them: state, power, protocol. One call at a time.
+
+Where bugs of readers stop. `Device.call` is the only way to a `Reader`. An exception that is no `PcscError` is logged
+there with its traceback and becomes ``F_INTERNAL_ERROR``: the broken reader fails, everything else goes on.
+
+The methods under "inside a call" are what is given to `Device.call`: they talk to the reader and keep our picture of
+it in step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TypeVar
+
+from cardferry.pcsc.constants import CardState, Disposition, Protocol, ShareMode
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.readers.base import Reader
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_POWERED = CardState.PRESENT | CardState.POWERED | CardState.NEGOTIABLE
+_MUTE = CardState.PRESENT | CardState.SWALLOWED
+
+
+class Device:
+    """One reader.
+
+    Args:
+        reader: what does the work.
+        linger: s for which the reader stays connected after nobody is.
+        start: runs a coroutine in a task that somebody owns.
+        changed: called when something that applications see has changed.
+        reset_by_others: called when another user of the reader has reset the card.
+
+    Attributes:
+        reader: what does the work.
+        card_state: what is known of the slot and the card.
+        atr: the card's, empty without one.
+        protocol: in force for the card, `Protocol.UNDEFINED` while there is none.
+        event_counter: insertions and removals, modulo 65536.
+        gone: the reader was unplugged.
+        users: how many handles there are.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        linger: float,
+        start: Callable[[Coroutine[object, object, None]], None],
+        changed: Callable[[], None],
+        reset_by_others: Callable[[], None],
+    ) -> None:
+        self.reader = reader
+        self.card_state = CardState.ABSENT
+        self.atr = b""
+        self.protocol = Protocol.UNDEFINED
+        self.event_counter = 0
+        self.gone = False
+        self.users = 0
+        self._linger = linger
+        self._start = start
+        self._changed = changed
+        self._reset_by_others = reset_by_others
+        self._loop = asyncio.get_running_loop()
+        self._one_call = asyncio.Lock()
+        #: How we are connected to the reader; `ShareMode.SHARED` means that the card has power.
+        self._connected: ShareMode | None = None
+        self._lingering: asyncio.TimerHandle | None = None
+
+    @property
+    def card_present(self) -> bool:
+        """Whether there is a card, answering or not."""
+        return bool(self.card_state & CardState.PRESENT)
+
+    def check_gone(self) -> None:
+        """Raise when the reader was unplugged."""
+        if self.gone:
+            raise PcscError(ReturnCode.E_READER_UNAVAILABLE)
+
+    # what the reader reports
+
+    def card_inserted(self, atr: bytes) -> None:
+        """A card came; an empty ATR says that it is mute."""
+        self._card_changed(_POWERED if atr else _MUTE, atr)
+
+    def card_removed(self) -> None:
+        """The card went."""
+        self._card_changed(CardState.ABSENT, b"")
+
+    def _card_changed(self, state: CardState, atr: bytes) -> None:
+        self.event_counter = (self.event_counter + 1) & 0xFFFF
+        self.card_state, self.atr = state, atr
+        self.protocol = Protocol.UNDEFINED
+        self._changed()
+
+    def removed(self) -> None:
+        """The reader itself is gone."""
+        self.gone = True
+        self._stop_lingering()
+
+    # calls
+
+    async def call(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do something with the reader, when nothing else is done with it.
+
+        Raises:
+            PcscError: what ``work`` raises. After ``W_RESET_CARD`` the handles have been told.
+        """
+        async with self._one_call:
+            self.check_gone()
+            try:
+                return await work()
+            except PcscError as error:
+                if error.code is ReturnCode.W_RESET_CARD:
+                    self._reset_by_others()
+                raise
+            except Exception as error:  # the boundary that the module's docstring describes
+                log.exception("%s: a bug in the reader", self.reader.name)
+                raise PcscError(ReturnCode.F_INTERNAL_ERROR, repr(error)) from error
+
+    # inside a call
+
+    async def power(self, share: ShareMode, protocols: Protocol) -> Protocol:
+        """Make the card usable for a handle and return the protocol in force for that handle.
+
+        A mask with ``RAW`` gives that to the handle, while the card keeps a protocol that others can use.
+
+        Raises:
+            PcscError: ``E_NO_SMARTCARD``, ``W_UNRESPONSIVE_CARD``, ``E_PROTO_MISMATCH`` or the reader's own error.
+        """
+        self._stop_lingering()
+        if share is ShareMode.DIRECT:
+            await self.open()
+            return self.protocol
+        if not self.card_present:
+            raise PcscError(ReturnCode.E_NO_SMARTCARD)
+        if self.card_state & CardState.SWALLOWED:
+            raise PcscError(ReturnCode.W_UNRESPONSIVE_CARD)
+        raw = Protocol.RAW in protocols
+        wanted = Protocol.ANY if raw else protocols
+        if self._connected is not ShareMode.SHARED or not self.protocol:
+            await self._connect_card(wanted)
+        elif not self.users and not wanted & self.protocol:
+            await self.reset(Disposition.RESET, wanted)  # the protocol was the choice of somebody who has left
+        if raw:
+            return Protocol.RAW
+        if not wanted & self.protocol:
+            raise PcscError(ReturnCode.E_PROTO_MISMATCH, f"the card speaks {self.protocol!r}")
+        return self.protocol
+
+    async def _connect_card(self, protocols: Protocol) -> None:
+        card = self.event_counter
+        protocol = await self._connect_reader(ShareMode.SHARED, protocols)
+        self._check_same(card)
+        self._has_power(protocol)
+
+    async def _connect_reader(self, share: ShareMode, protocols: Protocol) -> Protocol:
+        try:
+            protocol = await self.reader.connect(share, protocols)
+        except asyncio.CancelledError:
+            self._connected = self._connected or ShareMode.DIRECT  # perhaps: so it must be let go
+            raise
+        self._connected = share
+        return protocol
+
+    async def open(self) -> None:
+        """Connect to the reader itself, unless it is connected already."""
+        if self._connected is None:
+            await self._connect_reader(ShareMode.DIRECT, Protocol.UNDEFINED)
+
+    async def reset(self, disposition: Disposition, protocols: Protocol) -> None:
+        """Reset the card. When that fails it counts as unpowered, and the next connection tries again."""
+        card = self.event_counter
+        self.protocol = Protocol.UNDEFINED
+        try:
+            protocol = await self.reader.reset(disposition, protocols)
+        except PcscError:
+            self._lost_power(card)
+            raise
+        self._check_same(card)
+        self._has_power(protocol)
+
+    async def unpower(self) -> None:
+        """Take the power from the card, for as long as nobody connects."""
+        card = self.event_counter
+        self._connected = None
+        await self.reader.disconnect(Disposition.UNPOWER)
+        self._lost_power(card)
+
+    async def control(self, code: int, data: bytes, max_response: int) -> bytes:
+        """Send a control code to the reader, which need not have a card."""
+        await self.open()
+        return await self.reader.control(code, data, max_response)
+
+    async def attribute(self, attribute: int) -> bytes:
+        """Ask for an attribute of the reader, which need not have a card."""
+        await self.open()
+        return await self.reader.attribute(attribute)
+
+    async def set_attribute(self, attribute: int, value: bytes) -> None:
+        """Set an attribute of the reader, which need not have a card."""
+        await self.open()
+        await self.reader.set_attribute(attribute, value)
+
+    def _check_same(self, card: int) -> None:
+        if card != self.event_counter:
+            raise PcscError(ReturnCode.E_NO_SMARTCARD, "the card was taken out meanwhile")
+
+    def _has_power(self, protocol: Protocol) -> None:
+        self.protocol = protocol
+        self.card_state = _POWERED
+        self._changed()
+
+    def _lost_power(self, card: int) -> None:
+        if card == self.event_counter:
+            self.protocol = Protocol.UNDEFINED
+            self.card_state = CardState.PRESENT
+            self._changed()
+
+    # when nobody is connected
+
+    def settle(self, users: int) -> None:
+        """So many handles are there now: after the last one the reader is let go, with a little patience."""
+        self.users = users
+        self._stop_lingering()
+        if not self.users and self._connected is not None and not self.gone:
+            self._lingering = self._loop.call_later(self._linger, self._let_go)
+
+    def _stop_lingering(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+
+    def _let_go(self) -> None:
+        self._lingering = None
+        self._start(self._disconnect())
+
+    async def _disconnect(self) -> None:
+        try:
+            await self.call(self._disconnect_unless_used)
+        except PcscError as error:
+            log.info("%s: letting the reader go: %s", self.reader.name, error)
+
+    async def _disconnect_unless_used(self) -> None:
+        if not self.users and self._connected is not None:
+            self._connected = None
+            self.protocol = Protocol.UNDEFINED
+            self._changed()
+            await self.reader.disconnect(Disposition.LEAVE)
