@@ -1,7 +1,8 @@
 """A card without meaning, for measuring: as fast or slow as told.
 
 SELECT gives 9000; `80 10 hh hh` gives hhhh bytes and 9000; `80 20 00 00` gives the number of APDUs so far (4 bytes,
-big-endian) and 9000; `80 30 hh hh` takes hhhh ms; everything else 6D00.
+big-endian) and 9000; `80 30 hh hh` takes hhhh ms; `80 40` gives what came: the APDU's length (4 bytes, big-endian)
+and the sum of its body's bytes (2 bytes); everything else 6D00.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ class FakeCard:
             case b"\x80\x30":
                 time.sleep(argument / 1000)
                 return b"\x90\x00"
+            case b"\x80\x40":
+                body = apdu[7:] if len(apdu) > 5 and not apdu[4] else apdu[5:]
+                return struct.pack(">IH", len(apdu), sum(body) & 0xFFFF) + b"\x90\x00"
             case _:
                 return b"\x6d\x00"
 

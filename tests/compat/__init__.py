@@ -1,0 +1,1 @@
+"""Every client, every server: unmodified binaries of other releases, word sizes and byte orders."""
