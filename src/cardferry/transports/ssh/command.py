@@ -76,15 +76,26 @@ class SshCommand:
             raise UserError("the ssh command is empty", "leave -e/--ssh out to use ssh")
         return cls(tuple(words))
 
-    def master(self, destination: str, control: str, remote_command: str) -> list[str]:
+    def master(self, destination: str, control: str, remote_command: str, terminal: bool = True) -> list[str]:
         """Arguments that open the connection: a terminal session, which makes both sides set ``TCP_NODELAY``.
 
         OpenSSH decides that once, when the first session of a connection starts; without it each small message waits
-        for the other side's delayed acknowledgement (40 ms).
+        for the other side's delayed acknowledgement (40 ms). A server that gives no terminal makes ssh end: then it
+        must do without.
         """
         newer = tuple(option for since, option in _NEWER_OPTIONS if self.version >= since)
         options = [word for option in _MASTER_OPTIONS + newer for word in ("-o", option)]
-        return [*self.program, "-tt", "-M", "-S", control, *options, "--", destination, remote_command]
+        return [
+            *self.program,
+            "-tt" if terminal else "-T",
+            "-M",
+            "-S",
+            control,
+            *options,
+            "--",
+            destination,
+            remote_command,
+        ]
 
     def control(self, destination: str, control: str, order: str, *arguments: str) -> list[str]:
         """Arguments that tell the open connection something (``ssh -O``), without reading any configuration."""

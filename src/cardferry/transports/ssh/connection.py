@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -38,9 +39,13 @@ log = logging.getLogger("cardferry.ssh")
 
 #: Lines of ssh's complaints that are kept to tell what went wrong.
 _KEPT_LINES: Final = 60
-#: Seconds that the other side gets to answer a request, to say good-bye, and ssh to end when told.
 #: What ssh says when the server could not, or would not, connect to the socket it was asked for.
 _OPEN_FAILED: Final = "open failed:"
+#: What ssh says when the server gives no terminal to a session that insists on one; it ends then.
+_NO_TERMINAL: Final = "PTY allocation request failed"
+#: What ssh says when a session ends as it should, and when a forwarded connection was refused.
+_FAREWELL: Final = re.compile(rf"^(Shared )?[Cc]onnection to .* closed|{_OPEN_FAILED}")
+#: Seconds that the other side gets to answer a request, to say good-bye, and ssh to end when told.
 _ANSWER_TIMEOUT: Final = 15.0
 _QUIT_TIMEOUT: Final = 2.0
 _END_TIMEOUT: Final = 2.0
@@ -64,7 +69,7 @@ class _Master(asyncio.SubprocessProtocol):
         self._replies: dict[int, tuple[guard.Reply, asyncio.Future[guard.Reply]]] = {}
         self._requests = 0
         self._heartbeat: asyncio.TimerHandle | None = None
-        self._process: asyncio.SubprocessTransport
+        self._process: asyncio.SubprocessTransport | None = None
 
     # What asyncio tells us
 
@@ -84,11 +89,18 @@ class _Master(asyncio.SubprocessProtocol):
         """The child has ended and its pipes are read to their end."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
-        self.gone.set_result(self._process.get_returncode())
+        self.gone.set_result(self.process.get_returncode())
         for _, answered in self._replies.values():
             if not answered.done():
                 answered.set_exception(self.why())
         self._replies.clear()
+
+    @property
+    def process(self) -> asyncio.SubprocessTransport:
+        """The child, from its start on."""
+        if self._process is None:
+            raise RuntimeError("ssh has not been started")
+        return self._process
 
     # The guard's side
 
@@ -132,7 +144,7 @@ class _Master(asyncio.SubprocessProtocol):
 
     def send(self, data: bytes) -> None:
         """Write to the guard; when ssh is gone that is seen elsewhere."""
-        pipe = cast(asyncio.WriteTransport, self._process.get_pipe_transport(0))
+        pipe = cast(asyncio.WriteTransport, self.process.get_pipe_transport(0))
         if not pipe.is_closing():
             pipe.write(data)
 
@@ -158,9 +170,9 @@ class _Master(asyncio.SubprocessProtocol):
     def _complaint(self, line: str) -> None:
         self.complaints.append(line)
         self.complained += 1
-        known = find(SYMPTOMS + FORWARDING_SYMPTOMS, [line], self._destination)
         if line.strip():
-            log.log(logging.DEBUG if known else logging.INFO, "ssh: %s", line)
+            told = _FAREWELL.search(line) or find(SYMPTOMS + FORWARDING_SYMPTOMS, [line], self._destination)
+            log.log(logging.DEBUG if told else logging.INFO, "ssh: %s", line)
 
     def complaints_since(self, count: int) -> list[str]:
         """What ssh said after ``complained`` was ``count``."""
@@ -179,12 +191,12 @@ class _Master(asyncio.SubprocessProtocol):
 
     async def end(self) -> None:
         """Say good-bye, so that the other side cleans up, and see the child end."""
-        if self.gone.done():
+        if self.gone.done() or self._process is None:
             return
         if self.ready.done():
             self.send(guard.QUIT)
             await _first(self.farewell, self.gone, timeout=_QUIT_TIMEOUT)
-        for end in (self._process.terminate, self._process.kill):
+        for end in (self.process.terminate, self.process.kill):
             if not self.gone.done():
                 end()
                 await _first(self.gone, timeout=_END_TIMEOUT)
@@ -198,6 +210,7 @@ class SshConnection:
         self._command = command
         self._control = control
         self._master = master
+        self._made: set[Path] = set()
 
     @property
     def mark(self) -> str:
@@ -212,7 +225,7 @@ class SshConnection:
     @property
     def pid(self) -> int:
         """Process id of the ssh child."""
-        return self._master._process.get_pid()
+        return self._master.process.get_pid()
 
     async def lost(self) -> SshError:
         """Wait until the connection has ended; return why."""
@@ -226,6 +239,7 @@ class SshConnection:
     async def forward_to_remote(self, local: Path, remote: str) -> None:
         """Listen at ``local`` here; each connection goes to the socket ``remote`` over there (``ssh -L``)."""
         _remove(local)
+        self._made.add(local)
         await self._order("forward", "-L", f"{_escaped(str(local))}:{_escaped(remote)}")
 
     async def forward_to_local(self, remote: str, local: Path) -> None:
@@ -236,6 +250,12 @@ class SshConnection:
         """End what `forward_to_remote` began; connections that stand go on."""
         await self._order("cancel", "-L", f"{_escaped(str(local))}:{_escaped(remote)}")
         _remove(local)
+        self._made.discard(local)
+
+    def clear_away(self) -> None:
+        """Remove the sockets that ssh made here and leaves when it ends."""
+        for local in self._made:
+            _remove(local)
 
     def complaint_count(self) -> int:
         """How many lines ssh has complained so far; a mark for `refused_since`."""
@@ -277,25 +297,37 @@ async def connect(destination: str, command: SshCommand, folder: Path) -> AsyncI
     """
     command = await identify(command)
     control = folder / "ctl"
-    _remove(control)
-    master = _Master(destination)
-    arguments = deaf_to_interrupts(command.master(destination, str(control), guard.bootstrap(master.mark)))
-    await asyncio.get_running_loop().subprocess_exec(
-        lambda: master, *arguments, env=environment(), preexec_fn=dies_with_parent()
-    )
+    master = await _start(destination, command, control)
+    if master.gone.done() and any(_NO_TERMINAL in line for line in master.complaints):
+        log.warning("%s gives the account no terminal: without one sshd delays each small message", destination)
+        master = await _start(destination, command, control, terminal=False)
     try:
-        await _first(master.ready, master.gone)
         if master.gone.done():
             raise master.why()
-        if not master.facts.terminal:
-            log.warning(
-                "%s gives the account no terminal: small messages will be slow (sshd waits before sending them)",
-                destination,
-            )
-        yield SshConnection(destination, command, str(control), master)
+        connection = SshConnection(destination, command, str(control), master)
+        try:
+            yield connection
+        finally:
+            connection.clear_away()
     finally:
         await master.end()
         _remove(control)
+
+
+async def _start(destination: str, command: SshCommand, control: Path, terminal: bool = True) -> _Master:
+    """Start ssh and wait until the guard is ready, or ssh has ended."""
+    _remove(control)
+    master = _Master(destination)
+    words = command.master(destination, str(control), guard.bootstrap(master.mark), terminal)
+    try:
+        await asyncio.get_running_loop().subprocess_exec(
+            lambda: master, *deaf_to_interrupts(words), env=environment(), preexec_fn=dies_with_parent()
+        )
+        await _first(master.ready, master.gone)
+    except BaseException:
+        await master.end()
+        raise
+    return master
 
 
 async def _first(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:

@@ -144,7 +144,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "is that computer on, in reach, and is its ssh server running?",
     ),
     _symptom(
-        r"Unable to negotiate with .*: (?P<why>.+?)\.?( Their offer: .*)?$",
+        r"Unable to negotiate with .*?: (?P<why>.+?)(\. Their offer: .*)?$",
         HostUnreachableError,
         "{host} and this computer's ssh have nothing in common: {why}",
         "one side is very old; see ssh_config(5) for the option that allows its algorithms",

@@ -236,8 +236,8 @@ answer_publish() {
         return
     fi
     if [ -n "$5" ] && ! chgrp -- "$5" "$2" 2>/dev/null; then
-        say "$1 fail the account may not give it to the group $5"
         rm -f -- "$2"
+        say "$1 fail the account may not give it to the group $5"
         return
     fi
     chmod "$4" "$2"

@@ -2,8 +2,8 @@
 
 sshd refuses to bind where a file is, and an old sshd that ends later removes the path it bound, even when a newer
 socket is there. So it binds a name that nobody else has, in the same folder, and the guard then gives the socket its
-public name and remembers whose it is. What was at that name before is looked at first: a dead socket is replaced, whatever
-``StreamLocalBindUnlink`` says; a live one, or something that is not a socket, is left alone.
+public name and remembers whose it is. What was at that name before is looked at first: a dead socket is replaced,
+whatever ``StreamLocalBindUnlink`` says; a live one, or something that is not a socket, is left alone.
 """
 
 from __future__ import annotations
