@@ -1,0 +1,281 @@
+"""The contract of `cardferry.transports.base`, held against every transport, in asyncio's loop and uvloop's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from cardferry.transports import memory, stdio, unix
+from cardferry.transports.base import HIGH_WATER, Pipe
+
+Pair = tuple[Pipe, Pipe]
+
+
+class User:
+    """Records what a pipe tells."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.congestion: list[bool] = []
+        self.losses: list[Exception | None] = []
+        self.after_loss = 0
+        self.woken = asyncio.Event()
+
+    def received(self, data: bytes) -> None:
+        assert isinstance(data, bytes)
+        assert data
+        self.after_loss += bool(self.losses)
+        self.data += data
+        self.woken.set()
+
+    def congested(self, congested: bool) -> None:
+        self.after_loss += bool(self.losses)
+        self.congestion.append(congested)
+        self.woken.set()
+
+    def lost(self, error: Exception | None) -> None:
+        self.losses.append(error)
+        self.woken.set()
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        while not true():
+            self.woken.clear()
+            await self.woken.wait()
+
+
+@asynccontextmanager
+async def memory_pair(_: Path) -> AsyncIterator[Pair]:
+    yield memory.memory_pipe()
+
+
+@asynccontextmanager
+async def unix_pair(folder: Path) -> AsyncIterator[Pair]:
+    path = folder / "s"
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(os.fspath(path))
+    listening.listen()
+    accepted: asyncio.Future[Pipe] = asyncio.get_running_loop().create_future()
+    async with unix.listen(listening, accepted.set_result):
+        yield await unix.dial(path), await accepted
+
+
+@asynccontextmanager
+async def adopted_pair(_: Path) -> AsyncIterator[Pair]:
+    one, two = socket.socketpair()
+    yield await unix.adopt(one, "one"), await unix.adopt(two, "two")
+
+
+@asynccontextmanager
+async def stdio_pipes(_: Path) -> AsyncIterator[Pair]:
+    (read_one, write_one), (read_two, write_two) = os.pipe(), os.pipe()
+    yield await stdio.open_pipe(read_one, write_two), await stdio.open_pipe(read_two, write_one)
+
+
+@asynccontextmanager
+async def stdio_socket(_: Path) -> AsyncIterator[Pair]:
+    one, two = socket.socketpair()
+    near, far = one.detach(), two.detach()
+    yield await stdio.open_pipe(near, near), await stdio.open_pipe(far, far)
+
+
+PAIRS = [memory_pair, unix_pair, adopted_pair, stdio_pipes, stdio_socket]
+Script = Callable[[Pipe, Pipe], Awaitable[None]]
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def new_loop(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
+    factory: Callable[[], asyncio.AbstractEventLoop] = request.param
+    return factory
+
+
+@pytest.fixture(params=PAIRS, ids=lambda pair: pair.__name__)
+def play(
+    request: pytest.FixtureRequest, new_loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
+) -> Callable[[Script], None]:
+    def run(script: Script) -> None:
+        async def whole() -> None:
+            async with asyncio.timeout(20), request.param(tmp_path) as (one, two):
+                await script(one, two)
+
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(whole())
+
+    return run
+
+
+Play = Callable[[Script], None]
+
+
+def test_bytes_arrive_in_order_both_ways(play: Play) -> None:
+    async def script(one: Pipe, two: Pipe) -> None:
+        near, far = User(), User()
+        one.start(near)
+        two.start(far)
+        for number in range(1000):
+            one.write(number.to_bytes(2, "big"))
+            two.write(number.to_bytes(3, "big"))
+        await far.until(lambda: len(far.data) == 2000)
+        await near.until(lambda: len(near.data) == 3000)
+        assert far.data == b"".join(number.to_bytes(2, "big") for number in range(1000))
+        assert near.data == b"".join(number.to_bytes(3, "big") for number in range(1000))
+        one.close()
+        await near.until(lambda: bool(near.losses))
+        await far.until(lambda: bool(far.losses))
+
+    play(script)
+
+
+def test_what_arrives_before_the_start_is_kept(play: Play) -> None:
+    async def script(one: Pipe, two: Pipe) -> None:
+        near, far = User(), User()
+        one.start(near)
+        one.write(b"early")
+        one.write(b" bird")
+        await asyncio.sleep(0)
+        two.start(far)
+        await far.until(lambda: far.data == b"early bird")
+        two.abort()
+        await near.until(lambda: bool(near.losses))
+
+    play(script)
+
+
+def test_a_pipe_has_one_user(play: Play) -> None:
+    async def script(one: Pipe, two: Pipe) -> None:
+        near = User()
+        one.start(near)
+        with pytest.raises(RuntimeError):
+            one.start(User())
+        two.start(User())
+        one.abort()
+        await near.until(lambda: bool(near.losses))
+
+    play(script)
+
+
+def test_back_pressure_is_told_and_taken_back(play: Play) -> None:
+    async def script(one: Pipe, two: Pipe) -> None:
+        near, far = User(), User()
+        one.start(near)
+        two.start(far)
+        two.pause_reading()
+        two.pause_reading()
+        written = 0
+        while not near.congestion:
+            one.write(bytes(16384))
+            written += 16384
+            assert written < 64 * HIGH_WATER, "nothing holds the writer back"
+            await asyncio.sleep(0)
+        assert near.congestion == [True]
+        two.resume_reading()
+        await near.until(lambda: near.congestion == [True, False])
+        await far.until(lambda: len(far.data) == written)
+        one.close()
+        await far.until(lambda: bool(far.losses))
+
+    play(script)
+
+
+def test_a_paused_pipe_delivers_nothing(play: Play) -> None:
+    async def script(one: Pipe, two: Pipe) -> None:
+        near, far = User(), User()
+        one.start(near)
+        two.start(far)
+        two.pause_reading()
+        await asyncio.sleep(0)
+        one.write(b"waits")
+        two.write(b"passes")
+        await near.until(lambda: near.data == b"passes")
+        assert not far.data
+        two.resume_reading()
+        await far.until(lambda: far.data == b"waits")
+        one.abort()
+        await far.until(lambda: bool(far.losses))
+
+    play(script)
+
+
+def test_close_delivers_what_was_written(play: Play) -> None:
+    async def script(one: Pipe, two: Pipe) -> None:
+        near, far = User(), User()
+        one.start(near)
+        one.write(bytes(HIGH_WATER * 2))
+        one.close()
+        two.start(far)
+        await far.until(lambda: bool(far.losses))
+        await near.until(lambda: bool(near.losses))
+        assert len(far.data) == HIGH_WATER * 2
+        assert near.losses == [None]
+        assert far.losses == [None]
+
+    play(script)
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_abort_is_heard_once_at_both_ends(play: Play, who: int) -> None:
+    async def script(one: Pipe, two: Pipe) -> None:
+        near, far = User(), User()
+        one.start(near)
+        two.start(far)
+        one.write(b"x")
+        await far.until(lambda: far.data == b"x")
+        (one, two)[who].abort()
+        await near.until(lambda: bool(near.losses))
+        await far.until(lambda: bool(far.losses))
+        for pipe in (one, two):
+            pipe.write(b"into the void")
+            pipe.close()
+            pipe.abort()
+            pipe.pause_reading()
+            pipe.resume_reading()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert (len(near.losses), len(far.losses)) == (1, 1)
+        assert (near.after_loss, far.after_loss) == (0, 0)
+
+    play(script)
+
+
+def test_a_pipe_that_was_lost_early_says_so_at_the_start(play: Play) -> None:
+    async def script(one: Pipe, two: Pipe) -> None:
+        near, far = User(), User()
+        one.start(near)
+        one.abort()
+        await near.until(lambda: bool(near.losses))
+        two.start(far)
+        await far.until(lambda: bool(far.losses))
+        assert len(far.losses) == 1
+
+    play(script)
+
+
+def test_pipes_have_names(play: Play) -> None:
+    async def script(one: Pipe, two: Pipe) -> None:
+        assert one.name
+        near = User()
+        one.start(near)
+        two.start(User())
+        one.abort()
+        await near.until(lambda: bool(near.losses))
+
+    play(script)
+
+
+async def test_dialling_where_nobody_listens_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        await unix.dial(tmp_path / "nobody")
+
+
+async def test_descriptors_that_are_files_are_an_os_error(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    descriptor = os.open(path, os.O_RDWR)
+    with pytest.raises(OSError, match="no pipes"):
+        await stdio.open_pipe(descriptor, descriptor)
