@@ -90,13 +90,11 @@ class Opening:
     """What a handle is opened for.
 
     Attributes:
-        context: our context at pcscd.
         reader: the reader's name.
         share: `ShareMode.SHARED` or `ShareMode.DIRECT`.
         protocols: the wanted ones, as a mask.
     """
 
-    context: int
     reader: str
     share: ShareMode
     protocols: Protocol
@@ -124,8 +122,10 @@ class CardHandle:
     async def open(
         cls,
         connection: Connection,
+        context: int,
         opening: Opening,
         others: Callable[[], None],
+        *,
         before: Request | None = None,
         behind: Request | None = None,
     ) -> tuple[CardHandle, Any]:
@@ -133,6 +133,7 @@ class CardHandle:
 
         Args:
             connection: the way to pcscd.
+            context: our context there.
             opening: what for.
             others: called when others turn out to use the reader.
             before: sent in front, its reply is not waited for.
@@ -142,7 +143,7 @@ class CardHandle:
             PcscError: pcscd's answer, or the connection was lost.
         """
         requests: list[Request] = [] if before is None else [before]
-        requests.append(Connect(opening.context, opening.reader, opening.share, opening.protocols))
+        requests.append(Connect(context, opening.reader, opening.share, opening.protocols))
         connecting = len(requests) - 1
         if behind is not None:
             requests.append(behind)

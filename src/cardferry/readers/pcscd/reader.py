@@ -113,7 +113,7 @@ class PcscdReader:
         """Get a handle, or a fresh one in place of the one there is; the card has power then."""
         connection = await self._connected()
         mode = ShareMode.DIRECT if share is ShareMode.DIRECT else ShareMode.SHARED
-        self._opening = Opening(self._context, self._name, mode, protocols)
+        self._opening = Opening(self._name, mode, protocols)
         return (await self._open(connection, self._opening)).protocol
 
     async def reset(self, disposition: Disposition, protocols: Protocol) -> Protocol:
@@ -156,6 +156,8 @@ class PcscdReader:
 
     async def release(self) -> None:
         """Give pcscd's lock back, without waiting."""
+        if not self._claimed:
+            return
         self._claimed = False
         now = self._loop.time()
         self._neighbours.released(now)
@@ -254,7 +256,9 @@ class PcscdReader:
         old, self._handle = self._handle, None
         closing = old.closing() if old is not None else None
         try:
-            handle, states = await CardHandle.open(connection, opening, self._seen, closing, GetReadersState())
+            handle, states = await CardHandle.open(
+                connection, self._context, opening, self._seen, before=closing, behind=GetReadersState()
+            )
         except PcscError as error:
             if self._connection is None and not self._gone:
                 raise _refused(connection) from error
@@ -315,7 +319,11 @@ class PcscdReader:
         return GetReadersState() if self._neighbours.stale(now) else None
 
     def _look(self, states: Pending | None) -> None:
-        if states is not None:
+        if states is None:
+            return
+        if states.done():
+            self._looked(states)
+        else:
             states.add_done_callback(self._looked)
 
     def _looked(self, states: Pending) -> None:

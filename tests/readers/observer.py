@@ -1,0 +1,54 @@
+"""An observer that remembers, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from cardferry.readers.base import Reader
+
+Report = tuple[str, str] | tuple[str, str, bytes]
+
+
+class Remembering:
+    """Keeps reports as tuples of words, and lets a test wait for them."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+        self.readers: dict[str, Reader] = {}
+        self._news = asyncio.Event()
+
+    def reader_added(self, reader: Reader) -> None:
+        assert reader.name not in self.readers
+        self.readers[reader.name] = reader
+        self._note(("reader added", reader.name))
+
+    def reader_removed(self, reader: Reader) -> None:
+        assert self.readers.pop(reader.name) is reader
+        self._note(("reader removed", reader.name))
+
+    def card_inserted(self, reader: Reader, atr: bytes) -> None:
+        assert self.readers[reader.name] is reader
+        self._note(("card inserted", reader.name, atr))
+
+    def card_removed(self, reader: Reader) -> None:
+        assert self.readers[reader.name] is reader
+        self._note(("card removed", reader.name))
+
+    def _note(self, report: Report) -> None:
+        self.reports.append(report)
+        self._news.set()
+
+    async def take(self, count: int) -> list[Report]:
+        """The next so many reports, waiting for them."""
+        while len(self.reports) < count:
+            self._news.clear()
+            await self._news.wait()
+        taken, self.reports = self.reports[:count], self.reports[count:]
+        return taken
+
+    async def wait_for(self, *report: str | bytes) -> None:
+        """Take reports until this one has come."""
+        while True:
+            if (await self.take(1))[0] == cast(Report, report):
+                return
