@@ -72,6 +72,7 @@ class Slot:
         self._loop = asyncio.get_running_loop()
         self._claiming: asyncio.Timeout | None = None
         self._state: ReaderState | None = None
+        self._marks = 0
 
     # what everybody may know
 
@@ -86,7 +87,13 @@ class Slot:
         if self._state is None:
             device = self.device
             self._state = ReaderState(
-                self.name, device.event_counter, device.card_state, self.sharing, device.atr, device.protocol
+                self.name,
+                device.event_counter,
+                device.card_state,
+                self.sharing,
+                device.atr,
+                device.protocol,
+                self._marks,
             )
         return self._state
 
@@ -139,6 +146,8 @@ class Slot:
         for card in self.cards:
             if card is not but:
                 card.happened = happened
+        self._marks += 1
+        self.touch()
 
     # handles come and go
 

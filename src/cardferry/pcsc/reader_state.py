@@ -18,6 +18,8 @@ class ReaderState:
         sharing: 0 nobody, n shared handles, -1 exclusive.
         atr: answer to reset, empty without a card, at most 33 bytes.
         protocol: the protocol in force, 0 while the card is not powered for anybody.
+        marks: how often handles on this reader were told that the card was reset or removed. A handle that was in
+            order when it had a value is in order as long as it has. None where nobody counts.
     """
 
     name: str
@@ -26,6 +28,7 @@ class ReaderState:
     sharing: int = 0
     atr: bytes = b""
     protocol: Protocol = Protocol.UNDEFINED
+    marks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
