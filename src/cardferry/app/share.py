@@ -59,7 +59,7 @@ async def share(wanted: Share, announce: Callable[[str], None]) -> None:
     folder = runtime_folder()
     guest = wanted.guest.destination
     access = wanted.service.access
-    with scratch(folder) as parts, ListeningSocket(parts / "front") as listening:
+    with scratch(folder) as parts, ListeningSocket(_folder_for_front(parts) / "socket") as listening:
         offer = _Offer(
             RemoteSocket(wanted.remote_socket, this_computer(), access.mode, access.group),
             wanted,
@@ -91,6 +91,13 @@ async def share(wanted: Share, announce: Callable[[str], None]) -> None:
             await origin.known()
             async with controllable(folder, describe):
                 await supervisor.run()
+
+
+def _folder_for_front(parts: Path) -> Path:
+    """A folder of the front's own: it locks the folder that it binds in, and ``parts`` is locked as a whole."""
+    folder = parts / "front"
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 class _Offer:
