@@ -62,7 +62,7 @@ class CardPort(Interface):
 
 
 def negotiate(atr: bytes, wanted: Protocol) -> Protocol:
-    """Choose the protocol: the card's own first choice if it is wanted, else another that the card offers.
+    """Choose the protocol: T=1 when the card offers it and it is wanted, else T=0, as pcscd does (``prothandler.c``).
 
     Raises:
         PcscError: ``E_PROTO_MISMATCH`` when nothing fits, ``W_UNRESPONSIVE_CARD`` when the ATR is none.
@@ -72,8 +72,8 @@ def negotiate(atr: bytes, wanted: Protocol) -> Protocol:
     except AtrError as error:
         raise PcscError(ReturnCode.W_UNRESPONSIVE_CARD, str(error)) from error
     offered = parsed.protocols if parsed.specific is None else parsed.specific
-    for protocol in (parsed.default, Protocol.T0, Protocol.T1):
-        if protocol and protocol & offered & wanted:
+    for protocol in (Protocol.T1, Protocol.T0):
+        if protocol & offered & wanted:
             return protocol
     if wanted & Protocol.RAW:
         return Protocol.RAW

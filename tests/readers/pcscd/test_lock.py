@@ -353,7 +353,7 @@ async def test_a_local_program_that_asks_every_200_ms_is_served_within_a_burst_a
     async def local() -> None:
         for _ in range(10):
             asked = now()
-            while there.owner:
+            while there.owner:  # noqa: ASYNC110 - this is what libpcsclite does
                 await asyncio.sleep(0.2)
             waits.append(now() - asked)
             there.lock()

@@ -35,6 +35,8 @@ HANDSHAKE_TIMEOUT: Final = 20.0
 _MANY: Final = 16
 #: Levels whose wait is answered with the states.
 _WAIT_ANSWERED: Final = (4, 5)
+#: The largest version number that is taken for one.
+_PLAUSIBLE: Final = 255
 #: ``rv`` of a version reply that means: another version, please.
 _OTHER_VERSION: Final = (ReturnCode.E_SERVICE_STOPPED, ReturnCode.E_NO_SERVICE)
 
@@ -110,8 +112,7 @@ class Connection(asyncio.Protocol):
                 raise self.failure or NoPcscdError(Reason.CLOSED_AT_ONCE) from error
             request = next_version(reply, tried)
         if reply.level is None:
-            reason = Reason.VERSION_REFUSED if reply.rv in (0, *_OTHER_VERSION) else Reason.TURNED_AWAY
-            raise NoPcscdError(reason, f"version {reply.major}:{reply.minor}, return value {reply.rv:#x}")
+            raise _refused(reply)
         self._codec.minor = reply.level
 
     async def establish(self, scope: Scope = Scope.SYSTEM) -> int:
@@ -136,6 +137,7 @@ class Connection(asyncio.Protocol):
             for _ in requests:
                 future = self._loop.create_future()
                 future.set_exception(self._lost_error())
+                future.exception()  # not every request has somebody who waits for its reply
                 futures.append(future)
             return futures
         codec = self._codec
@@ -223,7 +225,6 @@ class Connection(asyncio.Protocol):
         for future in self._replies:
             if not future.done():
                 future.set_exception(self._lost_error())
-                # Not every request has somebody who waits for its reply.
                 future.exception()
         self._replies.clear()
         if self._room is not None:
@@ -232,6 +233,13 @@ class Connection(asyncio.Protocol):
 
     def _lost_error(self) -> PcscError:
         return PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd {self.failure or 'connection closed'}")
+
+
+def _refused(reply: VersionReply) -> NoPcscdError:
+    if not (0 < reply.major <= _PLAUSIBLE and 0 <= reply.minor <= _PLAUSIBLE):
+        return NoPcscdError(Reason.GARBAGE, "its first answer is not a version")
+    reason = Reason.VERSION_REFUSED if reply.rv in (0, *_OTHER_VERSION) else Reason.TURNED_AWAY
+    return NoPcscdError(reason, f"version {reply.major}:{reply.minor}, return value {reply.rv:#x}")
 
 
 def _unreachable(error: OSError) -> NoPcscdError:

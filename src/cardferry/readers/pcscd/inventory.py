@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
+from typing import Final
 
 from cardferry.pcsc.constants import CardState
 from cardferry.pcsc.reader_state import ReaderState
@@ -10,6 +12,9 @@ from cardferry.readers.base import ReaderObserver
 from cardferry.readers.pcscd.dial import Dial
 from cardferry.readers.pcscd.reader import PcscdReader
 from cardferry.readers.pcscd.table import Change, by_name, changes, has_card, merge
+
+#: How long a reader whose connection was cut stays away, in s: if it was pcscd that ended, this is known by then.
+_ABSENCE: Final = 0.1
 
 
 class Inventory:
@@ -25,6 +30,7 @@ class Inventory:
         self._dial = dial
         self._readers: dict[str, PcscdReader] = {}
         self._known: dict[str, ReaderState] = {}
+        self._cut: dict[str, asyncio.TimerHandle] = {}
         self._minor = 0
 
     @property
@@ -35,6 +41,7 @@ class Inventory:
     def update(self, records: Iterable[ReaderState], minor: int) -> None:
         """Report what has changed. ``records``: the whole table; ``minor``: the protocol level of this pcscd."""
         self._minor = minor
+        self._forget_cuts()
         table = by_name(records)
         for change, record in changes(self._known, table):
             self._report(change, record)
@@ -46,12 +53,14 @@ class Inventory:
 
     def clear(self) -> None:
         """Report that all readers are gone, because pcscd is."""
+        self._forget_cuts()
         for record in self._known.values():
             self._report(Change.READER_REMOVED, record)
         self._known = {}
 
     def close(self) -> None:
         """Let the readers go without a word: nobody is interested any more."""
+        self._forget_cuts()
         for reader in self._readers.values():
             reader.close()
         self._readers, self._known = {}, {}
@@ -75,10 +84,20 @@ class Inventory:
 
     def _replace(self, lost: PcscdReader) -> None:
         """A reader's connection was cut, and with it went the handle: as if it had been unplugged and plugged in."""
-        record = self._known.get(lost.name)
-        if record is None or self._readers.get(lost.name) is not lost:
-            return
-        self._report(Change.READER_REMOVED, record)
+        name = lost.name
+        record = self._known.pop(name, None)
+        if record is not None and self._readers.get(name) is lost:
+            self._report(Change.READER_REMOVED, record)
+            self._cut[name] = asyncio.get_running_loop().call_later(_ABSENCE, self._back, record)
+
+    def _back(self, record: ReaderState) -> None:
+        del self._cut[record.name]
+        self._known[record.name] = record
         self._report(Change.READER_ADDED, record)
         if has_card(record):
             self._report(Change.CARD_INSERTED, record)
+
+    def _forget_cuts(self) -> None:
+        for timer in self._cut.values():
+            timer.cancel()
+        self._cut = {}
