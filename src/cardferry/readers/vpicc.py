@@ -163,6 +163,8 @@ class VpiccPort(asyncio.Protocol):
         self._gone()
 
     def _drop(self, reason: str) -> None:
+        if self._transport is None:
+            return
         log.warning("vpicc card from %s is dropped: %s", self.peer, reason)
         self.abort()
 
