@@ -20,12 +20,14 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from cardferry.frontends.pcsclite.payload import turned_attribute
 from cardferry.pcsc.constants import Disposition, Protocol, Scope, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, Peer
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
+from cardferry.wire.pcsclite.layout import NATIVE
 from cardferry.wire.pcsclite.server import ServerCodec
 
 if TYPE_CHECKING:
@@ -364,7 +366,14 @@ class Connection(asyncio.Protocol):
         return self._codec.transmitted(request, response)
 
     async def _control(self, request: m.Control) -> bytes:
-        response = await self._card(request.card).control(request.code, request.data, request.receive_length)
+        card, order = self._card(request.card), self._codec.dialect.byte_order
+        if order == NATIVE:
+            response = await card.control(request.code, request.data, request.receive_length)
+        else:
+            codes = self._front.control_codes
+            data = codes.command(card.reader, request.code, request.data, order)
+            response = await card.control(request.code, data, request.receive_length)
+            response = codes.answer(card.reader, request.code, response)
         return self._codec.controlled(request, response)
 
     async def _status(self, request: m.Status) -> bytes:
@@ -372,14 +381,19 @@ class Connection(asyncio.Protocol):
         return self._codec.acknowledged(request)
 
     async def _get_attribute(self, request: m.GetAttribute) -> bytes:
-        value = await self._card(request.card).attribute(request.attribute)
+        value = self._in_its_order(request.attribute, await self._card(request.card).attribute(request.attribute))
         if len(value) > request.length:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "attribute")
         return self._codec.attribute(request, value)
 
     async def _set_attribute(self, request: m.SetAttribute) -> bytes:
-        await self._card(request.card).set_attribute(request.attribute, request.value)
+        value = self._in_its_order(request.attribute, request.value)
+        await self._card(request.card).set_attribute(request.attribute, value)
         return self._codec.attribute(request, request.value)
+
+    def _in_its_order(self, attribute: int, value: bytes) -> bytes:
+        """An attribute's value in the application's byte order when it is given in ours, and the other way round."""
+        return value if self._codec.dialect.byte_order == NATIVE else turned_attribute(attribute, value)
 
     _ANSWERS: ClassVar[dict[type, Callable[[Connection, Any], bytes]]] = {
         m.Version: _version,

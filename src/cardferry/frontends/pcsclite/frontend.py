@@ -13,6 +13,7 @@ from typing import Self
 from cardferry.frontends.descriptors import TURNED_AWAY, possible_connections
 from cardferry.frontends.listening import BACKLOG, ListeningSocket, peer_credentials, process_name
 from cardferry.frontends.pcsclite.connection import Connection
+from cardferry.frontends.pcsclite.payload import ControlCodes
 from cardferry.pcsc.constants import MAX_HANDLE, MAX_READERNAME
 from cardferry.pcsc.interface import Peer, ResourceManager
 from cardferry.pcsc.reader_state import Snapshot
@@ -70,6 +71,8 @@ class PcscliteFrontend:
         self.contexts: dict[int, Connection] = {}
         #: Numbers of all card handles: libpcsclite looks them up over all contexts of a process.
         self.cards: set[int] = set()
+        #: What control codes mean, for applications of the other byte order.
+        self.control_codes = ControlCodes()
         self._listening = listening
         self._peer = peer
         self._max_connections = possible_connections() if max_connections is None else max_connections
