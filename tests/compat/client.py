@@ -14,13 +14,15 @@ import platform
 import sys
 import threading
 from ctypes import Structure, byref, c_char_p, c_long, c_ubyte, c_ulong, c_void_p
+from typing import Any
 
-SHARED, DIRECT, LEAVE, ANY_PROTOCOL, USER = 2, 3, 0, 3, 0
-PRESENT, CANCELLED, INFINITE = 0x20, 0x80100002, 0xFFFFFFFF
+SHARED, LEAVE, ANY_PROTOCOL, USER = 2, 0, 3, 0
+PRESENT, CHANGED, CANCELLED = 0x20, 0x02, 0x80100002
 UNSUPPORTED = 0x8010001F
 MAX_RESPONSE = 65538
 GET_FEATURE_REQUEST = 0x42000000 + 3400
 ATR_STRING, IFD_VERSION = 0x00090303, 0x00010102
+LENGTHS = (5, 255, 4000)
 
 
 class ReaderState(Structure):
@@ -42,43 +44,42 @@ class IoRequest(Structure):
     _fields_ = (("protocol", c_ulong), ("size", c_ulong))
 
 
-class Failed(Exception):
+class CallError(Exception):
     """A call returned an error."""
 
 
 library = ctypes.CDLL("libpcsclite.so.1")
 
 
-def call(name, *arguments):
-    """Call a function, raise on an error."""
-    function = library[name]
-    function.restype = c_long
-    code = function(*arguments) & 0xFFFFFFFF
-    if code:
-        raise Failed("%s: 0x%08X" % (name, code))
-
-
-def code_of(name, *arguments):
+def code_of(name: str, *arguments: Any) -> int:
     """Call a function, return its code."""
     function = library[name]
     function.restype = c_long
-    return function(*arguments) & 0xFFFFFFFF
+    code: int = function(*arguments)
+    return code & 0xFFFFFFFF
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Call a function, raise on an error."""
+    code = code_of(name, *arguments)
+    if code:
+        raise CallError(f"{name}: 0x{code:08X}")
 
 
 class Program:
     """The steps, in order; each returns what is worth telling."""
 
-    def __init__(self, reader):
+    def __init__(self, reader: str) -> None:
         self.wanted = reader
         self.context = c_long()
         self.card = c_long()
         self.protocol = c_ulong()
         self.name = b""
 
-    def establish(self):
+    def establish(self) -> None:
         call("SCardEstablishContext", c_ulong(USER), None, None, byref(self.context))
 
-    def list_readers(self):
+    def list_readers(self) -> list[str]:
         size = c_ulong(65536)
         buffer = ctypes.create_string_buffer(size.value)
         call("SCardListReaders", self.context, None, buffer, byref(size))
@@ -86,22 +87,22 @@ class Program:
         self.name = next(name for name in names if self.wanted.encode() in name)
         return [name.decode() for name in names]
 
-    def wait_for_card(self):
+    def wait_for_card(self) -> str:
         known = 0
         while True:
             state = ReaderState(self.name, None, known, 0, 0)
             call("SCardGetStatusChange", self.context, c_ulong(60000), byref(state), c_ulong(1))
             if state.event_state & PRESENT:
                 return bytes(state.atr[: state.atr_size]).hex()
-            known = state.event_state & ~2
+            known = state.event_state & ~CHANGED
             say(step="waiting", ok=True)
 
-    def atr(self):
+    def atr(self) -> str:
         state = ReaderState(self.name, None, 0, 0, 0)
         call("SCardGetStatusChange", self.context, c_ulong(0), byref(state), c_ulong(1))
         return bytes(state.atr[: state.atr_size]).hex()
 
-    def connect(self):
+    def connect(self) -> int:
         call(
             "SCardConnect",
             self.context,
@@ -113,7 +114,7 @@ class Program:
         )
         return self.protocol.value
 
-    def status(self):
+    def status(self) -> str:
         name, size = ctypes.create_string_buffer(256), c_ulong(256)
         state, protocol = c_ulong(), c_ulong()
         atr, atr_size = (c_ubyte * 33)(), c_ulong(33)
@@ -122,18 +123,18 @@ class Program:
         assert protocol.value == self.protocol.value, protocol.value
         return bytes(atr[: atr_size.value]).hex()
 
-    def begin(self):
+    def begin(self) -> None:
         call("SCardBeginTransaction", self.card)
 
-    def transmit(self, apdu):
+    def transmit(self, apdu: bytes) -> bytes:
         pci = IoRequest(self.protocol.value, ctypes.sizeof(IoRequest))
         buffer, size = ctypes.create_string_buffer(MAX_RESPONSE), c_ulong(MAX_RESPONSE)
         arguments = c_char_p(apdu), c_ulong(len(apdu)), None, buffer, byref(size)
         call("SCardTransmit", self.card, byref(pci), *arguments)
         return buffer.raw[: size.value]
 
-    def apdus(self):
-        for wanted in (5, 255, 4000):
+    def apdus(self) -> list[int]:
+        for wanted in LENGTHS:
             answer = self.transmit(b"\x80\x10" + wanted.to_bytes(2, "big") + b"\x00")
             assert answer == bytes(index & 0xFF for index in range(wanted)) + b"\x90\x00", (wanted, len(answer))
             body = bytes(index * 7 & 0xFF for index in range(wanted))
@@ -141,40 +142,40 @@ class Program:
             answer = self.transmit(b"\x80\x40\x00\x00" + length + body)
             expected = (4 + len(length) + wanted).to_bytes(4, "big") + (sum(body) & 0xFFFF).to_bytes(2, "big")
             assert answer == expected + b"\x90\x00", (wanted, answer.hex())
-        return [5, 255, 4000]
+        return list(LENGTHS)
 
-    def end(self):
+    def end(self) -> None:
         call("SCardEndTransaction", self.card, c_ulong(LEAVE))
 
-    def control(self):
+    def control(self) -> str:
         buffer, size = (c_ubyte * 256)(), c_ulong()
         arguments = None, c_ulong(0), buffer, c_ulong(256), byref(size)
         code = code_of("SCardControl", self.card, c_ulong(GET_FEATURE_REQUEST), *arguments)
         assert code in (0, UNSUPPORTED), hex(code)
-        return "0x%08X" % code
+        return f"0x{code:08X}"
 
-    def attributes(self):
-        told = {}
+    def attributes(self) -> dict[str, int | str]:
+        told: dict[str, int | str] = {}
         for attribute in (ATR_STRING, IFD_VERSION):
             buffer, size = (c_ubyte * 264)(), c_ulong(264)
             code = code_of("SCardGetAttrib", self.card, c_ulong(attribute), buffer, byref(size))
             assert code in (0, UNSUPPORTED), hex(code)
             value = bytes(buffer[: size.value])
             if code:
-                told["0x%08X" % attribute] = "0x%08X" % code
+                told[f"0x{attribute:08X}"] = f"0x{code:08X}"
             elif attribute == IFD_VERSION:
-                told["0x%08X" % attribute] = int.from_bytes(value, sys.byteorder)
+                told[f"0x{attribute:08X}"] = int.from_bytes(value, sys.byteorder)
             else:
-                told["0x%08X" % attribute] = value.hex()
+                told[f"0x{attribute:08X}"] = value.hex()
         return told
 
-    def cancel(self):
+    def cancel(self) -> None:
         state = ReaderState(self.name, None, 0, 0, 0)
         call("SCardGetStatusChange", self.context, c_ulong(0), byref(state), c_ulong(1))
-        state.current_state = state.event_state & ~2
-        result = []
+        state.current_state = state.event_state & ~CHANGED
+        result: list[int] = []
 
-        def wait():
+        def wait() -> None:
             arguments = c_ulong(60000), byref(state), c_ulong(1)
             result.append(code_of("SCardGetStatusChange", self.context, *arguments))
 
@@ -185,28 +186,28 @@ class Program:
             waiter.join(0.05)
         assert result == [CANCELLED], hex(result[0])
 
-    def disconnect(self):
+    def disconnect(self) -> None:
         call("SCardDisconnect", self.card, c_ulong(LEAVE))
 
-    def release(self):
+    def release(self) -> None:
         call("SCardReleaseContext", self.context)
 
 
-def say(**values):
+def say(**values: object) -> None:
     """One line of JSON."""
     print(json.dumps(values), flush=True)
 
 
-def main(reader, wait):
+def main(reader: str, wait: bool) -> None:
     """Run all steps; the first that fails is the last."""
-    say(step="start", ok=True, detail="%s %s-endian" % (platform.machine(), sys.byteorder))
+    say(step="start", ok=True, detail=f"{platform.machine()} {sys.byteorder}-endian")
     program = Program(reader)
     steps = ["establish", "list_readers"] + (["wait_for_card"] if wait else [])
     steps += ["atr", "connect", "status", "begin", "apdus", "end", "control", "attributes", "disconnect", "cancel"]
-    for step in steps + ["release"]:
+    for step in [*steps, "release"]:
         try:
             say(step=step, ok=True, detail=getattr(program, step)())
-        except (Failed, AssertionError, StopIteration) as error:
+        except (CallError, AssertionError, StopIteration) as error:
             say(step=step, ok=False, detail=str(error) or "reader not found")
             sys.exit(1)
 

@@ -7,6 +7,7 @@ release's own dynamic loader (or qemu's user emulation, for another processor) r
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,16 @@ CACHE = REPOSITORY / ".cache" / "foreign"
 _QEMU = {"armhf": "qemu-arm-static", "s390x": "qemu-s390x-static"}
 _CLIENT = ("libpcsclite1", "pcsc-tools", "libgcc-s1", "libc6", "zlib1g")
 _PYTHON_LIBRARIES = ("libexpat1", "libssl3", "libcrypt1", "libbz2-1.0", "liblzma5")
+_SERVER = ("pcscd", "vsmartcard-vpcd", "libc6", "libgcc-s1", "libudev1", "libsystemd0", "libqrencode4")
+#: What pcscd and its libraries need beside these, as far as a release has it.
+_SERVER_LIBRARIES = (
+    *("libcap2", "libgcrypt20", "libgpg-error0", "liblz4-1", "liblzma5", "libzstd1"),
+    *("libpolkit-gobject-1-0", "libglib2.0-0t64", "libpcre2-8-0", "libffi8", "zlib1g", "libatomic1"),
+    *("libmount1", "libblkid1", "libselinux1"),
+)
 
 
-class NotAvailable(LabError):
+class NotAvailableError(LabError):
     """The mirror has no such package, or cannot be reached."""
 
 
@@ -73,20 +81,18 @@ CLIENTS = (
     _python("bookworm", "armhf"),
     _python("bookworm", "s390x"),
 )
-SERVERS = tuple(release for release in CLIENTS if release.suite in ("bookworm", "trixie", "sid") and release.arch == "amd64")
+SERVERS = tuple(one for one in CLIENTS if one.suite in ("bookworm", "trixie", "sid") and one.arch == "amd64")
 
 
 def _mirror() -> str:
     """The address this machine gets Debian's own packages from."""
     form = "$(ORIGIN)|$(LABEL)|$(REPO_URI)"
-    listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", form, "Created-By: Packages"], capture_output=True, text=True, check=True
-    ).stdout
-    for line in listed.splitlines():
+    command = ["apt-get", "indextargets", "--format", form, "Created-By: Packages"]
+    for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
         origin, label, address = line.split("|")
         if (origin, label) == ("Debian", "Debian"):
             return address
-    raise NotAvailable("this machine's apt knows no Debian mirror: run apt-get update")
+    raise NotAvailableError("this machine's apt knows no Debian mirror: run apt-get update")
 
 
 class _Apt:
@@ -117,7 +123,7 @@ class _Apt:
     def __call__(self, program: str, *words: str, cwd: Path | None = None) -> str:
         done = subprocess.run([program, *self._options, *words], capture_output=True, text=True, check=False, cwd=cwd)
         if done.returncode:
-            raise NotAvailable(f"{self._release.name}: {program} {' '.join(words)}: {done.stderr.strip()}")
+            raise NotAvailableError(f"{self._release.name}: {program} {' '.join(words)}: {done.stderr.strip()}")
         return done.stdout
 
     def python(self) -> str:
@@ -125,39 +131,59 @@ class _Apt:
         if self._release.python:
             return self._release.python
         depends = self("apt-cache", "depends", "python3-minimal")
-        return next(word for word in depends.split() if word.startswith("python3.")).removeprefix("python").removesuffix(
-            "-minimal"
-        )
+        package = next(word for word in depends.split() if word.startswith("python3."))
+        return package.removeprefix("python").removesuffix("-minimal")
+
+    def all_of(self, *names: str) -> list[str]:
+        """The packages, if the release has all of them; `NotAvailableError` otherwise."""
+        missing = set(names) - set(self.known(*names))
+        if missing:
+            raise NotAvailableError(f"{self._release.name} has no {', '.join(sorted(missing))}")
+        return list(names)
 
     def known(self, *names: str) -> list[str]:
         """Those of the packages that the release has."""
-        return [name for name in names if f"\n{name}\n" in "\n" + self("apt-cache", "pkgnames") + "\n"]
+        there = set(self("apt-cache", "pkgnames").split())
+        return [name for name in names if name in there]
 
 
-def unpack(release: Release, *more: str) -> Path:
-    """Download and unpack a release's client parts, and ``more`` packages; does nothing when they are there.
+def unpack_client(release: Release) -> Path:
+    """Download and unpack a release's libpcsclite, pcsc-tools and Python; see `_unpack`."""
+
+    def wanted(apt: _Apt) -> list[str]:
+        version = apt.python()
+        python = (f"python{version}-minimal", f"libpython{version}-minimal", f"libpython{version}-stdlib", release.ffi)
+        return apt.all_of(*_CLIENT, *python) + apt.known(*_PYTHON_LIBRARIES)
+
+    return _unpack(release, "client", wanted)
+
+
+def unpack_server(release: Release) -> Path:
+    """Download and unpack a release's pcscd with vpcd's driver and all libraries; see `_unpack`."""
+    return _unpack(release, "server", lambda apt: apt.all_of(*_SERVER) + apt.known(*_SERVER_LIBRARIES))
+
+
+def _unpack(release: Release, part: str, wanted: Callable[[_Apt], list[str]]) -> Path:
+    """Download and unpack packages; does nothing when that was done before.
 
     Returns:
-        The folder that is its root.
+        The folder that is the release's root.
 
     Raises:
-        NotAvailable: the mirror has them not, or cannot be reached.
+        NotAvailableError: the mirror has them not, or cannot be reached.
     """
-    done = release.folder / f"unpacked{''.join('-' + name for name in more)}"
+    done = release.folder / f"unpacked.{part}"
     if done.exists():
         return release.root
     apt = _Apt(release)
     apt("apt-get", "update")
-    version = apt.python()
-    python = [f"python{version}-minimal", f"libpython{version}-minimal", f"libpython{version}-stdlib", release.ffi]
-    wanted = apt.known(*_CLIENT, *python, *_PYTHON_LIBRARIES, *more)
-    missing = {*_CLIENT, *python, *more} - set(wanted)
-    if missing:
-        raise NotAvailable(f"{release.name} has no {', '.join(sorted(missing))}")
-    apt("apt-get", "download", *wanted, cwd=release.folder / "debs")
-    for package in sorted((release.folder / "debs").glob("*.deb")):
-        subprocess.run(["dpkg", "-x", package, release.root], check=True)
-    done.write_text("\n".join(path.name for path in (release.folder / "debs").glob("*.deb")))
+    names = wanted(apt)
+    debs = release.folder / "debs"
+    apt("apt-get", "download", *names, cwd=debs)
+    for name in names:
+        newest = max(debs.glob(f"{name}_*.deb"), key=lambda path: path.stat().st_mtime)
+        subprocess.run(["dpkg", "-x", newest, release.root], check=True)
+    done.write_text("\n".join(names) + "\n")
     return release.root
 
 
@@ -191,6 +217,6 @@ def command(release: Release, program: str, *words: str | Path, environment: dic
 
 def python(release: Release, script: Path, *words: str | Path) -> list[str]:
     """The command line that runs a script with the release's Python and libraries."""
-    binary = next(path for path in (release.root / "usr/bin").glob("python3.*") if path.name[7:].replace(".", "").isdigit())
+    binary = next((release.root / "usr/bin").glob("python3.*[0-9]"))
     environment = {"PYTHONHOME": str(release.root / "usr"), "PYTHONDONTWRITEBYTECODE": "1"}
     return command(release, f"usr/bin/{binary.name}", script, *words, environment=environment)

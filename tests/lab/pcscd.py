@@ -41,31 +41,39 @@ class Pcscd:
         readers: how many virtual readers, an even number: vpcd has two slots an entry.
         name: the readers' friendly name; pcscd adds two numbers (see `reader`).
         arguments: for pcscd.
+        program: another pcscd than the system's.
+        driver: its vpcd.
     """
 
     def __init__(
-        self, computer: Computer, readers: int = 2, name: str = "Virtual PCD", arguments: tuple[str, ...] = ()
+        self,
+        computer: Computer,
+        readers: int = 2,
+        name: str = "Virtual PCD",
+        arguments: tuple[str, ...] = (),
+        program: tuple[str, ...] = ("pcscd",),
+        driver: str | Path = _DRIVER,
     ) -> None:
         if readers % 2:
             raise ValueError(readers)
         self.computer = computer
         self._name = name
-        self._arguments = arguments
+        self._command = (*program, "-f", *arguments, "-c")
         self._configuration = computer.folder / "reader.conf.d"
         self._configuration.mkdir(exist_ok=True)
         for entry in range(readers // 2):
             port = f"0x{_FIRST_PORT + 2 * entry:X}"
             # the driver keeps its two slots in static variables: each entry needs a copy that is loaded apart
-            driver = shutil.copy(_DRIVER, self._configuration.with_name(f"libifdvpcd{entry}.so"))
+            copy = shutil.copy(driver, self._configuration.with_name(f"libifdvpcd{entry}.so"))
             (self._configuration / f"vpcd{entry}").write_text(
                 f'FRIENDLYNAME "{self._friendly(entry)}"\n'
-                f"DEVICENAME /dev/null:{port}\nLIBPATH {driver}\nCHANNELID {port}\n"
+                f"DEVICENAME /dev/null:{port}\nLIBPATH {copy}\nCHANNELID {port}\n"
             )
         self.start()
 
     def start(self) -> None:
         """Start (again) and wait until it accepts connections."""
-        self.process = self.computer.popen(["pcscd", "-f", "-c", self._configuration, *self._arguments])
+        self.process = self.computer.popen([*self._command, self._configuration])
         path = self.computer.outside(SOCKET)
 
         def ready() -> bool:
