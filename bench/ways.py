@@ -1,0 +1,150 @@
+"""The ways to a card that are compared, each opened between two computers of its own.
+
+A way leads to one reader of the host. Everything it consists of is a process of the lab: the ssh of a person who
+follows the recipe by hand, or cardferry as anybody starts it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.lab.computer import CARDFERRY, REPOSITORY, Computer
+from tests.lab.delay import DelayedPort
+from tests.lab.lab import Lab
+from tests.lab.namespaces import PLAIN_PYTHON
+from tests.lab.pcscd import SOCKET
+from tests.lab.process import LabError, Running
+from tests.lab.recipe import Forward, Recipe
+
+
+class Site:
+    """Two computers of which only one way makes use, so that ways do not meet at a card.
+
+    Args:
+        lab: where to build.
+        number: tells sites apart.
+    """
+
+    def __init__(self, lab: Lab, number: int) -> None:
+        self.recipe = Recipe(lab, names=(f"h{number}", f"g{number}"))
+        self.host, self.guest = self.recipe.host, self.recipe.guest
+        self.to_host, self.to_guest = self.recipe.to_host, self.recipe.to_guest
+        self._ports: list[DelayedPort] = []
+
+    def move_apart(self, round_trip: float) -> None:
+        """From now on ssh needs ``round_trip`` s to the other side and back."""
+        guest_side = DelayedPort(self.guest, self.host, round_trip / 2)
+        host_side = DelayedPort(self.host, self.guest, round_trip / 2)
+        self._ports += [guest_side, host_side]
+        self.to_host = self.recipe.host_sshd.config(self.guest, "host", guest_side.address, guest_side.port)
+        self.to_guest = self.recipe.guest_sshd.config(self.host, "guest", host_side.address, host_side.port)
+
+    def new_socket(self) -> Path:
+        """An unused path, good on both computers' own file systems."""
+        return self.recipe.new_socket()
+
+
+class OpenWay:
+    """An open way, with a measuring client at its near end.
+
+    Args:
+        computer: where programs run.
+        socket: for `PCSCLITE_CSOCK_NAME`; None leads to pcscd's own.
+        carriers: the processes it consists of, ended with it.
+    """
+
+    def __init__(self, computer: Computer, socket: Path | None, carriers: tuple[Running, ...] = ()) -> None:
+        self._carriers = carriers
+        env = {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+        if socket is not None:
+            env["PCSCLITE_CSOCK_NAME"] = str(socket)
+        self._client = computer.popen([PLAIN_PYTHON, "-m", "bench.client"], env, stdin=True)
+        self._client.wait_for("^ready$")
+
+    def ask(self, **order: Any) -> dict[str, Any]:
+        """Have the client measure; see `bench.client`."""
+        self._client.write(json.dumps(order) + "\n")
+        line = self._client.wait_for(r"^\{.*\}$", timeout=300).group()
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            told = "\n".join(str(carrier) for carrier in self._carriers)
+            raise LabError(f"{order} failed: {answer['error']}\n{told}")
+        return answer
+
+    def close(self) -> None:
+        """End the client and the way."""
+        self._client.close()
+        for carrier in self._carriers:
+            carrier.close()
+
+
+def _direct(site: Site) -> OpenWay:
+    return OpenWay(site.host, None)
+
+
+def _ssh(site: Site) -> OpenWay:
+    forward = site.recipe.ssh_local(config=site.to_host)
+    return OpenWay(site.guest, forward.socket, (forward.ssh,))
+
+
+def _ssh_terminal(site: Site) -> OpenWay:
+    path = site.new_socket()
+    command: list[str | Path] = ["ssh", "-F", site.to_host, "-tt", "-L", f"{path}:{SOCKET}", "host", "cat"]
+    forward = Forward(site.guest, site.guest.popen(command, stdin=True), path)
+    return OpenWay(site.guest, path, (forward.ssh,))
+
+
+def _cardferry(computer: Computer, *words: str | Path) -> Running:
+    running = computer.popen([CARDFERRY, *words])
+    running.wait_for("^ready")
+    return running
+
+
+def _beside(site: Site) -> OpenWay:
+    path = site.new_socket()
+    return OpenWay(site.host, path, (_cardferry(site.host, "attach", "--socket", path, f"pcscd:{SOCKET}"),))
+
+
+def _attach(site: Site) -> OpenWay:
+    path = site.new_socket()
+    words: tuple[str | Path, ...] = ("attach", "-e", f"ssh -F {site.to_host}", "--socket", path, "host")
+    return OpenWay(site.guest, path, (_cardferry(site.guest, *words),))
+
+
+def _share(site: Site) -> OpenWay:
+    path = site.new_socket()
+    words: tuple[str | Path, ...] = ("share", "-e", f"ssh -F {site.to_guest}", "--remote-socket", path, "guest")
+    return OpenWay(site.guest, path, (_cardferry(site.host, *words),))
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One column of the comparison.
+
+    Attributes:
+        key: its name on the command line and in results.
+        title: its name in tables.
+        open: opens it at a site.
+        remote: whether distance matters to it.
+    """
+
+    key: str
+    title: str
+    open: Callable[[Site], OpenWay]
+    remote: bool = True
+
+
+#: What everything is compared with.
+BASELINE = "ssh"
+WAYS = (
+    Way("direct", "direct", _direct, remote=False),
+    Way("beside", "cardferry beside pcscd", _beside, remote=False),
+    Way(BASELINE, "ssh -N -L", _ssh),
+    Way("terminal", "ssh -tt -L", _ssh_terminal),
+    Way("attach", "cardferry attach", _attach),
+    Way("share", "cardferry share", _share),
+)
