@@ -31,28 +31,48 @@ _ANSWER_TIME: Final = 2.0
 _MAX_ANSWER: Final = 16 << 20
 
 
+class Link(msgspec.Struct, frozen=True):
+    """A computer that a command is connected to.
+
+    Attributes:
+        host: as the user wrote it.
+        state: ``up``, or why it is down.
+        socket: where applications connect: here for ``attach``, over there for ``share``; empty while there is none.
+    """
+
+    host: str
+    state: str
+    socket: str
+
+
 class Running(msgspec.Struct, frozen=True):
     """What one long-running command tells about itself.
 
     Attributes:
         command: ``attach`` or ``share``.
-        host: as the user wrote it.
-        socket: where applications connect; on the other computer for ``share``.
         pid: process id.
         since: when it started, in s since 1970.
-        link: ``up``, or why it is down.
+        links: the computers it is connected to.
         contexts: how many PC/SC contexts applications have open.
         readers: each reader, its card and who uses it.
     """
 
     command: str
-    host: str
-    socket: str
     pid: int
     since: float
-    link: str
+    links: list[Link]
     contexts: int
     readers: list[SlotStatus]
+
+    @property
+    def hosts(self) -> str:
+        """All hosts, as on the command line."""
+        return " ".join(link.host for link in self.links)
+
+    @property
+    def socket(self) -> str:
+        """Where applications connect, of an ``attach``."""
+        return self.links[0].socket
 
 
 @asynccontextmanager

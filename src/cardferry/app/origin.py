@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cardferry.app.host import Host, PcscdHost, SshHost, VirtualHost, VpiccHost
+from cardferry.app.host import Host, PcscdHost, SshHost, VirtualHost, VpiccHost, label
 from cardferry.app.supervise import Supervisor
+from cardferry.pcsc.errors import UserError
 from cardferry.readers.base import ReaderSource
 from cardferry.transports.errors import PcscdDownError, PcscdMissingError, PcscdRefusesError
 from cardferry.transports.probe import Answer, ask_version
@@ -34,29 +35,70 @@ class Origin:
 
     Attributes:
         source: what reports them.
-        known: waits until the first list of readers has been reported; call it while the source runs.
-        state: ``up``, or why the readers cannot be reached.
+        known: waits until the first list of readers has been reported, or it is known that this will take longer;
+            call it while the source runs.
+        states: for each host, ``up``, or why its readers cannot be reached.
+        error: what to tell a person when the readers could not be reached at first; None when they could.
     """
 
     source: ReaderSource
     known: Callable[[], Awaitable[object]]
-    state: Callable[[], str]
+    states: Callable[[], list[str]]
+    error: Callable[[], UserError | None] = lambda: None
 
 
 @asynccontextmanager
-async def opened(host: Host, ssh: SshCommand, parts: Path) -> AsyncIterator[Origin]:
-    """The readers of ``host`` for the block.
+async def opened_all(hosts: Sequence[Host], ssh: SshCommand, parts: Path) -> AsyncIterator[Origin]:
+    """The readers of all ``hosts`` side by side for the block; one that is away does not disturb the others.
 
     Args:
         ssh: the ssh program.
         parts: a private folder for sockets between parts of this process.
 
     Raises:
+        UserError: none of them can be reached, or one never will; later losses are mended.
+    """
+    async with AsyncExitStack() as stack:
+        origins: list[tuple[str, Origin]] = []
+        for number, host in enumerate(hosts):
+            folder = parts / str(number)
+            folder.mkdir(mode=0o700)
+            origin = await stack.enter_async_context(opened(host, ssh, folder, patient=len(hosts) > 1))
+            origins.append((label(host), origin))
+        yield origins[0][1] if len(origins) == 1 else _union(origins)
+
+
+def _union(origins: Sequence[tuple[str, Origin]]) -> Origin:
+    from cardferry.readers.union import UnionSource  # noqa: PLC0415 - only for several
+
+    async def known() -> None:
+        for _, origin in origins:
+            await origin.known()
+        errors = [origin.error() for _, origin in origins]
+        if errors[0] is not None and None not in errors:
+            raise errors[0]
+
+    def states() -> list[str]:
+        return [state for _, origin in origins for state in origin.states()]
+
+    return Origin(UnionSource([(host, origin.source) for host, origin in origins]), known, states)
+
+
+@asynccontextmanager
+async def opened(host: Host, ssh: SshCommand, parts: Path, *, patient: bool = False) -> AsyncIterator[Origin]:
+    """The readers of ``host`` for the block.
+
+    Args:
+        ssh: the ssh program.
+        parts: a private folder for sockets between parts of this process.
+        patient: whether the host may be away at first.
+
+    Raises:
         UserError: they cannot be reached; later losses are mended.
     """
     match host:
         case SshHost(destination):
-            async with _over_ssh(destination, ssh, parts) as origin:
+            async with _over_ssh(destination, ssh, parts, patient) as origin:
                 yield origin
         case PcscdHost(path):
             await check_pcscd(path)
@@ -118,23 +160,22 @@ class _Watched:
 
         self.source = PcscdSource(dial, name, on_state)
 
-    def state(self) -> str:
+    def states(self) -> list[str]:
         """``up``, or why not; the carrier's reason first."""
-        carrier = self._carrier()
-        if carrier != _UP:
-            return carrier
-        return _UP if self.source.failure is None else f"pcscd {self.source.failure}"
+        state = self._carrier()
+        if state == _UP and self.source.failure is not None:
+            state = f"pcscd {self.source.failure}"
+        return [state]
 
     @property
     def origin(self) -> Origin:
         """As `opened` yields it."""
-        return Origin(self.source, self.known.wait, self.state)
+        return Origin(self.source, self.known.wait, self.states)
 
 
 @asynccontextmanager
-async def _over_ssh(destination: str, ssh: SshCommand, parts: Path) -> AsyncIterator[Origin]:
+async def _over_ssh(destination: str, ssh: SshCommand, parts: Path, patient: bool) -> AsyncIterator[Origin]:
     path = parts / "pcscd"
-    up = asyncio.Event()
 
     @asynccontextmanager
     async def dial() -> AsyncIterator[SshConnection]:
@@ -142,16 +183,19 @@ async def _over_ssh(destination: str, ssh: SshCommand, parts: Path) -> AsyncIter
             await forward_pcscd(connection, path)
             yield connection
 
+    async def known() -> None:
+        if supervisor.error is None:
+            await watched.known.wait()
+
     def on_up() -> None:
-        up.set()
         watched.source.reconnect_now()
 
-    supervisor = Supervisor(destination, dial, on_up)
+    supervisor = Supervisor(destination, dial, on_up, patient=patient)
     watched = _Watched(path, destination, lambda: supervisor.state)
     async with asyncio.TaskGroup() as tasks:
         keeping = tasks.create_task(supervisor.run(), name=f"connection to {destination}")
-        await up.wait()
-        yield watched.origin
+        await supervisor.tried.wait()
+        yield Origin(watched.source, known, watched.states, lambda: supervisor.error)
         keeping.cancel()
 
 
@@ -161,14 +205,14 @@ def _virtual() -> Origin:
 
     source = VirtualReaderSource()
     source.add_reader(VIRTUAL_READER).insert(PivCard.personalised())
-    return Origin(source, _at_once, lambda: _UP)
+    return Origin(source, _at_once, lambda: [_UP])
 
 
 def _vpicc(port: int) -> Origin:
     from cardferry.readers.vpicc import VpiccSource  # noqa: PLC0415 - only where cards dial in
 
     source = VpiccSource(port=port)
-    return Origin(source, _at_once, lambda: _UP)
+    return Origin(source, _at_once, lambda: [_UP])
 
 
 async def _at_once() -> None:

@@ -59,9 +59,10 @@ def choose(running: Sequence[Running], host: Host | None) -> Running | None:
     """
     attachments = [one for one in running if one.command != "share"]
     if host is not None:
-        return next((one for one in attachments if one.host == spelled(host)), None)
+        mine = [one for one in attachments if spelled(host) in (link.host for link in one.links)]
+        return min(mine, key=lambda one: len(one.links), default=None)
     if len(attachments) > 1:
-        names = ", ".join(one.host for one in attachments)
+        names = ", ".join(one.hosts for one in attachments)
         raise AmbiguousError(f"several hosts are attached: {names}", "say which one, as in `cardferry env HOST`")
     return attachments[0] if attachments else None
 

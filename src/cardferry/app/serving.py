@@ -1,11 +1,11 @@
-"""The near half of every composition: readers of a source, arbitrated, for the applications of one socket."""
+"""The near half of every composition: readers of a source, arbitrated, for the applications of some sockets."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,21 +68,22 @@ def public_path(path: Path, access: Access) -> Path:
 
 @asynccontextmanager
 async def serving(
-    source: ReaderSource, listening: ListeningSocket, service: Service, peer: Peer | None = None
+    source: ReaderSource, sockets: Sequence[tuple[ListeningSocket, Peer | None]], service: Service
 ) -> AsyncIterator[LocalManager]:
-    """Serve the readers of ``source`` at ``listening`` for the block; yields the manager.
+    """Serve the readers of ``source`` for the block; yields the manager.
 
     Args:
-        peer: who all callers are, where the kernel cannot tell.
+        sockets: where, and who all callers are there, where the kernel cannot tell.
     """
-    async with LocalManager([source], service.settings) as manager:
+    async with LocalManager([source], service.settings) as manager, AsyncExitStack() as fronts:
         served: ResourceManager = manager
         if log.isEnabledFor(TRAFFIC):
             served = Recorded(served, _note)
         if service.record is not None:
             served = Recorded(served, recording(service.record))
-        async with PcscliteFrontend(served, listening, peer=peer):
-            yield manager
+        for listening, peer in sockets:
+            await fronts.enter_async_context(PcscliteFrontend(served, listening, peer=peer))
+        yield manager
 
 
 def recording(path: Path) -> Sink:

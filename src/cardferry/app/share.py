@@ -1,20 +1,21 @@
-"""``share``: this computer's readers for the programs on another one, where only sshd is.
+"""``share``: this computer's readers for the programs on other ones, where only sshd is.
 
-ssh -R -> Frontend( LocalManager( pcscd ) )
+ssh -R -> Frontend( LocalManager( pcscd ) ), one manager for all guests: so they queue for the card fairly.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cardferry.app import limits
-from cardferry.app.control import Running, controllable
+from cardferry.app.control import Link, Running, controllable
 from cardferry.app.host import Host, PcscdHost, SshHost, spelled
 from cardferry.app.origin import opened
 from cardferry.app.paths import runtime_folder, scratch, this_computer
@@ -32,97 +33,97 @@ class Share:
     """What to share with whom.
 
     Attributes:
-        guest: the computer whose programs shall use the readers.
+        guests: the computers whose programs shall use the readers, one or more.
         readers: where the readers are.
         ssh: the ssh program.
         remote_socket: path of the socket over there, None for one in the account's own folder.
         service: how applications are served.
     """
 
-    guest: SshHost
+    guests: tuple[SshHost, ...]
     readers: Host = LOCAL_PCSCD
     ssh: SshCommand = field(default_factory=SshCommand)
     remote_socket: str | None = None
     service: Service = field(default_factory=Service)
 
 
-async def share(wanted: Share, announce: Callable[[str], None]) -> None:
+async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None:
     """Share until cancelled.
 
     Args:
-        announce: called with the socket's path over there once programs can use it, and again if it changes.
+        announce: called with a guest and the socket's path over there once programs can use it, and again if it
+            changes.
 
     Raises:
-        UserError: in words for people, when that cannot be.
+        UserError: in words for people, when that cannot be; with several guests, one that is away is tried again.
     """
     limits.raise_open_files()
     folder = runtime_folder()
-    guest = wanted.guest.destination
-    access = wanted.service.access
-    with scratch(folder) as parts, ListeningSocket(_folder_for_front(parts) / "socket") as listening:
-        offer = _Offer(
-            RemoteSocket(wanted.remote_socket, this_computer(), access.mode, access.group),
-            wanted,
-            parts,
-            listening.path,
-            announce,
-        )
-        supervisor = Supervisor(guest, offer.dial, offer.announce)
-        since = time.time()
+    since = time.time()
+    with scratch(folder) as parts, ExitStack() as listening:
+        offers = [
+            _Offer(wanted, guest, _subfolder(parts, f"guest{number}"), listening, announce)
+            for number, guest in enumerate(wanted.guests)
+        ]
+        sockets = [(offer.listening, Peer(f"{offer.guest.destination} over ssh")) for offer in offers]
         async with (
-            opened(wanted.readers, wanted.ssh, parts) as origin,
-            serving(origin.source, listening, wanted.service, Peer(f"{guest} over ssh")) as manager,
+            opened(wanted.readers, wanted.ssh, _subfolder(parts, "readers")) as origin,
+            serving(origin.source, sockets, wanted.service) as manager,
         ):
 
             def describe() -> Running:
                 status = manager.status
-                link = supervisor.state if supervisor.state != "up" else origin.state()
-                return Running(
-                    "share",
-                    spelled(wanted.guest),
-                    offer.path,
-                    os.getpid(),
-                    since,
-                    link,
-                    status.contexts,
-                    status.readers,
-                )
+                links = [offer.link(origin.states()[0]) for offer in offers]
+                return Running("share", os.getpid(), since, links, status.contexts, status.readers)
 
             await origin.known()
-            async with controllable(folder, describe):
-                await supervisor.run()
+            async with controllable(folder, describe), asyncio.TaskGroup() as tasks:
+                for offer in offers:
+                    tasks.create_task(offer.supervisor.run(), name=f"connection to {offer.guest.destination}")
 
 
-def _folder_for_front(parts: Path) -> Path:
-    """A folder of the front's own: it locks the folder that it binds in, and ``parts`` is locked as a whole."""
-    folder = parts / "front"
-    folder.mkdir(mode=0o700)
-    return folder
+def _subfolder(folder: Path, name: str) -> Path:
+    made = folder / name
+    made.mkdir(mode=0o700)
+    return made
 
 
 class _Offer:
-    """One share's socket over there, through all its connections."""
+    """One guest's socket over there, through all its connections."""
 
     def __init__(
-        self, remote: RemoteSocket, wanted: Share, parts: Path, front: Path, announce: Callable[[str], None]
+        self,
+        wanted: Share,
+        guest: SshHost,
+        parts: Path,
+        listening: ExitStack,
+        announce: Callable[[SshHost, str], None],
     ) -> None:
+        access = wanted.service.access
+        self.guest = guest
         self.path = ""
-        self._remote = remote
-        self._wanted = wanted
+        self.listening = listening.enter_context(ListeningSocket(parts / "front"))
+        self.supervisor = Supervisor(guest.destination, self._dial, self._on_up, patient=len(wanted.guests) > 1)
+        self._remote = RemoteSocket(wanted.remote_socket, this_computer(), access.mode, access.group)
+        self._ssh = wanted.ssh
         self._parts = parts
-        self._front = front
         self._announce = announce
         self._announced = ""
 
     @asynccontextmanager
-    async def dial(self) -> AsyncIterator[SshConnection]:
+    async def _dial(self) -> AsyncIterator[SshConnection]:
         """Log in and offer the socket."""
-        async with connect(self._wanted.guest.destination, self._wanted.ssh, self._parts) as connection:
-            self.path = await self._remote.offer(connection, self._front, self._parts)
+        async with connect(self.guest.destination, self._ssh, self._parts) as connection:
+            self.path = await self._remote.offer(connection, self.listening.path, self._parts)
             yield connection
 
-    def announce(self) -> None:
+    def _on_up(self) -> None:
         """Tell where the socket is, unless that was told."""
         if self._announced != self.path:
             self._announced = self.path
-            self._announce(self.path)
+            self._announce(self.guest, self.path)
+
+    def link(self, readers: str) -> Link:
+        """For ``status``: the state of the connection, or else of the readers."""
+        state = self.supervisor.state or "connecting"
+        return Link(spelled(self.guest), readers if state == "up" else state, self.path)

@@ -1,7 +1,8 @@
 """Keeping a connection: dial, wait until it is lost, dial again, further and further apart.
 
 The first attempt must succeed, or its error is the command's: a person is there to read it. Afterwards nobody may
-be, so only what cannot heal by waiting (a refused login, another host key) ends it.
+be, so only what cannot heal by waiting (a refused login, another host key) ends it. A *patient* supervisor is one of
+several: it does not spoil the others' start because its host is away.
 """
 
 from __future__ import annotations
@@ -45,9 +46,12 @@ class Supervisor:
         on_up: called each time it is up.
         sleep: waits some seconds.
         spread: a number from 0 to 1, a new one each time.
+        patient: whether the first attempt may fail, too.
 
     Attributes:
         state: ``up``, or why it is down; empty before the first time.
+        error: why it is down, None when it is up.
+        tried: set when the first attempt has come to an end, up or not.
     """
 
     def __init__(
@@ -57,8 +61,13 @@ class Supervisor:
         on_up: Callable[[], None],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         spread: Callable[[], float] = random.random,
+        *,
+        patient: bool = False,
     ) -> None:
         self.state = ""
+        self.error: TransportError | None = None
+        self.tried = asyncio.Event()
+        self._patient = patient
         self._host = host
         self._dial = dial
         self._on_up = on_up
@@ -69,7 +78,7 @@ class Supervisor:
         """Keep the connection up until cancelled.
 
         Raises:
-            TransportError: of the first attempt, or one that cannot heal.
+            TransportError: of the first attempt if not patient, or one that cannot heal.
         """
         failures = 0
         reason = ""
@@ -78,7 +87,7 @@ class Supervisor:
                 error = await self._once()
                 failures = 0
             except TransportError as refused:
-                if not self.state or not refused.heals:
+                if not refused.heals or not (self.state or self._patient):
                     raise
                 error = refused
                 failures += 1
@@ -86,6 +95,8 @@ class Supervisor:
             level = logging.DEBUG if failures > 1 and error.message == reason else logging.WARNING
             log.log(level, "%s; trying again in %.0f s", error.message, delay)
             self.state = reason = error.message
+            self.error = error
+            self.tried.set()
             await self._sleep(delay)
 
     async def _once(self) -> TransportError:
@@ -93,5 +104,7 @@ class Supervisor:
             if self.state:
                 log.warning("%s is back", self._host)
             self.state = "up"
+            self.error = None
             self._on_up()
+            self.tried.set()
             return await connection.lost()

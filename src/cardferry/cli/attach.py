@@ -11,19 +11,19 @@ from cardferry.app import lifetime, logs
 from cardferry.app.attach import Attachment, attached
 from cardferry.app.host import Host
 from cardferry.app.run import export_line
-from cardferry.cli.options import host_argument, service, service_options, ssh_option, verbose_option
+from cardferry.cli.options import hosts_argument, service, service_options, ssh_option, verbose_option
 from cardferry.transports.ssh import SshCommand
 
 
 @click.command("attach")
-@host_argument
+@hosts_argument
 @ssh_option
 @click.option("--socket", type=click.Path(path_type=Path), help="where programs shall connect")
 @service_options
 @verbose_option
 def command(
     *,
-    host: Host,
+    hosts: tuple[Host, ...],
     ssh: SshCommand,
     socket: Path | None,
     mode: int,
@@ -33,14 +33,14 @@ def command(
     record: Path | None,
     verbose: int,
 ) -> None:
-    """Use HOST's readers here.
+    """Use HOST's readers here, or those of several HOSTs side by side.
 
     HOST is an ssh destination (name, user@name, ssh://user@name:port): its pcscd is reached through ssh, nothing else
     is needed there. Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT, for cards that dial in; virtual:,
     the built-in card. Runs until Ctrl-C.
     """
     logs.set_up(verbose)
-    wanted = Attachment(host, ssh, socket, service(mode, group, max_idle, exclusive, record))
+    wanted = Attachment(hosts, ssh, socket, service(mode, group, max_idle, exclusive, record))
 
     async def main() -> None:
         async with attached(wanted) as path:

@@ -66,7 +66,7 @@ ssh_option = click.option(
 )
 verbose_option = click.option("-v", "--verbose", count=True, help="say more; twice: the traffic, secrets left out")
 json_option = click.option("--json", "as_json", is_flag=True, help="for programs")
-host_argument = click.argument("host", type=HostType())
+hosts_argument = click.argument("hosts", metavar="HOST...", type=HostType(), nargs=-1, required=True)
 service_options = _all(
     click.option("--mode", type=ModeType(), default="0600", show_default=True, help="the socket's access rights"),
     click.option("--group", metavar="GROUP", help="the group that gets the socket"),

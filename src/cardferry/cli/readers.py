@@ -18,16 +18,16 @@ class ReaderRow(msgspec.Struct):
         reader: its name for PC/SC programs.
         atr: in hex, empty without a card.
         command: ``attach`` or ``share``.
-        host: as the user wrote it.
-        socket: where programs find it.
+        hosts: as the user wrote them.
+        sockets: where programs find it.
     """
 
     reader: str
     state: str
     atr: str
     command: str
-    host: str
-    socket: str
+    hosts: list[str]
+    sockets: list[str]
 
 
 @click.command("readers")
@@ -36,7 +36,17 @@ def command(as_json: bool) -> None:
     """List readers and their cards."""
     found = [(one, slot) for one in control.running(runtime_folder()) for slot in one.readers]
     if as_json:
-        rows = [ReaderRow(slot.reader, slot.state, slot.atr, one.command, one.host, one.socket) for one, slot in found]
+        rows = [
+            ReaderRow(
+                slot.reader,
+                slot.state,
+                slot.atr,
+                one.command,
+                [link.host for link in one.links],
+                sorted({link.socket for link in one.links}),
+            )
+            for one, slot in found
+        ]
         click.echo(msgspec.json.format(msgspec.json.encode(rows)))
     elif not found:
         click.echo("no readers")
@@ -46,5 +56,5 @@ def command(as_json: bool) -> None:
         tables.show(
             "",
             ("reader", "card", "through"),
-            [(slot.reader, card(slot), f"{one.command} {one.host}") for one, slot in found],
+            [(slot.reader, card(slot), f"{one.command} {one.hosts}") for one, slot in found],
         )

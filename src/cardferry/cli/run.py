@@ -32,5 +32,5 @@ def command(host: Host | None, ssh: SshCommand, verbose: int, words: tuple[str, 
         execute(words, found.socket)
     if host is None:
         raise NotAttachedError("nothing is attached", "say where the readers are: cardferry run --from HOST -- COMMAND")
-    code = lifetime.run(lambda: run_attached(words, Attachment(host, ssh)))
+    code = lifetime.run(lambda: run_attached(words, Attachment((host,), ssh)))
     sys.exit(0 if code is None else code)

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from cardferry.app import lifetime, logs
-from cardferry.app.host import Host, spelled
+from cardferry.app.host import Host, SshHost, spelled
 from cardferry.app.run import export_line
 from cardferry.app.share import LOCAL_PCSCD, Share, share
 from cardferry.cli.options import (
     HostType,
-    host_argument,
+    hosts_argument,
     service,
     service_options,
     ssh_host,
@@ -23,7 +23,7 @@ from cardferry.transports.ssh import SshCommand
 
 
 @click.command("share")
-@host_argument
+@hosts_argument
 @click.option(
     "--readers",
     type=HostType(),
@@ -37,7 +37,7 @@ from cardferry.transports.ssh import SshCommand
 @verbose_option
 def command(
     *,
-    host: Host,
+    hosts: tuple[Host, ...],
     readers: Host,
     ssh: SshCommand,
     remote_socket: str | None,
@@ -48,16 +48,16 @@ def command(
     record: Path | None,
     verbose: int,
 ) -> None:
-    """Lend this computer's readers to HOST.
+    """Lend this computer's readers to HOST, or to several HOSTs that take turns with the card.
 
     HOST is an ssh destination (name, user@name, ssh://user@name:port); nothing but its sshd is needed there. Programs
     on HOST use the socket that is named when all is ready. Runs until Ctrl-C.
     """
     logs.set_up(verbose)
-    guest = ssh_host(host, "share")
-    wanted = Share(guest, readers, ssh, remote_socket, service(mode, group, max_idle, exclusive, record))
+    guests = tuple(ssh_host(host, "share") for host in hosts)
+    wanted = Share(guests, readers, ssh, remote_socket, service(mode, group, max_idle, exclusive, record))
 
-    def announce(path: str) -> None:
+    def announce(guest: SshHost, path: str) -> None:
         click.echo(f"ready {path} on {guest.destination}")
         click.echo(export_line(path))
 

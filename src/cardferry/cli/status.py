@@ -32,8 +32,9 @@ def _show(one: Running) -> None:
     from cardferry.cli import tables  # noqa: PLC0415 - rich
 
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.since))
-    title = f"{one.command} {one.host}: {one.link}, since {since}, {one.contexts} contexts (process {one.pid})"
-    click.echo(f"{title}\n{one.socket}")
+    click.echo(f"{one.command} {one.hosts}: since {since}, {one.contexts} contexts (process {one.pid})")
+    for link in one.links:
+        click.echo(f"{link.host}: {link.state}, {link.socket}")
     tables.show(
         "",
         ("reader", "card", "held by", "waiting", "clients"),
