@@ -18,6 +18,8 @@ from tests.lab.process import Running
 #: The built-in PIV card's PIN; the OpenPGP card's user and admin PIN.
 PIV_PIN = "123456"
 OPENPGP_PIN, OPENPGP_ADMIN_PIN = "123456", "12345678"
+#: The CAC card takes any PIN: its database has none.
+CAC_PIN = "1234"
 _CAC_NAMES = ("authentication", "signature", "encryption")
 
 

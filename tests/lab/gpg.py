@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.lab.cards import OPENPGP_ADMIN_PIN, OPENPGP_PIN
 from tests.lab.computer import Computer
 from tests.lab.namespaces import PLAIN_PYTHON
-from tests.lab.process import Result
+from tests.lab.process import LabError, Result
 
-_KEY_PARAMETERS = """\
-%no-protection
-Key-Type: RSA
-Key-Length: 2048
-Key-Usage: sign
-Name-Real: Lab
-Name-Email: lab@example.org
-Expire-Date: 0
-%commit
-"""
+#: Answers to ``gpg --card-edit``, one a line: no backup of the encryption key, no expiry, name, address, no comment.
+_GENERATE = "admin\ngenerate\nn\n0\nLab Person\nlab@example.org\n\nquit\n"
 
 
 class Gpg:
@@ -73,21 +66,19 @@ class Gpg:
         """``gpg --card-status``."""
         return self.run("--card-status")
 
-    def make_key(self) -> str:
-        """Put a fresh RSA-2048 signature key on the card; returns its fingerprint.
+    def make_keys(self) -> str:
+        """Have the card generate its three keys; returns the fingerprint of the signature key."""
+        edit = ["gpg", "--no-tty", "--command-fd=0", "--status-fd=1", "--card-edit"]
+        talk = self.computer.run(edit, self._env, stdin=_GENERATE)
+        if "KEY_CREATED" not in talk.out:
+            raise LabError(f"no keys: {talk}")
+        return self.fingerprint()
 
-        It is made here and moved there (``keytocard``), because that takes a second, and generation on a card a minute.
-        """
-        self.run("--pinentry-mode", "loopback", "--gen-key", stdin=_KEY_PARAMETERS).check()
-        fingerprint = self.fingerprint()
-        # keytocard wants a conversation; --command-fd answers its questions one a line
-        talk = self.computer.run(
-            ["gpg", "--yes", "--no-tty", "--command-fd=0", "--status-fd=1", "--edit-key", fingerprint],
-            self._env,
-            stdin="keytocard\ny\n1\nsave\n",
-        )
-        talk.check()
-        return fingerprint
+    def signature_counter(self) -> int:
+        """How many signatures the card has made."""
+        line = re.search(r"^Signature counter : (\d+)$", self.card_status().check().out, re.MULTILINE)
+        assert line is not None
+        return int(line[1])
 
     def fingerprint(self) -> str:
         """Of the first key in the ring."""

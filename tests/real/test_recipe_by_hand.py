@@ -48,6 +48,15 @@ def false_pcscd(computer: Computer, *words: str | Path) -> Running:
     return process
 
 
+def wait_until_over(process: Running, seconds: float) -> bool:
+    """Whether the process ends within that time."""
+    try:
+        process.wait(timeout=seconds)
+    except LabError:
+        return False
+    return True
+
+
 def assert_hangs(process: Running, seconds: float = 3.0) -> None:
     """The process has no answer after so long; what it waits for takes milliseconds otherwise."""
     with pytest.raises(LabError, match="still running"):
@@ -267,6 +276,19 @@ def test_what_programs_print_on_a_version_mismatch(lab: Lab) -> None:
     assert "No slots." in computer.run(["pkcs11-tool", "-L"], env).all
     gpg = Gpg(computer, socket)
     assert "selecting card failed: No such device" in gpg.card_status().err
+
+
+def test_programs_that_connect_at_the_same_moment_are_turned_away(lab: Lab) -> None:
+    """pcscd listens with a backlog of 1; sshd does not wait for room. A pcscd that is busy is shown by a halted one."""
+    recipe = with_card(lab)
+    forward = recipe.ssh_local()
+    recipe.pcscd.process.send_signal(signal.SIGSTOP)
+    programs = [client(recipe.guest, "list", forward.socket) for _ in range(10)]
+    turned_away = [program for program in programs[:-3] if wait_until_over(program, 3.0)]
+    recipe.pcscd.process.send_signal(signal.SIGCONT)
+    assert turned_away
+    for program in turned_away:
+        assert re.search(f"{NO_SERVICE}|{SECURITY_VIOLATION}|{COMM_ERROR}", program.out.text)
 
 
 # --- when something goes away

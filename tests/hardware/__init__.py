@@ -1,0 +1,1 @@
+"""Tests with a real reader and a real card, on this computer: run with ``--reader NAME``."""
