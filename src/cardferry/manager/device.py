@@ -69,12 +69,18 @@ class Device:
         self._one_call = asyncio.Lock()
         #: How we are connected to the reader; `ShareMode.SHARED` means that the card has power.
         self._connected: ShareMode | None = None
+        self._to_let_go = False
         self._lingering: asyncio.TimerHandle | None = None
 
     @property
     def card_present(self) -> bool:
         """Whether there is a card, answering or not."""
         return bool(self.card_state & CardState.PRESENT)
+
+    @property
+    def connected(self) -> bool:
+        """Whether we are connected to the reader."""
+        return self._connected is not None
 
     def check_gone(self) -> None:
         """Raise when the reader was unplugged."""
@@ -159,11 +165,8 @@ class Device:
         self._has_power(protocol)
 
     async def _connect_reader(self, share: ShareMode, protocols: Protocol) -> Protocol:
-        try:
-            protocol = await self.reader.connect(share, protocols)
-        except asyncio.CancelledError:
-            self._connected = self._connected or ShareMode.DIRECT  # perhaps: so it must be let go
-            raise
+        self._to_let_go = True  # even if this fails: it may fail half way
+        protocol = await self.reader.connect(share, protocols)
         self._connected = share
         return protocol
 
@@ -174,6 +177,9 @@ class Device:
 
     async def reset(self, disposition: Disposition, protocols: Protocol) -> None:
         """Reset the card. When that fails it counts as unpowered, and the next connection tries again."""
+        if not self.connected:
+            await self._connect_card(protocols)  # it was without power: that is the reset
+            return
         card = self.event_counter
         self.protocol = Protocol.UNDEFINED
         try:
@@ -189,6 +195,7 @@ class Device:
         card = self.event_counter
         self._connected = None
         await self.reader.disconnect(Disposition.UNPOWER)
+        self._to_let_go = False
         self._lost_power(card)
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
@@ -227,7 +234,7 @@ class Device:
         """So many handles are there now: after the last one the reader is let go, with a little patience."""
         self.users = users
         self._stop_lingering()
-        if not self.users and self._connected is not None and not self.gone:
+        if not self.users and self._to_let_go and not self.gone:
             self._lingering = self._loop.call_later(self._linger, self._let_go)
 
     def _stop_lingering(self) -> None:
@@ -246,8 +253,9 @@ class Device:
             log.info("%s: letting the reader go: %s", self.reader.name, error)
 
     async def _disconnect_unless_used(self) -> None:
-        if not self.users and self._connected is not None:
+        if not self.users and self._to_let_go:
             self._connected = None
+            self._to_let_go = False
             self.protocol = Protocol.UNDEFINED
             self._changed()
             await self.reader.disconnect(Disposition.LEAVE)

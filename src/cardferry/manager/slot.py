@@ -346,7 +346,7 @@ class Slot:
     async def _recover(self, reset: bool) -> None:
         device = self.device
         try:
-            if reset and device.card_present:
+            if reset and device.card_present and device.connected:
                 await device.call(lambda: device.reset(Disposition.RESET, Protocol.ANY))
         except PcscError as error:
             log.warning("%s: the card could not be reset: %s", self.name, error)

@@ -30,7 +30,8 @@ class Reader(Interface):
 
         May be called again while connected: after a new card was inserted, to get from `ShareMode.DIRECT` to
         `ShareMode.SHARED`, or after `disconnect`. A powered card keeps its session. `ShareMode.EXCLUSIVE` is never
-        asked for. `ShareMode.DIRECT` needs no card and may return `Protocol.UNDEFINED`.
+        asked for. `ShareMode.DIRECT` needs no card and may return `Protocol.UNDEFINED`. `disconnect` follows in the
+        end also when this fails, for it may fail half way.
 
         Raises:
             PcscError: ``E_NO_SMARTCARD``, ``W_UNRESPONSIVE_CARD``, ``E_PROTO_MISMATCH``, ``E_SHARING_VIOLATION`` when
