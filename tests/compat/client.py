@@ -172,12 +172,14 @@ class Program:
     def cancel(self) -> None:
         state = ReaderState(self.name, None, 0, 0, 0)
         call("SCardGetStatusChange", self.context, c_ulong(0), byref(state), c_ulong(1))
-        state.current_state = state.event_state & ~CHANGED
         result: list[int] = []
 
         def wait() -> None:
-            arguments = c_ulong(60000), byref(state), c_ulong(1)
-            result.append(code_of("SCardGetStatusChange", self.context, *arguments))
+            code = 0
+            while code == 0:  # others come and go at this reader, and that is a change, too
+                state.current_state = state.event_state & ~CHANGED
+                code = code_of("SCardGetStatusChange", self.context, c_ulong(60000), byref(state), c_ulong(1))
+            result.append(code)
 
         waiter = threading.Thread(target=wait)
         waiter.start()
@@ -203,7 +205,8 @@ def main(reader: str, wait: bool) -> None:
     say(step="start", ok=True, detail=f"{platform.machine()} {sys.byteorder}-endian")
     program = Program(reader)
     steps = ["establish", "list_readers"] + (["wait_for_card"] if wait else [])
-    steps += ["atr", "connect", "status", "begin", "apdus", "end", "control", "attributes", "disconnect", "cancel"]
+    # everything in one transaction: pcscd, unlike cardferry, fails control codes while somebody else has the card
+    steps += ["atr", "connect", "status", "begin", "apdus", "control", "attributes", "end", "disconnect", "cancel"]
     for step in [*steps, "release"]:
         try:
             say(step=step, ok=True, detail=getattr(program, step)())
