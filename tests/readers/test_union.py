@@ -29,13 +29,18 @@ class Notes:
         self.noted.append(("taken", reader.name))
 
 
+async def reported() -> None:
+    """These sources have reported when they run."""
+    await asyncio.sleep(0)
+
+
 async def test_equal_names_tell_their_host_and_a_reader_that_comes_back_keeps_its_name() -> None:
     laptop, desk = VirtualReaderSource(), VirtualReaderSource()
     notes = Notes()
-    union = UnionSource([("laptop", laptop), ("desk", desk)])
+    union = UnionSource([("laptop", laptop, reported), ("desk", desk, reported)])
     running = asyncio.get_running_loop().create_task(union.run(notes))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    for _ in range(4):
+        await asyncio.sleep(0)
     first = laptop.add_reader("Reader 00 00")
     second = desk.add_reader("Reader 00 00")
     desk.add_reader("Other 00 00")

@@ -1,39 +1,47 @@
 """Several sources as one: the readers of several hosts side by side.
 
 A reader keeps its name unless another source has a reader of that name; then it also tells its host:
-``Reader 00 00 (laptop)``. Which reader has which name stays so for as long as the process runs, so that a reader that
-goes and comes back, as all of a host do when the network is away, is still the one that programs were told of.
+``Reader 00 00 (laptop)``. The source that comes first in the list has the first choice. Which reader has which name
+stays so for as long as the process runs, so that a reader that goes and comes back, as all of a host do when the
+network is away, is still the one that programs were told of.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 from cardferry.pcsc.constants import MAX_READERNAME, Disposition, Protocol, ShareMode
 from cardferry.readers.base import Reader, ReaderObserver, ReaderSource
 
 _MAX_BYTES: Final = MAX_READERNAME - 1
+#: Seconds that a source has to report its readers before the next one may take their names.
+_FIRST_CHOICE: Final = 3.0
 
 
 class UnionSource:
     """One source made of several.
 
     Args:
-        sources: each with the name of its host for people.
+        sources: each with the name of its host for people, and what waits until it has reported its readers for the
+            first time, or cannot at present.
     """
 
-    def __init__(self, sources: Sequence[tuple[str, ReaderSource]]) -> None:
+    def __init__(self, sources: Sequence[tuple[str, ReaderSource, Callable[[], Awaitable[object]]]]) -> None:
         self._sources = tuple(sources)
         self._names: dict[str, tuple[int, str]] = {}
 
     async def run(self, observer: ReaderObserver) -> None:
         """Run all sources until cancelled; one that is away does not disturb the others."""
         async with asyncio.TaskGroup() as tasks:
-            for number, (host, source) in enumerate(self._sources):
+            for number, (host, source, known) in enumerate(self._sources):
                 tasks.create_task(source.run(_Side(self, number, host, observer)), name=f"readers of {host}")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_FIRST_CHOICE):
+                        await known()
 
     def name_for(self, number: int, host: str, reader: str) -> str:
         """The name under which a source's reader is known here, the same each time."""

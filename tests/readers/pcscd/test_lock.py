@@ -9,13 +9,14 @@ import pytest
 
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.readers.pcscd.neighbours import BURST, GAP, MEMORY
+from cardferry.readers.pcscd.neighbours import CONNECTED, CONNECTING, MEMORY
 from cardferry.readers.pcscd.reader import PcscdReader
 from cardferry.wire.pcsclite.messages import BeginTransaction, EndTransaction, GetReadersState, Transmit
 from tests.readers.pcscd.fake import LOCK_POLL, OTHER, FakePcscd, FakeReader
 from tests.readers.pcscd.test_reader import SELECT, VERIFY, connected, failure, kinds, now, transmit
 
 RTT = 0.05
+BURST, GAP = CONNECTED.burst, CONNECTED.gap
 
 
 async def transaction(reader: PcscdReader, *apdus: bytes) -> None:
@@ -342,6 +343,29 @@ async def test_alone_no_time_is_given_away() -> None:
     while now() - begin < 20:
         await transaction(reader, SELECT)
     assert len(there.executed) >= 0.97 * 20 / 0.02
+
+
+async def test_a_local_program_that_connects_is_let_in() -> None:
+    """It shows nowhere, and pcscd looks for it every 100 ms whether the lock is free."""
+    _, there, reader = await connected()
+    there.apdu_time = 0.02
+
+    async def local() -> None:
+        while there.owner:  # noqa: ASYNC110 - this is what pcscd does
+            await asyncio.sleep(0.1)
+
+    async def remote() -> None:
+        while True:
+            await transaction(reader, SELECT)
+
+    async with asyncio.TaskGroup() as tasks:
+        loop = tasks.create_task(remote())
+        for _ in range(5):
+            await asyncio.sleep(0.0073)
+            asked = now()
+            await tasks.create_task(local())
+            assert now() - asked <= CONNECTING.burst + CONNECTING.gap + 0.03
+        loop.cancel()
 
 
 async def test_a_local_program_that_asks_every_200_ms_is_served_within_a_burst_and_a_gap() -> None:

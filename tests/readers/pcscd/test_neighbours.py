@@ -6,7 +6,9 @@ import itertools
 
 import pytest
 
-from cardferry.readers.pcscd.neighbours import BURST, FRESH, GAP, MEMORY, Neighbours
+from cardferry.readers.pcscd.neighbours import CONNECTED, CONNECTING, FRESH, MEMORY, Courtesy, Neighbours
+
+BURST, GAP = CONNECTED.burst, CONNECTED.gap
 
 
 def crowded(now: float = 0.0) -> Neighbours:
@@ -57,32 +59,36 @@ def test_who_was_in_the_way_counts_until_the_table_says_otherwise() -> None:
     assert neighbours.alone(1000)
 
 
-def test_alone_there_is_never_a_pause() -> None:
-    neighbours = Neighbours()
-    now = 0.0
-    for _ in range(100):
-        assert neighbours.gap(now) == 0
-        now = turn(neighbours, now, 0.1)
-
-
-def test_others_get_a_gap_after_a_burst_and_only_then() -> None:
-    neighbours, now = crowded(), 0.0
+@pytest.mark.parametrize("courtesy", [CONNECTED, CONNECTING])
+def test_a_gap_comes_after_a_burst_and_only_then(courtesy: Courtesy) -> None:
+    """Alone we know of nobody, but somebody may be about to connect."""
+    neighbours, now = (crowded() if courtesy is CONNECTED else Neighbours()), 0.0
     pauses = []
-    for _ in range(45):
+    for _ in range(300):
         pauses.append(neighbours.gap(now))
         now = turn(neighbours, now, 0.1)
     owed = [index for index, pause in enumerate(pauses) if pause]
     assert owed
-    assert {round(pauses[index], 6) for index in owed} == {GAP}
+    assert {round(pauses[index], 6) for index in owed} == {courtesy.gap}
     # Between two pauses there is a burst, and no longer one than allowed plus the turn it ends with.
     turns = [after - before for before, after in itertools.pairwise(owed)]
-    assert all(BURST / 0.1 <= count <= BURST / 0.1 + 1 for count in turns)
+    assert all(courtesy.burst / 0.1 <= count <= courtesy.burst / 0.1 + 1 for count in turns)
 
 
-def test_a_pause_of_our_own_counts_as_the_gap() -> None:
-    neighbours, now = crowded(), 0.0
-    for _ in range(30):
-        now = turn(neighbours, now, 0.1) + GAP
+def test_alone_next_to_no_time_is_given_away() -> None:
+    neighbours, now = Neighbours(), 0.0
+    turns = 0
+    while now < 100:
+        now = turn(neighbours, now, 0.02)
+        turns += 1
+    assert turns * 0.02 / now > 0.985
+
+
+@pytest.mark.parametrize("courtesy", [CONNECTED, CONNECTING])
+def test_a_pause_of_our_own_counts_as_the_gap(courtesy: Courtesy) -> None:
+    neighbours, now = (crowded() if courtesy is CONNECTED else Neighbours()), 0.0
+    for _ in range(300):
+        now = turn(neighbours, now, 0.1) + courtesy.gap + 0.001
         assert neighbours.gap(now) == 0
 
 

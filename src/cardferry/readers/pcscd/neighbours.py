@@ -1,38 +1,60 @@
 """The other users of a reader: what is known of them, and the turns we owe them.
 
-pcscd does not queue: who finds its lock taken comes back 200 ms later (libpcsclite), and who comes back soonest gets
-it. A gateway that serves many guests one after the other would shut out the programs on the host itself. So when
-there are such programs, after `BURST` s of continuous use the lock is left alone for `GAP` s, longer than their retry.
+pcscd does not queue: who finds its lock taken comes back later, and who comes back soonest gets it. A gateway that
+serves many guests one after the other would shut out the programs on the host itself. Two kinds of them want the card:
+
+- Programs that are connected show in the reader's table. They come back after 200 ms (libpcsclite's
+  ``SCardBeginTransaction``). For them, after 1 s of continuous use the lock is left alone for 250 ms.
+- Programs that are about to connect show nowhere: pcscd answers their ``SCardConnect`` when it sees the lock free, and
+  looks every 100 ms (``winscard.c``). For them, after 8 s of continuous use it is left alone for 105 ms.
 
 No method waits or reads a clock; times are the caller's, in s.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
-#: Continuous use of the card that others must put up with, in s.
-BURST: Final = 1.0
-#: Pause after which everybody who wanted the card has asked for it, in s. libpcsclite asks every 200 ms.
-GAP: Final = 0.25
+
+@dataclass(frozen=True, slots=True)
+class Courtesy:
+    """What we owe to one kind of program.
+
+    Attributes:
+        burst: continuous use of the card that they must put up with, in s.
+        gap: a pause after which all of them have had a look, in s.
+    """
+
+    burst: float
+    gap: float
+
+
+CONNECTED: Final = Courtesy(burst=1.0, gap=0.25)
+CONNECTING: Final = Courtesy(burst=8.0, gap=0.105)
 #: How long a sign of others counts, whatever the table says, in s: they may come and go.
 MEMORY: Final = 1.0
 #: A table older than this should be looked at again while the card is in use, in s. pcscd reports that programs came
 #: or went with its driver's next event, which can take minutes; the table itself is always up to date.
 FRESH: Final = 1.0
 
+#: Timers may be early by so much, in s; a pause that they end is a whole one all the same.
+_EARLY: Final = 0.001
+_NEVER: Final = float("-inf")
+
 
 class Neighbours:
     """Keeps the account for one reader."""
 
-    __slots__ = ("_burst_since", "_crowded", "_looked_at", "_released_at", "_seen_at")
+    __slots__ = ("_bursts", "_crowded", "_looked_at", "_released_at", "_seen_at")
 
     def __init__(self) -> None:
         self._crowded = False
-        self._looked_at = float("-inf")
-        self._seen_at = float("-inf")
-        self._burst_since = float("-inf")
-        self._released_at = float("-inf")
+        self._looked_at = _NEVER
+        self._seen_at = _NEVER
+        self._released_at = _NEVER
+        #: Since when the card is in use without a gap.
+        self._bursts = {CONNECTED: _NEVER, CONNECTING: _NEVER}
 
     def table(self, sharing: int, ours: int, now: float) -> None:
         """pcscd's table says how many handles there are, ``ours`` of them being ours."""
@@ -45,7 +67,7 @@ class Neighbours:
         self._seen_at = now
 
     def alone(self, now: float) -> bool:
-        """Whether, as far as we know, nobody else uses the reader."""
+        """Whether, as far as we know, nobody else is connected to the reader."""
         return not self._crowded and now - self._seen_at >= MEMORY
 
     def stale(self, now: float) -> bool:
@@ -54,15 +76,18 @@ class Neighbours:
 
     def gap(self, now: float) -> float:
         """How long to leave the lock alone before it is asked for again, in s; 0 when it may be asked for now."""
-        since_release = now - self._released_at
-        if since_release >= GAP or self.alone(now) or now - self._burst_since < BURST:
-            return 0.0
-        return GAP - since_release
+        kinds = (CONNECTING,) if self.alone(now) else (CONNECTED, CONNECTING)
+        return max(self._owed(courtesy, now) for courtesy in kinds)
+
+    def _owed(self, courtesy: Courtesy, now: float) -> float:
+        left = self._released_at + courtesy.gap - now
+        return left if left > _EARLY and now - self._bursts[courtesy] >= courtesy.burst else 0.0
 
     def claimed(self, now: float) -> None:
-        """The lock is being asked for."""
-        if now - self._released_at >= GAP:
-            self._burst_since = now
+        """The lock is ours, or asked for."""
+        for courtesy in self._bursts:
+            if now - self._released_at >= courtesy.gap - _EARLY:
+                self._bursts[courtesy] = now
 
     def released(self, now: float) -> None:
         """The lock was given back."""
