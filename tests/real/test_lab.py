@@ -18,7 +18,7 @@ from tests.lab.process import wait_until
 _ECHO = """
 import socket, sys
 s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-s.bind(("0.0.0.0", 7)); s.listen(); print("listening", flush=True)
+s.bind(("0.0.0.0", 7007)); s.listen(); print("listening", flush=True)
 while True:
     c, _ = s.accept()
     try:
@@ -82,7 +82,7 @@ def list_namespaces(pid: int) -> bool:
 def test_relay_delays_counts_swallows_and_cuts(lab: Lab) -> None:
     near, far = lab.computer("near"), lab.computer("far")
     far.popen([PLAIN_PYTHON, "-c", _ECHO]).wait_for("listening")
-    port = DelayedPort(near, far, one_way=0.03, port=7)
+    port = DelayedPort(near, far, one_way=0.03, port=7007)
     client = near.popen([PLAIN_PYTHON, "-c", _ROUND_TRIPS, port.address, str(port.port)], stdin=True)
     small, large = (float(word) for word in client.wait_for(r"^\S+ \S+$").group().split())
     assert small >= 0.06
@@ -106,7 +106,7 @@ def test_relay_delays_counts_swallows_and_cuts(lab: Lab) -> None:
 def test_unplugged_computer_says_nothing(lab: Lab) -> None:
     one, two = lab.computer("one"), lab.computer("two")
     two.popen([PLAIN_PYTHON, "-c", _ECHO]).wait_for("listening")
-    client = one.popen([PLAIN_PYTHON, "-c", _ROUND_TRIPS, two.address, "7"], stdin=True)
+    client = one.popen([PLAIN_PYTHON, "-c", _ROUND_TRIPS, two.address, "7007"], stdin=True)
     client.wait_for(r"^\S+ \S+$")
     lab.network.unplug(two)
     client.write("go\n")
