@@ -9,7 +9,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -69,30 +69,32 @@ def scratch(runtime: Path) -> Iterator[Path]:
 
     Folders that a killed process has left are removed, too: their lock is free.
     """
-    for left in runtime.glob(_SCRATCH + "*"):
-        _remove_unlocked(left)
-    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=runtime))
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with ExitStack() as held:
+        with _opened(runtime) as whole:
+            fcntl.flock(whole, fcntl.LOCK_EX)  # nobody takes a folder that is being made for one that was left
+            for left in runtime.glob(_SCRATCH + "*"):
+                _remove_unlocked(left)
+            folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=runtime))
+            fcntl.flock(held.enter_context(_opened(folder)), fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        yield folder
+        yield handle
     finally:
         os.close(handle)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_unlocked(folder: Path) -> None:
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
+    with suppress(OSError), _opened(folder) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:
-        pass
-    finally:
-        os.close(handle)
 
 
 def this_computer() -> str:

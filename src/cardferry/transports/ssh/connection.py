@@ -12,7 +12,7 @@ import logging
 import re
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -198,7 +198,8 @@ class _Master(asyncio.SubprocessProtocol):
             await _first(self.farewell, self.gone, timeout=_QUIT_TIMEOUT)
         for end in (self.process.terminate, self.process.kill):
             if not self.gone.done():
-                end()
+                with suppress(ProcessLookupError):  # it has ended, and its pipes are being read to their end
+                    end()
                 await _first(self.gone, timeout=_END_TIMEOUT)
 
 
