@@ -81,7 +81,7 @@ def _union(origins: Sequence[tuple[str, Origin]]) -> Origin:
     def states() -> list[str]:
         return [state for _, origin in origins for state in origin.states()]
 
-    return Origin(UnionSource([(host, origin.source) for host, origin in origins]), known, states)
+    return Origin(UnionSource([(host, origin.source, origin.known) for host, origin in origins]), known, states)
 
 
 @asynccontextmanager
