@@ -148,8 +148,9 @@ class Stage:
                 # somebody must go on reading, or the program stops when the pipe is full
                 reader.start()
                 return process
+        said = (Path(log.name).read_bytes() + b"".join(heard)).decode(errors="replace").strip().splitlines()
         raise DemoError(
-            f"{Path(str(command[0])).name} did not start in the demo: {b''.join(heard[-3:]).decode(errors='replace')}",
+            f"{Path(str(command[0])).name} did not start in the demo: {' '.join(said[-2:]) or 'it said nothing'}",
             f"look into what it says when started by hand: {' '.join(map(str, command))}",
         )
 

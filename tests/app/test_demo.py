@@ -1,0 +1,64 @@
+"""The demo works with whatever a machine has."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cardferry.app.demo import programs, stage, story
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """For sockets: pytest's own folders are too long."""
+    with tempfile.TemporaryDirectory(prefix="demo-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def told() -> str:
+    output = io.StringIO()
+    story.tell(Console(file=output, width=140, highlight=False))
+    return output.getvalue()
+
+
+@pytest.mark.real
+def test_with_everything_installed_the_parts_are_real_and_cardferry_beats_plain_forwarding() -> None:
+    text = told()
+    assert "a real pcscd with a vpcd reader" in text
+    assert "a real ssh to a real sshd" in text
+    assert "pkcs11-tool --login" in text
+    assert "Verified OK" in text
+    assert "GENERAL AUTHENTICATE" in text
+    ours, plain = (float(value) for value in re.findall(r"█ ([0-9.]+) s", text))
+    assert ours < plain
+
+
+def test_with_nothing_installed_the_embedded_parts_sign_and_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "program", lambda name: None)
+    monkeypatch.setattr(programs, "program", lambda name: None)
+    text = told()
+    assert "two folders on this one" in text
+    assert "cardferry with its own reader" in text
+    assert "the socket itself (no OpenSSH here)" in text
+    assert "Verified OK" in text
+    assert "GENERAL AUTHENTICATE" in text
+
+
+def test_the_demo_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, short_folder: Path) -> None:
+    monkeypatch.setattr(stage, "program", lambda name: None)
+    monkeypatch.setattr(programs, "program", lambda name: None)
+    monkeypatch.setattr("tempfile.tempdir", str(short_folder))
+    told()
+    assert list(short_folder.iterdir()) == []
+
+
+def test_a_part_that_does_not_start_is_named(tmp_path: Path) -> None:
+    computer = stage.Computer("host", tmp_path)
+    with pytest.raises(stage.DemoError, match="sh did not start in the demo: no luck"):
+        stage.Stage().start(computer, ["sh", "-c", "echo no luck"], b"ready")
