@@ -54,13 +54,14 @@ def test_layouts_are_compiled_once() -> None:
         ("", 128, b""),
         ("ACS ACR122U 00 00", 128, b"ACS ACR122U 00 00"),
         ("x" * 127, 128, b"x" * 127),
-        ("x" * 128, 128, b"x" * 127),
-        ("x" * 200, 100, b"x" * 99),
-        # The 127th byte would be the first of two: the character goes as a whole.
-        ("x" * 126 + "é", 128, b"x" * 126),
+        # A name that is too long: its beginning, digits of its SHA-256, pcscd's numbers.
+        ("x" * 128, 128, b"x" * 118 + b"~24da1b81"),
+        ("x" * 200, 100, b"x" * 90 + b"~aa20c23e"),
+        ("x" * 122 + " 00 01", 128, b"x" * 112 + b"~8c77ec5d 00 01"),
+        # The 118th byte would be the first of two: the character goes as a whole.
+        ("x" * 117 + "é" * 9, 128, b"x" * 117 + b"~4b35bf4c"),
         ("x" * 125 + "é", 128, b"x" * 125 + b"\xc3\xa9"),
-        ("x" * 124 + "\N{SNOWMAN}!", 128, b"x" * 124 + b"\xe2\x98\x83"),
-        ("x" * 125 + "\N{SNOWMAN}!", 128, b"x" * 125),
+        ("x" * 115 + "\N{SNOWMAN}" * 9, 128, b"x" * 115 + b"\xe2\x98\x83~0004ae44"),
         ("lone \udce9", 128, b"lone ?"),
     ],
 )
@@ -89,7 +90,14 @@ def test_any_name_fits_and_is_whole_text(name: str, size: int) -> None:
     assert len(raw) < size
     back = decode_name(raw.ljust(size, b"\0"))
     assert back == raw.decode()
-    assert name.encode("utf-8", "replace").startswith(raw)
+    whole = name.encode("utf-8", "replace")
+    assert raw == whole or whole.startswith(raw.rpartition(b"~")[0])
+
+
+@given(st.sets(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), min_size=2, max_size=9))
+def test_long_names_do_not_become_equal(ends: set[str]) -> None:
+    for size in (100, 128):
+        assert len({encode_name("Reader " * 20 + end + " 00 00", size) for end in ends}) == len(ends)
 
 
 @given(st.binary(max_size=128))

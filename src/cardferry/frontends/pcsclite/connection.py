@@ -320,7 +320,9 @@ class Connection(asyncio.Protocol):
         if self._context is None or request.context != self._context_number:
             raise PcscError(ReturnCode.E_INVALID_VALUE, "not this connection's context")
         card = await self._context.connect(
-            request.reader, _share_mode(request.share), Protocol(request.protocols & 0xFFFF)
+            self._front.reader_called(request.reader, self._codec.dialect.name_size),
+            _share_mode(request.share),
+            Protocol(request.protocols & 0xFFFF),
         )
         if self._transport is None:
             return b""  # the context is being closed, and the card with it

@@ -17,6 +17,7 @@ from cardferry.frontends.pcsclite.payload import ControlCodes
 from cardferry.pcsc.constants import MAX_HANDLE, MAX_READERNAME
 from cardferry.pcsc.interface import Peer, ResourceManager
 from cardferry.pcsc.reader_state import Snapshot
+from cardferry.wire.pcsclite.layout import FIXED_SLOTS, encode_name
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class PcscliteFrontend:
         listening: ListeningSocket,
         *,
         patience: float = 1.0,
-        slots: int = 16,
+        slots: int = FIXED_SLOTS,
         name_size: int = MAX_READERNAME,
         peer: Peer | None = None,
         max_connections: int | None = None,
@@ -148,6 +149,14 @@ class PcscliteFrontend:
         """How many readers there have been at the same time; never shrinks."""
         self._most_readers = max(self._most_readers, len(self.manager.snapshot.readers))
         return self._most_readers
+
+    def reader_called(self, name: str, size: int) -> str:
+        """The reader that a program means which has ``size`` bytes for a name: it knows long names shortened."""
+        snapshot = self.manager.snapshot
+        if snapshot.find(name) is not None:
+            return name
+        raw = name.encode()
+        return next((reader.name for reader in snapshot.readers if encode_name(reader.name, size) == raw), name)
 
     def new_number(self, taken: Container[int]) -> int:
         """A handle that nobody has and nobody can guess."""

@@ -8,6 +8,8 @@ padding after ``cardAtr`` and nowhere else. The byte order is the server's own, 
 
 from __future__ import annotations
 
+import hashlib
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +39,9 @@ FIXED_SLOTS: Final = 16
 #: ``cardAtrLength`` of a reader that pcscd is still starting: one more than an ATR can have.
 ATR_NOT_KNOWN_YET: Final = MAX_ATR_SIZE + 1
 
+#: How pcscd ends a reader's name: the numbers of reader and slot, in hexadecimal.
+_READER_NUMBERS: Final = re.compile(rb" [0-9A-F]{2} [0-9A-F]{2}\Z")
+_DIGEST_DIGITS: Final = 8
 _FLAGS: Final = {"little": "<", "big": ">"}
 _MASK: Final = 0xFFFF_FFFF
 #: Encoded state arrays remembered per layout; one per published snapshot and array size is in use at any time.
@@ -96,14 +101,21 @@ class Dialect:
 
 
 def encode_name(name: str, size: int) -> bytes:
-    """A reader name in UTF-8 that leaves room for a NUL in ``size`` bytes, cut between two characters.
+    """A reader name in UTF-8 that leaves room for a NUL in ``size`` bytes.
 
-    What UTF-8 cannot express (a lone surrogate) becomes ``?``.
+    A name that is too long keeps its beginning and pcscd's numbers at its end, and gets eight digits of its digest in
+    between: two long names do not become equal, and a name is shortened to the same one each time, whatever other
+    readers there are. What UTF-8 cannot express (a lone surrogate) becomes ``?``.
     """
     raw = name.encode("utf-8", "replace")
-    if len(raw) >= size:
-        raw = raw[: size - 1].decode("utf-8", "ignore").encode()
-    return raw
+    return raw if len(raw) < size else _shortened(raw, size)
+
+
+def _shortened(raw: bytes, size: int) -> bytes:
+    numbers = _READER_NUMBERS.search(raw)
+    end = b"~" + hashlib.sha256(raw).hexdigest()[:_DIGEST_DIGITS].encode() + (numbers[0] if numbers else b"")
+    beginning = raw[: size - 1 - len(end)].decode("utf-8", "ignore")  # a character goes as a whole
+    return beginning.encode() + end
 
 
 def decode_name(raw: bytes) -> str:
