@@ -1,0 +1,100 @@
+"""Which readers applications are offered, and which come first.
+
+Older libpcsclite libraries have room for 16 readers. `Offered` wraps any `ResourceManager`, shows the readers whose
+names match one of some patterns, in the order of the patterns, and is the same to all programs. Readers that match
+the same pattern keep the order in which they came.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+
+from cardferry.pcsc.constants import Protocol, ShareMode
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import Card, Context, Peer, ResourceManager
+from cardferry.pcsc.reader_state import ReaderState, Snapshot
+
+#: Reader events wrap from here to 1, see `Snapshot`.
+_MAX_READER_EVENTS = 32767
+
+
+def rank(name: str, patterns: Sequence[str]) -> int | None:
+    """Which pattern a reader's name matches first; None for no one. Without patterns every name has rank 0.
+
+    A pattern is a shell's (``*``, ``?``, ``[...]``), upper and lower case are alike. A whole name matches itself, also
+    where it has brackets.
+    """
+    if not patterns:
+        return 0
+    folded = name.casefold()
+    for number, pattern in enumerate(patterns):
+        if pattern.casefold() == folded or fnmatch.fnmatchcase(folded, pattern.casefold()):
+            return number
+    return None
+
+
+class Offered:
+    """A resource manager that shows some readers of another one, in an order of our choice.
+
+    Args:
+        manager: what serves the cards.
+        patterns: of the readers' names, see `rank`; the first is the most important.
+    """
+
+    def __init__(self, manager: ResourceManager, patterns: Sequence[str]) -> None:
+        self._manager = manager
+        self._patterns = tuple(patterns)
+        self._all = Snapshot(serial=-1)
+        self._snapshot = Snapshot()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The offered readers as they are known now."""
+        everything = self._manager.snapshot
+        if everything is not self._all:
+            self._all = everything
+            readers = self._chosen(everything.readers)
+            old = self._snapshot
+            if readers != old.readers:
+                self._snapshot = Snapshot(old.serial + 1, self._reader_events(readers), readers)
+        return self._snapshot
+
+    async def changed(self, serial: int) -> Snapshot:
+        """Wait until the snapshot's serial is another one."""
+        while self.snapshot.serial == serial:
+            await self._manager.changed(self._all.serial)
+        return self.snapshot
+
+    async def open(self, peer: Peer, patience: float | None = None) -> Context:
+        """Open a context."""
+        return _OfferedContext(await self._manager.open(peer, patience), self._patterns)
+
+    def _chosen(self, readers: Sequence[ReaderState]) -> tuple[ReaderState, ...]:
+        ranked = [(rank(reader.name, self._patterns), reader) for reader in readers]
+        chosen = [(number, reader) for number, reader in ranked if number is not None]
+        return tuple(reader for _, reader in sorted(chosen, key=lambda one: one[0]))
+
+    def _reader_events(self, readers: Sequence[ReaderState]) -> int:
+        before, now = ({reader.name for reader in some} for some in (self._snapshot.readers, readers))
+        return (self._snapshot.reader_events + len(before ^ now) - 1) % _MAX_READER_EVENTS + 1
+
+
+class _OfferedContext:
+    """A context that knows only the offered readers."""
+
+    __slots__ = ("_context", "_patterns")
+
+    def __init__(self, context: Context, patterns: Sequence[str]) -> None:
+        self._context = context
+        self._patterns = patterns
+
+    async def connect(self, reader: str, share: ShareMode, protocols: Protocol) -> Card:
+        """Connect to a reader, if it is offered."""
+        if rank(reader, self._patterns) is None:
+            raise PcscError(ReturnCode.E_UNKNOWN_READER, reader)
+        return await self._context.connect(reader, share, protocols)
+
+    async def close(self) -> None:
+        """Free every handle."""
+        await self._context.close()
