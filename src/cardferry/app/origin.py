@@ -29,6 +29,12 @@ VIRTUAL_READER: Final = "Yubico Virtual cardferry"
 _UP: Final = "up"
 
 
+class CardPortError(UserError):
+    """The TCP port for cards that dial in cannot be opened."""
+
+    exit_code = 13
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Readers that are about to be served.
@@ -104,7 +110,7 @@ async def opened(host: Host, ssh: SshCommand, parts: Path, *, patient: bool = Fa
             await check_pcscd(path)
             yield _Watched(path, str(path)).origin
         case VpiccHost(port):
-            yield _vpicc(port)
+            yield await _vpicc(port)
         case VirtualHost():
             yield _virtual()
 
@@ -143,10 +149,11 @@ class _Watched:
     """
 
     def __init__(self, path: Path, name: str, carrier: Callable[[], str] = lambda: _UP) -> None:
-        from cardferry.readers.pcscd import PcscdSource, unix_dial  # noqa: PLC0415 - only if needed
+        from cardferry.readers.pcscd import NoPcscdError, PcscdSource, Reason, unix_dial  # noqa: PLC0415
 
         self.known = asyncio.Event()
         self._carrier = carrier
+        told = False
         dial_socket = unix_dial(str(path))
 
         async def dial(factory: Callable[[], asyncio.Protocol]) -> object:
@@ -154,9 +161,17 @@ class _Watched:
                 raise ConnectionError(carrier())
             return await dial_socket(factory)
 
-        def on_state(up: bool, _failure: Exception | None) -> None:
+        def on_state(up: bool, failure: NoPcscdError | None) -> None:
+            """Tell a person what the carrier does not tell, and what is not over at the next attempt."""
+            nonlocal told
             if up:
                 self.known.set()
+                if told:
+                    log.warning("pcscd at %s is back", name)
+                told = False
+            elif failure is not None and failure.reason is not Reason.LOST and carrier() == _UP:
+                log.warning("pcscd at %s %s", name, failure)
+                told = True
 
         self.source = PcscdSource(dial, name, on_state)
 
@@ -208,10 +223,16 @@ def _virtual() -> Origin:
     return Origin(source, _at_once, lambda: [_UP])
 
 
-def _vpicc(port: int) -> Origin:
+async def _vpicc(port: int) -> Origin:
     from cardferry.readers.vpicc import VpiccSource  # noqa: PLC0415 - only where cards dial in
 
     source = VpiccSource(port=port)
+    try:
+        await source.listen()
+    except OSError as error:
+        raise CardPortError(
+            f"cards cannot dial in at port {port}: {error.strerror}", "choose another port, as in vpicc:35963"
+        ) from None
     return Origin(source, _at_once, lambda: [_UP])
 
 

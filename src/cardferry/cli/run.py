@@ -26,7 +26,7 @@ def command(host: Host | None, ssh: SshCommand, verbose: int, words: tuple[str, 
     Without --from it uses what `cardferry attach` has attached. The exit code is COMMAND's own, 128 + n when signal
     n ended it.
     """
-    logs.set_up(verbose)
+    logs.set_up(verbose, quiet=True)
     found = choose(control.running(runtime_folder()), host)
     if found is not None:
         execute(words, found.socket)
