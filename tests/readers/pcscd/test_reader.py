@@ -224,6 +224,40 @@ async def test_cancelled_callers_do_not_pile_up_requests() -> None:
     assert await transmit(reader) == b"\x90\x00"
 
 
+async def test_a_dead_pcscd_is_not_sent_requests_without_end() -> None:
+    """Neither by transactions without commands, which nothing waits for, nor by callers that give up connecting."""
+    pcscd, _, reader = await connected()
+    pcscd.dialled[0].sleep(1e9, lambda: None)  # it is stuck
+
+    async def empty_transactions() -> None:
+        while True:
+            await reader.claim()
+            await reader.release()
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(empty_transactions(), 10)
+    for _ in range(50):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await reader.connect(ShareMode.SHARED, Protocol.ANY)
+    assert len(pcscd.dialled[0].requests) < 40
+
+
+@pytest.mark.parametrize("call", ["transmit", "control", "set_attribute"])
+async def test_what_is_too_long_is_refused(call: str) -> None:
+    pcscd, _, reader = await connected()
+    before = len(pcscd.dialled[0].requests)
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "transmit": lambda: transmit(reader, bytes(65549)),
+        "control": lambda: reader.control(1, bytes(65549), 10),
+        "set_attribute": lambda: reader.set_attribute(1, bytes(265)),
+    }
+    with pytest.raises(PcscError) as caught:
+        await calls[call]()
+    assert caught.value.code is ReturnCode.E_INVALID_PARAMETER
+    assert len(pcscd.dialled[0].requests) == before
+
+
 async def test_the_answer_to_a_cancelled_call_reaches_nobody_else() -> None:
     _, there, reader = await connected()
     there.apdu_time = 1

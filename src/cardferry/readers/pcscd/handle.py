@@ -166,8 +166,12 @@ class CardHandle:
             self._lock = Lock.HELD if _rv(begin) == 0 else Lock.FREE
         return self._lock
 
-    def ask_lock(self, behind: Request | None = None) -> Pending | None:
-        """Ask for pcscd's lock without waiting; returns the reply to ``behind``, sent in the same write."""
+    async def ask_lock(self, behind: Request | None = None) -> Pending | None:
+        """Ask for pcscd's lock without waiting; returns the reply to ``behind``, sent in the same write.
+
+        (It waits when pcscd has left many requests unanswered.)
+        """
+        await self._connection.room()
         if self.closed:
             return None
         replies = self._post(BeginTransaction(self._card), behind)
@@ -182,6 +186,7 @@ class CardHandle:
     async def take_lock(self, sleep: Callable[[float], Awaitable[object]]) -> int:
         """Wait until the lock is ours, or until it cannot be. Returns pcscd's answer, 0 when it is ours."""
         while True:
+            await self._connection.room()
             if self.closed:
                 return ReturnCode.W_RESET_CARD
             asked = self._loop.time()

@@ -20,7 +20,14 @@ import logging
 from collections.abc import Callable
 from typing import Final, cast
 
-from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Disposition, Protocol, ShareMode
+from cardferry.pcsc.constants import (
+    GET_FEATURE_REQUEST,
+    MAX_APDU_SIZE,
+    MAX_ATTRIBUTE_SIZE,
+    Disposition,
+    Protocol,
+    ShareMode,
+)
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.readers.pcscd.connection import Connection, Pending
@@ -148,7 +155,7 @@ class PcscdReader:
         now = self._loop.time()
         if handle.lock is Lock.FREE:
             if self._neighbours.alone(now):
-                self._look(handle.ask_lock(self._glance(now)))
+                self._look(await handle.ask_lock(self._glance(now)))
             else:
                 await self._take(handle)
         self._claimed = True
@@ -170,6 +177,7 @@ class PcscdReader:
         A negotiated ``protocol`` is replaced by the one that is in force at pcscd: it may have changed with a
         reset by somebody else, of which the caller has been told.
         """
+        _check_size(apdu, MAX_APDU_SIZE)
         reply = await self._exchange(
             lambda handle: handle.transmit(apdu, handle.protocol if protocol in _NEGOTIATED else protocol)
         )
@@ -181,6 +189,7 @@ class PcscdReader:
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader."""
+        _check_size(data, MAX_APDU_SIZE)
         reply = await self._exchange(lambda handle: handle.control(code, data, max_response))
         return cast(ControlReply, reply).response
 
@@ -191,6 +200,7 @@ class PcscdReader:
 
     async def set_attribute(self, attribute: int, value: bytes) -> None:
         """Set a reader attribute."""
+        _check_size(value, MAX_ATTRIBUTE_SIZE)
         await self._exchange(lambda handle: handle.set_attribute(attribute, value))
 
     # how it is done
@@ -253,6 +263,7 @@ class PcscdReader:
         return await self._open(await self._connected(), opening)
 
     async def _open(self, connection: Connection, opening: Opening) -> CardHandle:
+        await connection.room()
         old, self._handle = self._handle, None
         closing = old.closing() if old is not None else None
         try:
@@ -333,6 +344,11 @@ class PcscdReader:
             if record.name == self._name:
                 self.table(record)
                 return
+
+
+def _check_size(data: bytes, limit: int) -> None:
+    if len(data) > limit:
+        raise PcscError(ReturnCode.E_INVALID_PARAMETER, f"{len(data)} bytes, {limit} at most")
 
 
 def _repeatable(request: CardRequest) -> bool:
