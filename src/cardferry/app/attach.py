@@ -62,7 +62,7 @@ async def attached(attachment: Attachment) -> AsyncIterator[Path]:
                 status = manager.status
                 states = zip(hosts, origin.states(), strict=True)
                 links = [Link(spelled(host), state, str(path)) for host, state in states]
-                return Running("attach", os.getpid(), since, links, status.contexts, status.readers)
+                return Running("attach", os.getpid(), since, links, status.contexts, service.offered(status.readers))
 
             await origin.known()
             async with controllable(folder, describe):

@@ -16,11 +16,15 @@ from cardferry.app.paths import folder_permissions
 from cardferry.frontends.listening import ListeningSocket
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import LocalManager, Settings
+from cardferry.manager.status import SlotStatus
+from cardferry.pcsc.constants import MAX_READERNAME
 from cardferry.pcsc.errors import UserError
 from cardferry.pcsc.interface import Peer, ResourceManager
+from cardferry.policy.offered import Offered, rank
 from cardferry.policy.recorded import CallRecord, Recorded, Sink
 from cardferry.readers.base import ReaderSource
 from cardferry.transports.sockets import checked_path, checked_reach
+from cardferry.wire.pcsclite.layout import FIXED_SLOTS
 
 log = logging.getLogger("cardferry.traffic")
 
@@ -52,11 +56,23 @@ class Service:
         access: who may connect.
         settings: bounds of the resource manager.
         record: a file that gets every call as a line of JSON, secrets left out; None for no such file.
+        readers: patterns of the names of those that are offered, the most important first; none offers all.
+        slots: readers that libraries up to protocol 4:5 have room for: 16, unless somebody has built them otherwise.
+        name_size: bytes of a reader name for libraries of protocol 4:2: 128, or 100 up to pcsc-lite 1.8.3.
     """
 
     access: Access = field(default_factory=Access)
     settings: Settings = field(default_factory=Settings)
     record: Path | None = None
+    readers: tuple[str, ...] = ()
+    slots: int = FIXED_SLOTS
+    name_size: int = MAX_READERNAME
+
+    def offered(self, readers: Sequence[SlotStatus]) -> list[SlotStatus]:
+        """Those of the readers that applications are offered, for ``status``; the most important first."""
+        ranked = [(rank(reader.reader, self.readers), reader) for reader in readers]
+        chosen = [(number, reader) for number, reader in ranked if number is not None]
+        return [reader for _, reader in sorted(chosen, key=lambda one: one[0])]
 
 
 def public_path(path: Path, access: Access) -> Path:
@@ -81,8 +97,11 @@ async def serving(
             served = Recorded(served, _note)
         if service.record is not None:
             served = Recorded(served, recording(service.record))
+        if service.readers:
+            served = Offered(served, service.readers)
         for listening, peer in sockets:
-            await fronts.enter_async_context(PcscliteFrontend(served, listening, peer=peer))
+            front = PcscliteFrontend(served, listening, slots=service.slots, name_size=service.name_size, peer=peer)
+            await fronts.enter_async_context(front)
         yield manager
 
 

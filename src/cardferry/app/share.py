@@ -74,7 +74,8 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
             def describe() -> Running:
                 status = manager.status
                 links = [offer.link(origin.states()[0]) for offer in offers]
-                return Running("share", os.getpid(), since, links, status.contexts, status.readers)
+                offered = wanted.service.offered(status.readers)
+                return Running("share", os.getpid(), since, links, status.contexts, offered)
 
             await origin.known()
             async with controllable(folder, describe), asyncio.TaskGroup() as tasks:

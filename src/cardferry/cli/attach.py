@@ -11,7 +11,8 @@ from cardferry.app import lifetime, logs
 from cardferry.app.attach import Attachment, attached
 from cardferry.app.host import Host
 from cardferry.app.run import export_line
-from cardferry.cli.options import hosts_argument, service, service_options, ssh_option, verbose_option
+from cardferry.app.serving import Service
+from cardferry.cli.options import hosts_argument, service_options, ssh_option, verbose_option
 from cardferry.transports.ssh import SshCommand
 
 
@@ -26,11 +27,7 @@ def command(
     hosts: tuple[Host, ...],
     ssh: SshCommand,
     socket: Path | None,
-    mode: int,
-    group: str | None,
-    max_idle: float,
-    exclusive: str,
-    record: Path | None,
+    service: Service,
     verbose: int,
 ) -> None:
     """Use HOST's readers here, or those of several HOSTs side by side.
@@ -40,7 +37,7 @@ def command(
     the built-in card. Runs until Ctrl-C.
     """
     logs.set_up(verbose)
-    wanted = Attachment(hosts, ssh, socket, service(mode, group, max_idle, exclusive, record))
+    wanted = Attachment(hosts, ssh, socket, service)
 
     async def main() -> None:
         async with attached(wanted) as path:

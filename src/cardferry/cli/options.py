@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
 from cardferry.app.host import FORMS, Host, SshHost, parse_host
 from cardferry.app.serving import Access, Service
 from cardferry.manager import ExclusivePolicy, Settings
+from cardferry.pcsc.constants import MAX_READERNAME
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.ssh import SshCommand
+from cardferry.wire.pcsclite.layout import FIXED_SLOTS, OLD_NAME_SIZE
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -67,7 +70,7 @@ ssh_option = click.option(
 verbose_option = click.option("-v", "--verbose", count=True, help="say more; twice: the traffic, secrets left out")
 json_option = click.option("--json", "as_json", is_flag=True, help="for programs")
 hosts_argument = click.argument("hosts", metavar="HOST...", type=HostType(), nargs=-1, required=True)
-service_options = _all(
+_service_options = _all(
     click.option("--mode", type=ModeType(), default="0600", show_default=True, help="the socket's access rights"),
     click.option("--group", metavar="GROUP", help="the group that gets the socket"),
     click.option(
@@ -88,12 +91,52 @@ service_options = _all(
     click.option(
         "--record", type=click.Path(path_type=Path), metavar="FILE", help="note each call in FILE, secrets left out"
     ),
+    click.option(
+        "--reader",
+        "reader_patterns",
+        metavar="GLOB",
+        multiple=True,
+        help="offer only readers with such names; given several times, in this order",
+    ),
+    click.option(
+        "--reader-slots",
+        type=click.IntRange(1, 1024),
+        default=FIXED_SLOTS,
+        show_default=True,
+        metavar="N",
+        help="readers that programs can see at most, up to pcsc-lite 2.4; must be what their library was built for",
+    ),
+    click.option("--old-names", is_flag=True, help="for programs with pcsc-lite 1.6.5 to 1.8.3, whose names are short"),
 )
 
 
-def service(mode: int, group: str | None, max_idle: float, exclusive: str, record: Path | None) -> Service:
-    """What the values of `service_options` ask for."""
-    return Service(Access(mode, group), Settings(max_idle=max_idle, exclusive=ExclusivePolicy(exclusive)), record)
+def service_options(function: Function) -> Function:
+    """The options that say how applications are served; the command gets them as ``service``."""
+
+    @wraps(function)
+    def command(
+        *,
+        mode: int,
+        group: str | None,
+        max_idle: float,
+        exclusive: str,
+        record: Path | None,
+        reader_patterns: tuple[str, ...],
+        reader_slots: int,
+        old_names: bool,
+        **rest: Any,
+    ) -> Any:
+        service = Service(
+            Access(mode, group),
+            Settings(max_idle=max_idle, exclusive=ExclusivePolicy(exclusive)),
+            record,
+            reader_patterns,
+            reader_slots,
+            OLD_NAME_SIZE if old_names else MAX_READERNAME,
+        )
+        return function(service=service, **rest)
+
+    return cast(Function, _service_options(command))
 
 
 def ssh_host(host: Host, command: str) -> SshHost:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from cardferry.app import lifetime, logs
 from cardferry.app.host import Host, SshHost, spelled
 from cardferry.app.run import export_line
+from cardferry.app.serving import Service
 from cardferry.app.share import LOCAL_PCSCD, Share, share
 from cardferry.cli.options import (
     HostType,
     hosts_argument,
-    service,
     service_options,
     ssh_host,
     ssh_option,
@@ -41,11 +39,7 @@ def command(
     readers: Host,
     ssh: SshCommand,
     remote_socket: str | None,
-    mode: int,
-    group: str | None,
-    max_idle: float,
-    exclusive: str,
-    record: Path | None,
+    service: Service,
     verbose: int,
 ) -> None:
     """Lend this computer's readers to HOST, or to several HOSTs that take turns with the card.
@@ -55,7 +49,7 @@ def command(
     """
     logs.set_up(verbose)
     guests = tuple(ssh_host(host, "share") for host in hosts)
-    wanted = Share(guests, readers, ssh, remote_socket, service(mode, group, max_idle, exclusive, record))
+    wanted = Share(guests, readers, ssh, remote_socket, service)
 
     def announce(guest: SshHost, path: str) -> None:
         click.echo(f"ready {path} on {guest.destination}")
