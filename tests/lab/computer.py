@@ -93,11 +93,22 @@ class Computer:
         second = f"{SECOND_USER}:x:1777:1777::/tmp:/bin/bash"
         accounts.write_text("\n".join([own, second, *others]) + "\n")
         self.holder.mount_bind(accounts, "/etc/passwd")
-        if is_root():
+        if not is_root():
+            self._own_terminals()
+        else:
             shadow = self.folder / "shadow"
             shadow.write_text("".join(f"{name}:*:19000:0:99999:7:::\n" for name in (user.pw_name, SECOND_USER)))
             shadow.chmod(0o600)
             self.holder.mount_bind(shadow, "/etc/shadow")
+
+    def _own_terminals(self) -> None:
+        """Terminals that sshd can hand out in a user namespace, where the group ``tty`` has no number."""
+        lines = Path("/etc/group").read_text().splitlines()
+        groups = self.folder / "group"
+        groups.write_text("".join(f"{line}\n" for line in lines if not line.startswith("tty:")))
+        self.holder.mount_bind(groups, "/etc/group")
+        self.holder.ask("mount", "devpts", "/dev/pts", "devpts", "0", "ptmxmode=0666,mode=0620")
+        self.holder.mount_bind("/dev/pts/ptmx", "/dev/ptmx")
 
     @property
     def user(self) -> str:
