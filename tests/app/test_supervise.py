@@ -15,7 +15,7 @@ class RefusedError(TransportError):
     heals = False
 
 
-class Over(Exception):
+class OverError(Exception):
     """The play has ended."""
 
 
@@ -42,7 +42,7 @@ class Play:
     @asynccontextmanager
     async def dial(self) -> AsyncIterator[Connection]:
         if not self.script:
-            raise Over
+            raise OverError
         step = self.script.pop(0)
         if isinstance(step, TransportError):
             raise step
@@ -63,7 +63,7 @@ class Play:
         self.delays.append(seconds)
 
     async def run(self) -> None:
-        with pytest.raises(Over):
+        with pytest.raises(OverError):
             await self.supervisor.run()
 
 

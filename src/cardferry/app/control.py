@@ -19,7 +19,8 @@ from typing import Final
 
 import msgspec
 
-from cardferry.frontends.listening import ListeningSocket
+from cardferry.app.paths import locked
+from cardferry.frontends.listening import ListeningSocket, listener
 from cardferry.manager.status import SlotStatus
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ async def controllable(folder: Path, describe: Callable[[], Running]) -> AsyncIt
         finally:
             writer.close()
 
+    _sweep(folder)
     with ListeningSocket(folder / f"{os.getpid()}{_SUFFIX}") as listening:
         server = await asyncio.start_unix_server(answer, sock=listening.socket)
         try:
@@ -114,10 +116,22 @@ def _ask(path: Path) -> Running | None:
             connection.connect(os.fspath(path))
             return msgspec.json.decode(_read(connection), type=Running)
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
+            _remove_dead(path)
         except (OSError, msgspec.MsgspecError) as error:
             log.warning("process %s does not answer: %s", path.stem, error)
     return None
+
+
+def _sweep(folder: Path) -> None:
+    for path in folder.glob("*" + _SUFFIX):
+        _remove_dead(path)
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove a socket that nobody listens on; one that is just being made is under the same lock."""
+    with locked(path.parent):
+        if listener(path) is None:
+            path.unlink(missing_ok=True)
 
 
 def _read(connection: socket.socket) -> bytes:

@@ -70,8 +70,7 @@ def scratch(runtime: Path) -> Iterator[Path]:
     Folders that a killed process has left are removed, too: their lock is free.
     """
     with ExitStack() as held:
-        with _opened(runtime) as whole:
-            fcntl.flock(whole, fcntl.LOCK_EX)  # nobody takes a folder that is being made for one that was left
+        with locked(runtime):  # nobody takes a folder that is being made for one that was left
             for left in runtime.glob(_SCRATCH + "*"):
                 _remove_unlocked(left)
             folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=runtime))
@@ -89,6 +88,14 @@ def _opened(folder: Path) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else makes or removes anything of ours in ``folder`` during the block. Short blocks only."""
+    with _opened(folder) as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _remove_unlocked(folder: Path) -> None:

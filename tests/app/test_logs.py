@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import logging
+from cardferry.app.logs import TRAFFIC, set_up
+set_up({arguments})
+for level in (TRAFFIC, logging.DEBUG, logging.INFO, logging.WARNING):
+    logging.getLogger("cardferry.app").log(level, "level %d", level)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [("0, quiet=True", [30]), ("0", [20, 30]), ("1", [10, 20, 30]), ("2", [5, 10, 20, 30]), ("9", [5, 10, 20, 30])],
+)
+def test_each_v_shows_more(arguments: str, shown: list[int]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(arguments=arguments)], capture_output=True, text=True, check=True
+    )
+    assert [int(line.rpartition(" ")[2]) for line in done.stderr.splitlines()] == shown
+    assert done.stdout == ""

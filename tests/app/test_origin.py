@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from cardferry.app.host import PcscdHost, VirtualHost, VpiccHost
+from cardferry.app.origin import CardPortError, check_pcscd, opened
+from cardferry.manager import LocalManager
+from cardferry.transports.errors import PcscdDownError, PcscdMissingError, PcscdRefusesError
+from cardferry.transports.ssh import SshCommand
+
+
+async def test_no_pcscd_here(tmp_path: Path) -> None:
+    with pytest.raises(PcscdMissingError) as raised:
+        await check_pcscd(tmp_path / "pcscd.comm")
+    assert "apt install pcscd" in raised.value.hint
+
+
+async def test_a_socket_that_nobody_listens_on(tmp_path: Path) -> None:
+    path = tmp_path / "pcscd.comm"
+    with closing(socket.socket(socket.AF_UNIX)) as dead:
+        dead.bind(str(path))
+    with pytest.raises(PcscdDownError) as raised:
+        await check_pcscd(path)
+    assert "systemctl restart" in raised.value.hint
+
+
+async def test_polkits_denial(tmp_path: Path) -> None:
+    path = tmp_path / "pcscd.comm"
+
+    async def deny(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_unix_server(deny, path):
+        with pytest.raises(PcscdRefusesError) as raised:
+            await check_pcscd(path)
+    assert "polkit" in raised.value.hint
+
+
+async def test_a_pcscd_that_cannot_be_reached_is_no_origin(tmp_path: Path) -> None:
+    with pytest.raises(PcscdMissingError):
+        async with opened(PcscdHost(tmp_path / "pcscd.comm"), SshCommand(), tmp_path):
+            pass
+
+
+async def test_the_built_in_card_is_there_at_once(tmp_path: Path) -> None:
+    async with opened(VirtualHost(), SshCommand(), tmp_path) as origin, LocalManager([origin.source]) as manager:
+        await origin.known()
+        assert [bool(reader.atr) for reader in manager.snapshot.readers] == [True]
+        assert origin.states() == ["up"]
+
+
+async def test_cards_can_dial_in_once_it_is_open(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    async with opened(VpiccHost(port), SshCommand(), tmp_path) as origin, LocalManager([origin.source]) as manager:
+        await origin.known()
+        assert len(manager.snapshot.readers) == 1
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+
+
+async def test_a_port_that_is_taken_is_an_error_for_people(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CardPortError, match=f"port {port}"):
+            async with opened(VpiccHost(port), SshCommand(), tmp_path):
+                pass

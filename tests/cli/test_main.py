@@ -1,0 +1,149 @@
+"""The command line from outside: two lines for each error, exit codes, and a quick start."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import pytest
+
+from cardferry import __version__
+from cardferry.cli.main import COMMANDS, main
+from cardferry.pcsc.errors import UserError
+
+
+def run(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exited:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert isinstance(exited.value.code, int)
+    return exited.value.code, out, err
+
+
+@pytest.fixture(autouse=True)
+def _private_runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_exists_and_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = importlib.import_module(f"cardferry.cli.{name}").command
+    assert isinstance(command, click.Command)
+    assert command.name == name
+    code, out, err = run([name, "--help"], capsys)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage: cardferry {name}")
+
+
+def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["--help"], capsys)
+    assert code == 0
+    for name, line in COMMANDS.items():
+        assert f"  {name} " in out
+        assert line in out
+
+
+def test_help_imports_no_command() -> None:
+    script = (
+        "import sys\nfrom cardferry.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print([name for name in ('asyncio', 'rich', 'cryptography', 'uvloop', 'msgspec') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"], capsys) == (0, f"cardferry {__version__}\n", "")
+
+
+WRONG = [
+    (["nosuch"], "No such command 'nosuch'", "cardferry --help"),
+    (["--nosuch"], "No such option", "cardferry --help"),
+    (["attach"], "Missing argument", "cardferry attach --help"),
+    (["attach", "--nosuch", "x"], "No such option", "cardferry attach --help"),
+    (["attach", "x", "--mode", "999"], "is not a mode in octal", "cardferry attach --help"),
+    (["attach", "x", "--max-idle", "0"], "--max-idle", "cardferry attach --help"),
+    (["attach", "x", "--max-idle", "soon"], "--max-idle", "cardferry attach --help"),
+    (["attach", "x", "--exclusive", "maybe"], "--exclusive", "cardferry attach --help"),
+    (["attach", "gopher://x"], "not a HOST", "HOST is one of"),
+    (["attach", "-oProxyCommand=x"], "", "--help"),
+    (["share"], "Missing argument", "cardferry share --help"),
+    (["run"], "Missing argument", "cardferry run --help"),
+    (["env", "x", "y"], "unexpected extra argument", "cardferry env --help"),
+    (["status", "x"], "unexpected extra argument", "cardferry status --help"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "hint"), WRONG, ids=[" ".join(words) for words, *_ in WRONG])
+def test_wrong_usage_is_two_lines_and_exit_code_2(
+    arguments: list[str], error: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(arguments, capsys)
+    assert code == 2
+    assert out == ""
+    first, second = err.splitlines()
+    assert first.startswith("error: ")
+    assert error in first
+    assert second.startswith("hint: ")
+    assert hint in second
+
+
+FAILURES = [
+    (["share", "virtual:"], 1, "share needs another computer", "ssh://"),
+    (["attach", "pcscd:/no/such/socket"], 30, "there is no pcscd socket at /no/such/socket", "apt install"),
+    (["attach", "x", "-e", "/no/such/ssh"], 20, "no program '/no/such/ssh'", "openssh-client"),
+    (["attach", "x", "-e", ""], 1, "the ssh command is empty", "--ssh"),
+    (["attach", "virtual:", "--socket", "/" + "x" * 107], 10, "108 bytes", "--socket"),
+    (["attach", "virtual:", "--socket", "/no/such/folder/x"], 12, "No such file", "--socket"),
+    (["run", "true"], 40, "nothing is attached", "--from HOST"),
+    (["env"], 40, "nothing is attached", "cardferry attach HOST"),
+    (["env", "computer1"], 40, "computer1 is not attached", "cardferry attach computer1"),
+    (["run", "--from", "virtual:", "/no/such/command"], 127, "cannot run /no/such/command", "check"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error", "hint"), FAILURES, ids=[" ".join(words) for words, *_ in FAILURES]
+)
+def test_each_failure_is_two_lines_and_an_exit_code_of_its_own(
+    arguments: list[str], code: int, error: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exited, out, err = run(arguments, capsys)
+    assert (exited, out) == (code, "")
+    first, second = err.splitlines()[-2:]
+    assert first.startswith("error: ")
+    assert error in first
+    assert second.startswith("hint: ")
+    assert hint in second
+
+
+def test_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status"], capsys) == (0, "nothing is attached or shared\n", "")
+    assert run(["status", "--json"], capsys) == (0, "[]\n", "")
+    assert run(["readers"], capsys) == (0, "no readers\n", "")
+    assert run(["readers", "--json"], capsys) == (0, "[]\n", "")
+
+
+def subclasses(kind: type[UserError]) -> set[type[UserError]]:
+    return {kind}.union(*(subclasses(sub) for sub in kind.__subclasses__()))
+
+
+def test_every_exit_code_is_documented() -> None:
+    for module in ("app.attach", "app.share", "app.run", "app.origin", "app.serving", "cli.demo", "cli.card"):
+        importlib.import_module(f"cardferry.{module}")
+    text = (Path(__file__).parents[2] / "docs" / "exit-codes.md").read_text()
+    documented = {int(line.split("|")[1]) for line in text.splitlines() if line.startswith("| ") and line[2].isdigit()}
+    used = {kind.exit_code for kind in subclasses(UserError) if kind.__module__.startswith("cardferry.")}
+    assert used <= documented
+
+
+def test_output_that_nobody_reads_is_no_traceback() -> None:
+    command = f"{sys.executable} -m cardferry --help | true; {sys.executable} -m cardferry status --json | true"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
