@@ -218,6 +218,19 @@ async def test_a_lock_that_somebody_else_has_although_it_should_be_ours() -> Non
     assert there.commands == [SELECT]
 
 
+async def test_a_reset_does_not_hide_that_the_lock_is_somebody_elses() -> None:
+    _, there, reader = await connected()
+    await reader.claim()
+    await transmit(reader)
+    there.exchange_card()
+    there.lock()
+    asyncio.get_running_loop().call_later(3, there.unlock)
+    with pytest.raises(PcscError) as caught:
+        await reader.reset(Disposition.RESET, Protocol.ANY)
+    assert caught.value.code is ReturnCode.W_REMOVED_CARD
+    assert there.commands == [SELECT]
+
+
 # others are known to be there
 
 
@@ -253,6 +266,20 @@ async def test_a_cancelled_claim_takes_nothing_with_it() -> None:
         await reader.release()
         await quiet(there)
         assert there.owner == 0
+
+
+async def test_a_cancelled_claim_owes_nobody_a_pause() -> None:
+    _, there, reader = await with_others()
+    there.lock()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.35):
+            await reader.claim()
+    there.unlock()
+    await asyncio.sleep(0.06)
+    await reader.release()
+    before = now()
+    await reader.claim()
+    assert now() == before
 
 
 async def test_a_lock_that_comes_after_its_claim_was_cancelled_is_given_back() -> None:

@@ -87,6 +87,26 @@ async def test_a_change_right_after_the_look_is_not_missed(minor: int) -> None:
 
 
 @LEVELS
+async def test_the_table_is_looked_at_after_the_registration_also_when_that_takes_long(minor: int) -> None:
+    pcscd = FakePcscd(minor)
+    pcscd.add_reader(A)
+
+    def slow_events(connection: FakeConnection) -> None:
+        if connection is pcscd.dialled[0]:
+            connection.from_client.delay = 1.0
+
+    pcscd.greet = slow_events
+    async with running(pcscd) as (_, observer):
+        loop = asyncio.get_running_loop()
+        for moment in range(1, 50):  # whenever it comes, it is noticed
+            loop.call_later(moment / 10, pcscd.readers[A].insert, ATR + bytes((moment,)))
+        await asyncio.sleep(10)
+        assert observer.reports[-1] == ("card inserted", A, ATR + bytes((49,)))
+        pcscd.readers[A].remove()
+        await observer.wait_for("card removed", A)
+
+
+@LEVELS
 async def test_nothing_is_asked_while_nothing_happens(minor: int) -> None:
     pcscd = FakePcscd(minor)
     pcscd.add_reader(A).insert()
@@ -234,6 +254,35 @@ async def test_a_reader_whose_own_connection_is_cut_is_unplugged_and_plugged_in(
         with pytest.raises(PcscError):
             await reader.transmit(b"\x00\xa4\x00\x00", Protocol.T1)
         assert await source.readers[0].connect(ShareMode.SHARED, Protocol.ANY) == Protocol.T1
+
+
+async def test_when_pcscd_ends_its_readers_go_once_whichever_connection_ends_first() -> None:
+    pcscd = FakePcscd(4)
+    there = pcscd.add_reader(A)
+    there.insert()
+    async with running(pcscd) as (source, observer):
+        await observer.take(2)
+        await source.readers[0].connect(ShareMode.SHARED, Protocol.ANY)
+        pcscd.connection_of(there).hang_up()
+        await asyncio.sleep(0.05)
+        pcscd.stop()
+        await asyncio.sleep(1)
+        assert observer.reports == [("reader removed", A)]
+
+
+async def test_a_table_tells_of_a_reader_whose_connection_was_cut() -> None:
+    pcscd = FakePcscd(4)
+    there = pcscd.add_reader(A)
+    there.insert()
+    async with running(pcscd) as (source, observer):
+        await observer.take(2)
+        await source.readers[0].connect(ShareMode.SHARED, Protocol.ANY)
+        pcscd.connection_of(there).hang_up()
+        await asyncio.sleep(0.05)
+        there.remove()
+        assert await observer.take(2) == [("reader removed", A), ("reader added", A)]
+        await asyncio.sleep(1)
+        assert observer.reports == []
 
 
 async def test_names_that_come_twice_count_once() -> None:
