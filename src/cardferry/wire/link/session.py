@@ -36,6 +36,8 @@ _PROBE: Final = struct.Struct("!Q")
 #: Acknowledgements are sent by themselves at once after so many frames, or bytes.
 _ACK_FRAMES: Final = 64
 _ACK_BYTES: Final = 256 * 1024
+#: Frames beside the messages that may wait to be taken; an honest end asks for one answer a second.
+_MOST_ASIDE: Final = 64
 #: Weight of a new measurement in the round trip's running mean.
 _NEW_WEIGHT: Final = 0.25
 
@@ -293,6 +295,8 @@ class Session:
         else:
             self._acknowledge(frame.acknowledged)
             if kind is Kind.PING:
+                if len(self._aside) >= _MOST_ASIDE:
+                    raise WireError("pings come faster than answers can leave")
                 self._aside.append((Kind.PONG, frame.payload))
             elif kind is Kind.PONG:
                 self._measured(frame.payload, now)
@@ -369,7 +373,7 @@ class Session:
     @property
     def over_at(self) -> float | None:
         """When the session ends unless the other end is heard before; None while that cannot happen."""
-        if not self.established or self.phase is Phase.OVER:
+        if self.phase is Phase.OVER or (self.role is Role.GUEST and not self.established):
             return None
         return self._heard + self._grace + (self.timing.silence if self.role is Role.GUEST else 0.0)
 

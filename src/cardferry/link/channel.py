@@ -1,0 +1,285 @@
+"""Drives a session over one pipe after the other: bytes to the pipe, messages to the owner, timers in between.
+
+A message goes `Channel.send` -> `Session.send` -> `Session.take` -> `Pipe.write` in one call when it is urgent.
+Messages that nobody waits for are held for up to `LINGER`, so that they travel in one piece with the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+from typing import Protocol as Interface
+
+from cardferry.pcsc.errors import CardferryError
+from cardferry.transports.base import Pipe
+from cardferry.wire.errors import WireError
+from cardferry.wire.link.greeting import Bye, Reason
+from cardferry.wire.link.session import Due, Phase, Session, SessionOverflowError
+
+log = logging.getLogger(__name__)
+
+#: s that a message may wait for company when nobody waits for its answer.
+LINGER: Final = 0.001
+
+
+class ChannelOwner(Interface):
+    """Who uses a channel."""
+
+    def together(self) -> None:
+        """A pipe is up, and both ends have agreed where they are."""
+        ...
+
+    def apart(self, error: Exception | None) -> None:
+        """The pipe is gone; the session goes on for a while."""
+        ...
+
+    def message(self, payload: bytes) -> None:
+        """A message came. May raise `WireError`: then the session is over."""
+        ...
+
+    def over(self, bye: Bye) -> None:
+        """The session is over; nothing comes after this."""
+        ...
+
+
+class PipeEnd:
+    """One pipe's callbacks; when the channel has gone on to another pipe, nobody listens any more."""
+
+    __slots__ = ("channel", "gone", "pipe", "unused")
+
+    def __init__(self, channel: Channel, pipe: Pipe) -> None:
+        self.channel = channel
+        self.pipe = pipe
+        loop = asyncio.get_running_loop()
+        #: Done when the channel does not use the pipe any more; when the pipe is lost.
+        self.unused: asyncio.Future[None] = loop.create_future()
+        self.gone: asyncio.Future[None] = loop.create_future()
+
+    def received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self.channel.end is self:
+            self.channel.received(data)
+
+    def congested(self, congested: bool) -> None:
+        """The pipe cannot keep up, or can again."""
+        if self.channel.end is self:
+            self.channel.congested(congested)
+
+    def lost(self, error: Exception | None) -> None:
+        """The pipe is lost."""
+        if not self.gone.done():
+            self.gone.set_result(None)
+        if self.channel.end is self:
+            self.channel.drop(error)
+
+    def release(self) -> None:
+        """The channel does not use the pipe any more."""
+        if not self.unused.done():
+            self.unused.set_result(None)
+
+
+class Channel:
+    """One end of a link in the event loop.
+
+    Args:
+        session: the machine; nobody else uses it.
+        owner: whom to tell.
+
+    Attributes:
+        end: the present pipe.
+        messages_sent, messages_received, bytes_sent, bytes_received: since the beginning.
+    """
+
+    def __init__(self, session: Session, owner: ChannelOwner) -> None:
+        self.session = session
+        self.end: PipeEnd | None = None
+        self.messages_sent = self.messages_received = 0
+        self.bytes_sent = self.bytes_received = 0
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._congested = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._flush_handle: asyncio.Handle | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._told_over = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the session is over."""
+        return self.session.phase is Phase.OVER
+
+    # pipes
+
+    def attach(self, pipe: Pipe) -> PipeEnd:
+        """Use this pipe, which has no user yet, from now on, and forget the one before."""
+        self._forget_pipe()
+        end = self.end = PipeEnd(self, pipe)
+        self._congested = False
+        self.session.attach(self._loop.time())
+        pipe.start(end)
+        self._flush()
+        self._arm()
+        return end
+
+    def _forget_pipe(self) -> None:
+        end, self.end = self.end, None
+        if end is not None:
+            end.pipe.abort()
+            end.release()
+
+    def drop(self, error: Exception | None = None) -> None:
+        """The pipe is lost, or of no use: go on without it."""
+        if self.end is None:
+            return
+        self._forget_pipe()
+        self.session.detach()
+        self._arm()
+        if not self.over:
+            self._owner.apart(error)
+
+    # messages
+
+    @property
+    def full(self) -> bool:
+        """Whether to wait for `room` before anything more is sent."""
+        return self.session.full
+
+    async def room(self) -> None:
+        """Wait until the other end has acknowledged enough, or the session is over."""
+        while self.session.full and not self.over:
+            if self._room is None:
+                self._room = self._loop.create_future()
+            await asyncio.shield(self._room)
+
+    def send(self, payload: bytes, *, urgent: bool) -> None:
+        """Send a message: now, or together with the next one.
+
+        Raises:
+            SessionOverflowError: the other end does not keep up; end the session.
+        """
+        self.messages_sent += 1
+        self.session.send(payload)
+        if urgent:
+            self._flush()
+        elif self._flush_handle is None:
+            self._flush_handle = self._loop.call_later(LINGER, self._flush)
+
+    def flush_soon(self) -> None:
+        """Send what waits at the end of this pass of the event loop."""
+        if self._flush_handle is None:
+            self._flush_handle = self._loop.call_soon(self._flush)
+
+    def post(self, payload: bytes) -> None:
+        """Send a message at the end of this pass of the event loop, with all others of this pass."""
+        self.messages_sent += 1
+        self.session.send(payload)
+        self.flush_soon()
+
+    def _flush(self) -> None:
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
+        if self.end is None:
+            return
+        while not self._congested and (data := self.session.take()):
+            self.bytes_sent += len(data)
+            self.end.pipe.write(data)
+
+    # what the pipe tells
+
+    def received(self, data: bytes) -> None:
+        """Bytes came."""
+        self.bytes_received += len(data)
+        session = self.session
+        greeting = session.phase is Phase.GREETING
+        try:
+            payloads = session.receive(data, self._loop.time())
+            if greeting and session.phase is Phase.TOGETHER:
+                self._arm()
+                self._owner.together()
+            for payload in payloads:
+                self.messages_received += 1
+                self._owner.message(payload)
+                if self.over:
+                    break
+        except (WireError, SessionOverflowError) as error:
+            self.breach(error)
+            return
+        if self._room is not None and not session.full:
+            self._give_room()
+        if session.pending:
+            self._flush()
+        if self.over:
+            self._finish(session.farewell or Bye(Reason.CLOSED))
+        elif payloads:
+            self._arm()
+
+    def congested(self, congested: bool) -> None:
+        """The pipe cannot keep up, or can again."""
+        self._congested = congested
+        if not congested:
+            self._flush()
+
+    def _give_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
+
+    # the end
+
+    def breach(self, error: CardferryError) -> None:
+        """The other end broke the rules."""
+        if self.over:
+            return
+        log.warning("%s: session ended: %s", self.end.pipe.name if self.end else "link", error)
+        self.session.breach(error)
+        self._finish(Bye(Reason.PROTOCOL, str(error)))
+
+    def close(self, bye: Bye) -> None:
+        """End the session from this side."""
+        if not self.over:
+            self.session.close(bye)
+            self._finish(bye)
+
+    def _finish(self, bye: Bye) -> None:
+        if self._told_over:
+            return
+        self._told_over = True
+        self._congested = False
+        self._flush()
+        end, self.end = self.end, None
+        if end is not None:
+            end.pipe.close()
+            end.release()
+            # A pipe that does not get rid of what was written is not waited for.
+            self._loop.call_later(self.session.timing.dead, end.pipe.abort)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._give_room()
+        self._owner.over(bye)
+
+    # time
+
+    def _arm(self) -> None:
+        """See to it that `_tick` runs in time. A deadline that moves away is noticed when the old one comes."""
+        deadline = self.session.deadline
+        if deadline is None:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= deadline and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        due = self.session.tick(self._loop.time())
+        self._flush()
+        if due is Due.OVER:
+            self._finish(Bye(Reason.UNKNOWN_SESSION, "the other end was away for too long"))
+        elif due is Due.PIPE_DEAD:
+            self.drop(TimeoutError("nothing was heard for too long"))
+        if not self.over:
+            self._arm()

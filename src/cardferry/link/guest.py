@@ -1,0 +1,344 @@
+"""The guest's end of the link: a resource manager that is answered by another computer.
+
+`Guest` keeps a pipe to its host as well as it can. While the host is out of reach, the readers stay as they were and
+calls wait; when that takes longer than ``grace``, calls end with ``E_READER_UNAVAILABLE``, the readers go, and they
+come back with the host, in a new session. Contexts live on through all this, handles do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from types import TracebackType
+from typing import Final, Self
+
+from cardferry.link.foreseen import Foreseen
+from cardferry.link.guest_context import GuestContext
+from cardferry.link.guest_session import GuestSession
+from cardferry.link.readers import ReadersReceiver
+from cardferry.pcsc.errors import CardferryError
+from cardferry.pcsc.interface import Peer
+from cardferry.pcsc.reader_state import Snapshot
+from cardferry.transports.base import Dial
+from cardferry.wire.link.greeting import IDENTITY_SIZE, Bye, Reason, Role
+from cardferry.wire.link.session import Bounds, Session, Timing
+
+log = logging.getLogger(__name__)
+
+#: s between attempts to reach the host: the first, and the most while the session lives, and afterwards.
+_FIRST_PAUSE: Final = 0.05
+_MOST_PAUSE: Final = 1.0
+_MOST_PAUSE_WITHOUT_SESSION: Final = 5.0
+#: s that the last words may take.
+_GOOD_BYE: Final = 0.5
+
+
+class LinkState(Enum):
+    """How the guest stands with its host."""
+
+    #: The host has not been reached yet.
+    CONNECTING = "connecting"
+    #: All is well.
+    UP = "up"
+    #: The host is out of reach; calls wait.
+    BROKEN = "broken"
+    #: The host was out of reach for too long, or has ended the session; readers are gone.
+    DOWN = "down"
+
+
+class LinkRefusedError(CardferryError):
+    """The host does not want this guest.
+
+    Attributes:
+        reason: why; see `Reason`.
+    """
+
+    def __init__(self, bye: Bye) -> None:
+        super().__init__(bye.text or bye.reason.name.lower())
+        self.reason = bye.reason
+
+
+@dataclass(slots=True)
+class Counters:
+    """What was done since the beginning.
+
+    Attributes:
+        round_trips: calls that waited for the host.
+        pipelined: calls that were sent without waiting.
+        local: calls that were answered without asking.
+        hits, waste: responses that came ahead, and were used or not.
+    """
+
+    round_trips: int = 0
+    pipelined: int = 0
+    local: int = 0
+    hits: int = 0
+    waste: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStatus:
+    """What ``cardferry status`` shows of a link. Times in s."""
+
+    state: str
+    host: str
+    software: str
+    round_trip: float | None
+    last_error: str
+    sessions: int
+    resumes: int
+    messages_sent: int
+    messages_received: int
+    bytes_sent: int
+    bytes_received: int
+    counters: Counters
+
+
+class Guest:
+    """Serves another computer's readers; an asynchronous context manager that keeps the link meanwhile.
+
+    Args:
+        dial: opens a pipe to the host; called again whenever there is none.
+        name: what the host is called, for people.
+        timing: see `Timing`; ``grace`` is how long calls wait for a host that is out of reach.
+        bounds: see `Bounds`.
+        report: called with every new state.
+        software: name and version of this program, told to the host.
+
+    Attributes:
+        counters: see `Counters`.
+        readers: what is known of the readers.
+        session: the session in force, None before the first and after the last one's end.
+        state: see `LinkState`.
+        error: why the host could not be reached last time, None when it could.
+    """
+
+    def __init__(
+        self,
+        dial: Dial,
+        *,
+        name: str = "",
+        timing: Timing | None = None,
+        bounds: Bounds | None = None,
+        report: Callable[[LinkState], None] | None = None,
+        software: str = "",
+    ) -> None:
+        self.counters = Counters()
+        self.readers = ReadersReceiver()
+        self.session: GuestSession | None = None
+        self.state = LinkState.CONNECTING
+        self.error: Exception | None = None
+        self._dial = dial
+        self._name = name
+        self._timing = timing or Timing()
+        self._bounds = bounds or Bounds()
+        self._report = report
+        self._software = software
+        self._latest: GuestSession | None = None
+        self._sessions = 0
+        self._past = (0, 0, 0, 0, 0)
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._pause = _FIRST_PAUSE
+        #: Whether the last pipe was good for anything; otherwise there is a pause before the next one.
+        self._met = False
+        self._tasks = asyncio.TaskGroup()
+        self._runner: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        self._runner = self._tasks.create_task(self._run(), name=f"link to {self._name}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._runner is not None:
+            self._runner.cancel()
+        if self._latest is not None:
+            await self._say_good_bye(self._latest)
+        await self._tasks.__aexit__(kind, error, trace)
+
+    async def _say_good_bye(self, session: GuestSession) -> None:
+        """Let the host free everything at once; a pipe that is slow is not waited for."""
+        end = session.channel.end
+        session.channel.close(Bye(Reason.CLOSED, "the guest stops"))
+        if end is not None:
+            await asyncio.wait({end.gone}, timeout=_GOOD_BYE)
+
+    # ResourceManager
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """All readers as they were told last."""
+        return self.readers.snapshot
+
+    async def changed(self, serial: int) -> Snapshot:
+        """Wait until the snapshot's serial is another one than ``serial``."""
+        while self.snapshot.serial == serial:
+            await self._news()
+        return self.snapshot
+
+    async def open(self, peer: Peer, patience: float | None = None) -> GuestContext:
+        """Open a context; the host hears of it when it is used."""
+        return GuestContext(self, peer, patience)
+
+    async def ready(self) -> None:
+        """Wait until the readers are known.
+
+        Raises:
+            OSError | CardferryError: the host could not be reached at the first attempt. (Attempts go on.)
+        """
+        while self.state is LinkState.CONNECTING:
+            if self.error is not None:
+                raise self.error
+            await self._news()
+        while self.state is LinkState.UP and self.snapshot.serial == 0:
+            await self._news()
+
+    async def _news(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def _tell_news(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # keeping the link
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                pipe = await self._dial()
+            except (OSError, CardferryError) as error:
+                self._missed(error)
+                await self._rest()
+                continue
+            latest = self._latest
+            if latest is None or latest.dead:
+                latest = self._latest = self._new_session()
+            self._met = False
+            await latest.channel.attach(pipe).unused
+            if not self._met:
+                await self._rest()
+
+    def _new_session(self) -> GuestSession:
+        self._sessions += 1
+        session = Session(
+            Role.GUEST,
+            secrets.token_bytes(IDENTITY_SIZE),
+            asyncio.get_running_loop().time(),
+            timing=self._timing,
+            bounds=self._bounds,
+            software=self._software,
+        )
+        return GuestSession(self, session)
+
+    async def _rest(self) -> None:
+        pause = self._pause
+        most = _MOST_PAUSE if self.session is not None else _MOST_PAUSE_WITHOUT_SESSION
+        self._pause = min(pause * 2, most)
+        await asyncio.sleep(pause)
+
+    def _missed(self, error: Exception) -> None:
+        self.error = error
+        log.info("%s cannot be reached: %s", self._name or "the host", error)
+        self._tell_news()
+
+    # what sessions tell
+
+    def together(self, session: GuestSession) -> None:
+        """The host is there."""
+        self.session = session
+        self.error = None
+        self._met = True
+        self._become(LinkState.UP)
+
+    def apart(self, session: GuestSession, error: Exception | None) -> None:
+        """The pipe is gone."""
+        if session is self.session:
+            self._become(LinkState.BROKEN)
+        else:
+            self._missed(error or ConnectionError("the host closed the connection before it said hello"))
+
+    def over(self, session: GuestSession) -> None:
+        """A session is over."""
+        self._remember(session)
+        bye = session.bye
+        self._met = False
+        if bye is not None and bye.reason is Reason.UNKNOWN_SESSION:
+            self._met = session.channel.session.established  # then a new session is welcome at once
+        elif bye is not None and bye.reason is not Reason.CLOSED:
+            self.error = LinkRefusedError(bye)
+        if session is self.session:
+            self.session = None
+            self.readers.vanish()
+            self._become(LinkState.DOWN)
+        self._tell_news()
+
+    def readers_changed(self) -> None:
+        """The snapshot is a new one."""
+        self._pause = _FIRST_PAUSE
+        self._tell_news()
+
+    def _become(self, state: LinkState) -> None:
+        if state is not self.state:
+            log.info("link to %s: %s", self._name or "the host", state.value)
+            self.state = state
+            if self._report is not None:
+                self._report(state)
+        self._tell_news()
+
+    # status
+
+    def account(self, foreseen: Foreseen) -> None:
+        """Add up what running ahead has brought for a handle."""
+        self.counters.hits += foreseen.hits
+        self.counters.waste += foreseen.waste
+        foreseen.hits = foreseen.waste = 0
+
+    def _remember(self, session: GuestSession) -> None:
+        self._past = self._sums(session)
+        if session is self._latest:
+            self._latest = None
+
+    def _sums(self, session: GuestSession | None) -> tuple[int, int, int, int, int]:
+        if session is None:
+            return self._past
+        channel = session.channel
+        resumes, sent, received, bytes_sent, bytes_received = self._past
+        return (
+            resumes + channel.session.resumes,
+            sent + channel.messages_sent,
+            received + channel.messages_received,
+            bytes_sent + channel.bytes_sent,
+            bytes_received + channel.bytes_received,
+        )
+
+    @property
+    def status(self) -> GuestStatus:
+        """How it goes."""
+        resumes, sent, received, bytes_sent, bytes_received = self._sums(self._latest)
+        machine = self._latest.channel.session if self._latest is not None else None
+        return GuestStatus(
+            state=self.state.value,
+            host=self._name,
+            software=machine.peer.software if machine is not None and machine.peer is not None else "",
+            round_trip=machine.round_trip if machine is not None else None,
+            last_error=str(self.error) if self.error is not None else "",
+            sessions=self._sessions,
+            resumes=resumes,
+            messages_sent=sent,
+            messages_received=received,
+            bytes_sent=bytes_sent,
+            bytes_received=bytes_received,
+            counters=replace(self.counters),
+        )

@@ -1,0 +1,154 @@
+"""One SCARDCONTEXT of a guest. It outlives sessions: a program whose link was away for too long connects again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from cardferry.link import messages as m
+from cardferry.link.guest_card import GuestCard
+from cardferry.link.guest_session import GONE, GuestSession
+from cardferry.pcsc.constants import PROTOCOL_ANY_OLD, CardState, Disposition, Protocol, ShareMode
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import Peer
+from cardferry.pcsc.reader_state import ReaderState
+
+if TYPE_CHECKING:
+    from cardferry.link.guest import Guest
+
+#: Calls that a context sends without waiting, one after the other, before it waits for one.
+MOST_UNSEEN: Final = 32
+_USABLE: Final = CardState.PRESENT | CardState.POWERED
+
+
+class GuestContext:
+    """A context; see `cardferry.pcsc.interface.Context`.
+
+    Args:
+        guest: whose context it is.
+        peer, patience: as given to `Guest.open`.
+    """
+
+    __slots__ = ("_closed", "_number", "_patience", "_peer", "_session", "_unseen", "cards", "guest")
+
+    def __init__(self, guest: Guest, peer: Peer, patience: float | None) -> None:
+        self.guest = guest
+        self.cards: set[GuestCard] = set()
+        self._peer = peer
+        self._patience = patience
+        self._session: GuestSession | None = None
+        self._number = 0
+        self._unseen = 0
+        self._closed = False
+
+    async def connect(self, reader: str, share: ShareMode, protocols: Protocol) -> GuestCard:
+        """Connect to a reader: without waiting when it is known how that ends."""
+        if self._closed:
+            raise PcscError(ReturnCode.E_INVALID_HANDLE)
+        state = self.guest.readers.find(reader)
+        session = self.guest.session
+        if state is None or session is None:
+            raise PcscError(ReturnCode.E_UNKNOWN_READER, reader)
+        if state.state & CardState.ABSENT and share is not ShareMode.DIRECT:
+            raise PcscError(ReturnCode.E_NO_SMARTCARD)
+        await session.ready()
+        if self._closed:
+            raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
+        self._open(session)
+        handle = session.new_handle()
+        marks = state.marks
+        if self.may_go_on(session) and _foregone(state, share, protocols):
+            protocol = state.protocol
+            session.tell(
+                m.Connect(0, self._number, handle, reader, share, int(protocols & 0xFFFF), int(state.protocol))
+            )
+            self.unseen(session)
+        else:
+            protocol = await self._connect(
+                session,
+                lambda call: m.Connect(call, self._number, handle, reader, share, int(protocols & 0xFFFF)),
+                handle,
+            )
+        if session.dead:
+            raise PcscError(GONE, "the link was away for too long")
+        if self._closed:
+            raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
+        card = GuestCard(self, session, handle=handle, reader=reader, share=share, protocol=protocol, marks=marks)
+        session.cards[handle] = card
+        self.cards.add(card)
+        return card
+
+    async def _connect(self, session: GuestSession, make: m.MakeCall, handle: int) -> Protocol:
+        """Connect, and wait for the active protocol."""
+        try:
+            answer = await session.ask(make)
+        except asyncio.CancelledError:
+            session.tell(m.Disconnect(0, handle, Disposition.LEAVE))  # the host may have been quicker
+            raise
+        self.seen(session)
+        return Protocol(answer.protocol)
+
+    def _open(self, session: GuestSession) -> None:
+        """Open the context in this session, unless it is."""
+        if self._session is session:
+            return
+        self._number = session.new_context()
+        self._session = session
+        self._unseen = 0
+        peer = self._peer
+        session.tell(m.Open(self._number, peer.name[:512], peer.uid, peer.pid, self._patience))
+
+    async def close(self) -> None:
+        """Free every handle; the host ends what waits and resets what was held."""
+        if self._closed:
+            return
+        self._closed = True
+        for card in tuple(self.cards):
+            card.dismiss()
+        session = self._session
+        if session is not None and not session.dead:
+            session.contexts -= 1
+            self.seen(session)
+            session.tell(m.Close(self._number))
+
+    # how far ahead of the host we are
+
+    def may_go_on(self, session: GuestSession) -> bool:
+        """Whether another call may be sent without waiting."""
+        return self._unseen < MOST_UNSEEN and session.unseen < session.welcome.calls // 2
+
+    def may_begin(self, card: GuestCard) -> bool:
+        """Whether a transaction may begin without waiting: not when it would wait for ourselves."""
+        if self._session is None or not self.may_go_on(self._session):
+            return False
+        if self._patience is not None and self._patience <= 0:
+            return False
+        return not any(other is not card and other.reader == card.reader and other.holds for other in self.cards)
+
+    def unseen(self, session: GuestSession) -> None:
+        """A call was sent without waiting."""
+        self._unseen += 1
+        session.unseen += 1
+        self.guest.counters.pipelined += 1
+
+    def seen(self, session: GuestSession) -> None:
+        """An answer has come: everything that was sent before it has been carried out."""
+        session.unseen -= self._unseen
+        self._unseen = 0
+
+
+def _foregone(state: ReaderState, share: ShareMode, protocols: Protocol) -> bool:
+    """Whether it is known how a connect ends: nobody is in the way, and the protocol is in force already."""
+    if state.sharing < 0:
+        return False
+    if share is ShareMode.DIRECT:
+        return True
+    if int(protocols) & PROTOCOL_ANY_OLD:
+        protocols |= Protocol.ANY
+    return (
+        share is ShareMode.SHARED
+        and state.state & (_USABLE | CardState.SWALLOWED) == _USABLE
+        and bool(state.protocol & protocols)
+        and not protocols & Protocol.RAW
+        and state.protocol in (Protocol.T0, Protocol.T1)
+    )

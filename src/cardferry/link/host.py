@@ -1,0 +1,275 @@
+"""The host's end of the link: serves any resource manager to guests, whatever pipes they come through.
+
+`Host.serve` is given a pipe that a guest has opened. The guest's hello says which session it belongs to: a new
+one, or one that has lost its pipe. All pipes of a host meet the same table of sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+from cardferry.link.facts import About, Facts, Known
+from cardferry.link.host_session import HostSession, HostSessionStatus
+from cardferry.link.settings import Limits
+from cardferry.pcsc.errors import CardferryError
+from cardferry.pcsc.interface import ResourceManager
+from cardferry.transports.base import Pipe, PipeUser
+from cardferry.wire.errors import WireError
+from cardferry.wire.link.frames import Frame, FrameReader, Kind, encode
+from cardferry.wire.link.greeting import Bye, Hello, Reason, Role, VersionError, agree
+from cardferry.wire.link.session import Bounds, Session, Timing
+
+log = logging.getLogger(__name__)
+
+#: Bytes that a guest may send before we have answered its hello.
+_MOST_EARLY: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HostStatus:
+    """What ``cardferry status`` shows of a host's end."""
+
+    guests: list[HostSessionStatus]
+
+
+class _RefusedError(CardferryError):
+    """This guest is not served."""
+
+    def __init__(self, bye: Bye) -> None:
+        super().__init__(bye.text)
+        self.bye = bye
+
+
+class _Greeting:
+    """Reads a pipe up to the guest's hello, and is a pipe for the session from there on."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self.pipe = pipe
+        self.name = pipe.name
+        self.hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
+        self._reader = FrameReader()
+        self._early = b""
+        self._user: PipeUser | None = None
+        self._lost: tuple[Exception | None] | None = None
+        pipe.start(self)
+
+    # a pipe's user
+
+    def received(self, data: bytes) -> None:
+        if self._user is not None:
+            self._user.received(data)
+            return
+        self._early += data
+        if self.hello.done():
+            if len(self._early) > _MOST_EARLY:
+                self.pipe.abort()
+            return
+        try:
+            frames = self._reader.receive(data)
+            if frames:
+                self.hello.set_result(_checked(frames[0]))
+        except WireError as error:
+            self.hello.set_exception(error)
+
+    def congested(self, congested: bool) -> None:
+        if self._user is not None:
+            self._user.congested(congested)
+
+    def lost(self, error: Exception | None) -> None:
+        self._lost = (error,)
+        if not self.hello.done():
+            self.hello.set_exception(ConnectionError("the pipe was closed before a guest said hello"))
+        if self._user is not None:
+            self._user.lost(error)
+
+    # a pipe
+
+    def start(self, user: PipeUser) -> None:
+        asyncio.get_running_loop().call_soon(self._begin, user)
+
+    def _begin(self, user: PipeUser) -> None:
+        self._user = user
+        early, self._early = self._early, b""
+        user.received(early)
+        if self._lost is not None:
+            user.lost(self._lost[0])
+
+    def write(self, data: bytes) -> None:
+        self.pipe.write(data)
+
+    def pause_reading(self) -> None:
+        self.pipe.pause_reading()
+
+    def resume_reading(self) -> None:
+        self.pipe.resume_reading()
+
+    def close(self) -> None:
+        self.pipe.close()
+
+    def abort(self) -> None:
+        self.pipe.abort()
+
+
+def _checked(frame: Frame) -> Hello:
+    if frame.kind is not Kind.HELLO:
+        raise WireError(f"the first frame is {frame.kind.name}, not HELLO")
+    hello = Hello.parse(frame.payload)
+    if hello.role is not Role.GUEST:
+        raise WireError("the other end is a host, too")
+    return hello
+
+
+class Host:
+    """Serves a resource manager to guests; an asynchronous context manager that owns their sessions.
+
+    Args:
+        manager: whose cards are served; it must outlive the host.
+        timing: see `Timing`; ``grace`` is how long a guest that is out of reach keeps what it holds.
+        limits: see `Limits`.
+        bounds: see `Bounds`.
+        accelerate: whether to run ahead.
+        software: name and version of this program, told to guests.
+    """
+
+    def __init__(
+        self,
+        manager: ResourceManager,
+        *,
+        timing: Timing | None = None,
+        limits: Limits | None = None,
+        bounds: Bounds | None = None,
+        accelerate: bool = True,
+        software: str = "",
+    ) -> None:
+        self.manager = manager
+        self.limits = limits or Limits()
+        self.accelerate = accelerate
+        self.facts = Facts()
+        self._timing = timing or Timing()
+        self._bounds = bounds or Bounds()
+        self._software = software
+        self._sessions: dict[bytes, HostSession] = {}
+        self._greetings: set[_Greeting] = set()
+        self._served = 0
+        self._tasks = asyncio.TaskGroup()
+        self._watcher: asyncio.Task[None] | None = None
+        self._facts_events: int | None = None
+        self._closing = False
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        self._watcher = self.start(self._watch())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+        for greeting in tuple(self._greetings):
+            greeting.abort()
+        for session in tuple(self._sessions.values()):
+            session.channel.close(Bye(Reason.CLOSED, "the host stops"))
+        await self._tasks.__aexit__(kind, error, trace)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something in a task of this host."""
+        return self._tasks.create_task(work)
+
+    async def serve(self, pipe: Pipe, guest: str = "") -> None:
+        """Serve the guest at the other end of a pipe, until the pipe is lost. It may come back with another one.
+
+        Args:
+            pipe: connected, and without a user.
+            guest: what to call the guest; the pipe's name when it is empty.
+        """
+        greeting = _Greeting(pipe)
+        self._greetings.add(greeting)
+        try:
+            async with asyncio.timeout(self._timing.greeting):
+                hello = await greeting.hello
+            session = self._session(hello, guest or pipe.name)
+            if self._closing:
+                raise _RefusedError(Bye(Reason.CLOSED, "the host stops"))
+        except (WireError, _RefusedError, TimeoutError, ConnectionError) as error:
+            self._refuse(pipe, error)
+            return
+        finally:
+            self._greetings.discard(greeting)
+        try:
+            await session.channel.attach(greeting).gone
+        finally:
+            pipe.abort()
+
+    def _session(self, hello: Hello, guest: str) -> HostSession:
+        known = self._sessions.get(hello.identity)
+        if known is not None:
+            return known
+        if hello.established:
+            raise _RefusedError(Bye(Reason.UNKNOWN_SESSION, "the host does not know this session any more"))
+        if len(self._sessions) >= self.limits.guests:
+            raise _RefusedError(Bye(Reason.FULL, f"the host serves {self.limits.guests} guests, and no more"))
+        session = Session(
+            Role.HOST,
+            hello.identity,
+            asyncio.get_running_loop().time(),
+            timing=self._timing,
+            bounds=self._bounds,
+            software=self._software,
+        )
+        agree(session.hello, hello)
+        self._served += 1
+        serving = self._sessions[hello.identity] = HostSession(self, session, self._served, guest)
+        return serving
+
+    @staticmethod
+    def _refuse(pipe: Pipe, error: Exception) -> None:
+        if isinstance(error, _RefusedError):
+            bye = error.bye
+        elif isinstance(error, VersionError):
+            bye = Bye(Reason.VERSION, str(error))
+        else:
+            bye = Bye(Reason.PROTOCOL, str(error) or "no hello came")
+        log.warning("%s: not served: %s", pipe.name, bye.text)
+        pipe.write(encode(Kind.BYE, 0, 0, bye.encode()))
+        pipe.close()
+        asyncio.get_running_loop().call_later(1.0, pipe.abort)
+
+    def forget(self, session: HostSession) -> None:
+        """A session is over."""
+        self._sessions.pop(session.channel.session.identity, None)
+
+    # what all guests are told
+
+    async def _watch(self) -> None:
+        snapshot = self.manager.snapshot
+        while True:
+            snapshot = await self.manager.changed(snapshot.serial)
+            self.check_facts()
+            for session in tuple(self._sessions.values()):
+                session.readers_changed()
+
+    def check_facts(self) -> None:
+        """Forget what was known about readers when readers have come or gone."""
+        events = self.manager.snapshot.reader_events
+        if events != self._facts_events:
+            self._facts_events = events
+            self.facts.forget()
+
+    def learn(self, reader: str, about: About, key: int, known: Known) -> None:
+        """A guest has asked a reader for something: if it is a fact, nobody need ask again."""
+        self.check_facts()
+        if self.facts.learn(reader, about, key, known):
+            for session in tuple(self._sessions.values()):
+                session.tell_fact(reader, about, key, known)
+
+    @property
+    def status(self) -> HostStatus:
+        """Who is served."""
+        return HostStatus([session.status for session in self._sessions.values()])

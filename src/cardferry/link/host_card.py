@@ -1,0 +1,325 @@
+"""One of a guest's card handles, on the host: carries calls out, and remembers what went wrong unseen.
+
+A guest sends calls without waiting that it expects to succeed. When one fails, the program has been told otherwise
+already, so the handle is *broken*: nothing more is done with the card, and every call that somebody waits for
+gets the error, until the guest mends the handle. A connect that failed is mended by reconnect; a begin that failed by
+reconnect, by the end of the transaction, or by another begin. A begin that only has not had its turn yet is *owed*, and
+comes before the next call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import msgspec
+
+from cardferry.link import messages as m
+from cardferry.link.accelerate import RunAhead
+from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import Card, Context
+
+#: s that a call which no library repeats may wait for a transaction that is owed, in all.
+UNREPEATED_PATIENCE: Final = 60.0
+#: What a program is told at its next call when a connect has failed that it believes to have succeeded: what it
+#: would be told had the card been taken away right after the connect. Codes that are not here stay as they are.
+_AFTER_CONNECT: Final = {
+    ReturnCode.E_NO_SMARTCARD: ReturnCode.W_REMOVED_CARD,
+    ReturnCode.E_UNKNOWN_READER: ReturnCode.E_READER_UNAVAILABLE,
+    ReturnCode.E_NO_READERS_AVAILABLE: ReturnCode.E_READER_UNAVAILABLE,
+    ReturnCode.E_SHARING_VIOLATION: ReturnCode.W_RESET_CARD,
+    ReturnCode.E_PROTO_MISMATCH: ReturnCode.W_RESET_CARD,
+}
+#: A refusal that comes within so many s is one for which waiting does not help.
+_AT_ONCE: Final = 0.05
+_RESETS: Final = (Disposition.RESET, Disposition.UNPOWER)
+#: After these codes the transaction is over, whatever it was.
+_TRANSACTION_LOST: Final = frozenset(
+    {ReturnCode.W_RESET_CARD, ReturnCode.W_REMOVED_CARD, ReturnCode.E_READER_UNAVAILABLE, ReturnCode.E_NOT_TRANSACTED}
+)
+
+Done = m.Answer
+#: Opens the context that the handle belongs to.
+OpenContext = Callable[[], Awaitable[Context]]
+
+
+@dataclass(slots=True)
+class Broken:
+    """Why nothing is done with a handle."""
+
+    code: ReturnCode
+
+
+@dataclass(slots=True, eq=False)
+class HostCard:
+    """A handle of a guest.
+
+    Attributes:
+        handle: its number.
+        reader: the reader's name.
+        context: opens the manager's context, or returns the open one.
+        share: how it is connected, or was meant to be.
+        card: the manager's handle, None when the connect failed.
+        broken: why nothing is done with it.
+        depth: transactions that the manager has granted, one inside the other.
+        owed: transactions that the program believes to have begun and that wait for their turn.
+        ahead: what the host foresees, None when it does not run ahead.
+        promised: the command that the host has told the guest it would carry out next.
+        origin, protocol: of the transmit that the promise follows.
+        seconds: how long the card took for the last command.
+    """
+
+    handle: int
+    reader: str
+    context: OpenContext
+    share: ShareMode
+    ahead: RunAhead | None = None
+    card: Card | None = None
+    broken: Broken | None = None
+    depth: int = 0
+    owed: int = 0
+    promised: bytes | None = None
+    origin: int = 0
+    protocol: int = 0
+    seconds: float = 0.0
+
+    async def perform(self, message: m.Call) -> Done:
+        """Carry out a call.
+
+        Raises:
+            PcscError: it has failed.
+        """
+        if self.ahead is not None and not isinstance(message, m.Transmit):
+            self.ahead.stop()
+        self.promised = None
+        try:
+            return await self._PERFORM[type(message)](self, message)
+        except PcscError as error:
+            if error.code in _TRANSACTION_LOST:
+                self.depth = self.owed = 0
+            raise
+
+    def _usable(self) -> Card:
+        if self.broken is not None:
+            raise PcscError(self.broken.code, "because of a call before")
+        if self.card is None:
+            raise PcscError(ReturnCode.E_INVALID_HANDLE)
+        return self.card
+
+    # connections
+
+    async def _connect(self, message: m.Connect) -> Done:
+        protocols = Protocol(message.protocols)
+        try:
+            card = await (await self.context()).connect(self.reader, self.share, protocols)
+        except PcscError as error:
+            if not message.call:
+                self.broken = Broken(_AFTER_CONNECT.get(error.code, error.code))
+                raise PcscError(self.broken.code, f"connect: {error}") from error
+            raise
+        if not message.call and self.share is not ShareMode.DIRECT and card.protocol != message.expected:
+            self.broken = Broken(ReturnCode.W_RESET_CARD)
+            await card.disconnect(Disposition.LEAVE)
+            raise PcscError(ReturnCode.W_RESET_CARD, "the card speaks another protocol than before")
+        self.card = card
+        return Done(message.call, protocol=int(card.protocol))
+
+    async def _reconnect(self, message: m.Reconnect) -> Done:
+        share, protocols = ShareMode(message.share), Protocol(message.protocols)
+        initialization = Disposition(message.initialization)
+        if self.owed:
+            await self._settle_unless_broken()
+        if self.ahead is not None:
+            self.ahead.forget()
+        if self.card is None:
+            self.card = await (await self.context()).connect(self.reader, share, protocols)
+            self.broken, self.share = None, share
+            if initialization not in _RESETS:
+                return Done(message.call, protocol=int(self.card.protocol))
+        protocol = await self.card.reconnect(share, protocols, initialization)
+        self.broken, self.share = None, share
+        return Done(message.call, protocol=int(protocol))
+
+    async def _settle_unless_broken(self) -> None:
+        """Take up the turn that is owed; what else is wrong is for the reconnect to mend."""
+        try:
+            await self._settle()
+        except PcscError as error:
+            if error.code is ReturnCode.E_SHARING_VIOLATION:
+                raise
+            self.owed = 0
+
+    async def _disconnect(self, message: m.Disconnect) -> Done:
+        card, self.card = self.card, None
+        self.depth = self.owed = 0
+        if card is not None:
+            await card.disconnect(Disposition(message.disposition))
+        return Done(message.call)
+
+    # transactions
+
+    async def _begin(self, message: m.Begin) -> Done:
+        if not message.call:
+            await self._begin_unseen()
+            return Done(0)
+        if self.card is not None:
+            self.broken = None
+        card = self._usable()
+        await self._settle()
+        await card.begin()
+        self.depth += 1
+        return Done(message.call)
+
+    async def _begin_unseen(self) -> None:
+        if self.broken is not None or self.card is None:
+            return
+        if self.owed:
+            self.owed += 1
+            return
+        try:
+            await self.card.begin()
+        except PcscError as error:
+            if error.code is ReturnCode.E_SHARING_VIOLATION:
+                self.owed = 1
+            else:
+                self.broken = Broken(error.code)
+            raise
+        self.depth += 1
+
+    async def _settle(self) -> None:
+        """Begin what is owed, or raise what is in the way."""
+        while self.owed:
+            await self._usable().begin()
+            self.owed -= 1
+            self.depth += 1
+
+    async def _settle_patiently(self) -> None:
+        """Likewise, for a call that no library repeats: one refusal is not the last word."""
+        if not self.owed:
+            return
+        loop = asyncio.get_running_loop()
+        until = loop.time() + UNREPEATED_PATIENCE
+        while True:
+            asked = loop.time()
+            try:
+                await self._settle()
+            except PcscError as error:
+                now = loop.time()
+                at_once = now - asked < _AT_ONCE
+                if error.code is not ReturnCode.E_SHARING_VIOLATION or at_once or now >= until:
+                    raise
+            else:
+                return
+
+    async def _end(self, message: m.End) -> Done:
+        disposition = Disposition(message.disposition)
+        if self.broken is not None:
+            broken = self.broken
+            if self.card is not None:
+                self.broken = None
+            raise PcscError(broken.code, "because of a call before")
+        if self.owed and disposition is Disposition.LEAVE:
+            self.owed -= 1
+            return Done(message.call)
+        await self._settle_patiently()
+        card = self._usable()
+        self.depth = max(0, self.depth - 1)
+        await card.end(disposition)
+        return Done(message.call)
+
+    # the card
+
+    async def _transmit(self, message: m.Transmit) -> Done:
+        card = self._usable()
+        await self._settle()
+        ahead = self.ahead
+        response = None if ahead is None else ahead.arrives(message.apdu)
+        if response is None:
+            response = await self._timed(card.transmit(message.apdu, message.protocol))
+        return Done(message.call, data=response)
+
+    async def _timed(self, transmit: Awaitable[bytes]) -> bytes:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        response = await transmit
+        self.seconds = loop.time() - began
+        return response
+
+    def foresee(self, message: m.Transmit, response: bytes, round_trip: float | None) -> bytes | None:
+        """What comes after this command, if the host is to go on with it by itself.
+
+        Args:
+            message: the command.
+            response: what the card said.
+            round_trip: s to the guest and back, None when it is not known.
+        """
+        if self.ahead is None:
+            return None
+        self.promised = self.ahead.answered(
+            message.apdu,
+            response,
+            transaction=self.depth > 0 or self.share is ShareMode.EXCLUSIVE,
+            worthwhile=round_trip is not None and round_trip > self.seconds,
+        )
+        self.origin, self.protocol = message.call, message.protocol
+        return self.promised
+
+    async def run_ahead(self) -> m.Ahead:
+        """Carry out what was promised, and promise the next command if there is one."""
+        command, self.promised = self.promised, None
+        ahead = self.ahead
+        if command is None or ahead is None or self.card is None:
+            return m.Ahead(self.origin, self.handle, m.REVOKED)
+        try:
+            response = await self._timed(self.card.transmit(command, self.protocol))
+        except PcscError as error:
+            ahead.gave_up()
+            code = m.REVOKED if error.code is ReturnCode.E_SHARING_VIOLATION else int(error.code)
+            return m.Ahead(self.origin, self.handle, code)
+        self.promised = ahead.ran(response)
+        return m.Ahead(self.origin, self.handle, 0, response, self.promised)
+
+    def promise_nothing(self, ahead: m.Ahead) -> m.Ahead:
+        """The same response without a promise, because something else waits."""
+        if self.ahead is not None:
+            self.ahead.gave_up()
+        self.promised = None
+        return msgspec.structs.replace(ahead, foreseen=None)
+
+    # the reader
+
+    async def _control(self, message: m.Control) -> Done:
+        card = self._usable()
+        await self._settle_patiently()
+        return Done(message.call, data=await card.control(message.code, message.data, message.max_response))
+
+    async def _attribute(self, message: m.Attribute) -> Done:
+        card = self._usable()
+        await self._settle_patiently()
+        return Done(message.call, data=await card.attribute(message.attribute))
+
+    async def _set_attribute(self, message: m.SetAttribute) -> Done:
+        card = self._usable()
+        await self._settle_patiently()
+        await card.set_attribute(message.attribute, message.value)
+        return Done(message.call)
+
+    async def _status(self, message: m.Status) -> Done:
+        await self._usable().status()
+        return Done(message.call)
+
+    _PERFORM: ClassVar[dict[type, Callable[..., Awaitable[Done]]]] = {
+        m.Connect: _connect,
+        m.Reconnect: _reconnect,
+        m.Disconnect: _disconnect,
+        m.Begin: _begin,
+        m.End: _end,
+        m.Transmit: _transmit,
+        m.Control: _control,
+        m.Attribute: _attribute,
+        m.SetAttribute: _set_attribute,
+        m.Status: _status,
+    }

@@ -1,0 +1,347 @@
+"""One guest, on the host: its contexts and handles, what it has been told, and what it may ask for.
+
+Messages come in by `HostSession.message`; calls go into the lane of their context; answers leave with everything
+that the guest must know before them, in one piece per pass of the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from cardferry.link import messages as m
+from cardferry.link.accelerate import RunAhead
+from cardferry.link.channel import Channel
+from cardferry.link.facts import About, Known
+from cardferry.link.host_card import HostCard
+from cardferry.link.lane import Job, Lane
+from cardferry.link.readers import ReadersSender
+from cardferry.pcsc.constants import ShareMode
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import Context, Peer
+from cardferry.wire.errors import WireError
+from cardferry.wire.link.greeting import Bye
+from cardferry.wire.link.session import Session, SessionOverflowError
+
+if TYPE_CHECKING:
+    from cardferry.link.host import Host
+
+log = logging.getLogger(__name__)
+
+#: s that a guest may learn later that only the number of those who share a reader has changed.
+SHARING_DELAY: Final = 0.25
+#: s; a longer patience is none at all.
+_MOST_PATIENCE: Final = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostSessionStatus:
+    """What ``cardferry status`` shows of a guest. Times in s."""
+
+    guest: str
+    software: str
+    connected: bool
+    round_trip: float | None
+    contexts: int
+    handles: int
+    waiting: int
+    messages_sent: int
+    messages_received: int
+    bytes_sent: int
+    bytes_received: int
+    resumes: int
+    ahead_hits: int
+    ahead_waste: int
+
+
+class HostSession:
+    """Serves one guest; see `cardferry.link.channel.ChannelOwner` and `cardferry.link.lane.LaneOwner`.
+
+    Args:
+        host: whose cards are served, and what all sessions share.
+        session: the machine for this guest.
+        number: a number that no other session of this host has.
+        guest: what the guest is called, for people.
+    """
+
+    def __init__(self, host: Host, session: Session, number: int, guest: str) -> None:
+        self.guest = guest
+        self.channel = Channel(session, self)
+        self._host = host
+        self._number = number
+        self._loop = asyncio.get_running_loop()
+        self._lanes: dict[int, Lane] = {}
+        self._cards: dict[int, tuple[HostCard, Lane]] = {}
+        self._last_context = self._last_handle = 0
+        self._jobs = self._job_bytes = 0
+        self._readers = ReadersSender()
+        self._readers_timer: asyncio.TimerHandle | None = None
+        self._hits = self._waste = 0
+
+    # ChannelOwner
+
+    def together(self) -> None:
+        """The guest is there, for the first time or again."""
+        limits = self._host.limits
+        if not self._readers.begun:
+            log.info("%s: connected", self.guest)
+            self._post(m.Welcome(limits.contexts, limits.handles, limits.calls, limits.call_bytes))
+            self._tell_readers()
+            self._host.check_facts()
+            for reader, about, key, known in self._host.facts:
+                self._post(m.Fact(reader, about, key, known.code, known.value))
+        else:
+            log.info("%s: connected again", self.guest)
+            self._tell_readers()
+
+    def apart(self, error: Exception | None) -> None:
+        """The guest is out of reach."""
+        log.info("%s: out of reach%s", self.guest, f": {error}" if error else "")
+
+    def over(self, bye: Bye) -> None:
+        """The session is over: everything that the guest had is given back."""
+        log.info("%s: gone%s", self.guest, f": {bye.text}" if bye.text else "")
+        if self._readers_timer is not None:
+            self._readers_timer.cancel()
+        for lane in self._lanes.values():
+            lane.close()
+        self._lanes.clear()
+        self._cards.clear()
+        self._host.forget(self)
+
+    def message(self, payload: bytes) -> None:
+        """The guest says something.
+
+        Raises:
+            WireError: it must not.
+        """
+        message = m.decode_from_guest(payload)
+        handler = self._HANDLERS.get(type(message))
+        if handler is not None:
+            handler(self, message)
+        else:
+            self._call(message)  # type: ignore[arg-type]
+
+    # contexts
+
+    def _open(self, message: m.Open) -> None:
+        if message.context <= self._last_context:
+            raise WireError(f"context {message.context} was opened before")
+        if len(self._lanes) >= self._host.limits.contexts:
+            raise WireError(f"more than {self._host.limits.contexts} contexts")
+        self._last_context = message.context
+        pid = None if message.pid is None else self._number << 32 | message.pid & 0xFFFF_FFFF
+        peer = Peer(f"{message.peer} on {self.guest}" if self.guest else message.peer, message.uid, pid)
+        patience = message.patience
+        if patience is not None and patience > _MOST_PATIENCE:
+            patience = None
+        self._lanes[message.context] = Lane(self, peer, patience, self._host.start)
+
+    def _close(self, message: m.Close) -> None:
+        lane = self._lanes.pop(message.context, None)
+        if lane is None:
+            raise WireError(f"there is no context {message.context}")
+        for card in tuple(lane.cards):
+            self._forget_card(card)
+        lane.close()
+
+    def _cancel(self, message: m.Cancel) -> None:
+        for lane in self._lanes.values():
+            lane.cancel(message.call)
+
+    # calls
+
+    def _call(self, message: m.Call) -> None:
+        size = 0
+        if isinstance(message, m.Transmit):
+            size = len(message.apdu)
+        elif isinstance(message, m.Control):
+            size = len(message.data)
+        limits = self._host.limits
+        if self._jobs >= limits.calls or self._job_bytes + size > limits.call_bytes:
+            raise WireError(f"more than {limits.calls} calls, or {limits.call_bytes} bytes of them, at the same time")
+        if isinstance(message, m.Connect):
+            card, lane = self._new_card(message)
+        else:
+            known = self._cards.get(message.handle)
+            if known is None:
+                if isinstance(message, m.Disconnect) and not message.call and message.handle <= self._last_handle:
+                    return  # of a connect that was given up, and has failed
+                raise WireError(f"there is no handle {message.handle}")
+            card, lane = known
+            if isinstance(message, m.Disconnect):
+                self._forget_card(card)
+        self._jobs += 1
+        self._job_bytes += size
+        lane.put(Job(card, message, size))
+
+    def _new_card(self, message: m.Connect) -> tuple[HostCard, Lane]:
+        lane = self._lanes.get(message.context)
+        if lane is None:
+            raise WireError(f"there is no context {message.context}")
+        if message.handle <= self._last_handle:
+            raise WireError(f"handle {message.handle} was used before")
+        if len(self._cards) >= self._host.limits.handles:
+            raise WireError(f"more than {self._host.limits.handles} handles")
+        self._last_handle = message.handle
+        ahead = RunAhead() if self._host.accelerate else None
+        card = HostCard(message.handle, message.reader, lane.context, ShareMode(message.share), ahead)
+        lane.cards.add(card)
+        self._cards[message.handle] = card, lane
+        return card, lane
+
+    def _forget_card(self, card: HostCard) -> None:
+        known = self._cards.pop(card.handle, None)
+        if known is not None:
+            known[1].cards.discard(card)
+            if card.ahead is not None:
+                card.ahead.stop()
+                self._hits += card.ahead.hits
+                self._waste += card.ahead.waste
+
+    def _used(self, message: m.Used) -> None:
+        known = self._cards.get(message.handle)
+        if known is None:
+            raise WireError(f"there is no handle {message.handle}")
+        card = known[0]
+        if card.ahead is not None and card.origin == message.origin:
+            card.ahead.used(message.count)
+
+    _HANDLERS: ClassVar[dict[type, Callable[..., None]]] = {
+        m.Open: _open,
+        m.Close: _close,
+        m.Cancel: _cancel,
+        m.Used: _used,
+    }
+
+    # LaneOwner
+
+    async def open_context(self, peer: Peer, patience: float | None) -> Context:
+        """Open a context of the manager."""
+        return await self._host.manager.open(peer, patience)
+
+    async def room(self) -> None:
+        """Wait until an answer can be sent."""
+        if self.channel.full:
+            await self.channel.room()
+
+    def done(self, job: Job, answer: m.Answer) -> None:
+        """A call has been carried out."""
+        self._ended(job)
+        message = job.message
+        if not message.call or self.channel.over:
+            return
+        match message:
+            case m.Transmit():
+                foreseen = job.card.foresee(message, answer.data, self.channel.session.round_trip)
+                if foreseen is not None:
+                    answer = m.Answer(answer.call, 0, answer.data, 0, foreseen)
+            case m.Control() if not message.data:
+                self._learn(job.card.reader, About.CONTROL, message.code, Known(0, answer.data))
+            case m.Attribute():
+                self._learn(job.card.reader, About.ATTRIBUTE, message.attribute, Known(0, answer.data))
+            case _:
+                pass
+        self._tell_urgent_news()
+        self._post(answer)
+
+    def failed(self, job: Job, error: PcscError) -> None:
+        """A call has failed, or was refused."""
+        self._ended(job)
+        if self.channel.over:
+            return
+        message, card = job.message, job.card
+        log.debug("%s: %s: %s", self.guest, type(message).__name__, error)
+        if isinstance(message, m.Connect) and message.call:
+            self._forget_card(card)
+        if error.code is ReturnCode.E_UNSUPPORTED_FEATURE:
+            match message:
+                case m.Control() if not message.data:
+                    self._learn(card.reader, About.CONTROL, message.code, Known(error.code, b""))
+                case m.Attribute():
+                    self._learn(card.reader, About.ATTRIBUTE, message.attribute, Known(error.code, b""))
+                case _:
+                    pass
+        if message.call:
+            self._tell_urgent_news()
+            self._post(m.Answer(message.call, error.code))
+        elif isinstance(message, m.Connect | m.Begin) and card.broken is not None and card.handle in self._cards:
+            self._tell_urgent_news()
+            self._post(m.Failed(card.handle, card.broken.code))
+
+    def _ended(self, job: Job) -> None:
+        self._jobs -= 1
+        self._job_bytes -= job.size
+
+    def ran_ahead(self, ahead: m.Ahead) -> None:
+        """A command that was foreseen has been carried out, or not."""
+        if not self.channel.over:
+            self._tell_urgent_news()
+            self._post(ahead)
+
+    # what the guest is told
+
+    def _learn(self, reader: str, about: About, key: int, known: Known) -> None:
+        self._host.learn(reader, about, key, known)
+
+    def tell_fact(self, reader: str, about: About, key: int, known: Known) -> None:
+        """The host has learnt something about a reader."""
+        if self._readers.begun and not self.channel.over:
+            self._tell_urgent_news()
+            self._post(m.Fact(reader, about, key, known.code, known.value))
+
+    def readers_changed(self) -> None:
+        """The manager has a new snapshot."""
+        if not self._readers.begun or self.channel.over or self.channel.end is None or self.channel.full:
+            return
+        if self._readers.urgent(self._host.manager.snapshot):
+            self._tell_readers()
+        elif self._readers_timer is None:
+            self._readers_timer = self._loop.call_later(SHARING_DELAY, self._tell_readers)
+
+    def _tell_urgent_news(self) -> None:
+        if self._readers.urgent(self._host.manager.snapshot):
+            self._tell_readers()
+
+    def _tell_readers(self) -> None:
+        if self._readers_timer is not None:
+            self._readers_timer.cancel()
+            self._readers_timer = None
+        if self.channel.over:
+            return
+        news = self._readers.news(self._host.manager.snapshot)
+        if news is not None:
+            self._post(news)
+
+    def _post(self, message: m.FromHost) -> None:
+        try:
+            self.channel.post(m.encode(message))
+        except SessionOverflowError as error:
+            self._loop.call_soon(self.channel.breach, error)
+
+    # status
+
+    @property
+    def status(self) -> HostSessionStatus:
+        """How it goes."""
+        channel, session = self.channel, self.channel.session
+        accelerators = [card.ahead for card, _ in self._cards.values() if card.ahead is not None]
+        return HostSessionStatus(
+            guest=self.guest,
+            software=session.peer.software if session.peer else "",
+            connected=channel.end is not None,
+            round_trip=session.round_trip,
+            contexts=len(self._lanes),
+            handles=len(self._cards),
+            waiting=self._jobs,
+            messages_sent=channel.messages_sent,
+            messages_received=channel.messages_received,
+            bytes_sent=channel.bytes_sent,
+            bytes_received=channel.bytes_received,
+            resumes=session.resumes,
+            ahead_hits=self._hits + sum(ahead.hits for ahead in accelerators),
+            ahead_waste=self._waste + sum(ahead.waste for ahead in accelerators),
+        )

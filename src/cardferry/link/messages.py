@@ -1,0 +1,283 @@
+"""What the two ends of a link say to each other: one message in each data frame, encoded by msgpack.
+
+A guest numbers its contexts, its card handles and its calls, each from 1 up, and never uses a number twice in a
+session. A call with number 0 is sent without waiting: nothing answers it. If such a call fails, the host remembers
+that for the handle, says `Failed`, and does nothing more with the handle until the guest mends it (see ``docs/adr``).
+
+Calls of one context on one reader are carried out in the order in which they were sent; all others do not wait for
+each other, and answers come in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Final
+
+import msgspec
+
+from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATR_SIZE, MAX_ATTRIBUTE_SIZE, MAX_READERNAME
+from cardferry.wire.errors import WireError
+
+#: Readers that a host may have at most.
+MAX_READERS: Final = 1024
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Word = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+Code = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+Name = Annotated[str, msgspec.Meta(max_length=MAX_READERNAME - 1)]
+Text = Annotated[str, msgspec.Meta(max_length=512)]
+Apdu = Annotated[bytes, msgspec.Meta(max_length=MAX_APDU_SIZE)]
+AttributeValue = Annotated[bytes, msgspec.Meta(max_length=MAX_ATTRIBUTE_SIZE)]
+Disposition = Annotated[int, msgspec.Meta(ge=0, le=3)]
+Share = Annotated[int, msgspec.Meta(ge=1, le=3)]
+Protocols = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Fields travel by position; a later protocol version may add some at the end."""
+
+
+# from the guest
+
+
+class Open(_Message, frozen=True, tag=1):
+    """There is a new context. ``patience``: s that its calls wait for a turn, None for ever."""
+
+    context: Number
+    peer: Text
+    uid: int | None
+    pid: int | None
+    patience: float | None
+
+
+class Close(_Message, frozen=True, tag=2):
+    """The context is closed, with all its handles."""
+
+    context: Number
+
+
+class Cancel(_Message, frozen=True, tag=3):
+    """Nobody waits for this call's answer any more."""
+
+    call: Number
+
+
+class Connect(_Message, frozen=True, tag=4):
+    """Connect to a reader. With call 0, ``expected`` is the protocol that the program was told."""
+
+    call: Number
+    context: Number
+    handle: Number
+    reader: Name
+    share: Share
+    protocols: Protocols
+    expected: Protocols = 0
+
+
+class Reconnect(_Message, frozen=True, tag=5):
+    """Renew a connection; also one that was never made, because the connect failed that nobody waited for."""
+
+    call: Number
+    handle: Number
+    share: Share
+    protocols: Protocols
+    initialization: Disposition
+
+
+class Disconnect(_Message, frozen=True, tag=6):
+    """Close a handle."""
+
+    call: Number
+    handle: Number
+    disposition: Disposition
+
+
+class Begin(_Message, frozen=True, tag=7):
+    """Begin a transaction."""
+
+    call: Number
+    handle: Number
+
+
+class End(_Message, frozen=True, tag=8):
+    """End a transaction."""
+
+    call: Number
+    handle: Number
+    disposition: Disposition
+
+
+class Transmit(_Message, frozen=True, tag=9):
+    """Send a command to the card."""
+
+    call: Number
+    handle: Number
+    apdu: Apdu
+    protocol: Word
+
+
+class Control(_Message, frozen=True, tag=10):
+    """Send a control code to the reader."""
+
+    call: Number
+    handle: Number
+    code: Word
+    data: Apdu
+    max_response: Word
+
+
+class Attribute(_Message, frozen=True, tag=11):
+    """Ask for an attribute."""
+
+    call: Number
+    handle: Number
+    attribute: Word
+
+
+class SetAttribute(_Message, frozen=True, tag=12):
+    """Set an attribute."""
+
+    call: Number
+    handle: Number
+    attribute: Word
+    value: AttributeValue
+
+
+class Status(_Message, frozen=True, tag=13):
+    """Ask what ``SCardStatus`` would return."""
+
+    call: Number
+    handle: Number
+
+
+class Used(_Message, frozen=True, tag=14):
+    """So many of the responses that came ahead after transmit ``origin`` were used, and no more will be."""
+
+    handle: Number
+    origin: Number
+    count: Number
+
+
+# from the host
+
+
+class Welcome(_Message, frozen=True, tag=64):
+    """The first message of a session: what a guest may ask for."""
+
+    contexts: Number
+    handles: Number
+    calls: Number
+    call_bytes: Number
+
+
+class ReaderEntry(_Message, frozen=True):
+    """A reader's state; see `cardferry.pcsc.reader_state.ReaderState`."""
+
+    name: Name
+    event_counter: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+    state: Word
+    sharing: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
+    atr: Annotated[bytes, msgspec.Meta(max_length=MAX_ATR_SIZE)]
+    protocol: Protocols
+    marks: Number | None
+
+
+class Readers(_Message, frozen=True, tag=65):
+    """The readers have changed.
+
+    Attributes:
+        events: readers added or removed so far, as the host counts them.
+        names: all readers in order; None when it is the same ones as before.
+        changed: those that are new or have another state.
+    """
+
+    events: Number
+    names: Annotated[list[Name], msgspec.Meta(max_length=MAX_READERS)] | None
+    changed: Annotated[list[ReaderEntry], msgspec.Meta(max_length=MAX_READERS)]
+
+
+class Fact(_Message, frozen=True, tag=66):
+    """What a reader always says; ``about`` is a `cardferry.link.facts.About`."""
+
+    reader: Name
+    about: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    key: Word
+    code: Code
+    value: Apdu
+
+
+class Answer(_Message, frozen=True, tag=67):
+    """A call has ended.
+
+    Attributes:
+        code: the return code; 0 is success.
+        data: response, attribute value or control data.
+        protocol: the active protocol, of a connect or reconnect.
+        foreseen: of a transmit: the command that the host sends to the card next by itself.
+    """
+
+    call: Number
+    code: Code = 0
+    data: Apdu = b""
+    protocol: Protocols = 0
+    foreseen: Apdu | None = None
+
+
+class Ahead(_Message, frozen=True, tag=68):
+    """The command that was foreseen after transmit ``origin`` has been carried out.
+
+    Attributes:
+        code: the return code. `REVOKED` says that the command was not sent to the card after all.
+        data: the response.
+        foreseen: the next one, if there is one.
+    """
+
+    origin: Number
+    handle: Number
+    code: Code
+    data: Apdu = b""
+    foreseen: Apdu | None = None
+
+
+class Failed(_Message, frozen=True, tag=69):
+    """A call that nobody waited for has failed: nothing more is done with the handle until it is mended."""
+
+    handle: Number
+    code: Code
+
+
+#: The code of an `Ahead` that was not carried out; no return code of PC/SC has it.
+REVOKED: Final = 0xFFFF_FFFF
+
+Call = (
+    Connect | Reconnect | Disconnect | Begin | End | Transmit | Control | Attribute | SetAttribute | Status
+)  # fmt: skip
+#: Makes the message of a call, given the call's number.
+MakeCall = Callable[[int], Call]
+FromGuest = Open | Close | Cancel | Used | Call
+FromHost = Welcome | Readers | Fact | Answer | Ahead | Failed
+
+_encode = msgspec.msgpack.Encoder().encode
+_from_guest: Final[msgspec.msgpack.Decoder[FromGuest]] = msgspec.msgpack.Decoder(FromGuest)
+_from_host: Final[msgspec.msgpack.Decoder[FromHost]] = msgspec.msgpack.Decoder(FromHost)
+
+
+def encode(message: FromGuest | FromHost) -> bytes:
+    """A message's bytes."""
+    return _encode(message)
+
+
+def decode_from_guest(payload: bytes) -> FromGuest:
+    """What a guest says; raises `WireError` when it is no message."""
+    try:
+        return _from_guest.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WireError(f"not a message of a guest: {error}") from error
+
+
+def decode_from_host(payload: bytes) -> FromHost:
+    """What a host says; raises `WireError` when it is no message."""
+    try:
+        return _from_host.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WireError(f"not a message of a host: {error}") from error
