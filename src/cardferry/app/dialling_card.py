@@ -19,7 +19,7 @@ _CHUNK = 65536
 class DialError(UserError):
     """The virtual reader cannot be reached, or does not speak vpcd's protocol."""
 
-    exit_code = 31
+    exit_code = 51
 
 
 def dial(card: VirtualCard, host: str, port: int, ready: Callable[[], None]) -> None:

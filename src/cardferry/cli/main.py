@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "env": "print the line for your shell",
     "status": "show readers, cards, who holds them and who waits",
     "readers": "list readers and their cards",
+    "doctor": "say what is wrong, and how to mend it",
     "card": "put a built-in PIV card into a virtual reader",
 }
 _INTERRUPTED: Final = 130

@@ -36,7 +36,7 @@ _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 class DemoError(UserError):
     """A part of the demo did not start."""
 
-    exit_code = 30
+    exit_code = 50
 
 
 def program(name: str) -> str | None:

@@ -1,0 +1,48 @@
+"""``cardferry doctor``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import msgspec
+
+from cardferry.app import lifetime
+from cardferry.app.host import Host
+from cardferry.cli.options import HostType, json_option, ssh_option
+from cardferry.transports.ssh import SshCommand
+
+_MARKS = {"ok": ("✓", "green"), "note": ("·", "yellow"), "problem": ("✗", "red")}
+
+
+@click.command("doctor")
+@click.argument("host", type=HostType(), required=False)
+@ssh_option
+@json_option
+def command(host: Host | None, ssh: SshCommand, as_json: bool) -> None:
+    """Say what is wrong, and how to mend it.
+
+    Looks at this computer, and at HOST if one is named. The exit code is 0 only when there is no problem.
+    """
+    from cardferry.app.doctor import Finding, State, examine  # noqa: PLC0415 - brings the readers along
+
+    findings: list[Finding] = []
+
+    async def main() -> None:
+        async for finding in examine(host, ssh, os.environ):
+            findings.append(finding)
+            if not as_json:
+                _show(finding.state.value, finding.probe, finding.says, finding.hint)
+
+    lifetime.run(main)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(findings)))
+    sys.exit(any(finding.state is State.PROBLEM for finding in findings))
+
+
+def _show(state: str, probe: str, says: str, hint: str) -> None:
+    mark, colour = _MARKS[state]
+    click.echo(f"{click.style(mark, fg=colour)} {probe}: {says}")
+    if hint:
+        click.echo(f"  hint: {hint}")
