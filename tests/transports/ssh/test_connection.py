@@ -348,7 +348,7 @@ async def test_what_is_no_socket_is_never_touched(pair: Pair) -> None:
         (RemoteSocket("/" + "x" * 107, "here"), PathUnusableError),
         (RemoteSocket("relative", "here"), PathUnusableError),
         (RemoteSocket(None, "here", 0o660, "daemon"), FolderUnsafeError),
-        (RemoteSocket("/tmp/x.sock", "here", 0o660, "nosuchgroup"), SocketTakenError),
+        (RemoteSocket("/tmp/x.sock", "here", 0o660, "nosuchgroup"), PathUnusableError),
     ],
     ids=["no folder", "too long", "relative", "unreachable for the group", "no such group"],
 )
@@ -400,6 +400,18 @@ async def test_after_a_lost_connection_the_socket_is_taken_back_from_the_old_one
             session = old.facts.session
             wait_until(lambda: pair.there.run(["test", "-e", f"/proc/{session}"]).code != 0, "the old sshd ends")
             assert pair.there.outside("/tmp/card.sock").is_socket()
+        os.kill(old.pid, signal.SIGCONT)
+
+
+async def test_a_socket_whose_guard_is_gone_and_whose_sshd_has_not_noticed_is_replaced(pair: Pair) -> None:
+    async with pair.connected() as old:
+        await offer(pair, RemoteSocket("/tmp/card.sock", "old"), old)
+        os.kill(old.pid, signal.SIGSTOP)
+        guard = pair.there.outside("/tmp/.card.sock.owner").read_text().splitlines()[1]
+        os.kill(int(guard), signal.SIGKILL)
+        (pair.scratch / "new").mkdir()
+        async with connect("there", pair.ssh(), pair.scratch / "new") as new:
+            await offer(pair, RemoteSocket("/tmp/card.sock", "new"), new)
         os.kill(old.pid, signal.SIGCONT)
 
 

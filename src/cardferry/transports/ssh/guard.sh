@@ -246,6 +246,7 @@ answer_publish() {
         rm -f -- "$2"
     elif [ -e "$3" ] || [ -h "$3" ] || ! mv -f -- "$2" "$3" 2>/dev/null; then
         rm -f -- "$2"
+        say "$1 taken yes"
         say "$1 fail something else took the place at this moment"
         return
     fi

@@ -18,6 +18,7 @@ from cardferry.transports.probe import Answer, ask_version
 from cardferry.transports.sockets import (
     FolderUnsafeError,
     NotASocketError,
+    PathUnusableError,
     SocketTakenError,
     checked_path,
     checked_reach,
@@ -70,7 +71,8 @@ class RemoteSocket:
             "publish", bound, path, f"{self.mode:o}", self.group or "", f"cardferry of {self.name}"
         )
         if reply.failure:
-            raise SocketTakenError(
+            kind = SocketTakenError if "taken" in reply.values else PathUnusableError
+            raise kind(
                 f"cannot offer {path} on {connection.destination}: {reply.failure}",
                 f"see {_OPTION}, --mode and --group",
             )
@@ -129,22 +131,28 @@ class RemoteSocket:
             )
 
     async def _dead(self, connection: SshConnection, path: str, values: dict[str, str], scratch: Path) -> bool:
-        """Whether nobody serves there: a knock at the socket must fail, and the kernel over there not know better."""
-        if values.get("listening") == "yes":
+        """Whether nobody serves there: a knock at the socket must fail, and the kernel over there not know better.
+
+        A socket of a cardferry whose session is gone, held by nothing but an sshd that has not noticed, is dead when
+        it does not answer.
+        """
+        abandoned = "token" in values and "running" not in values
+        if values.get("listening") == "yes" and not abandoned:
             return False
         probe = scratch / "probe"
         mark = connection.complaint_count()
         await connection.forward_to_remote(probe, path)
         answer = await ask_version(probe, _PROBE_TIME)
         await connection.cancel_to_remote(probe, path)
-        return answer is Answer.CLOSED and await connection.refused_since(mark)
+        if answer is Answer.ANSWERED:
+            return False
+        return abandoned or (answer is Answer.CLOSED and await connection.refused_since(mark))
 
     async def _taken(self, connection: SshConnection, path: str, values: dict[str, str]) -> SocketTakenError:
+        hint = f"end that one, or choose another path with {_OPTION} PATH"
         if values.get("name"):
             holder = f"{values['name']} since {values.get('since', '?')}"
+            hint += "; if its computer has vanished, wait 10 s"
         else:
             holder = (await connection.ask("holder", path)).values.get("holder", "another program")
-        return SocketTakenError(
-            f"{path} on {connection.destination} is in use by {holder}",
-            f"end that one, or choose another path with {_OPTION} PATH",
-        )
+        return SocketTakenError(f"{path} on {connection.destination} is in use by {holder}", hint)
