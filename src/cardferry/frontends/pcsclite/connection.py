@@ -52,15 +52,16 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_array_due",
+        "_busy",
         "_cancelled",
         "_cards",
         "_codec",
         "_context",
         "_context_number",
         "_front",
+        "_next",
         "_paused",
         "_requests",
-        "_task",
         "_told",
         "_transport",
         "peer",
@@ -75,7 +76,10 @@ class Connection(asyncio.Protocol):
         self._codec = ServerCodec(slots=front.slots, name_size=front.name_size)
         self._transport: asyncio.Transport | None = None
         self._requests: deque[m.Request] = deque()
-        self._task: asyncio.Task[None] | None = None
+        #: A call is under way.
+        self._busy = False
+        #: What the task that does the calls waits for: the next one, or None at the end.
+        self._next: asyncio.Future[m.Request | None] | None = None
         self._paused = False
         self._context: Context | None = None
         self._context_number = 0
@@ -128,6 +132,8 @@ class Connection(asyncio.Protocol):
         del error
         self._transport = None
         self._requests.clear()
+        if self._next is not None and not self._next.done():
+            self._next.set_result(None)
         self._unregister()
         self._forget_context()
         self._front.lost(self)
@@ -155,27 +161,44 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         requests = self._requests
-        while requests and self._task is None and not self._paused:
+        while requests and not self._busy and not self._paused:
             request = requests.popleft()
             answer = self._ANSWERS.get(type(request))
             if answer is not None:
                 self._write(answer(self, request))
             else:
-                self._task = self._front.start(self._call(request))
+                self._start(request)
         self._throttle()
 
-    async def _call(self, request: m.Request) -> None:
+    def _start(self, request: m.Request) -> None:
+        self._busy = True
+        if self._next is None:
+            self._front.start(self._call(request))
+        else:
+            self._next.set_result(request)
+
+    async def _call(self, request: m.Request | None) -> None:
+        """Do what must be waited for, one request after the other: a task for each would cost more than the call."""
+        loop = asyncio.get_running_loop()
+        while request is not None:
+            reply = await self._reply(request)
+            self._busy = False
+            self._write(reply)
+            if self._transport is None:
+                return
+            self._next = loop.create_future()
+            self._advance()
+            request = await self._next
+
+    async def _reply(self, request: m.Request) -> bytes:
         try:
-            reply = await self._CALLS[type(request)](self, request)
+            return await self._CALLS[type(request)](self, request)
         except PcscError as error:
             log.debug("%s: %s: %s", self.peer.name, type(request).__name__, error)
-            reply = self._failed(request, error.code)
+            return self._failed(request, error.code)
         except Exception:  # the boundary that the module's docstring describes
             log.exception("%s: a bug behind %s", self.peer.name, type(request).__name__)
-            reply = self._failed(request, ReturnCode.F_INTERNAL_ERROR)
-        self._task = None
-        self._write(reply)
-        self._advance()
+            return self._failed(request, ReturnCode.F_INTERNAL_ERROR)
 
     def _failed(self, request: m.Request, rv: int) -> bytes:
         codec = self._codec
