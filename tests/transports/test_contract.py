@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from cardferry.transports import memory, stdio, unix
+from cardferry.transports import memory, stdio, unix, vsock
 from cardferry.transports.base import HIGH_WATER, Pipe
+from tests.transports.machines import ADDRESS, Machines
 
 Pair = tuple[Pipe, Pipe]
 
@@ -85,7 +86,15 @@ async def stdio_socket(_: Path) -> AsyncIterator[Pair]:
     yield await stdio.open_pipe(near, near), await stdio.open_pipe(far, far)
 
 
-PAIRS = [memory_pair, unix_pair, adopted_pair, stdio_pipes, stdio_socket]
+@asynccontextmanager
+async def vsock_pair(folder: Path) -> AsyncIterator[Pair]:
+    machines = Machines(folder)
+    accepted: asyncio.Future[Pipe] = asyncio.get_running_loop().create_future()
+    async with vsock.listen(vsock.bound(ADDRESS, machines), accepted.set_result):
+        yield await vsock.dial(ADDRESS, machines), await accepted
+
+
+PAIRS = [memory_pair, unix_pair, adopted_pair, stdio_pipes, stdio_socket, vsock_pair]
 Script = Callable[[Pipe, Pipe], Awaitable[None]]
 
 

@@ -304,7 +304,7 @@ def test_a_guard_without_heartbeats_ends_its_session(tmp_path: Path, sh: str) ->
     assert 5.5 < time.monotonic() - last_heartbeat < 10
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\n\r", codec="utf-8"), max_size=20)), st.data())
+@given(st.lists(st.text(st.characters(exclude_categories=["C", "Z"], codec="utf-8"), max_size=20)), st.data())
 def test_lines_come_out_whole_however_they_are_split(lines: list[str], data: st.DataObject) -> None:
     stream = "".join(line + "\n" for line in lines).encode()
     splitter = guard.LineSplitter()
@@ -324,8 +324,22 @@ def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
     assert list(splitter.feed(b"end\nnext\n")) == ["next"]
 
 
+def test_nothing_from_the_other_side_can_steer_a_terminal() -> None:
+    (line,) = guard.LineSplitter().feed(b"\x1b[2J\x07 caf\xc3\xa9 \xff\xe2\x80\xae\r\n")
+    assert line == "\ufffd[2J\ufffd caf\u00e9 \ufffd\ufffd"
+
+
+def test_a_reply_does_not_grow_with_what_it_was_not_asked_for() -> None:
+    reply = guard.Reply()
+    for number in range(1000):
+        reply.learn(f"key{number}", "value")
+    reply.learn("kind", "socket")
+    assert reply.values == {"kind": "socket"}
+
+
 def test_unknown_facts_are_passed_over() -> None:
     facts = guard.Facts()
     facts.learn("uid", "not a number")
     facts.learn("weather", "fine")
+    facts.learn("installed", "everything")
     assert facts == guard.Facts()
