@@ -388,6 +388,15 @@ async def test_ssh_killed_is_noticed_and_the_other_side_cleans_up(pair: Pair) ->
     wait_until(lambda: not pair.there.outside(path).exists(), "the guard has taken the socket away")
 
 
+async def test_the_end_of_ssh_is_noticed_although_its_proxy_lives_on(pair: Pair) -> None:
+    proxy = "bash -c 'sleep 60 & exec 3<>/dev/tcp/%h/%p; cat <&3 & exec cat >&3'"
+    async with pair.connected(options={"ProxyCommand": proxy}) as connection:
+        os.kill(connection.pid, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            error = await connection.lost()
+    assert "signal 9" in error.message
+
+
 async def test_after_a_lost_connection_the_socket_is_taken_back_from_the_old_one(pair: Pair) -> None:
     """The old sshd may not know that it is alone: it is ended, and its socket replaced, without waiting for it."""
     remote = RemoteSocket("/tmp/card.sock", "here")

@@ -49,6 +49,8 @@ _FAREWELL: Final = re.compile(rf"^(Shared )?[Cc]onnection to .* closed|{_OPEN_FA
 _ANSWER_TIMEOUT: Final = 15.0
 _QUIT_TIMEOUT: Final = 2.0
 _END_TIMEOUT: Final = 2.0
+#: Seconds in which what ssh said last must have arrived after its end.
+_LAST_WORDS_TIME: Final = 0.5
 
 
 class _Master(asyncio.SubprocessProtocol):
@@ -85,8 +87,17 @@ class _Master(asyncio.SubprocessProtocol):
             for line in self._errors.feed(data):
                 self._complaint(line)
 
+    def process_exited(self) -> None:
+        """The child has ended. A child of its own, such as a ``ProxyCommand``, may keep its pipes open."""
+        asyncio.get_running_loop().call_later(_LAST_WORDS_TIME, self._ended)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The child has ended and its pipes are read to their end."""
+        self._ended()
+
+    def _ended(self) -> None:
+        if self.gone.done():
+            return
         if self._heartbeat is not None:
             self._heartbeat.cancel()
         self.gone.set_result(self.process.get_returncode())
@@ -108,7 +119,7 @@ class _Master(asyncio.SubprocessProtocol):
         _, found, text = line.partition(self.mark + " ")
         if not found:
             if line.strip():
-                log.debug("%s printed: %s", self._destination, line)
+                log.debug("%s printed: %s", self._destination, line[:200])
             return
         word, _, rest = text.partition(" ")
         if word.isascii() and word.isdigit():
@@ -131,7 +142,7 @@ class _Master(asyncio.SubprocessProtocol):
         reply, answered = waiting
         key, _, value = text.partition(" ")
         if key not in ("done", "fail"):
-            reply.values[key] = value
+            reply.learn(key, value)
             return
         reply.failure = value if key == "fail" else ""
         del self._replies[number]
@@ -184,7 +195,7 @@ class _Master(asyncio.SubprocessProtocol):
         if not self.ready.done():
             return before_login(list(self.complaints), self.gone.result(), self._destination)
         status = self.gone.result()
-        said = last_words(list(self.complaints)) or (
+        said = last_words([line for line in self.complaints if _OPEN_FAILED not in line]) or (
             f"ssh was ended by signal {-status}" if status is not None and status < 0 else f"ssh ended, status {status}"
         )
         return ConnectionLostError(f"lost {self._destination}: {said}", "is that computer on and the network up?")
@@ -201,6 +212,7 @@ class _Master(asyncio.SubprocessProtocol):
                 with suppress(ProcessLookupError):  # it has ended, and its pipes are being read to their end
                     end()
                 await _first(self.gone, timeout=_END_TIMEOUT)
+        self.process.close()
 
 
 class SshConnection:

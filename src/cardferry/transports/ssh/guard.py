@@ -21,6 +21,7 @@ MAX_LINE: Final = 8192
 HEARTBEAT_INTERVAL: Final = 2.0
 HEARTBEAT: Final = b".\n"
 QUIT: Final = b"quit\n"
+_REPLY_KEYS: Final = frozenset({"kind", "token", "since", "name", "running", "listening", "folder", "holder", "taken"})
 
 _BOOTSTRAP: Final = (
     'exec sh -c \'stty raw -echo 2>/dev/null; mark=$1; printf "\\n%s boot\\n" $mark; '
@@ -83,7 +84,7 @@ class Facts:
                 setattr(self, key, int(value))
             case "system" | "temporary" | "runtime" | "pcscd":
                 setattr(self, key, value)
-            case "installed":
+            case "installed" if value in ("pcscd", "cardferry"):
                 self.installed |= {value}
             case "terminal":
                 self.terminal = True
@@ -101,6 +102,16 @@ class Reply:
     failure: str = ""
     values: dict[str, str] = field(default_factory=dict)
 
+    def learn(self, key: str, value: str) -> None:
+        """Take in one line; there are no more keys than the guard's own program has."""
+        if key in _REPLY_KEYS:
+            self.values[key] = value
+
+
+def _printable(text: str) -> str:
+    """What comes from elsewhere is shown on terminals: nothing in it may steer one."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in text)
+
 
 class LineSplitter:
     """Bytes in, whole lines out; a line longer than `MAX_LINE` is dropped, so memory stays bounded."""
@@ -116,7 +127,7 @@ class LineSplitter:
             line = bytes(self._pending[:end])
             del self._pending[: end + 1]
             if not self._dropping and len(line) <= MAX_LINE:
-                yield line.decode(errors="surrogateescape").rstrip("\r")
+                yield _printable(line.decode(errors="replace").rstrip("\r"))
             self._dropping = False
         if len(self._pending) > MAX_LINE:
             self._pending.clear()
