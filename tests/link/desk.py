@@ -24,7 +24,6 @@ from cardferry.manager import LocalManager, Settings
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Peer
-from cardferry.pcsc.virtual_card import VirtualCard
 from cardferry.readers.virtual import VirtualReader, VirtualReaderSource
 from cardferry.transports.base import Pipe, PipeUser
 from cardferry.transports.memory import memory_pipe
@@ -172,7 +171,7 @@ class Desk:
 
     def __init__(
         self,
-        card: VirtualCard | None = None,
+        card: CountingCard | None = None,
         *,
         delay: float = 0.0,
         card_delay: float = 0.0,

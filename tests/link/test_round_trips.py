@@ -190,10 +190,15 @@ async def test_messages_travel_in_company() -> None:
         guest = await desk.guest()
         card = await warm(desk, guest)
         await asyncio.sleep(0.5)
-        writes = []
+        writes: list[int] = []
         near, _ = desk.roads[0].pipes[-1]
         original = near.write
-        near.write = lambda data: (writes.append(len(data)), original(data))[1]  # type: ignore[method-assign]
+
+        def write(data: bytes) -> None:
+            writes.append(len(data))
+            original(data)
+
+        near.write = write  # type: ignore[method-assign]
         for _ in range(10):
             await card.begin()
             await card.transmit(COUNT, T1)

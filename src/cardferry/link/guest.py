@@ -260,6 +260,7 @@ class Guest:
         self.session = session
         self.error = None
         self._met = True
+        self._pause = _FIRST_PAUSE
         self._become(LinkState.UP)
 
     def apart(self, session: GuestSession, error: Exception | None) -> None:
@@ -286,7 +287,6 @@ class Guest:
 
     def readers_changed(self) -> None:
         """The snapshot is a new one."""
-        self._pause = _FIRST_PAUSE
         self._tell_news()
 
     def _become(self, state: LinkState) -> None:

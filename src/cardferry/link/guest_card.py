@@ -293,5 +293,6 @@ class GuestCard:
         self._closed = True
         self._context.guest.account(self.foreseen)
         self.foreseen.drop()
-        self._session.cards.pop(self._handle, None)
+        if self._session.cards.pop(self._handle, None) is not None:
+            self._session.handles -= 1
         self._context.cards.discard(self)

@@ -52,8 +52,7 @@ class GuestContext:
         if state.state & CardState.ABSENT and share is not ShareMode.DIRECT:
             raise PcscError(ReturnCode.E_NO_SMARTCARD)
         await session.ready()
-        if self._closed:
-            raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
+        self._check_not_closed()
         self._open(session)
         handle = session.new_handle()
         marks = state.marks
@@ -71,19 +70,30 @@ class GuestContext:
             )
         if session.dead:
             raise PcscError(GONE, "the link was away for too long")
-        if self._closed:
-            raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
+        try:
+            self._check_not_closed()
+        except PcscError:
+            session.handles -= 1
+            raise
         card = GuestCard(self, session, handle=handle, reader=reader, share=share, protocol=protocol, marks=marks)
         session.cards[handle] = card
         self.cards.add(card)
         return card
+
+    def _check_not_closed(self) -> None:
+        if self._closed:
+            raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
 
     async def _connect(self, session: GuestSession, make: m.MakeCall, handle: int) -> Protocol:
         """Connect, and wait for the active protocol."""
         try:
             answer = await session.ask(make)
         except asyncio.CancelledError:
+            session.handles -= 1
             session.tell(m.Disconnect(0, handle, Disposition.LEAVE))  # the host may have been quicker
+            raise
+        except PcscError:
+            session.handles -= 1
             raise
         self.seen(session)
         return Protocol(answer.protocol)

@@ -43,6 +43,7 @@ class GuestSession:
     Attributes:
         facts: what the readers always say.
         cards: handles by number.
+        contexts, handles: how many are open at the host, or about to be.
         unseen: calls sent without waiting of which it is not known whether the host has carried them out.
         dead: whether the session is over.
     """
@@ -51,7 +52,7 @@ class GuestSession:
         self.channel = Channel(session, self)
         self.facts = Facts()
         self.cards: dict[int, GuestCard] = {}
-        self.contexts = 0
+        self.contexts = self.handles = 0
         self.unseen = 0
         self.dead = False
         self.bye: Bye | None = None
@@ -114,8 +115,9 @@ class GuestSession:
 
     def new_handle(self) -> int:
         """The number of a new handle. Raises ``E_NO_MEMORY`` when the host allows no more."""
-        if len(self.cards) >= self.welcome.handles:
+        if self.handles >= self.welcome.handles:
             raise PcscError(ReturnCode.E_NO_MEMORY, f"the host allows {self.welcome.handles} handles")
+        self.handles += 1
         self._last_handle += 1
         return self._last_handle
 
