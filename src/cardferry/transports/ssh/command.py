@@ -101,6 +101,11 @@ class SshCommand:
         """Arguments that tell the open connection something (``ssh -O``), without reading any configuration."""
         return [*self.program, "-F", "none", "-S", control, "-O", order, *arguments, "--", destination]
 
+    def session(self, destination: str, control: str, remote_command: str) -> list[str]:
+        """Arguments that run a command over the open connection, without a terminal or any configuration."""
+        options = ["-o", "LogLevel=ERROR", "-o", "EscapeChar=none"]
+        return [*self.program, "-F", "none", "-S", control, *options, "-T", "--", destination, remote_command]
+
 
 async def identify(command: SshCommand) -> SshCommand:
     """The same command with its version; raises `SshNotInstalledError` when it cannot be started."""

@@ -202,9 +202,9 @@ class _Master(asyncio.SubprocessProtocol):
 
     async def end(self) -> None:
         """Say good-bye, so that the other side cleans up, and see the child end."""
-        if self.gone.done() or self._process is None:
+        if self._process is None:
             return
-        if self.ready.done():
+        if self.ready.done() and not self.gone.done():
             self.send(guard.QUIT)
             await _first(self.farewell, self.gone, timeout=_QUIT_TIMEOUT)
         for end in (self.process.terminate, self.process.kill):
@@ -239,6 +239,15 @@ class SshConnection:
     def pid(self) -> int:
         """Process id of the ssh child."""
         return self._master.process.get_pid()
+
+    @property
+    def up(self) -> bool:
+        """Whether the connection stands, as far as ssh knows."""
+        return not self._master.gone.done()
+
+    def session_command(self, remote_command: str) -> list[str]:
+        """What runs a command on the other side, through this connection."""
+        return self._command.session(self.destination, self._control, remote_command)
 
     async def lost(self) -> SshError:
         """Wait until the connection has ended; return why."""
