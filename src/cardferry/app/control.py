@@ -21,6 +21,8 @@ import msgspec
 
 from cardferry.app.paths import locked
 from cardferry.frontends.listening import ListeningSocket, listener
+from cardferry.link import GuestStatus
+from cardferry.link.host_session import HostSessionStatus
 from cardferry.manager.status import SlotStatus
 
 log = logging.getLogger(__name__)
@@ -39,11 +41,17 @@ class Link(msgspec.Struct, frozen=True):
         host: as the user wrote it.
         state: ``up``, or why it is down.
         socket: where applications connect: here for ``attach``, over there for ``share``; empty while there is none.
+        way: ``link`` when cardferry is at both ends, ``forwarding`` when only sshd is there, empty for this computer.
+        link: how the link does, seen from its guest's end; None without one.
+        guest: how the link does, seen from its host's end; None without one.
     """
 
     host: str
     state: str
     socket: str
+    way: str = ""
+    link: GuestStatus | None = None
+    guest: HostSessionStatus | None = None
 
 
 class Running(msgspec.Struct, frozen=True):

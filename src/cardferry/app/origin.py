@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cardferry.app.carrier import Carrier
 from cardferry.app.host import Host, PcscdHost, SshHost, VirtualHost, VpiccHost, label
 from cardferry.app.supervise import Supervisor
 from cardferry.pcsc.errors import UserError
 from cardferry.readers.base import ReaderSource
 from cardferry.transports.errors import PcscdDownError, PcscdMissingError, PcscdRefusesError
 from cardferry.transports.probe import Answer, ask_version
-from cardferry.transports.ssh import SshCommand, SshConnection, connect, forward_pcscd
+from cardferry.transports.ssh import SshCommand, SshConnection, forward_pcscd
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ async def opened(host: Host, ssh: SshCommand, parts: Path, *, patient: bool = Fa
     """
     match host:
         case SshHost(destination):
-            async with _over_ssh(destination, ssh, parts, patient) as origin:
+            async with Carrier(destination, ssh, parts) as carrier, forwarded(carrier, parts, patient) as origin:
                 yield origin
         case PcscdHost(path):
             await check_pcscd(path)
@@ -189,14 +190,25 @@ class _Watched:
 
 
 @asynccontextmanager
-async def _over_ssh(destination: str, ssh: SshCommand, parts: Path, patient: bool) -> AsyncIterator[Origin]:
+async def forwarded(carrier: Carrier, parts: Path, patient: bool = False) -> AsyncIterator[Origin]:
+    """The readers of a host's pcscd, whose socket is forwarded for the block; losses are mended.
+
+    Args:
+        carrier: the way to the host.
+        parts: a private folder for sockets between parts of this process.
+        patient: whether the host may be away at first.
+    """
     path = parts / "pcscd"
+    destination = carrier.destination
 
     @asynccontextmanager
     async def dial() -> AsyncIterator[SshConnection]:
-        async with connect(destination, ssh, parts) as connection:
+        connection = await carrier.connection()
+        try:
             await forward_pcscd(connection, path)
             yield connection
+        finally:
+            await carrier.drop()
 
     async def known() -> None:
         if supervisor.error is None:

@@ -82,26 +82,40 @@ def public_path(path: Path, access: Access) -> Path:
     return absolute
 
 
+def recorded(manager: ResourceManager, service: Service) -> ResourceManager:
+    """The manager with what shall be noted about its use."""
+    if log.isEnabledFor(TRAFFIC):
+        manager = Recorded(manager, _note)
+    if service.record is not None:
+        manager = Recorded(manager, recording(service.record))
+    return manager
+
+
 @asynccontextmanager
-async def serving(
-    source: ReaderSource, sockets: Sequence[tuple[ListeningSocket, Peer | None]], service: Service
-) -> AsyncIterator[LocalManager]:
-    """Serve the readers of ``source`` for the block; yields the manager.
+async def fronts(
+    manager: ResourceManager, sockets: Sequence[tuple[ListeningSocket, Peer | None]], service: Service
+) -> AsyncIterator[None]:
+    """Let applications use a manager for the block.
 
     Args:
         sockets: where, and who all callers are there, where the kernel cannot tell.
     """
-    async with LocalManager([source], service.settings) as manager, AsyncExitStack() as fronts:
-        served: ResourceManager = manager
-        if log.isEnabledFor(TRAFFIC):
-            served = Recorded(served, _note)
-        if service.record is not None:
-            served = Recorded(served, recording(service.record))
-        if service.readers:
-            served = Offered(served, service.readers)
+    manager = recorded(manager, service)
+    if service.readers:
+        manager = Offered(manager, service.readers)
+    async with AsyncExitStack() as stack:
         for listening, peer in sockets:
-            front = PcscliteFrontend(served, listening, slots=service.slots, name_size=service.name_size, peer=peer)
-            await fronts.enter_async_context(front)
+            front = PcscliteFrontend(manager, listening, slots=service.slots, name_size=service.name_size, peer=peer)
+            await stack.enter_async_context(front)
+        yield
+
+
+@asynccontextmanager
+async def serving(
+    source: ReaderSource, sockets: Sequence[tuple[ListeningSocket, Peer | None]], service: Service
+) -> AsyncIterator[LocalManager]:
+    """Serve the readers of ``source`` for the block, see `fronts`; yields their manager."""
+    async with LocalManager([source], service.settings) as manager, fronts(manager, sockets, service):
         yield manager
 
 

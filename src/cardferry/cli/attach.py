@@ -20,6 +20,10 @@ from cardferry.transports.ssh import SshCommand
 @hosts_argument
 @ssh_option
 @click.option("--socket", type=click.Path(path_type=Path), help="where programs shall connect")
+@click.option("--link/--no-link", default=True, help="use the cardferry over there, if there is one  [default: link]")
+@click.option(
+    "--grace", type=click.FloatRange(min=0), metavar="S", help="programs wait S seconds for a host that is out of reach"
+)
 @service_options
 @verbose_option
 def command(
@@ -27,17 +31,21 @@ def command(
     hosts: tuple[Host, ...],
     ssh: SshCommand,
     socket: Path | None,
+    link: bool,
+    grace: float | None,
     service: Service,
     verbose: int,
 ) -> None:
     """Use HOST's readers here, or those of several HOSTs side by side.
 
     HOST is an ssh destination (name, user@name, ssh://user@name:port): its pcscd is reached through ssh, nothing else
-    is needed there. Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT, for cards that dial in; virtual:,
-    the built-in card. Runs until Ctrl-C.
+    is needed there; if cardferry is there, too, it is much faster over a distance and survives a broken network.
+
+    Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT, for cards that dial in; virtual:, the built-in
+    card. Runs until Ctrl-C.
     """
     logs.set_up(verbose)
-    wanted = Attachment(hosts, ssh, socket, service)
+    wanted = Attachment(hosts, ssh, socket, service, link, grace)
 
     async def main() -> None:
         async with attached(wanted) as path:

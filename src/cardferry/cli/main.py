@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "demo": "see it work, with everything on this machine",
     "attach": "use another computer's readers here",
     "share": "lend this computer's readers to another one",
+    "host": "serve guests that have cardferry, too",
     "run": "run a command with the attached readers",
     "env": "print the line for your shell",
     "status": "show readers, cards, who holds them and who waits",

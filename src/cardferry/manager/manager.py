@@ -173,15 +173,9 @@ class LocalManager:
 
 def _slot_status(slot: Slot) -> SlotStatus:
     now = asyncio.get_running_loop().time()
-    state = slot.state
     owner = slot.holder
-    return SlotStatus(
-        reader=state.name,
-        state=" ".join(flag.name.lower() for flag in type(state.state) if flag and flag in state.state and flag.name),
-        atr=state.atr.hex(),
-        protocol=state.protocol.name or "",
-        sharing=state.sharing,
-        event_counter=state.event_counter,
+    return SlotStatus.of(
+        slot.state,
         clients=sorted(card.context.peer.name for card in slot.cards),
         holder=owner.context.peer.name if owner is not None else None,
         held=now - slot.turns.owned_since if owner is not None else 0.0,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
+
+from cardferry.pcsc.reader_state import ReaderState
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,29 @@ class SlotStatus:
     holder: str | None
     held: float
     waiters: list[WaiterStatus]
+
+    @classmethod
+    def of(
+        cls,
+        state: ReaderState,
+        clients: Sequence[str] = (),
+        holder: str | None = None,
+        held: float = 0.0,
+        waiters: Sequence[WaiterStatus] = (),
+    ) -> Self:
+        """What is known of a reader; who uses it is left out where that is not known."""
+        return cls(
+            reader=state.name,
+            state=" ".join(flag.name.lower() for flag in type(state.state) if flag & state.state and flag.name),
+            atr=state.atr.hex(),
+            protocol=state.protocol.name or "",
+            sharing=state.sharing,
+            event_counter=state.event_counter,
+            clients=list(clients),
+            holder=holder,
+            held=held,
+            waiters=list(waiters),
+        )
 
 
 @dataclass(frozen=True, slots=True)

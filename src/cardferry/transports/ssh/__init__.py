@@ -1,8 +1,8 @@
 """OpenSSH as a carrier: the user's own ssh as a child process, with its configuration, agents, jump hosts and prompts.
 
 `connect` opens one connection to a host and keeps it; `forward_pcscd` brings that host's pcscd here (``ssh -L``),
-`RemoteSocket` offers a socket of ours there (``ssh -R``), `open_session` runs a command there whose standard streams are
-a pipe. But for that command, the other side needs sshd and a POSIX shell, nothing else.
+`RemoteSocket` offers a socket of ours there (``ssh -R``), `open_session` runs a command there whose standard streams
+are a pipe. But for that command, the other side needs sshd and a POSIX shell, nothing else.
 """
 
 from cardferry.transports.ssh.command import SshCommand
