@@ -80,7 +80,7 @@ async def transaction(reader: Reader, *apdus: bytes) -> list[bytes]:
 async def test_a_card_is_read_reset_and_pulled(host: Host) -> None:
     async with watching(host) as (source, observer):
         reader = await card_of(observer, host)
-        assert source.minor == 4
+        assert source.minor >= 4
         assert {other.name for other in source.readers} == {host.pcscd.reader(0), host.pcscd.reader(1)}
         assert await reader.connect(SHARED, ANY) == T1
         assert await reader.transmit(SELECT, T1) == b"\x90\x00"
@@ -224,9 +224,16 @@ async def test_a_program_that_vanishes_in_its_transaction_resets_the_card_and_we
         holder = host.computer.popen([PLAIN_PYTHON, PCSC_CLIENT, "hold", host.name], stdin=True)
         await in_thread(holder.wait_for, "held")
         holder.kill()
+        # pcscd frees the lock, then resets the card when nobody has it: a transaction of ours may come in between.
         with pytest.raises(PcscError) as caught:
-            await transaction(reader, SELECT)
+            await asyncio.wait_for(again_and_again(reader), 20)
         assert caught.value.code is ReturnCode.W_RESET_CARD
+        for _ in range(5):
+            assert await transaction(reader, SELECT) == [b"\x90\x00"]
+
+
+async def again_and_again(reader: Reader) -> None:
+    while True:
         assert await transaction(reader, SELECT) == [b"\x90\x00"]
 
 

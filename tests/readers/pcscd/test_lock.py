@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.readers.pcscd.neighbours import CONNECTED, CONNECTING, MEMORY
+from cardferry.readers.pcscd.neighbours import CONNECTED, CONNECTING
 from cardferry.readers.pcscd.reader import PcscdReader
 from cardferry.wire.pcsclite.messages import BeginTransaction, EndTransaction, GetReadersState, Transmit
 from tests.readers.pcscd.fake import LOCK_POLL, OTHER, FakePcscd, FakeReader
@@ -111,66 +112,81 @@ async def test_refused_twice_the_command_waits_and_runs_once_inside() -> None:
     await quiet(there)
 
 
-@pytest.mark.parametrize("apdu", ["00a40000023f00", "00b0000000", "01b2010400", "00ca006e00", "00cb3fff00"])
-async def test_a_repeatable_command_that_ran_outside_is_given_again_inside(apdu: str) -> None:
+async def test_a_command_that_ran_when_the_lock_came_free_is_as_good_as_inside() -> None:
     _, there, reader = await connected()
     there.lock()
     await reader.claim()
     asyncio.get_running_loop().call_later(LOCK_POLL / 2, there.unlock)
-    command = bytes.fromhex(apdu)
-    assert await transmit(reader, command) == b"\x90\x00"
-    assert [(what, owner > 0) for _, what, owner in there.executed] == [(command, False), (command, True)]
-    await transmit(reader, VERIFY)
-    assert there.executed[-1][2] > 0
+    assert await transmit(reader, VERIFY) == b"\x90\x00"
+    assert there.owner > 0
+    assert await transmit(reader, VERIFY) == b"\x90\x00"
+    assert there.commands == [VERIFY, VERIFY]
+    assert there.executed[1][2] > 0
     await reader.release()
     await quiet(there)
+    assert there.owner == 0
 
 
-@pytest.mark.parametrize(
-    "apdu", ["0020008104313233", "10cb3fff00", "0ca4040000", "80ca000000", "00c000000a", "00"], ids=str
-)
-async def test_any_other_command_that_ran_outside_resets_the_card(apdu: str) -> None:
+def slip_in(there: FakeReader) -> None:
+    """Another program takes the lock right behind the next command, for a second."""
+
+    def response(apdu: bytes) -> bytes:
+        there.response = lambda apdu: b"\x90\x00"
+        there.lock()
+        asyncio.get_running_loop().call_later(1, there.unlock)
+        return b"\x90\x00"
+
+    there.response = response
+
+
+async def test_when_somebody_slips_in_behind_a_command_the_card_is_reset() -> None:
     _, there, reader = await connected()
     there.lock()
     await reader.claim()
     asyncio.get_running_loop().call_later(LOCK_POLL / 2, there.unlock)
-    command = bytes.fromhex(apdu)
-    assert await failure(reader, command) is ReturnCode.W_RESET_CARD
-    assert [(what, owner > 0) for _, what, owner in there.executed] == [(command, False), ("reset", True)]
+    slip_in(there)
+    assert await failure(reader, VERIFY) is ReturnCode.W_RESET_CARD
+    assert [(what, owner > 0) for _, what, owner in there.executed] == [(VERIFY, False), ("reset", True)]
     assert await transmit(reader, VERIFY) == b"\x90\x00"
     assert there.executed[-1][2] > 0
     await reader.release()
     await quiet(there)
+    assert there.owner == 0
 
 
-async def test_queries_of_the_reader_that_ran_outside_are_given_again() -> None:
+@pytest.mark.parametrize("call", ["control", "attribute", "reset"])
+async def test_other_calls_when_the_lock_comes_free(call: str) -> None:
     _, there, reader = await connected()
-    for call in (
-        lambda: reader.control(GET_FEATURE_REQUEST, b"", 100),
-        lambda: reader.attribute(1),
-        lambda: reader.reset(Disposition.RESET, Protocol.ANY),
-    ):
-        await asyncio.sleep(2 * MEMORY)
-        await reader.connect(ShareMode.SHARED, Protocol.ANY)  # whereby we learn that we are alone again
-        there.lock()
-        await reader.claim()
-        asyncio.get_running_loop().call_later(LOCK_POLL / 2, there.unlock)
-        await call()
-        await transmit(reader)
-        assert there.executed[-1][2] > 0
-        await reader.release()
-        await quiet(there)
-
-
-async def test_a_verification_at_the_pin_pad_that_ran_outside_resets_the_card() -> None:
-    _, there, reader = await connected()
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "control": lambda: reader.control(GET_FEATURE_REQUEST, b"", 100),
+        "attribute": lambda: reader.attribute(1),
+        "reset": lambda: reader.reset(Disposition.RESET, Protocol.ANY),
+    }
     there.lock()
     await reader.claim()
     asyncio.get_running_loop().call_later(LOCK_POLL / 2, there.unlock)
-    with pytest.raises(PcscError) as caught:
-        await reader.control(0x42000DB2, b"verify", 100)
-    assert caught.value.code is ReturnCode.W_RESET_CARD
-    assert there.commands == ["reset"]
+    await calls[call]()
+    assert there.owner > 0
+    await reader.release()
+    await quiet(there)
+    assert there.owner == 0
+
+
+async def test_a_cancelled_command_behind_begin_leaves_the_count_right() -> None:
+    for held_up in (False, True):
+        _, there, reader = await connected(delay=RTT / 2)
+        if held_up:
+            there.lock()
+            asyncio.get_running_loop().call_later(LOCK_POLL / 2 + RTT, there.unlock)
+        await reader.claim()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(RTT / 4):
+                await transmit(reader, VERIFY)
+        await transmit(reader, SELECT)
+        assert there.executed[-1][2] > 0
+        await reader.release()
+        await quiet(there)
+        assert (there.owner, there.count) == (0, 0)
 
 
 async def test_a_refused_begin_that_is_known_before_the_command() -> None:
@@ -519,33 +535,39 @@ OK, BUSY, RESET, GONE = 0, ReturnCode.E_SHARING_VIOLATION, ReturnCode.W_RESET_CA
 
 
 @pytest.mark.parametrize(
-    ("begin", "command", "expected", "repeated"),
+    ("begin", "command", "second", "expected", "sent"),
     [
-        (OK, OK, None, False),
-        (OK, RESET, RESET, False),
-        (OK, GONE, GONE, False),
-        (BUSY, OK, RESET, False),
-        (BUSY, BUSY, None, True),
-        (BUSY, RESET, RESET, False),
-        (BUSY, GONE, GONE, False),
-        (RESET, OK, RESET, False),
-        (RESET, BUSY, None, True),
-        (RESET, RESET, RESET, False),
-        (GONE, GONE, GONE, False),
+        (OK, OK, OK, None, 1),
+        (OK, RESET, RESET, RESET, 1),
+        (OK, GONE, OK, GONE, 1),
+        (BUSY, OK, OK, None, 1),
+        (BUSY, OK, BUSY, RESET, 1),
+        (BUSY, OK, RESET, RESET, 1),
+        (BUSY, BUSY, OK, None, 2),
+        (BUSY, BUSY, BUSY, None, 2),
+        (BUSY, BUSY, GONE, None, 2),
+        (BUSY, RESET, RESET, RESET, 1),
+        (BUSY, GONE, OK, GONE, 1),
+        (BUSY, GONE, GONE, GONE, 1),
+        (RESET, RESET, RESET, RESET, 1),
+        (GONE, GONE, GONE, GONE, 1),
     ],
 )
-async def test_every_pair_of_answers(begin: int, command: int, expected: ReturnCode | None, repeated: bool) -> None:
-    """A command right behind BEGIN, whatever becomes of the two."""
+async def test_every_triple_of_answers(
+    begin: int, command: int, second: int, expected: ReturnCode | None, sent: int
+) -> None:
+    """A command between two BEGINs, whatever becomes of the three."""
     pcscd, there, reader = await connected(delay=RTT / 2)
-    pcscd.script = {BeginTransaction: [begin], Transmit: [command]}
+    pcscd.script = {BeginTransaction: [begin, second], Transmit: [command]}
     await reader.claim()
     if expected is None:
         assert await transmit(reader, VERIFY) == b"\x90\x00"
-        assert there.executed[-1][2] > 0
     else:
         assert await failure(reader, VERIFY) is expected
-    sent = [request for request in pcscd.dialled[0].requests if isinstance(request, Transmit)]
-    assert len(sent) == (2 if repeated else 1)
+    requests = [request for request in pcscd.dialled[0].requests if isinstance(request, Transmit)]
+    assert len(requests) == sent
+    await transmit(reader, SELECT)
+    assert there.executed[-1][2] > 0
     await reader.release()
     await quiet(there)
-    assert there.owner == 0
+    assert (there.owner, there.count) == (0, 0)

@@ -409,5 +409,18 @@ async def test_lock_requests_are_paired() -> None:
         await reader.release()
     await asyncio.sleep(1)
     requests = kinds(pcscd.dialled[0].requests)
+    assert requests.count(BeginTransaction) == requests.count(EndTransaction)
+    assert (there.owner, there.count) == (0, 0)
+
+
+async def test_a_lock_that_is_known_to_be_ours_is_asked_for_once() -> None:
+    pcscd, _, reader = await connected()
+    for _ in range(5):
+        await reader.claim()
+        await asyncio.sleep(0.001)
+        await transmit(reader)
+        await transmit(reader)
+        await reader.release()
+    await asyncio.sleep(1)
+    requests = kinds(pcscd.dialled[0].requests)
     assert requests.count(BeginTransaction) == requests.count(EndTransaction) == 5
-    assert there.owner == 0

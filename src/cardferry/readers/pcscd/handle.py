@@ -1,6 +1,6 @@
 """Our one handle to a reader at pcscd, and pcscd's lock on it.
 
-pcscd's lock (its transaction) is asked for in two ways:
+pcscd's lock (its transaction, which counts how often it was begun) is asked for in two ways:
 
 - `CardHandle.ask_lock` writes BEGIN and does not wait. The next command is written behind it, and the answers to both
   come together: a transaction of n commands costs n round trips instead of n + 2. (END is not waited for either.)
@@ -11,15 +11,20 @@ pcscd's lock (its transaction) is asked for in two ways:
 ===========  ==================  ===================================================================
 FREE         ask_lock            ASKED
 FREE         take_lock           HELD, when BEGIN succeeds; it is repeated while others have the lock
-ASKED        BEGIN succeeds      HELD
-ASKED        BEGIN fails         FREE
-ASKED, HELD  drop_lock, close    FREE; END (or DISCONNECT) follows BEGIN, whatever BEGIN's answer
+ASKED        a BEGIN succeeds    HELD
+ASKED        all BEGINs fail     FREE
+ASKED, HELD  drop_lock, close    FREE; an END for each BEGIN (or DISCONNECT) follows, whatever its answer
 HELD         a command gets 0B   FREE: a removal of the card has freed it, and somebody else was quicker
 ===========  ==================  ===================================================================
 
-When BEGIN was refused because somebody else had the lock, the command behind it met one of two fates, and `Outcome`
-says which: refused as well (it was not executed), or executed because the lock came free in between. pcscd sleeps
-100 ms before it refuses a BEGIN, so the latter is not rare.
+A command sent while ASKED has a second BEGIN behind it in the same write. When the first one was refused because
+somebody else had the lock, there are three ways on:
+
+- the command was refused as well: it was not executed (`Outcome.REFUSED`);
+- the lock came free in between, the command was executed, and the second BEGIN succeeded: the lock was nobody else's
+  from before the command to after it, as if the first BEGIN had succeeded. (pcscd sleeps 100 ms before it refuses a
+  BEGIN, so this is the usual way.)
+- the command was executed, and the second BEGIN failed: somebody else slipped in (`Outcome.OUTSIDE`).
 
 Source: ``winscard.c`` and ``readerfactory.c`` of pcsc-lite (``RFCheckSharing``, ``RFLockSharing``). Two of their
 habits decide how a handle is renewed after W_RESET_CARD or W_REMOVED_CARD. RECONNECT does not power a card that has
@@ -113,8 +118,8 @@ class CardHandle:
         self._card = card
         self._others = others
         self._loop = asyncio.get_running_loop()
-        self._lock = Lock.FREE
-        self._begin: Pending | None = None
+        #: Replies to the BEGINs that are not ended and not known to have failed.
+        self._begins: list[Pending] = []
         self.protocol = Protocol(protocol)
         self.closed = False
 
@@ -160,11 +165,14 @@ class CardHandle:
     @property
     def lock(self) -> Lock:
         """Whether pcscd's lock is ours, as far as its answers have come."""
-        begin = self._begin
-        if begin is not None and begin.done():
-            self._begin = None
-            self._lock = Lock.HELD if _rv(begin) == 0 else Lock.FREE
-        return self._lock
+        begins = self._begins
+        if not begins:
+            return Lock.FREE
+        if any(begin.done() and _rv(begin) for begin in begins):
+            begins = self._begins = [begin for begin in begins if not begin.done() or not _rv(begin)]
+        if any(begin.done() for begin in begins):
+            return Lock.HELD
+        return Lock.ASKED if begins else Lock.FREE
 
     async def ask_lock(self, behind: Request | None = None) -> Pending | None:
         """Ask for pcscd's lock without waiting; returns the reply to ``behind``, sent in the same write.
@@ -174,14 +182,10 @@ class CardHandle:
         await self._connection.room()
         if self.closed:
             return None
-        replies = self._post(BeginTransaction(self._card), behind)
-        self._lock, self._begin = Lock.ASKED, replies[0]
-        return replies[1] if behind is not None else None
-
-    def _post(self, request: Request, behind: Request | None) -> list[Pending]:
-        if behind is None:
-            return self._connection.post_all(request)
-        return self._connection.post_all(request, behind)
+        requests = [BeginTransaction(self._card), *([] if behind is None else [behind])]
+        begin, *others = self._connection.post_all(*requests)
+        self._begins.append(begin)
+        return others[0] if others else None
 
     async def take_lock(self, sleep: Callable[[float], Awaitable[object]]) -> int:
         """Wait until the lock is ours, or until it cannot be. Returns pcscd's answer, 0 when it is ours."""
@@ -194,10 +198,10 @@ class CardHandle:
             try:
                 reply = cast(Acknowledged, await asyncio.shield(begin))
             except asyncio.CancelledError:
-                self._end()
+                self._end(1)
                 raise
             if reply.rv == 0:
-                self._lock, self._begin = Lock.HELD, None
+                self._begins.append(begin)
             if reply.rv != ReturnCode.E_SHARING_VIOLATION:
                 return reply.rv
             self._others()
@@ -205,17 +209,19 @@ class CardHandle:
 
     def drop_lock(self, behind: Request | None = None) -> Pending | None:
         """Give the lock back without waiting; returns the reply to ``behind``, sent in the same write."""
-        if self.lock is Lock.FREE or self.closed:
+        if self.lock is Lock.FREE:
             return None
-        return self._end(behind)
+        count, self._begins = len(self._begins), []
+        return self._end(count, behind)
 
-    def _end(self, behind: Request | None = None) -> Pending | None:
-        self._lock, self._begin = Lock.FREE, None
+    def _end(self, count: int, behind: Request | None = None) -> Pending | None:
         if self.closed:
             return None
-        replies = self._post(EndTransaction(self._card, Disposition.LEAVE), behind)
-        replies[0].add_done_callback(self._ended)
-        return replies[1] if behind is not None else None
+        requests: list[Request] = [EndTransaction(self._card, Disposition.LEAVE)] * count
+        replies = self._connection.post_all(*requests, *([] if behind is None else [behind]))
+        for end in replies[:count]:
+            end.add_done_callback(self._ended)
+        return replies[count] if behind is not None else None
 
     def _ended(self, end: Pending) -> None:
         if _rv(end) == ReturnCode.W_RESET_CARD:
@@ -231,18 +237,33 @@ class CardHandle:
         await self._connection.room()
         if self.closed:
             return Outcome.ANSWERED, Acknowledged(ReturnCode.W_RESET_CARD)
-        begin = self._begin
+        if self.lock is Lock.ASKED:
+            return await self._exchange_behind_begin(request)
         reply = cast(CardReply, await self._connection.post(request))
+        if reply.rv != ReturnCode.E_SHARING_VIOLATION:
+            return Outcome.ANSWERED, reply
+        self._begins = []
+        self._others()
+        return Outcome.REFUSED, reply
+
+    async def _exchange_behind_begin(self, request: CardRequest) -> tuple[Outcome, CardReply]:
+        answer, begin = self._connection.post_all(request, BeginTransaction(self._card))
+        self._begins.append(begin)
+        reply = cast(CardReply, await answer)
         if reply.rv == ReturnCode.E_SHARING_VIOLATION:
-            if self.lock is Lock.HELD:
-                self._lock = Lock.FREE
-            self._others()
-            return Outcome.REFUSED, reply
-        # BEGIN's reply came before this one.
-        if begin is not None and not reply.rv and _rv(begin):
-            self._others()
-            return Outcome.OUTSIDE, reply
-        return Outcome.ANSWERED, reply
+            outcome = Outcome.REFUSED
+        elif reply.rv or self._is_ours():
+            return Outcome.ANSWERED, reply
+        else:
+            outcome = Outcome.OUTSIDE
+        self._others()
+        await asyncio.wait((begin,))
+        if outcome is Outcome.OUTSIDE and self._is_ours():
+            outcome = Outcome.ANSWERED
+        return outcome, reply
+
+    def _is_ours(self) -> bool:
+        return self.lock is Lock.HELD
 
     def transmit(self, apdu: bytes, protocol: int) -> Transmit:
         """A request for `exchange`."""
@@ -286,7 +307,7 @@ class CardHandle:
 
     def _forget(self) -> None:
         self.closed = True
-        self._lock, self._begin = Lock.FREE, None
+        self._begins = []
 
 
 def _rv(future: Pending) -> int:

@@ -7,10 +7,8 @@ What a caller sees of them:
 
 - they have the card locked: calls wait, as long as it takes;
 - they have reset the card: ``W_RESET_CARD``, once; the command was not executed;
-- they had the lock when we asked for it, and gave it back before the command that we had sent behind (see
-  `Outcome.OUTSIDE`): a command that can be given again is given again when the lock is ours. After any other the
-  card is reset and ``W_RESET_CARD`` raised, so that the application starts its transaction anew. That command *was*
-  executed.
+- they slipped in between two commands of a claim (see `Outcome.OUTSIDE`; rare): the card is reset and
+  ``W_RESET_CARD`` raised, so that the application starts its transaction anew. That command *was* executed.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from cardferry.pcsc.constants import (
-    GET_FEATURE_REQUEST,
     MAX_APDU_SIZE,
     MAX_ATTRIBUTE_SIZE,
     Disposition,
@@ -37,14 +34,10 @@ from cardferry.readers.pcscd.handle import RETRY, CardHandle, CardReply, CardReq
 from cardferry.readers.pcscd.neighbours import Neighbours
 from cardferry.wire.pcsclite.messages import (
     AttributeReply,
-    Control,
     ControlReply,
-    GetAttribute,
     GetReadersState,
-    Reconnect,
     ReconnectReply,
     StatesReply,
-    Transmit,
     TransmitReply,
 )
 
@@ -55,10 +48,6 @@ _READER_GONE: Final = (ReturnCode.E_INVALID_VALUE, ReturnCode.E_INVALID_HANDLE, 
 _NEGOTIATED: Final = (Protocol.T0, Protocol.T1)
 #: Status word.
 _SHORTEST_RESPONSE: Final = 2
-#: SELECT, READ BINARY, READ RECORD, GET DATA (ISO 7816-4, 11): given twice, they do what they do once.
-_REPEATABLE_INS: Final = frozenset((0xA4, 0xB0, 0xB1, 0xB2, 0xB3, 0xCA, 0xCB))
-#: Bits of an interindustry class byte: proprietary or further classes, command chaining, secure messaging.
-_NOT_PLAIN_CLA: Final = 0xFC
 
 
 class PcscdReader:
@@ -213,18 +202,16 @@ class PcscdReader:
                 handle = await self._reopened()
             if self._claimed and handle.lock is Lock.FREE:
                 await self._take(handle)
-            held = handle.lock is Lock.HELD
-            request = request_for(handle)
-            outcome, reply = await handle.exchange(request)
+            wanted = handle.lock
+            outcome, reply = await handle.exchange(request_for(handle))
             if outcome is Outcome.ANSWERED:
                 if reply.rv:
                     await self._failed(reply.rv)
                 return reply
-            if outcome is Outcome.REFUSED:
-                if held or not self._claimed:
-                    await asyncio.sleep(RETRY)
-            elif not _repeatable(request):
+            if outcome is Outcome.OUTSIDE:
                 await self._start_over()
+            elif wanted is not Lock.ASKED:
+                await asyncio.sleep(RETRY)
 
     async def _start_over(self) -> None:
         log.info("%s: another program came in between; the card is reset", self._name)
@@ -349,16 +336,6 @@ class PcscdReader:
 def _check_size(data: bytes, limit: int) -> None:
     if len(data) > limit:
         raise PcscError(ReturnCode.E_INVALID_PARAMETER, f"{len(data)} bytes, {limit} at most")
-
-
-def _repeatable(request: CardRequest) -> bool:
-    """Whether a request that was executed at the wrong moment may simply be given again."""
-    if isinstance(request, Transmit):
-        apdu = request.apdu
-        return len(apdu) > 1 and not apdu[0] & _NOT_PLAIN_CLA and apdu[1] in _REPEATABLE_INS
-    if isinstance(request, Control):
-        return request.code == GET_FEATURE_REQUEST
-    return isinstance(request, GetAttribute | Reconnect)
 
 
 def _refused(connection: Connection) -> PcscError:
