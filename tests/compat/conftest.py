@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.compat import foreign
-from tests.compat.foreign import CLIENTS, SERVERS, NotAvailableError
+from tests.compat.foreign import CLIENTS, SERVERS, NotAvailableError, Release
 
 _HERE = Path(__file__).parent
+#: s that the first test may take, when nothing is in the cache yet.
+_DOWNLOAD_TIME = 900
 _PROGRAMS = {"qemu-arm-static": "qemu-user-static", "qemu-s390x-static": "qemu-user-static", "bwrap": "bubblewrap"}
 
 
@@ -24,6 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.real)
+            item.add_marker(pytest.mark.timeout(_DOWNLOAD_TIME))
+
+
+def _unpack(release: Release) -> None:
+    foreign.unpack_client(release)
+    if release in SERVERS:
+        foreign.unpack_server(release)
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +41,8 @@ def releases() -> None:
     """All releases' programs are there. What is missing is named; in CI it fails."""
     missing = [f"{name} (Debian package {package})" for name, package in _PROGRAMS.items() if not shutil.which(name)]
     try:
-        for release in CLIENTS:
-            foreign.unpack_client(release)
-        for release in SERVERS:
-            foreign.unpack_server(release)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(_unpack, CLIENTS))
     except NotAvailableError as error:
         missing.append(str(error))
     if missing:

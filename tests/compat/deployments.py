@@ -119,13 +119,13 @@ def deployed(deployment: Deployment) -> Iterator[Stage]:
         yield Stage(guest, _way(deployment.form, host, guest), PCSCD_READER, host, witness)
 
 
-def run_pcscd(computer: Computer, server: Release) -> Pcscd:
+def run_pcscd(computer: Computer, server: Release, readers: int = 2) -> Pcscd:
     """The pcscd of a release, with its own libraries and vpcd, in a computer."""
     root = foreign.unpack_server(server)
     program = foreign.command(server, "usr/sbin/pcscd")
     arguments = () if server.suite == "bookworm" else ("--disable-polkit",)  # bookworm's is built without polkit
     driver = root / "usr/lib/pcsc/drivers/serial/libifdvpcd.so"
-    return Pcscd(computer, arguments=arguments, program=tuple(program), driver=driver)
+    return Pcscd(computer, readers, arguments=arguments, program=tuple(program), driver=driver)
 
 
 def _way(form: Form, host: Computer, guest: Computer) -> Path:

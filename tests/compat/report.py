@@ -33,11 +33,17 @@ class _Section:
     """A table with its heading."""
 
     heading: str
+    words: str
     deployments: tuple[Deployment, ...]
 
 
-_WITH = _Section("## With cardferry", FERRIED)
-_WITHOUT = _Section("## The same with ssh alone", BY_HAND)
+_WITH = _Section("## With cardferry", "All programs at the same time, on one card.", FERRIED)
+_WITHOUT = _Section(
+    "## The same with ssh alone",
+    "`ssh -N -L` and `ssh -N -R` between the program and pcscd's socket. One program after the other: several at once "
+    "are sometimes refused, whatever their versions, because pcscd has no room for several new connections.",
+    BY_HAND,
+)
 
 _PREAMBLE = """\
 # Which programs work with which servers
@@ -63,6 +69,16 @@ _NO_PACKAGE = """\
   answered in its own size from then on.
 - **Arrays of another size under the same number.** A libpcsclite that was built for 48 readers (Fedora had such)
   cannot be told from one built for 16, up to 4:5: `--reader-slots 48` serves it. From 4:6 on programs ask for the size.
+
+## More readers than a program can see
+
+Up to pcsc-lite 2.4 a library has room for 16 readers. Programs see the 16 that came first, and keep seeing them as long
+as they are there. `--reader GLOB` says which they shall see instead; given several times, the order is that of the
+options, and `--reader '*'` at the end stands for the rest (`tests/compat/test_many_readers.py`: 20 readers at a real
+pcscd).
+
+A name that is longer than the protocol allows (127 bytes, or 99) is shortened in its middle, where eight digits of a
+digest keep it different from every other one; the numbers at its end stay (`tests/frontends/test_sizes.py`).
 
 ## Numbers inside payloads
 
@@ -128,7 +144,9 @@ def _table(section: _Section, cells: Cells) -> str:
         (release.name, *(_cell(cells.get((release, where), "not run")) for where in section.deployments))
         for release in CLIENTS
     ]
-    return f"{section.heading}\n\n" + _markdown(header, rows)
+    works = [cells.get((release, where)) == WORKS for release in CLIENTS for where in section.deployments]
+    summary = f"{section.words} {works.count(True)} of {len(works)} work."
+    return f"{section.heading}\n\n{summary}\n\n" + _markdown(header, rows)
 
 
 def _column(deployment: Deployment) -> str:
