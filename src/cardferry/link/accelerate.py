@@ -65,6 +65,7 @@ class RunAhead:
         "_bytes",
         "_file_size",
         "_held",
+        "_held_channel",
         "_held_status",
         "_in_transaction",
         "_le_zero",
@@ -94,6 +95,7 @@ class RunAhead:
         #: Data that the card has handed out and the program has not got, and the status that followed it.
         self._held = b""
         self._held_status = b""
+        self._held_channel = 0
         #: The response to a ``SELECT`` as far as it has come, None when something else is going on.
         self._select: bytes | None = None
         self._file_size: int | None = None
@@ -110,28 +112,33 @@ class RunAhead:
 
     def arrives(self, raw: bytes) -> bytes | None:
         """A command of the program comes; return the response if the card must not be asked."""
-        unused = self._drop()
-        if raw[1:2] != bytes((_GET_RESPONSE,)):
-            self._held = b""
-            return None
-        command = _parse(raw)
+        self.stop()
+        command = _parse(raw) if raw[1:2] == bytes((_GET_RESPONSE,)) else None
         if command is None or not command.is_get_response:
             self._held = b""
             return None
         self._learn(raw, command)
-        for foreseen, response in unused:
-            if foreseen.is_get_response and foreseen.channel == command.channel and len(response) > len(_SUCCESS):
-                self._held += response[:-2]
-                self._held_status = response[-2:]
+        if command.channel != self._held_channel:
+            self._held = b""
         return self._stand_in(command) if self._held else None
 
-    def _drop(self) -> list[tuple[CommandApdu, bytes]]:
+    def stands_in(self, raw: bytes) -> bool:
+        """Whether `arrives` may answer this command: then see first that the handle is in order."""
+        waiting = bool(self._held) or len(self._responses) > self._used
+        return waiting and raw[1:2] == bytes((_GET_RESPONSE,))
+
+    def stop(self) -> None:
+        """Something else is done with the handle: drop what was not used, but not what only we have."""
         unused = self._responses[self._used :]
         self.waste += len(unused)
         self._responses = []
         self._used = self._bytes = 0
         self._next = None
-        return unused
+        for foreseen, response in unused:
+            if foreseen.is_get_response and len(response) > len(_SUCCESS):
+                self._held += response[:-2]
+                self._held_status = response[-2:]
+                self._held_channel = foreseen.channel
 
     def _learn(self, raw: bytes, command: CommandApdu) -> None:
         """How does this program ask for more?"""
@@ -191,13 +198,9 @@ class RunAhead:
         """The foreseen command was not carried out, or has failed."""
         self._next = None
 
-    def stop(self) -> None:
-        """Something else was done with the handle: drop everything that has not been used."""
-        self._drop()
-
     def forget(self) -> None:
         """The card was reset, or is another one: nothing that was known holds any more."""
-        self._drop()
+        self.stop()
         self._held = self._held_status = self._shown = b""
         self._select = self._file_size = None
 

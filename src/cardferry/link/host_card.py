@@ -235,8 +235,11 @@ class HostCard:
     async def _transmit(self, message: m.Transmit) -> Done:
         card = self._usable()
         await self._settle()
-        ahead = self.ahead
-        response = None if ahead is None else ahead.arrives(message.apdu)
+        response = None
+        if self.ahead is not None:
+            if self.ahead.stands_in(message.apdu):
+                await card.status()
+            response = self.ahead.arrives(message.apdu)
         if response is None:
             response = await self._timed(card.transmit(message.apdu, message.protocol))
         return Done(message.call, data=response)
