@@ -244,6 +244,8 @@ class FakePcscd:
         self.dialled: list[FakeConnection] = []
         self.cards: dict[int, FakeConnection] = {}
         self.array_size = 16
+        #: How long a BEGIN takes that succeeds.
+        self.begin_time = 0.0
         self.refuse_dial: OSError | None = None
         #: Called with each new connection, before it is told to the client.
         self.greet: Callable[[FakeConnection], None] = lambda connection: None
@@ -375,8 +377,9 @@ class FakePcscd:
                 reader.owner = request.card
                 reader.count += 1
         answer = connection.codec.acknowledged(request, rv)
-        if rv == VIOLATION:
-            connection.sleep(LOCK_POLL, lambda: connection.reply(answer))
+        if rv == VIOLATION or self.begin_time:
+            seconds = LOCK_POLL if rv == VIOLATION else self.begin_time
+            connection.sleep(seconds, lambda: connection.reply(answer))
         else:
             connection.reply(answer)
 

@@ -112,8 +112,10 @@ async def test_refused_twice_the_command_waits_and_runs_once_inside() -> None:
     await quiet(there)
 
 
-async def test_a_command_that_ran_when_the_lock_came_free_is_as_good_as_inside() -> None:
-    _, there, reader = await connected()
+@pytest.mark.parametrize("begin_time", [0.0, 0.01])
+async def test_a_command_that_ran_when_the_lock_came_free_is_as_good_as_inside(begin_time: float) -> None:
+    pcscd, there, reader = await connected()
+    pcscd.begin_time = begin_time
     there.lock()
     await reader.claim()
     asyncio.get_running_loop().call_later(LOCK_POLL / 2, there.unlock)
