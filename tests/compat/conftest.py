@@ -11,6 +11,7 @@ import pytest
 
 from tests.compat import foreign
 from tests.compat.foreign import CLIENTS, SERVERS, NotAvailableError, Release
+from tests.lab.namespaces import is_root
 
 _HERE = Path(__file__).parent
 #: s that the first test may take, when nothing is in the cache yet.
@@ -28,6 +29,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.real)
             item.add_marker(pytest.mark.timeout(_DOWNLOAD_TIME))
+
+
+@pytest.fixture
+def as_root() -> None:
+    """For recipes that an administrator follows."""
+    if not is_root():
+        if os.environ.get("CI"):
+            pytest.fail("needs root")
+        pytest.skip("not run, missing: root")
 
 
 def _unpack(release: Release) -> None:

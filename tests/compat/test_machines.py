@@ -83,7 +83,7 @@ def machine(releases: None) -> Iterator[Machine]:
         yield Machine(lab)
 
 
-def test_program_of_another_release_needs_cardferry(machine: Machine) -> None:
+def test_program_of_another_release_needs_cardferry(machine: Machine, as_root: None) -> None:
     """What the pages are about: beside pcscd's own socket the program inside fails."""
     (machine.root / "run/pcscd").mkdir(parents=True, exist_ok=True)
     script = 'mount --bind /run/pcscd "$ROOT/run/pcscd"; chroot "$ROOT" pcsc_scan -n -t 1'
@@ -92,7 +92,7 @@ def test_program_of_another_release_needs_cardferry(machine: Machine) -> None:
     assert "3B 80 80 01 01" not in done.out, done
 
 
-def test_chroot(machine: Machine) -> None:
+def test_chroot(machine: Machine, as_root: None) -> None:
     script = lines("chroot", 1)
     assert_card_seen(shell(machine.computer, script, ROOT=machine.root))
     machine.ferry.stop()
@@ -100,7 +100,7 @@ def test_chroot(machine: Machine) -> None:
     assert_card_seen(shell(machine.computer, script.splitlines()[-1], ROOT=machine.root))
 
 
-def test_namespace(machine: Machine) -> None:
+def test_namespace(machine: Machine, as_root: None) -> None:
     assert_card_seen(shell(machine.computer, lines("chroot", 2)))
 
 
