@@ -260,12 +260,13 @@ class Guest:
         self.session = session
         self.error = None
         self._met = True
-        self._pause = _FIRST_PAUSE
         self._become(LinkState.UP)
 
     def apart(self, session: GuestSession, error: Exception | None) -> None:
         """The pipe is gone."""
         if session is self.session:
+            if self.state is LinkState.UP:
+                self._pause = _FIRST_PAUSE
             self._become(LinkState.BROKEN)
         else:
             self._missed(error or ConnectionError("the host closed the connection before it said hello"))

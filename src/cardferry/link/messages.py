@@ -47,7 +47,7 @@ class Open(_Message, frozen=True, tag=1):
     peer: Text
     uid: int | None
     pid: int | None
-    patience: float | None
+    patience: Annotated[float, msgspec.Meta(ge=0)] | None
 
 
 class Close(_Message, frozen=True, tag=2):

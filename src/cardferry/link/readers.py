@@ -70,7 +70,8 @@ class ReadersSender:
         if told is None or told.reader_events != snapshot.reader_events or len(told.readers) != len(snapshot.readers):
             return True
         return not all(
-            old is new or _only_counts(old, new) for old, new in zip(told.readers, snapshot.readers, strict=True)
+            old is new or old == new or _only_counts(old, new)
+            for old, new in zip(told.readers, snapshot.readers, strict=True)
         )
 
     def news(self, snapshot: Snapshot) -> Readers | None:

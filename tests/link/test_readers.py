@@ -1,0 +1,138 @@
+"""Snapshots across the link: whatever changes at the host, the guest shows the same."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cardferry.link.messages import Readers, decode_from_host, encode
+from cardferry.link.readers import ReadersReceiver, ReadersSender
+from cardferry.pcsc.constants import CardState, Protocol
+from cardferry.pcsc.reader_state import ReaderState, Snapshot
+from tests.link.cards import CountingCard
+from tests.link.desk import ALICE, ANY, DIRECT, EXCLUSIVE, LEAVE, READER, SHARED, Desk
+from tests.virtual_time import quiet
+
+names = st.sampled_from(["A", "B", "C", "D"])
+states = st.builds(
+    ReaderState,
+    names,
+    st.integers(0, 65535),
+    st.sampled_from([CardState.ABSENT, CardState.PRESENT | CardState.POWERED, CardState.UNKNOWN]),
+    st.integers(-1, 5),
+    st.sampled_from([b"", b"\x3b\x80\x80\x01\x01"]),
+    st.sampled_from(list(Protocol)),
+    st.none() | st.integers(0, 9),
+)
+snapshots = st.lists(st.lists(states, max_size=4, unique_by=lambda reader: reader.name), max_size=10)
+
+
+@given(snapshots, st.lists(st.integers(0, 3), min_size=10, max_size=10))
+def test_the_guest_shows_what_the_host_has(history: list[list[ReaderState]], events: list[int]) -> None:
+    sender, receiver = ReadersSender(), ReadersReceiver()
+    shown = receiver.snapshot
+    total = 1
+    for serial, (readers, step) in enumerate(zip(history, events, strict=False), 1):
+        total = (total - 1 + step) % 32767 + 1
+        snapshot = Snapshot(serial, total, tuple(readers))
+        urgent = sender.urgent(snapshot)
+        news = sender.news(snapshot)
+        if news is None:
+            assert not urgent
+            continue
+        message = decode_from_host(encode(news))
+        assert isinstance(message, Readers)
+        receiver.receive(message)
+        assert receiver.snapshot.readers == snapshot.readers
+        assert receiver.snapshot.serial > shown.serial
+        assert all(receiver.find(reader.name) == reader for reader in readers)
+        if {reader.name for reader in shown.readers} != {reader.name for reader in readers}:
+            assert receiver.snapshot.reader_events != shown.reader_events
+        shown = receiver.snapshot
+        assert sender.news(snapshot) is None
+
+
+def test_only_what_has_changed_is_told() -> None:
+    sender = ReadersSender()
+    one, two = ReaderState("A"), ReaderState("B")
+    sender.news(Snapshot(1, 1, (one, two)))
+    news = sender.news(Snapshot(2, 1, (one, ReaderState("B", 1, CardState.PRESENT))))
+    assert news is not None
+    assert news.names is None
+    assert [entry.name for entry in news.changed] == ["B"]
+
+
+def test_readers_go_and_come_with_sessions() -> None:
+    receiver = ReadersReceiver()
+    sender = ReadersSender()
+    snapshot = Snapshot(5, 3, (ReaderState("A"), ReaderState("B")))
+    news = sender.news(snapshot)
+    assert news is not None
+    assert receiver.receive(news)
+    events = receiver.snapshot.reader_events
+    receiver.vanish()
+    assert receiver.snapshot.readers == ()
+    assert receiver.snapshot.reader_events == events + 2
+    assert receiver.receive(news)
+    assert receiver.snapshot.reader_events == events + 4
+
+
+def test_reader_events_wrap_as_pcsc_lite_wraps_them() -> None:
+    receiver = ReadersReceiver()
+    receiver.receive(Readers(32767, [], []))
+    receiver.receive(Readers(1, [], []))
+    assert receiver.snapshot.reader_events == 2
+    receiver.receive(Readers(32767, [], []))
+    assert 1 <= receiver.snapshot.reader_events <= 32767
+
+
+async def test_cards_and_readers_are_pushed() -> None:
+    async with Desk(delay=0.025) as desk:
+        guest = await desk.guest()
+        serial = guest.snapshot.serial
+        desk.reader.remove()
+        snapshot = await guest.changed(serial)
+        assert snapshot.readers[0].state & CardState.ABSENT
+        desk.source.add_reader("Second 00 00").insert(CountingCard())
+        while len(snapshot.readers) < 2:
+            snapshot = await guest.changed(snapshot.serial)
+        assert snapshot.reader_events == 3
+        await asyncio.sleep(1)
+        assert guest.snapshot.readers == desk.manager.snapshot.readers
+
+
+async def test_who_shares_a_reader_is_told_later_and_together() -> None:
+    async with Desk(delay=0.025) as desk:
+        guest, watcher = await desk.guest(), await desk.guest()
+        context = await guest.open(ALICE, 1.0)
+        await context.connect(READER, SHARED, ANY)
+        await asyncio.sleep(1)
+        before = watcher.status.messages_received
+        for _ in range(20):
+            card = await context.connect(READER, SHARED, ANY)
+        await asyncio.sleep(1)
+        assert watcher.status.messages_received - before <= 2
+        assert watcher.snapshot.readers[0].sharing == 21
+        await card.disconnect(LEAVE)
+        await context.close()
+        exclusive = await (await guest.open(ALICE, 1.0)).connect(READER, EXCLUSIVE, ANY)
+        await asyncio.sleep(0.03)
+        assert watcher.snapshot.readers[0].sharing == -1
+        await exclusive.disconnect(LEAVE)
+        direct = await (await guest.open(ALICE, 1.0)).connect(READER, DIRECT, ANY)
+        await direct.disconnect(LEAVE)
+
+
+async def test_an_idle_link_says_little() -> None:
+    async with Desk(delay=0.025) as desk:
+        guest = await desk.guest()
+        await quiet()
+        before = guest.status
+        await asyncio.sleep(60)
+        after = guest.status
+        assert after.messages_sent == before.messages_sent
+        assert after.bytes_sent - before.bytes_sent < 60 * 100
+        assert after.round_trip is not None
+        assert abs(after.round_trip - 0.05) < 0.001
