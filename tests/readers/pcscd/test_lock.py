@@ -156,6 +156,23 @@ async def test_when_somebody_slips_in_behind_a_command_the_card_is_reset() -> No
     assert there.owner == 0
 
 
+async def test_a_reset_of_ours_whose_caller_was_cancelled_is_told_to_the_next_one() -> None:
+    _, there, reader = await connected()
+    there.lock()
+    await reader.claim()
+    asyncio.get_running_loop().call_later(LOCK_POLL / 2, there.unlock)
+    slip_in(there)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await transmit(reader, VERIFY)
+    assert there.commands == [VERIFY]
+    await reader.release()
+    assert await failure(reader, SELECT) is ReturnCode.W_RESET_CARD
+    assert await transmit(reader, SELECT) == b"\x90\x00"
+    await quiet(there)
+    assert there.owner == 0
+
+
 @pytest.mark.parametrize("call", ["control", "attribute", "reset"])
 async def test_other_calls_when_the_lock_comes_free(call: str) -> None:
     _, there, reader = await connected()
@@ -467,6 +484,18 @@ async def test_an_end_that_fails_because_of_a_reset_does_not_keep_the_lock() -> 
     await quiet(there)
     assert there.owner == 0
     assert there.handles == {}
+    assert await failure(reader, VERIFY) is ReturnCode.W_RESET_CARD
+    assert await transmit(reader, VERIFY) == b"\x90\x00"
+
+
+async def test_a_reset_that_an_end_told_of_survives_a_connect() -> None:
+    _, there, reader = await connected()
+    await reader.claim()
+    await transmit(reader, SELECT)
+    there.handles = dict.fromkeys(there.handles, ReturnCode.W_RESET_CARD)
+    await reader.release()
+    await quiet(there)
+    await reader.connect(ShareMode.SHARED, Protocol.ANY)
     assert await failure(reader, VERIFY) is ReturnCode.W_RESET_CARD
     assert await transmit(reader, VERIFY) == b"\x90\x00"
 

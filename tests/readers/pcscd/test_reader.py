@@ -310,6 +310,37 @@ async def test_a_reset_by_others_is_told_once_and_nothing_was_executed() -> None
     assert len(there.handles) == 1
 
 
+@pytest.mark.parametrize("then", ["transmit", "claim"])
+async def test_a_reset_whose_caller_was_cancelled_is_told_to_the_next_one(then: str) -> None:
+    pcscd, there, reader = await connected()
+    pcscd.script[Transmit] = [ReturnCode.W_RESET_CARD]
+    there.lock()  # so that the new handle takes its time
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await transmit(reader)
+    there.unlock()
+    with pytest.raises(PcscError) as caught:
+        await (transmit(reader) if then == "transmit" else reader.claim())
+    assert caught.value.code is ReturnCode.W_RESET_CARD
+    assert there.commands == []
+    assert await transmit(reader) == b"\x90\x00"
+    await asyncio.sleep(1)
+    assert len(there.handles) == 1
+
+
+async def test_a_reset_that_nobody_was_told_of_ends_with_its_card() -> None:
+    pcscd, there, reader = await connected()
+    pcscd.script[Transmit] = [ReturnCode.W_RESET_CARD]
+    there.lock()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await transmit(reader)
+    there.exchange_card()
+    reader.card_gone()
+    await reader.connect(ShareMode.SHARED, Protocol.ANY)
+    assert await transmit(reader) == b"\x90\x00"
+
+
 async def test_a_reset_by_others_is_told_although_no_new_handle_can_be_had() -> None:
     pcscd, there, reader = await connected()
     there.reset_by_other()

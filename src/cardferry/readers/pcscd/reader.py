@@ -75,6 +75,8 @@ class PcscdReader:
         self._opening: Opening | None = None
         self._claimed = False
         self._gone = False
+        #: The card was reset, and whoever should have been told was cancelled before.
+        self._untold = False
         self._neighbours = Neighbours()
         self.in_error = False
 
@@ -91,7 +93,7 @@ class PcscdReader:
 
     def card_gone(self) -> None:
         """The card was removed: whoever held it above holds it no more."""
-        self._claimed = False
+        self._claimed = self._untold = False
         if self._handle is not None:
             self._handle.drop_lock()
 
@@ -123,7 +125,7 @@ class PcscdReader:
     async def disconnect(self, disposition: Disposition) -> None:
         """Close the handle, without waiting. pcscd powers the card off when nobody else has one."""
         handle, self._handle, self._opening = self._handle, None, None
-        self._claimed = False
+        self._claimed = self._untold = False
         if handle is not None:
             handle.close(disposition)
 
@@ -136,6 +138,7 @@ class PcscdReader:
         Raises:
             PcscError: the lock is not ours and not asked for; no `release` is needed.
         """
+        await self._tell()
         handle = self._usable()
         gap = self._neighbours.gap(self._loop.time())
         if gap:
@@ -196,6 +199,7 @@ class PcscdReader:
 
     async def _exchange(self, request_for: Callable[[CardHandle], CardRequest]) -> CardReply:
         """Have one request executed, inside the lock if it is claimed. Returns the reply of a success."""
+        await self._tell()
         while True:
             handle = self._handle
             if handle is None:
@@ -216,8 +220,16 @@ class PcscdReader:
     async def _start_over(self) -> None:
         log.info("%s: another program came in between; the card is reset", self._name)
         protocols = self._opening.protocols if self._opening is not None else Protocol.ANY
-        await self.reset(Disposition.RESET, protocols)
+        try:
+            await self.reset(Disposition.RESET, protocols)
+        except asyncio.CancelledError:
+            self._untold = True
+            raise
         raise PcscError(ReturnCode.W_RESET_CARD, "another program came in between")
+
+    async def _tell(self) -> None:
+        if self._untold:
+            await self._failed(ReturnCode.W_RESET_CARD)
 
     async def _take(self, handle: CardHandle) -> None:
         rv = await handle.take_lock(asyncio.sleep)
@@ -228,7 +240,9 @@ class PcscdReader:
         """Raise what a return value of pcscd means. After a reset by others the handle is a fresh one, without lock."""
         if rv == ReturnCode.W_RESET_CARD:
             self._neighbours.seen(self._loop.time())
+            self._untold = True
             await self._renew()
+            self._untold = False
         elif rv in _READER_GONE:
             raise PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd says {rv:#010x}")
         raise PcscError(rv)
@@ -252,6 +266,8 @@ class PcscdReader:
     async def _open(self, connection: Connection, opening: Opening) -> CardHandle:
         await connection.room()
         old, self._handle = self._handle, None
+        if old is not None and old.closed:
+            self._untold = True  # it was closed because END told of a reset
         closing = old.closing() if old is not None else None
         try:
             handle, states = await CardHandle.open(
