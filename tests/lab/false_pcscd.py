@@ -82,8 +82,8 @@ def main() -> None:
         connection, _ = listener.accept()
         print("peer", peer_name(connection), flush=True)
         if behaviour == "deny":
-            # wait for the request to be there, unread: closing then is what makes it a reset
-            connection.recv(1, socket.MSG_PEEK)
+            # wait for the whole request to be there, unread: closing then is what makes it a reset
+            connection.recv(_VERSION.size, socket.MSG_PEEK | socket.MSG_WAITALL)
             connection.close()
         else:
             real = rest[1] if behaviour == "translate" else None
