@@ -18,6 +18,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from pathlib import Path
 
 _VERSION = struct.Struct("=IIiiI")  # header (size, command) and body (major, minor, rv)
@@ -83,7 +84,8 @@ def main() -> None:
         print("peer", peer_name(connection), flush=True)
         if behaviour == "deny":
             # wait for the whole request to be there, unread: closing then is what makes it a reset
-            connection.recv(_VERSION.size, socket.MSG_PEEK | socket.MSG_WAITALL)
+            while 0 < len(connection.recv(_VERSION.size, socket.MSG_PEEK)) < _VERSION.size:
+                time.sleep(0.001)  # MSG_WAITALL does not wait when peeking
             connection.close()
         else:
             real = rest[1] if behaviour == "translate" else None
