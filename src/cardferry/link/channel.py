@@ -182,9 +182,11 @@ class Channel:
             self._flush_handle = None
         if self.end is None:
             return
-        while not self._congested and (data := self.session.take()):
+        session, pipe = self.session, self.end.pipe
+        while session.pending and not self._congested:
+            data = session.take()
             self.bytes_sent += len(data)
-            self.end.pipe.write(data)
+            pipe.write(data)
 
     # what the pipe tells
 

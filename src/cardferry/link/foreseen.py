@@ -21,31 +21,32 @@ class Foreseen:
     """What one card handle has got ahead.
 
     Attributes:
+        origin: the transmit that the responses follow, 0 when there are none.
+        used: how many were used since.
         hits: responses that were used.
         waste: responses that came and were dropped.
     """
 
-    __slots__ = ("_origin", "_promised", "_protocol", "_ready", "_used", "_waiter", "hits", "waste")
+    __slots__ = ("_promised", "_protocol", "_ready", "_waiter", "hits", "origin", "used", "waste")
 
     def __init__(self) -> None:
         self.hits = self.waste = 0
-        self._origin = 0
+        self.origin = self.used = 0
         self._protocol = 0
         self._ready: deque[_Ready] = deque()
         #: The command that the host is about to carry out, or already has.
         self._promised: bytes | None = None
-        self._used = 0
         self._waiter: asyncio.Future[None] | None = None
 
     def promised(self, origin: int, protocol: int, command: bytes | None) -> None:
         """The answer to transmit ``origin`` says that the host goes on with this command."""
         self.drop()
         if command is not None:
-            self._origin, self._protocol, self._promised = origin, protocol, command
+            self.origin, self._protocol, self._promised = origin, protocol, command
 
     def came(self, ahead: Ahead) -> None:
         """The host has carried out what it promised, or says that it will not."""
-        if ahead.origin != self._origin or self._promised is None:
+        if ahead.origin != self.origin or self._promised is None:
             self.waste += ahead.code != REVOKED
             return
         if ahead.code != REVOKED:
@@ -59,14 +60,14 @@ class Foreseen:
         Raises:
             PcscError: that is how the command ended when the host carried it out.
         """
-        if not self._origin:
+        if not self.origin:
             return None
         if not self._ready and command == self._promised and protocol == self._protocol:
             await self._next()
         if not self._ready or self._ready[0].command != command or self._protocol != protocol:
             return None
         ready = self._ready.popleft()
-        self._used += 1
+        self.used += 1
         self.hits += 1
         if ready.code:
             raise PcscError(ready.code, "while the host ran ahead")
@@ -84,15 +85,10 @@ class Foreseen:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    @property
-    def unreported(self) -> tuple[int, int]:
-        """Which transmit they followed, and how many responses were used since: what the host does not know."""
-        return self._origin, self._used
-
     def drop(self) -> None:
         """Something else is done with the handle: whatever has come, or comes yet, is of no use."""
         self.waste += len(self._ready)
         self._ready.clear()
-        self._origin = self._used = 0
+        self.origin = self.used = 0
         self._promised = None
         self._wake()

@@ -138,17 +138,19 @@ class GuestCard:
 
     def _speak(self) -> None:
         """A message about this handle goes out: what has come ahead is dropped."""
-        origin, used = self.foreseen.unreported
-        if used:
-            self._session.tell(m.Used(self._handle, origin, used))
-        self._context.guest.account(self.foreseen)
-        self.foreseen.drop()
         self._sequence += 1
+        foreseen = self.foreseen
+        if foreseen.origin:
+            if foreseen.used:
+                self._session.tell(m.Used(self._handle, foreseen.origin, foreseen.used))
+            foreseen.drop()
+            self._context.guest.account(foreseen)
 
     async def _ask(self, make: m.MakeCall, size: int = 0, card: GuestCard | None = None) -> m.Answer:
         """Make a call about this handle and wait for the answer."""
         self._check()
-        await self._session.ready()
+        if self._session.crowded:
+            await self._session.ready()
         self._speak()
         try:
             answer = await self._session.ask(make, size, card)
@@ -169,7 +171,8 @@ class GuestCard:
 
     async def _tell(self, message: m.Call) -> None:
         """Make a call without waiting."""
-        await self._session.ready()
+        if self._session.crowded:
+            await self._session.ready()
         self._speak()
         self._session.tell(message)
         self._context.unseen(self._session)

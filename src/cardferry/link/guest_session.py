@@ -121,10 +121,14 @@ class GuestSession:
         self._last_handle += 1
         return self._last_handle
 
+    @property
+    def crowded(self) -> bool:
+        """Whether to wait until `ready` before anything is said."""
+        return self.dead or self.channel.session.full
+
     async def ready(self) -> None:
         """Wait until there is room for another message. Raises `GONE` when the session is over."""
-        if self.channel.full:
-            await self.channel.room()
+        await self.channel.room()
         if self.dead:
             raise PcscError(GONE, "the link was away for too long")
 

@@ -223,10 +223,14 @@ class HostSession:
         """Open a context of the manager."""
         return await self._host.manager.open(peer, patience)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether answers must wait for `room`."""
+        return self.channel.session.full
+
     async def room(self) -> None:
         """Wait until an answer can be sent."""
-        if self.channel.full:
-            await self.channel.room()
+        await self.channel.room()
 
     def done(self, job: Job, answer: m.Answer) -> None:
         """A call has been carried out."""

@@ -44,6 +44,11 @@ class LaneOwner(Interface):
         """Open the manager's context."""
         ...
 
+    @property
+    def crowded(self) -> bool:
+        """Whether answers must wait for `room`."""
+        ...
+
     async def room(self) -> None:
         """Wait until an answer can be sent."""
         ...
@@ -183,7 +188,8 @@ class Lane:
         self._stop_timer(job)
         self._running = job
         try:
-            await self._owner.room()
+            if self._owner.crowded:
+                await self._owner.room()
             answer = await job.card.perform(job.message)
             self._running = None
             self._owner.done(job, answer)
