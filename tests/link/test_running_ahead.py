@@ -80,9 +80,10 @@ async def test_reading_ahead_is_left_alone_when_the_card_is_slower_than_the_way(
         assert desk.card.count == 5
 
 
-async def test_it_can_be_turned_off() -> None:
-    async with Desk(FileCard(CONTENT), delay=DELAY, accelerate=False) as desk:
-        guest = await desk.guest()
+@pytest.mark.parametrize("at_host", [True, False])
+async def test_it_can_be_turned_off_at_either_end(at_host: bool) -> None:
+    async with Desk(FileCard(CONTENT), delay=DELAY, accelerate=not at_host) as desk:
+        guest = await desk.guest(accelerate=at_host)
         card = await connect(guest)
         with round_trips(4):
             assert await fetch(card) == CONTENT

@@ -106,6 +106,7 @@ class Guest:
         name: what the host is called, for people.
         timing: see `Timing`; ``grace`` is how long calls wait for a host that is out of reach.
         bounds: see `Bounds`.
+        accelerate: whether the host may run ahead.
         report: called with every new state.
         software: name and version of this program, told to the host.
 
@@ -124,9 +125,11 @@ class Guest:
         name: str = "",
         timing: Timing | None = None,
         bounds: Bounds | None = None,
+        accelerate: bool = True,
         report: Callable[[LinkState], None] | None = None,
         software: str = "",
     ) -> None:
+        self.accelerate = accelerate
         self.counters = Counters()
         self.readers = ReadersReceiver()
         self.session: GuestSession | None = None

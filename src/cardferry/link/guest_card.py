@@ -294,8 +294,7 @@ class GuestCard:
     def dismiss(self) -> None:
         """The handle is no more; its number is not used again."""
         self._closed = True
-        self._context.guest.account(self.foreseen)
-        self.foreseen.drop()
+        self._speak()
         if self._session.cards.pop(self._handle, None) is not None:
             self._session.handles -= 1
         self._context.cards.discard(self)

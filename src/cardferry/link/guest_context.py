@@ -35,7 +35,7 @@ class GuestContext:
         self.guest = guest
         self.cards: set[GuestCard] = set()
         self._peer = peer
-        self._patience = patience
+        self._patience = None if patience is None else max(0.0, patience)
         self._session: GuestSession | None = None
         self._number = 0
         self._unseen = 0
@@ -106,7 +106,7 @@ class GuestContext:
         self._session = session
         self._unseen = 0
         peer = self._peer
-        session.tell(m.Open(self._number, peer.name[:512], peer.uid, peer.pid, self._patience))
+        session.tell(m.Open(self._number, peer.name[:512], peer.uid, peer.pid, self._patience, self.guest.accelerate))
 
     async def close(self) -> None:
         """Free every handle; the host ends what waits and resets what was held."""

@@ -19,7 +19,7 @@ from cardferry.link.facts import About, Known
 from cardferry.link.host_card import HostCard
 from cardferry.link.lane import Job, Lane
 from cardferry.link.readers import ReadersSender
-from cardferry.pcsc.constants import ShareMode
+from cardferry.pcsc.constants import MAX_APDU_SIZE, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context, Peer
 from cardferry.wire.errors import WireError
@@ -138,7 +138,9 @@ class HostSession:
         patience = message.patience
         if patience is not None and patience > _MOST_PATIENCE:
             patience = None
-        self._lanes[message.context] = Lane(self, peer, patience, self._host.start)
+        lane = Lane(self, peer, patience, self._host.start)
+        lane.accelerate = message.accelerate and self._host.accelerate
+        self._lanes[message.context] = lane
 
     def _close(self, message: m.Close) -> None:
         lane = self._lanes.pop(message.context, None)
@@ -187,7 +189,7 @@ class HostSession:
         if len(self._cards) >= self._host.limits.handles:
             raise WireError(f"more than {self._host.limits.handles} handles")
         self._last_handle = message.handle
-        ahead = RunAhead() if self._host.accelerate else None
+        ahead = RunAhead() if lane.accelerate else None
         card = HostCard(message.handle, message.reader, lane.context, ShareMode(message.share), ahead)
         lane.cards.add(card)
         self._cards[message.handle] = card, lane
@@ -238,6 +240,8 @@ class HostSession:
         message = job.message
         if not message.call or self.channel.over:
             return
+        if len(answer.data) > MAX_APDU_SIZE:
+            answer = m.Answer(answer.call, ReturnCode.E_INSUFFICIENT_BUFFER)
         match message:
             case m.Transmit():
                 foreseen = job.card.foresee(message, answer.data, self.channel.session.round_trip)

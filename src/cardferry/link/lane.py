@@ -73,6 +73,10 @@ class Lane:
         owner: whom to tell.
         peer, patience: as the guest opened the context.
         start: runs the lane's work in a task that somebody owns.
+
+    Attributes:
+        cards: the context's open handles.
+        accelerate: whether to run ahead for them.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Lane:
         start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         self.cards: set[HostCard] = set()
+        self.accelerate = True
         self._owner = owner
         self._peer = peer
         self._patience = patience

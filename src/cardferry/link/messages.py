@@ -41,13 +41,20 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Open(_Message, frozen=True, tag=1):
-    """There is a new context. ``patience``: s that its calls wait for a turn, None for ever."""
+    """There is a new context.
+
+    Attributes:
+        peer, uid, pid: who uses it, see `cardferry.pcsc.interface.Peer`.
+        patience: s that its calls wait for a turn, None for ever.
+        accelerate: whether the host may run ahead for it.
+    """
 
     context: Number
     peer: Text
     uid: int | None
     pid: int | None
     patience: Annotated[float, msgspec.Meta(ge=0)] | None
+    accelerate: bool = True
 
 
 class Close(_Message, frozen=True, tag=2):
