@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from cardferry.pcsc.constants import CardState
+from cardferry.pcsc.constants import CardState, Protocol
 from cardferry.pcsc.errors import ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.wire.pcsclite.layout import layout_of
@@ -426,6 +426,8 @@ class FakePcscd:
             return VIOLATION
         if isinstance(request, Reconnect):
             return OK if reader.state & CardState.PRESENT else ReturnCode.E_NO_SMARTCARD
+        if isinstance(request, Transmit) and not mark and request.protocol not in (reader.protocol, Protocol.RAW):
+            return ReturnCode.E_PROTO_MISMATCH
         return OK if isinstance(request, Control) else mark
 
     def _act(self, reader: FakeReader, request: Request) -> None:

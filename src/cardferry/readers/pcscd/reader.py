@@ -38,6 +38,7 @@ from cardferry.wire.pcsclite.messages import (
     GetReadersState,
     ReconnectReply,
     StatesReply,
+    Transmit,
     TransmitReply,
 )
 
@@ -171,7 +172,9 @@ class PcscdReader:
         """
         _check_size(apdu, MAX_APDU_SIZE)
         reply = await self._exchange(
-            lambda handle: handle.transmit(apdu, handle.protocol if protocol in _NEGOTIATED else protocol)
+            lambda handle: handle.transmit(
+                apdu, handle.protocol if handle.protocol and protocol in _NEGOTIATED else protocol
+            )
         )
         response = cast(TransmitReply, reply).response
         if len(response) < _SHORTEST_RESPONSE:
@@ -207,10 +210,11 @@ class PcscdReader:
             if self._claimed and handle.lock is Lock.FREE:
                 await self._take(handle)
             wanted = handle.lock
-            outcome, reply = await handle.exchange(request_for(handle))
+            request = request_for(handle)
+            outcome, reply = await handle.exchange(request)
             if outcome is Outcome.ANSWERED:
                 if reply.rv:
-                    await self._failed(reply.rv)
+                    await self._failed(_meaning(request, reply.rv))
                 return reply
             if outcome is Outcome.OUTSIDE:
                 await self._start_over()
@@ -347,6 +351,18 @@ class PcscdReader:
             if record.name == self._name:
                 self.table(record)
                 return
+
+
+def _meaning(request: CardRequest, rv: int) -> int:
+    """What a return value says about the card.
+
+    pcscd marks the handles, resets the card, and forgets the protocol, in this order and without holding its lock
+    (``SCardDisconnect``). A handle that was renewed in between has no mark. It learns of the reset when the protocol
+    that it was given is not in force any more.
+    """
+    if rv == ReturnCode.E_PROTO_MISMATCH and isinstance(request, Transmit) and request.protocol in _NEGOTIATED:
+        return ReturnCode.W_RESET_CARD
+    return rv
 
 
 def _check_size(data: bytes, limit: int) -> None:
