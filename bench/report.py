@@ -52,7 +52,7 @@ def _distance(results: Results, distance: Distance) -> Table:
     ways = _ways(results, distance)
     rows = []
     for metric in (*CALLS, *PROGRAMS):
-        for figure in ("p50", "p99") if metric.tail else ("p50",):
+        for figure in ("p50", metric.tail) if metric.tail else ("p50",):
             cells = [_cell(results, distance, metric, way, figure) for way in ways]
             if any(cells):
                 rows.append([f"{metric.title}, {figure}" if metric.tail else metric.title, *cells])

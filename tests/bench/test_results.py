@@ -56,7 +56,8 @@ def test_tables_show_durations_and_ratios() -> None:
     assert [list(row) for row in near.rows] == [
         ["one APDU, p50", "200 µs", "200 µs (1.00x)"],
         ["one APDU, p99", "44.0 ms", "1.00 ms (0.023x)"],
-        ["`pkcs11-tool -L`", "1.00 s", "50.0 ms (0.050x)"],
+        ["`pkcs11-tool -L`, p50", "1.00 s", "50.0 ms (0.050x)"],
+        ["`pkcs11-tool -L`, longest", "1.00 s", "50.0 ms (0.050x)"],
     ]
     assert [row[-1] for row in goals.rows] == ["met", "met", "met"]
     assert "| one APDU, p50 | 200 µs | 200 µs (1.00x) |" in near.markdown()
