@@ -7,6 +7,7 @@ what the form needs. A card dials in when the test wants it.
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from pathlib import Path
 from tests.compat import foreign
 from tests.compat.foreign import Release
 from tests.lab import Computer, Lab
-from tests.lab.computer import REPOSITORY
-from tests.lab.ferry import Ferry, over
+from tests.lab.computer import CARDFERRY, REPOSITORY
+from tests.lab.ferry import Ferry, cardferry, over
 from tests.lab.pcscd import Pcscd
 from tests.lab.process import Running
 from tests.lab.recipe import Forward
@@ -35,6 +36,7 @@ class Form(Enum):
     SHARE = "cardferry share"
     LOCAL = "ssh -L"
     REMOTE = "ssh -R"
+    LINK = "cardferry attach, both ends"
     BUILT_IN = "built-in reader"
 
 
@@ -53,7 +55,9 @@ class Deployment:
     @property
     def name(self) -> str:
         """For test names."""
-        return f"{self.form.value} {self.server.suite if self.server else ''}".strip().replace(" ", "-")
+        return (
+            f"{self.form.value} {self.server.suite if self.server else ''}".strip().replace(",", "").replace(" ", "-")
+        )
 
     @property
     def ferried(self) -> bool:
@@ -130,6 +134,12 @@ def run_pcscd(computer: Computer, server: Release, readers: int = 2) -> Pcscd:
 
 def _way(form: Form, host: Computer, guest: Computer) -> Path:
     """The socket on the guest."""
+    if form is Form.LINK:
+        path = f"{CARDFERRY.parent}:{host.env['PATH']}"
+        ferry = Ferry(guest, ["attach", "host", *over(Sshd(host, env={"PATH": path}).config(guest, "host"))])
+        [running] = json.loads(cardferry(guest, "status", "--json").check().out)
+        assert running["links"][0]["way"] == "link", running
+        return ferry.socket
     if form in (Form.ATTACH, Form.LOCAL):
         host.hide_cardferry()
         config = Sshd(host).config(guest, "host")

@@ -17,7 +17,7 @@ WORKS = "works"
 Cells = Mapping[tuple[Release, Deployment], str]
 
 FERRIED = (
-    *(Deployment(form, server) for form in (Form.ATTACH, Form.SHARE) for server in SERVERS),
+    *(Deployment(form, server) for form in (Form.ATTACH, Form.SHARE, Form.LINK) for server in SERVERS),
     Deployment(Form.BUILT_IN, None),
 )
 BY_HAND = tuple(Deployment(form, server) for form in (Form.LOCAL, Form.REMOTE) for server in SERVERS)
@@ -152,7 +152,8 @@ def _table(section: _Section, cells: Cells) -> str:
 def _column(deployment: Deployment) -> str:
     if deployment.server is None:
         return deployment.form.value
-    return f"`{deployment.form.value}`, pcscd of {deployment.server.suite}"
+    command, _, more = deployment.form.value.partition(", ")
+    return f"`{command}`{more and f' with cardferry at {more}'}, pcscd of {deployment.server.suite}"
 
 
 def _cell(text: str) -> str:
