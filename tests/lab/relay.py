@@ -12,6 +12,7 @@ Executed as a file with the standard library only. On start it prints `listening
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import struct
@@ -102,14 +103,14 @@ class Side(asyncio.Protocol):
             if self.link.black or target.is_closing():
                 continue
             if data is None:
-                if target.can_write_eof():
+                with contextlib.suppress(OSError):  # it was reset, and that is not known here yet
                     target.write_eof()
             else:
                 target.write(data)
 
     def reset(self) -> None:
         """Close with RST."""
-        if self.transport is not None:
+        if self.transport is not None and not self.transport.is_closing():
             end = self.transport.get_extra_info("socket")
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()

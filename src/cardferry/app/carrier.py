@@ -1,21 +1,38 @@
 """The ssh connection to one host, as something to hold: made when it is needed, made anew when it is lost.
 
 What is found out with the first connection (is cardferry over there?) and what is then done with it (a link, or a
-forwarding) share it, so that a password is asked for once.
+forwarding) share it, so that a password is asked for once. A key that may do nothing but `cardferry host --stdio`
+gets a connection for each session instead.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from cardferry.transports.ssh import SshCommand, SshConnection, SshError, connect
+from cardferry.transports.ssh import (
+    NoShellError,
+    SshCommand,
+    SshConnection,
+    SshError,
+    connect,
+    open_alone,
+    open_session,
+)
+from cardferry.transports.ssh.session import SessionPipe
+
+log = logging.getLogger(__name__)
 
 #: Seconds for the other side to show that a connection still leads to it.
-_ALIVE_TIME: Final = 2.0
+_ALIVE_TIME: Final = 1.0
+#: ssh gives a host so many seconds to answer when a connection is made anew: an attempt that began while the network
+#: was away must not outlast the link's patience.
+_RECONNECT_TIME: Final = 4
 
 
 class Carrier:
@@ -25,30 +42,75 @@ class Carrier:
         destination: as for ssh.
         ssh: the ssh program.
         folder: a private folder for its control socket.
+
+    Attributes:
+        alone: whether each session has a connection of its own.
     """
 
     def __init__(self, destination: str, ssh: SshCommand, folder: Path) -> None:
         self.destination = destination
+        self.alone = False
         self._ssh = ssh
         self._folder = folder
+        self._made = 0
         self._stack = AsyncExitStack()
         self._connection: SshConnection | None = None
+        self._endings = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
+        await self._endings.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.drop()
+        try:
+            await self.drop()
+        finally:
+            await self._endings.__aexit__(kind, error, trace)
 
     async def connection(self) -> SshConnection:
         """The connection that stands, or a new one; raises `SshError` when there can be none."""
         if self._connection is not None and not await self._alive(self._connection):
-            await self.drop()
+            self._abandon()
         if self._connection is None:
-            self._connection = await self._stack.enter_async_context(connect(self.destination, self._ssh, self._folder))
+            self._made += 1
+            folder = self._folder / f"ssh{self._made}"
+            folder.mkdir(mode=0o700)
+            self._connection = await self._stack.enter_async_context(connect(self.destination, self._command(), folder))
         return self._connection
+
+    def _command(self) -> SshCommand:
+        """The ssh program, less patient than a person at the first time."""
+        if self._made < 2:
+            return self._ssh
+        return SshCommand((*self._ssh.program, "-o", f"ConnectTimeout={_RECONNECT_TIME}"), self._ssh.version)
+
+    async def session(self, command: str, heard: Callable[[str], None] = lambda line: None) -> SessionPipe:
+        """Run a command on the other side; its standard streams are the pipe.
+
+        Args:
+            heard: gets each line that it writes to its standard error.
+
+        Raises:
+            SshError: the host cannot be reached.
+        """
+        if not self.alone:
+            try:
+                return await open_session(await self.connection(), command, heard)
+            except NoShellError:
+                if self._connection is not None or self._made > 1:
+                    raise
+                log.debug("%s gives no shell: perhaps the key is for the link only", self.destination)
+        self.alone = True
+        self._made += 1
+        return await open_alone(self.destination, self._command(), command, heard)
+
+    def _abandon(self) -> None:
+        """Go on without the connection; it ends in its own time."""
+        self._connection = None
+        stack, self._stack = self._stack, AsyncExitStack()
+        self._endings.create_task(stack.aclose(), name=f"the end of a connection to {self.destination}")
 
     async def drop(self) -> None:
         """End the connection, if there is one."""

@@ -6,21 +6,38 @@ Guest( ssh )  ~~~~~  Host( LocalManager( pcscd ) )
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
-from cardferry.app.agent import SOFTWARE
+from cardferry import __version__
 from cardferry.app.carrier import Carrier
+from cardferry.app.paths import this_computer
 from cardferry.link import Guest, LinkRefusedError, LinkState, Timing
 from cardferry.pcsc.errors import CardferryError
 from cardferry.transports.base import Pipe
-from cardferry.transports.ssh import SshError, open_session
+from cardferry.transports.ssh import NoShellError, SessionError, SshError
+from cardferry.wire.link.greeting import Reason
 
 log = logging.getLogger(__name__)
 
-#: Started with a shell of its own, because login shells differ; people install programs in ~/.local/bin.
-_COMMAND: Final = "exec sh -c 'PATH=$PATH:$HOME/.local/bin; exec cardferry host --stdio'"
+SOFTWARE: Final = f"cardferry {__version__}"
+
+
+def remote_command(words: list[str]) -> str:
+    """A cardferry command for the other side's login shell.
+
+    It starts a shell of its own, because login shells differ; people install programs in ``~/.local/bin``.
+    """
+    line = f"PATH=$PATH:$HOME/.local/bin; exec cardferry {shlex.join(words)}"
+    return f"exec sh -c {shlex.quote(line)}"
+
+
+def own_name() -> str:
+    """What this computer calls itself over there."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", this_computer()).lstrip("._-")[:64] or "guest"
 
 
 @asynccontextmanager
@@ -34,44 +51,85 @@ async def linked(carrier: Carrier, grace: float | None = None) -> AsyncIterator[
     Raises:
         SshError: the host cannot be reached.
     """
-    name = carrier.destination
-    facts = (await carrier.connection()).facts
-    if "cardferry" not in facts.installed or not facts.pcscd:
-        yield None
-        return
+    no_shell: NoShellError | None = None
+    try:
+        facts = (await carrier.connection()).facts
+    except NoShellError as error:
+        no_shell = error
+        carrier.alone = True
+    else:
+        if "cardferry" not in facts.installed or not facts.pcscd:
+            reason = "there is no pcscd" if "cardferry" in facts.installed else "cardferry is not installed there"
+            log.info("%s: plain forwarding, %s", carrier.destination, reason)
+            yield None
+            return
+    timing = Timing() if grace is None else Timing(grace=grace)
+    command = remote_command(["host", "--stdio", "--name", own_name()])
 
     async def dial() -> Pipe:
-        return await open_session(await carrier.connection(), _COMMAND)
+        return await carrier.session(command)
 
-    stopping = False
-
-    def report(state: LinkState) -> None:
-        words = {
-            LinkState.UP: f"{name}: linked",
-            LinkState.BROKEN: f"lost {name}; programs wait",
-            LinkState.DOWN: f"{name} has been out of reach for too long: its readers are gone until it is back",
-        }
-        if state in words and not stopping:
-            log.warning("%s", words[state]) if state is not LinkState.UP else log.info("%s", words[state])
-
-    timing = Timing() if grace is None else Timing(grace=grace)
+    reporter = _Reporter(carrier.destination)
     async with AsyncExitStack() as stack:
-        guest = Guest(dial, name=name, timing=timing, report=report, software=SOFTWARE)
+        guest = Guest(dial, name=carrier.destination, timing=timing, report=reporter.report, software=SOFTWARE)
         await stack.enter_async_context(guest)
         try:
             await guest.ready()
-        except SshError:
-            raise
         except (OSError, CardferryError) as error:
-            reason = "it speaks another version" if isinstance(error, LinkRefusedError) else str(error)
-            log.warning("no link to %s (%s): its pcscd is forwarded instead", name, reason)
+            if no_shell is not None:
+                raise no_shell from error
+            if not _can_forward(error):
+                raise
+            log.warning("no link to %s: %s; its pcscd is forwarded instead", carrier.destination, _why(error))
+            reporter.silent = True
             await stack.aclose()
             yield None
             return
         try:
             yield guest
         finally:
-            stopping = True
+            reporter.silent = True
+
+
+def _can_forward(error: Exception) -> bool:
+    """Whether the host is there, and only its cardferry is not what we need."""
+    return not isinstance(error, SshError) or isinstance(error, SessionError)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, LinkRefusedError) and error.reason is Reason.VERSION:
+        return f"its cardferry is too far from this one in age ({error})"
+    return str(error)
+
+
+class _Reporter:
+    """Tells people how the link is.
+
+    Attributes:
+        silent: the end has begun; whatever happens now is meant.
+    """
+
+    def __init__(self, host: str) -> None:
+        self.silent = False
+        self._host = host
+        self._before = False
+
+    def report(self, state: LinkState) -> None:
+        """A new state."""
+        if self.silent:
+            return
+        match state:
+            case LinkState.UP if self._before:
+                log.warning("%s is back", self._host)
+            case LinkState.UP:
+                self._before = True
+                log.info("%s: linked, cardferry is at both ends", self._host)
+            case LinkState.BROKEN:
+                log.warning("lost %s; programs wait", self._host)
+            case LinkState.DOWN:
+                log.warning("the session with %s is over: programs have lost what they held there", self._host)
+            case LinkState.CONNECTING:
+                pass
 
 
 def state(guest: Guest) -> str:

@@ -6,29 +6,22 @@ import os
 
 import click
 
-from cardferry.app import lifetime, logs
-from cardferry.app.agent import Agency, guest_name, hand_over, serve
-from cardferry.app.host import Host, spelled
-from cardferry.app.serving import Service
-from cardferry.app.share import LOCAL_PCSCD
-from cardferry.cli.options import HostType, verbose_option
-from cardferry.manager import Settings
-
 
 @click.command("host")
 @click.option("--stdio", is_flag=True, help="hand standard input and output to the agent; what ssh runs")
+@click.option("--name", default="", help="with --stdio: who comes")
 @click.option(
     "--readers",
-    type=HostType(),
-    default=spelled(LOCAL_PCSCD),
+    default="pcscd:/run/pcscd/pcscd.comm",
     show_default=True,
+    metavar="HOST",
     help="where the readers are: pcscd:PATH, vpicc:PORT, virtual:",
 )
 @click.option("--accelerate/--no-accelerate", default=True, show_default=True, help="run ahead where that is safe")
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
-    default=Agency().grace,
+    default=10.0,
     show_default=True,
     metavar="S",
     help="a guest that is out of reach keeps what it holds for S seconds",
@@ -36,11 +29,12 @@ from cardferry.manager import Settings
 @click.option("--max-idle", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, metavar="S")
 @click.option("--idle", type=click.FloatRange(min=0), metavar="S", help="leave after S seconds without a guest")
 @click.option("--ready", type=int, hidden=True)
-@verbose_option
+@click.option("-v", "--verbose", count=True, help="say more; twice: the traffic, secrets left out")
 def command(
     *,
     stdio: bool,
-    readers: Host,
+    name: str,
+    readers: str,
     accelerate: bool,
     grace: float,
     max_idle: float,
@@ -53,9 +47,21 @@ def command(
     `cardferry attach` on another computer runs `cardferry host --stdio` here by itself, through ssh; that starts the
     agent and it leaves when nobody needs it. Run `cardferry host` to have one all the time.
     """
-    logs.set_up(verbose)
     if stdio:
-        hand_over(guest_name(dict(os.environ)), [] if accelerate else ["--no-accelerate"])
+        from cardferry.app.visit import visit_agent  # noqa: PLC0415 - all that a session of ssh needs
+
+        words = ["--readers", readers, "--grace", f"{grace:g}", "--max-idle", f"{max_idle:g}"]
+        visit_agent(name, os.environ, words if accelerate else [*words, "--no-accelerate"])
         return
-    agency = Agency(readers, Service(settings=Settings(max_idle=max_idle)), accelerate, grace, idle)
+    from cardferry.app import lifetime, logs  # noqa: PLC0415 - not for --stdio
+    from cardferry.app.agent import Agency, serve  # noqa: PLC0415
+    from cardferry.app.background import bound_log  # noqa: PLC0415
+    from cardferry.app.host import parse_host  # noqa: PLC0415
+    from cardferry.app.serving import Service  # noqa: PLC0415
+    from cardferry.manager import Settings  # noqa: PLC0415
+
+    logs.set_up(verbose)
+    if ready is not None:
+        bound_log()
+    agency = Agency(parse_host(readers), Service(settings=Settings(max_idle=max_idle)), accelerate, grace, idle)
     lifetime.run(lambda: serve(agency, ready))

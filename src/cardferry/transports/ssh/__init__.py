@@ -7,9 +7,20 @@ are a pipe. But for that command, the other side needs sshd and a POSIX shell, n
 
 from cardferry.transports.ssh.command import SshCommand
 from cardferry.transports.ssh.connection import SshConnection, connect
-from cardferry.transports.ssh.errors import SshError
+from cardferry.transports.ssh.errors import NoShellError, SshError
 from cardferry.transports.ssh.remote_pcscd import forward_pcscd
 from cardferry.transports.ssh.remote_socket import RemoteSocket
-from cardferry.transports.ssh.session import open_session
+from cardferry.transports.ssh.session import SessionError, open_alone, open_session
 
-__all__ = ["RemoteSocket", "SshCommand", "SshConnection", "SshError", "connect", "forward_pcscd", "open_session"]
+__all__ = [
+    "NoShellError",
+    "RemoteSocket",
+    "SessionError",
+    "SshCommand",
+    "SshConnection",
+    "SshError",
+    "connect",
+    "forward_pcscd",
+    "open_alone",
+    "open_session",
+]

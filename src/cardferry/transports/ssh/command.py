@@ -29,8 +29,6 @@ ALIVE_COUNT: Final = 2
 CONNECT_TIMEOUT: Final = 20
 
 _MASTER_OPTIONS: Final = (
-    "ControlMaster=yes",
-    "ControlPersist=no",
     "RemoteCommand=none",
     "ClearAllForwardings=yes",
     "ForwardAgent=no",
@@ -83,19 +81,26 @@ class SshCommand:
         for the other side's delayed acknowledgement (40 ms). A server that gives no terminal makes ssh end: then it
         must do without.
         """
-        newer = tuple(option for since, option in _NEWER_OPTIONS if self.version >= since)
-        options = [word for option in _MASTER_OPTIONS + newer for word in ("-o", option)]
         return [
             *self.program,
             "-tt" if terminal else "-T",
             "-M",
             "-S",
             control,
-            *options,
+            *self._options(("ControlMaster=yes", "ControlPersist=no")),
             "--",
             destination,
             remote_command,
         ]
+
+    def alone(self, destination: str, remote_command: str) -> list[str]:
+        """Arguments that open a connection for one command, without a terminal; nothing else goes through it."""
+        return [*self.program, "-T", *self._options(("ControlMaster=no", "ControlPath=none")), "--", destination,
+                remote_command]  # fmt: skip
+
+    def _options(self, first: tuple[str, ...]) -> list[str]:
+        newer = tuple(option for since, option in _NEWER_OPTIONS if self.version >= since)
+        return [word for option in (*first, *_MASTER_OPTIONS, *newer) for word in ("-o", option)]
 
     def control(self, destination: str, control: str, order: str, *arguments: str) -> list[str]:
         """Arguments that tell the open connection something (``ssh -O``), without reading any configuration."""

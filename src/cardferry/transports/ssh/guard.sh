@@ -128,7 +128,7 @@ tell_facts() {
         fi
     done
     command -v pcscd >/dev/null 2>&1 || [ -x /usr/sbin/pcscd ] && say "fact installed pcscd"
-    command -v cardferry >/dev/null 2>&1 && say "fact installed cardferry"
+    { command -v cardferry >/dev/null 2>&1 || [ -x "${HOME-}/.local/bin/cardferry" ]; } && say "fact installed cardferry"
     [ -t 0 ] && say "fact terminal yes"
 }
 

@@ -1,48 +1,176 @@
-"""A command on the other side as a byte pipe: its standard streams, through the connection that is open already.
+"""A command on the other side as a byte pipe: its standard streams, and what it complains of.
 
-The session is a second ``ssh`` that hands its streams to the master over the control socket, so the bytes go from our
-socket straight to the process that encrypts them.
+`open_session` goes through the connection that is open already: the session is a second ``ssh`` that hands its
+streams to the master over the control socket, so the bytes go from our socket straight to the process that encrypts
+them. `open_alone` makes a connection for this one command: for keys that may do nothing else (``command=``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
-from typing import cast
+from collections.abc import Callable
+from typing import Final, cast
 
-from cardferry.transports.base import Pipe
-from cardferry.transports.ssh.command import deaf_to_interrupts, dies_with_parent, environment
+from cardferry.transports.base import Pipe, PipeUser
+from cardferry.transports.ssh.command import SshCommand, deaf_to_interrupts, dies_with_parent, environment, identify
 from cardferry.transports.ssh.connection import SshConnection
+from cardferry.transports.ssh.errors import SSH_FAILED, SshError, before_login, last_words
 from cardferry.transports.ssh.guard import LineSplitter
 from cardferry.transports.unix import adopt
 
 log = logging.getLogger("cardferry.ssh")
 
+#: s that the end of the command may come later than the end of its output.
+_LAST_WORDS_TIME: Final = 0.3
+_KEPT_LINES: Final = 20
+_ERROR: Final = re.compile(r"^error: (.+)")
+_HINT: Final = re.compile(r"^hint: (.+)")
 
-class _Session(asyncio.SubprocessProtocol):
-    """Notes what the command complains of; the event loop reaps it."""
 
-    def __init__(self, destination: str) -> None:
+class SessionError(SshError):
+    """The command on the other side has ended.
+
+    Attributes:
+        status: its exit status; 255 is ssh's own.
+        told: whether it has said what is wrong, in words that are for people.
+    """
+
+    def __init__(self, message: str, hint: str, status: int, *, told: bool) -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.told = told
+
+
+class _Command(asyncio.SubprocessProtocol):
+    """Notes what the command complains of and how it ends; the event loop reaps it."""
+
+    def __init__(self, destination: str, heard: Callable[[str], None]) -> None:
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.complaints: list[str] = []
         self._destination = destination
+        self._heard = heard
         self._lines = LineSplitter()
+        self._process: asyncio.SubprocessTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._process = cast("asyncio.SubprocessTransport", transport)
 
     def pipe_data_received(self, fd: int, data: bytes | str) -> None:
         for line in self._lines.feed(cast("bytes", data)):
             if line.strip():
-                log.info("%s: %s", self._destination, line)
+                log.debug("%s: %s", self._destination, line)
+                self.complaints = [*self.complaints[-_KEPT_LINES:], line]
+                self._heard(line)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The command has ended, and all that it said was read."""
+        if not self.gone.done():
+            self.gone.set_result(None)
+
+    def end(self) -> None:
+        """It has no pipe any more: it shall end, too."""
+        if self._process is not None:
+            self._process.close()
+
+    def error(self) -> SshError | None:
+        """Why it has ended; None when nothing is known to be wrong."""
+        status = self._process.get_returncode() if self._process is not None else None
+        said = [match[1] for line in self.complaints if (match := _ERROR.search(line))]
+        hints = [match[1] for line in self.complaints if (match := _HINT.search(line))]
+        if said:
+            hint = hints[-1] if hints else f"see `ssh {self._destination}`"
+            return SessionError(f"{self._destination} says: {said[-1]}", hint, status or 1, told=True)
+        if not status:
+            return None
+        if status == SSH_FAILED:
+            return before_login(self.complaints, status, self._destination)
+        words = last_words(self.complaints) or f"exit status {status}"
+        return SessionError(
+            f"cardferry on {self._destination} does not work: {words}", "try it there: cardferry --version",
+            status, told=False,
+        )  # fmt: skip
 
 
-async def open_session(connection: SshConnection, command: str) -> Pipe:
+class SessionPipe:
+    """The command's standard streams as a pipe; when it is lost, it knows why.
+
+    Args:
+        pipe: our end of them.
+        command: what is at the other end.
+    """
+
+    def __init__(self, pipe: Pipe, command: _Command) -> None:
+        self.name = pipe.name
+        self._pipe = pipe
+        self._command = command
+        self._user: PipeUser
+        self.write = pipe.write
+        self.pause_reading, self.resume_reading = pipe.pause_reading, pipe.resume_reading
+        self.close, self.abort = pipe.close, pipe.abort
+
+    def start(self, user: PipeUser) -> None:
+        """Give the pipe its user."""
+        self._user = user
+        self._pipe.start(self)
+
+    def received(self, data: bytes) -> None:
+        """Bytes came."""
+        self._user.received(data)
+
+    def congested(self, congested: bool) -> None:
+        """The other side does not keep up, or has caught up."""
+        self._user.congested(congested)
+
+    def lost(self, error: Exception | None) -> None:
+        """The streams have ended: hear what the command has to say about that."""
+        if self._command.gone.done():
+            self._user.lost(error or self._command.error())
+            return
+        loop = asyncio.get_running_loop()
+        waiting = loop.call_later(_LAST_WORDS_TIME, self._command.end)
+
+        def ended(_: object) -> None:
+            waiting.cancel()
+            self._user.lost(error or self._command.error())
+
+        self._command.gone.add_done_callback(ended)
+
+
+def _nothing(line: str) -> None:
+    """Nobody wants to hear."""
+
+
+async def open_session(
+    connection: SshConnection, command: str, heard: Callable[[str], None] = _nothing
+) -> SessionPipe:  # fmt: skip
     """Run ``command`` on the other side; its standard input and output are the pipe.
 
-    The command ends when the pipe ends, and the pipe is lost when the command ends, for whatever reason.
+    The command ends when the pipe ends, and the pipe is lost when the command ends, for whatever reason: `SessionError`
+    if it has said one.
+
+    Args:
+        heard: gets each line that the command writes to its standard error.
     """
+    return await _run(connection.session_command(command), connection.destination, heard)
+
+
+async def open_alone(
+    destination: str, ssh: SshCommand, command: str, heard: Callable[[str], None] = _nothing
+) -> SessionPipe:
+    """Likewise, with a connection of its own that carries nothing else."""
+    ssh = await identify(ssh)
+    return await _run(ssh.alone(destination, command), destination, heard)
+
+
+async def _run(words: list[str], destination: str, heard: Callable[[str], None]) -> SessionPipe:
     near, far = socket.socketpair()
     try:
-        await asyncio.get_running_loop().subprocess_exec(
-            lambda: _Session(connection.destination),
-            *deaf_to_interrupts(connection.session_command(command)),
+        _, command = await asyncio.get_running_loop().subprocess_exec(
+            lambda: _Command(destination, heard),
+            *deaf_to_interrupts(words),
             stdin=far.fileno(),
             stdout=far.fileno(),
             stderr=asyncio.subprocess.PIPE,
@@ -54,4 +182,4 @@ async def open_session(connection: SshConnection, command: str) -> Pipe:
         raise
     finally:
         far.close()
-    return await adopt(near, f"ssh://{connection.destination}")
+    return SessionPipe(await adopt(near, f"ssh://{destination}"), command)
