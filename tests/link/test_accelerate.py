@@ -131,6 +131,19 @@ def test_the_rest_is_asked_for_on_the_same_channel(cla: int, expected: int) -> N
     assert following == get_response(0x10, expected)
 
 
+def test_a_program_that_does_not_want_the_rest_is_not_slowed_down_by_it() -> None:
+    host = HostEnd(FileCard(CONTENT), worthwhile=False)
+    for _ in range(5):
+        host.program(GET_DATA)
+        host.program(SELECT)
+    assert host.card.count == 10 + 3
+    host = HostEnd(FileCard(CONTENT))
+    for _ in range(5):
+        host.program(GET_DATA)
+        host.program(SELECT)
+    assert host.card.count == 10 + 5 * 3
+
+
 def test_data_of_another_channel_is_not_handed_out() -> None:
     host = HostEnd(FileCard(CONTENT))
     host.program(GET_DATA)

@@ -2,7 +2,8 @@
 
 Two commands can be foreseen (ISO 7816-4):
 
-- After ``61xx`` comes ``GET RESPONSE`` on the same logical channel, until the response is whole.
+- After ``61xx`` comes ``GET RESPONSE`` on the same logical channel, until the response is whole. Where the card takes
+  longer than the way to the guest, only as long as that was right more often than wrong.
 - After a ``READ BINARY`` that was answered in full comes, inside a transaction, the next piece of the file, up to
   its end if a ``SELECT`` has told where that is. Only while the way to the guest takes longer than the card does.
 
@@ -75,6 +76,7 @@ class RunAhead:
         "_select",
         "_shown",
         "_used",
+        "_worthwhile",
         "hits",
         "waste",
     )
@@ -87,7 +89,7 @@ class RunAhead:
         self._used = 0
         self._bytes = 0
         self._next: CommandApdu | None = None
-        self._in_transaction = False
+        self._in_transaction = self._worthwhile = False
         #: What the program has seen last.
         self._shown = b""
         #: Whether the program asks for "all there is" (Le 00) after any ``61xx``.
@@ -163,6 +165,7 @@ class RunAhead:
         """
         self._shown = response
         self._in_transaction = transaction
+        self._worthwhile = worthwhile
         if len(response) < 2 or len(raw) < 4:
             return None
         instruction = raw[1]
@@ -219,6 +222,8 @@ class RunAhead:
         return None if following is None else following.encode()
 
     def _more(self, command: CommandApdu, remaining: int) -> CommandApdu | None:
+        if not self._worthwhile and self.waste > self.hits:
+            return None
         if not command.interindustry or command.secure_messaging or command.is_chained:
             return None
         ne = MAX_SHORT_LE if self._le_zero or not remaining else remaining
