@@ -56,9 +56,18 @@ def guests(lab: Lab) -> Guests:
     return Guests(lab)
 
 
+#: Processes of all computers are seen everywhere; those of this one have its network.
+_OWN_SCDAEMONS = """
+for pid in $(pgrep -x scdaemon); do
+    [ "$(readlink /proc/$pid/ns/net)" = "$(readlink /proc/self/ns/net)" ] && echo $pid
+done
+true
+"""
+
+
 def agents(computer: Computer) -> set[str]:
     """The scdaemons of a computer, by process id."""
-    return set(computer.run(["pgrep", "-x", "scdaemon"]).out.split())
+    return set(computer.run(["sh", "-c", _OWN_SCDAEMONS]).check().out.split())
 
 
 def test_two_guests_use_one_openpgp_card_in_turn_and_no_scdaemon_is_killed(guests: Guests) -> None:
