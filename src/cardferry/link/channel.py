@@ -214,7 +214,7 @@ class Channel:
             self._flush()
         if self.over:
             self._finish(session.farewell or Bye(Reason.CLOSED))
-        elif payloads:
+        elif session.ack_due is not None and (self._timer is None or self._timer.when() > session.ack_due):
             self._arm()
 
     def congested(self, congested: bool) -> None:

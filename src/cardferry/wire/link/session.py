@@ -321,6 +321,8 @@ class Session:
         self._ping(now)
 
     def _acknowledge(self, number: int) -> None:
+        if number == self._acknowledged:
+            return
         if number > self._sent:
             raise WireError(f"frame {number} is acknowledged, {self._sent} was the last one sent")
         if number < self._acknowledged:
@@ -343,6 +345,8 @@ class Session:
         """Bytes for the pipe, about ``most`` at a time; empty when there is nothing to send."""
         if self.phase is Phase.APART:
             return b""
+        if not self._aside and self.phase is Phase.TOGETHER and self._cursor == self._last:
+            return self._take_one()
         parts = [encode(kind, 0, self.received, payload) for kind, payload in self._aside]
         self._aside = []
         if self.phase is Phase.TOGETHER:
@@ -358,6 +362,15 @@ class Session:
             self._ack_frames = self._ack_bytes = 0
         return b"".join(parts)
 
+    def _take_one(self) -> bytes:
+        """The one message that waits: what `take` gives mostly, without lists."""
+        number = self._cursor
+        self._cursor = number + 1
+        self._sent = max(self._sent, number)
+        self._ack_due = None
+        self._ack_frames = self._ack_bytes = 0
+        return encode(Kind.DATA, number, self.received, self._kept[number])
+
     @property
     def pending(self) -> bool:
         """Whether `take` would give anything of what was sent."""
@@ -369,6 +382,11 @@ class Session:
         self._aside.append((Kind.PING, self._probe))
 
     # time
+
+    @property
+    def ack_due(self) -> float | None:
+        """When an acknowledgement goes out by itself, None when nothing is to be acknowledged."""
+        return self._ack_due
 
     @property
     def over_at(self) -> float | None:
