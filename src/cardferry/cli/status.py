@@ -8,16 +8,18 @@ import click
 import msgspec
 
 from cardferry.app import control
-from cardferry.app.control import Running
+from cardferry.app.control import Link, Running
 from cardferry.app.paths import runtime_folder
 from cardferry.cli.options import json_option
+from cardferry.link import GuestStatus
+from cardferry.link.host_session import HostSessionStatus
 from cardferry.manager.status import SlotStatus
 
 
 @click.command("status")
 @json_option
 def command(as_json: bool) -> None:
-    """Show readers, cards, who holds them and who waits."""
+    """Show readers, cards, who holds them and who waits, and how links do."""
     running = control.running(runtime_folder())
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(running)))
@@ -34,12 +36,45 @@ def _show(one: Running) -> None:
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.since))
     click.echo(f"{one.command} {one.hosts}: since {since}, {one.contexts} contexts (process {one.pid})")
     for link in one.links:
-        click.echo(f"{link.host}: {link.state}, {link.socket}")
+        way = f" ({link.way})" if link.way else ""
+        click.echo(f"{link.host}{way}: {link.state}, {link.socket}")
+        for line in link_lines(link):
+            click.echo(f"  {line}")
     tables.show(
         "",
         ("reader", "card", "held by", "waiting", "clients"),
         [(slot.reader, card(slot), _holder(slot), _waiting(slot), "\n".join(slot.clients)) for slot in one.readers],
     )
+
+
+def link_lines(link: Link) -> list[str]:
+    """How a link does, in words; nothing where there is no link."""
+    lines = []
+    if (ours := link.link) is not None:
+        counters = ours.counters
+        lines += [
+            _traffic(ours),
+            f"calls: {counters.round_trips} waited for the host, {counters.pipelined} did not, "
+            f"{counters.local} were answered here; {_ahead(counters.hits, counters.waste)}",
+        ]
+    if (theirs := link.guest) is not None:
+        lines += [
+            _traffic(theirs),
+            f"{theirs.contexts} contexts, {theirs.handles} handles, {theirs.waiting} calls under way; "
+            f"{_ahead(theirs.ahead_hits, theirs.ahead_waste)}",
+        ]
+    return lines
+
+
+def _traffic(status: GuestStatus | HostSessionStatus) -> str:
+    trip = "not measured yet" if status.round_trip is None else f"{status.round_trip * 1000:.1f} ms"
+    messages = status.messages_sent + status.messages_received
+    volume = f"{status.bytes_sent} bytes sent, {status.bytes_received} received"
+    return f"round trip {trip}, {messages} messages, {volume}, {status.resumes} resumes; {status.software}"
+
+
+def _ahead(hits: int, waste: int) -> str:
+    return f"run ahead: {hits} used, {waste} not"
 
 
 def card(slot: SlotStatus) -> str:
