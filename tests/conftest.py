@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import logging
 import os
 from collections.abc import Iterator
 
@@ -45,16 +44,6 @@ def logging_as_it_was() -> Iterator[None]:
         logger.setLevel(level)
         logger.propagate = propagate
         logger.handlers[:] = handlers
-
-
-@pytest.fixture(autouse=True)
-def log_levels() -> Iterator[None]:
-    """A command that a test runs in this process sets up logging for its own process; take that back."""
-    loggers = [logging.getLogger(name) for name in ("", "asyncio", "cardferry.readers.pcscd")]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 @pytest.fixture
