@@ -27,6 +27,7 @@ from cardferry.pcsc.interface import Peer
 from cardferry.readers.virtual import VirtualReader, VirtualReaderSource
 from cardferry.transports.base import Pipe, PipeUser
 from cardferry.transports.memory import memory_pipe
+from cardferry.wire.link.session import Bounds
 from tests.link.cards import CountingCard
 
 T = TypeVar("T")
@@ -177,6 +178,7 @@ class Desk:
         card_delay: float = 0.0,
         timing: Timing | None = None,
         limits: Limits | None = None,
+        bounds: Bounds | None = None,
         accelerate: bool = True,
         settings: Settings | None = None,
     ) -> None:
@@ -185,7 +187,7 @@ class Desk:
         self.timing = timing
         self.source = VirtualReaderSource()
         self.manager = LocalManager([self.source], settings)
-        self.host = Host(self.manager, timing=timing, limits=limits, accelerate=accelerate)
+        self.host = Host(self.manager, timing=timing, limits=limits, bounds=bounds, accelerate=accelerate)
         self.reader: VirtualReader
         self.roads: list[Road] = []
         self._card_delay = card_delay

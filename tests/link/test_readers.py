@@ -11,6 +11,7 @@ from cardferry.link.messages import Readers, decode_from_host, encode
 from cardferry.link.readers import ReadersReceiver, ReadersSender
 from cardferry.pcsc.constants import CardState, Protocol
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
+from cardferry.wire.link.session import Bounds
 from tests.link.cards import CountingCard
 from tests.link.desk import ALICE, ANY, DIRECT, EXCLUSIVE, LEAVE, READER, SHARED, Desk
 from tests.virtual_time import quiet
@@ -123,6 +124,22 @@ async def test_who_shares_a_reader_is_told_later_and_together() -> None:
         await exclusive.disconnect(LEAVE)
         direct = await (await guest.open(ALICE, 1.0)).connect(READER, DIRECT, ANY)
         await direct.disconnect(LEAVE)
+
+
+async def test_a_guest_that_does_not_keep_up_gets_the_news_when_it_does() -> None:
+    async with Desk(bounds=Bounds(full_frames=4)) as desk:
+        guest = await desk.guest()
+        near, _ = desk.roads[0].pipes[-1]
+        near.pause_reading()
+        for number in range(20):
+            desk.source.add_reader(f"Reader {number}")
+            await quiet()
+        assert len(guest.snapshot.readers) == 1
+        before = guest.status.messages_received
+        near.resume_reading()
+        await asyncio.sleep(0.5)
+        assert guest.snapshot.readers == desk.manager.snapshot.readers
+        assert guest.status.messages_received - before <= 6
 
 
 async def test_an_idle_link_says_little() -> None:

@@ -194,9 +194,9 @@ class Host:
         try:
             async with asyncio.timeout(self._timing.greeting):
                 hello = await greeting.hello
-            session = self._session(hello, guest or pipe.name)
             if self._closing:
                 raise _RefusedError(Bye(Reason.CLOSED, "the host stops"))
+            session = self._session(hello, guest or pipe.name)
         except (WireError, _RefusedError, TimeoutError, ConnectionError) as error:
             self._refuse(pipe, error)
             return

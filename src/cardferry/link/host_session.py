@@ -79,6 +79,7 @@ class HostSession:
         self._jobs = self._job_bytes = 0
         self._readers = ReadersSender()
         self._readers_timer: asyncio.TimerHandle | None = None
+        self._news_waits = False
         self._hits = self._waste = 0
 
     # ChannelOwner
@@ -303,12 +304,21 @@ class HostSession:
 
     def readers_changed(self) -> None:
         """The manager has a new snapshot."""
-        if not self._readers.begun or self.channel.over or self.channel.end is None or self.channel.full:
+        if not self._readers.begun or self.channel.over or self.channel.end is None:
             return
-        if self._readers.urgent(self._host.manager.snapshot):
+        if self.channel.full:
+            if not self._news_waits:
+                self._news_waits = True
+                self._host.start(self._tell_when_there_is_room())
+        elif self._readers.urgent(self._host.manager.snapshot):
             self._tell_readers()
         elif self._readers_timer is None:
             self._readers_timer = self._loop.call_later(SHARING_DELAY, self._tell_readers)
+
+    async def _tell_when_there_is_room(self) -> None:
+        await self.channel.room()
+        self._news_waits = False
+        self._tell_readers()
 
     def _tell_urgent_news(self) -> None:
         if self._readers.urgent(self._host.manager.snapshot):

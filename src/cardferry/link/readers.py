@@ -56,6 +56,8 @@ class ReadersSender:
 
     def __init__(self) -> None:
         self._told: Snapshot | None = None
+        #: The latest snapshot that was found not to be urgent.
+        self._can_wait: Snapshot | None = None
 
     @property
     def begun(self) -> bool:
@@ -65,14 +67,17 @@ class ReadersSender:
     def urgent(self, snapshot: Snapshot) -> bool:
         """Whether the guest must know the news before it gets another answer."""
         told = self._told
-        if told is snapshot:
+        if snapshot is told or snapshot is self._can_wait:
             return False
         if told is None or told.reader_events != snapshot.reader_events or len(told.readers) != len(snapshot.readers):
             return True
-        return not all(
+        if all(
             old is new or old == new or _only_counts(old, new)
             for old, new in zip(told.readers, snapshot.readers, strict=True)
-        )
+        ):
+            self._can_wait = snapshot
+            return False
+        return True
 
     def news(self, snapshot: Snapshot) -> Readers | None:
         """The message that brings the guest up to date, None when it is."""

@@ -10,46 +10,38 @@ import asyncio
 import os
 import socket
 import stat
-from typing import cast
+from collections.abc import Callable
+from typing import Any
 
 from cardferry.transports.base import HIGH_WATER, Pipe, PipeUser
 from cardferry.transports.delivery import Delivery
 from cardferry.transports.unix import adopt
 
 
-class _Source(asyncio.Protocol):
-    """asyncio's side of the descriptor that is read."""
+class _Direction(asyncio.Protocol):
+    """asyncio's side of one descriptor."""
 
-    def __init__(self, pipe: StdioPipe) -> None:
+    def __init__(
+        self, pipe: StdioPipe, ready: Callable[[Any], None], ended: Callable[[Exception | None], None]
+    ) -> None:
         self._pipe = pipe
+        self._ready = ready
+        self._ended = ended
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._pipe._source_ready(cast("asyncio.ReadTransport", transport))
+        self._ready(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended(exc)
 
     def data_received(self, data: bytes) -> None:
         self._pipe._received(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._pipe._source_ended(exc)
-
-
-class _Sink(asyncio.BaseProtocol):
-    """asyncio's side of the descriptor that is written."""
-
-    def __init__(self, pipe: StdioPipe) -> None:
-        self._pipe = pipe
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._pipe._sink_ready(cast("asyncio.WriteTransport", transport))
 
     def pause_writing(self) -> None:
         self._pipe._delivery.congested(True)
 
     def resume_writing(self) -> None:
         self._pipe._delivery.congested(False)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._pipe._sink_ended(exc)
 
 
 class StdioPipe:
@@ -159,8 +151,8 @@ async def open_pipe(source: int, sink: int, name: str = "stdio:") -> Pipe:
     reading = os.fdopen(source, "rb", buffering=0)
     writing = os.fdopen(sink if sink != source else os.dup(sink), "wb", buffering=0)
     try:
-        await loop.connect_read_pipe(lambda: _Source(pipe), reading)
-        await loop.connect_write_pipe(lambda: _Sink(pipe), writing)
+        await loop.connect_read_pipe(lambda: _Direction(pipe, pipe._source_ready, pipe._source_ended), reading)
+        await loop.connect_write_pipe(lambda: _Direction(pipe, pipe._sink_ready, pipe._sink_ended), writing)
     except (OSError, ValueError) as error:
         reading.close()
         writing.close()
