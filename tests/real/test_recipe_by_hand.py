@@ -109,6 +109,15 @@ def test_ssh_remote_with_a_stale_socket_fails_whatever_the_client_wants(recipe: 
     assert f"remote port forwarding failed for listen path {socket}" in again.err
 
 
+def test_ssh_remote_that_failed_to_forward_warns_and_stays_up(recipe: Recipe) -> None:
+    socket = recipe.new_socket()
+    recipe.ssh_remote(socket=socket).stop()
+    again = recipe.host.popen(["ssh", "-F", recipe.to_guest, "-N", "-R", f"{socket}:{SOCKET}", "guest"])
+    again.wait_for(f"Warning: remote port forwarding failed for listen path {socket}", stream="err")
+    assert recipe.guest.pcsc("list", socket)["error"] == NO_SERVICE
+    assert again.code is None
+
+
 def test_ssh_remote_with_unlink_on_the_server_is_silently_replaced_and_then_dead(lab: Lab) -> None:
     recipe = Recipe(lab, options={"StreamLocalBindUnlink": "yes"})
     fake_card(recipe.pcscd)

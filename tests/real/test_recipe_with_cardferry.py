@@ -14,7 +14,7 @@ import pytest
 
 from tests.lab import Computer, Lab, Result
 from tests.lab.cards import fake_card, openpgp_card
-from tests.lab.computer import CARDFERRY, PCSC_CLIENT, SECOND_USER
+from tests.lab.computer import PCSC_CLIENT, SECOND_USER
 from tests.lab.delay import DelayedPort
 from tests.lab.ferry import Ferry, attach, cardferry, over, share
 from tests.lab.gpg import Gpg
@@ -488,7 +488,7 @@ def test_scdaemon_that_keeps_the_card_does_not_lock_out_the_others(lab: Lab) -> 
     assert "OpenPGP" in gpg.card_status().check().out
     other = recipe.guest.pcsc(f"apdu\t{READER}\t00A40400", ferry.socket, timeout=NOTICED)
     assert "answers" in other, other
-    # what scdaemon makes of SCARD_W_RESET_CARD: one error for whoever asked, then it selects the application anew
+    # scdaemon looks after its card twice a second; who asks it before that gets one error
     wait_until(lambda: "OpenPGP" in gpg.card_status().out, "scdaemon finds its card again", timeout=5)
 
 
@@ -510,7 +510,3 @@ def test_share_works_where_the_login_has_neither_runtime_folder_nor_bash(lab: La
     assert ferry.socket.is_relative_to("/tmp")
     answer = bare.computer.pcsc(f"apdu\t{READER}\t00A40000", ferry.socket)
     assert answer.get("answers") == ["9000"], answer
-
-
-def test_cardferry_is_the_one_of_this_tree() -> None:
-    assert CARDFERRY.exists(), "make setup"
