@@ -116,6 +116,7 @@ class Guest:
         session: the session in force, None before the first and after the last one's end.
         state: see `LinkState`.
         error: why the host could not be reached last time, None when it could.
+        farewell: how the last session ended, None before one has.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class Guest:
         self.session: GuestSession | None = None
         self.state = LinkState.CONNECTING
         self.error: Exception | None = None
+        self.farewell: Bye | None = None
         self._dial = dial
         self._name = name
         self._timing = timing or Timing()
@@ -277,7 +279,7 @@ class Guest:
     def over(self, session: GuestSession) -> None:
         """A session is over."""
         self._remember(session)
-        bye = session.bye
+        bye = self.farewell = session.bye
         self._met = False
         if bye is not None and bye.reason is Reason.UNKNOWN_SESSION:
             self._met = session.channel.session.established  # then a new session is welcome at once

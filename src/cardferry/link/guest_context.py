@@ -49,7 +49,7 @@ class GuestContext:
         session = self.guest.session
         if state is None or session is None:
             raise PcscError(ReturnCode.E_UNKNOWN_READER, reader)
-        if state.state & CardState.ABSENT and share is not ShareMode.DIRECT:
+        if _empty(state, share, protocols):
             raise PcscError(ReturnCode.E_NO_SMARTCARD)
         await session.ready()
         self._check_not_closed()
@@ -145,6 +145,16 @@ class GuestContext:
         """An answer has come: everything that was sent before it has been carried out."""
         session.unseen -= self._unseen
         self._unseen = 0
+
+
+def _empty(state: ReaderState, share: ShareMode, protocols: Protocol) -> bool:
+    """Whether nothing is wrong with a connect but that there is no card."""
+    return (
+        share is ShareMode.SHARED
+        and bool(int(protocols) & (Protocol.ANY | Protocol.RAW | PROTOCOL_ANY_OLD))
+        and state.sharing >= 0
+        and bool(state.state & CardState.ABSENT)
+    )
 
 
 def _foregone(state: ReaderState, share: ShareMode, protocols: Protocol) -> bool:
