@@ -8,9 +8,11 @@ from cardferry.app import control
 from cardferry.app.control import Running
 from cardferry.app.doctor import here, programs, there
 from cardferry.app.doctor.finding import Finding, problem
+from cardferry.app.doctor.levels import library_level
 from cardferry.app.host import Host
 from cardferry.app.lifetime import root_cause
 from cardferry.app.paths import runtime_folder
+from cardferry.app.run import VARIABLE
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.ssh import SshCommand
 
@@ -23,24 +25,33 @@ async def examine(host: Host | None, ssh: SshCommand, environ: Mapping[str, str]
         ssh: the ssh program.
         environ: the environment that programs would have.
     """
+    folder = None
     running: list[Running] = []
     try:
-        running = control.running(runtime_folder())
+        folder = runtime_folder(environ)
+        running = control.running(folder)
     except UserError as error:
         yield problem("sockets", error.message, error.hint)
-    attached = any(one.command != "share" for one in running)
+    level = None
+    try:
+        level = await library_level()
+    except OSError as error:
+        yield _unseen("library", error)
+    remote = bool(host is not None or here.serving(running) or environ.get(VARIABLE))
     probes = [
-        ("library", here.library()),
-        ("pcscd here", here.own_pcscd(needed=host is None and not attached)),
-        ("sockets", _each(here.sockets(running))),
-        ("environment", _each(here.environment(running, environ))),
+        ("library", _each(here.library(level, needed=remote))),
+        ("pcscd here", here.own_pcscd(not remote, level)),
+        ("environment", here.environment(running, environ, level)),
         ("privileged programs", programs.privileged()),
         ("gnupg", programs.gnupg(running, environ)),
     ]
-    if host is not None:
-        probes.append(("host", there.host(host, ssh)))
+    if folder is not None:
+        probes.insert(2, ("sockets", here.sockets(running, folder)))
+        if host is not None:
+            probes.append(("sockets", _each(here.paths(folder, host))))
+            probes.append(("host", there.host(host, ssh, folder, running, level)))
     for name, findings in probes:
-        async for finding in _guarded(name, findings):
+        async for finding in guarded(name, findings):
             yield finding
 
 
@@ -49,7 +60,8 @@ async def _each(findings: Iterator[Finding]) -> AsyncIterator[Finding]:
         yield finding
 
 
-async def _guarded(name: str, findings: AsyncIterator[Finding]) -> AsyncIterator[Finding]:
+async def guarded(name: str, findings: AsyncIterator[Finding]) -> AsyncIterator[Finding]:
+    """The findings of one probe; one that fails is a finding, too, and does not keep the next one from looking."""
     try:
         async for finding in findings:
             yield finding
@@ -58,6 +70,10 @@ async def _guarded(name: str, findings: AsyncIterator[Finding]) -> AsyncIterator
         if isinstance(cause, UserError):
             yield problem(name, cause.message, cause.hint)
         elif isinstance(cause, OSError):
-            yield problem(name, f"cannot look: {cause}", "try again as a user who may")
+            yield _unseen(name, cause)
         else:
             raise
+
+
+def _unseen(name: str, error: OSError) -> Finding:
+    return problem(name, f"cannot look: {error or type(error).__name__}", "try again as a user who may")

@@ -1,94 +1,161 @@
-"""Probes of this computer: its pcscd, its library, our own sockets, the environment."""
+"""Probes of this computer: its library, its pcscd, our own sockets, the environment."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
+from glob import glob
 from pathlib import Path
 from typing import Final
 
 from cardferry.app.control import Running
 from cardferry.app.doctor.finding import Finding, note, ok, problem
-from cardferry.app.doctor.levels import RELEASES, library_level
+from cardferry.app.doctor.levels import release_of
 from cardferry.app.doctor.reading import look
+from cardferry.app.host import Host, label
 from cardferry.app.origin import check_pcscd
-from cardferry.app.paths import runtime_folder
 from cardferry.app.run import VARIABLE, export_line
 from cardferry.app.share import LOCAL_PCSCD
 from cardferry.frontends.listening import MAX_SOCKET_PATH, listener
 from cardferry.pcsc.errors import UserError
 
-_CCID: Final = ("/usr/lib/pcsc/drivers/ifd-ccid.bundle", "/usr/local/lib/pcsc/drivers/ifd-ccid.bundle")
+#: Where distributions keep the driver for USB readers (shell patterns).
+CCID_DRIVERS: Final = tuple(
+    f"{folder}/pcsc/drivers/ifd-ccid.bundle" for folder in ("/usr/lib*", "/usr/lib/*", "/usr/local/lib*")
+)
+_LENDING: Final = ("share", "host")
+#: What ssh's control socket adds to the runtime folder: our folders, its name, and ssh's own temporary ending.
+_CONTROL: Final = ".part-xxxxxxxx/0/ssh1/ctl" + "." + "x" * 16
 
 
-async def library() -> AsyncIterator[Finding]:
-    """Is there a libpcsclite, and what does it speak?"""
-    level = await library_level()
+def serving(running: list[Running]) -> list[Running]:
+    """Those of our commands that have a socket for programs on this computer."""
+    return [one for one in running if one.command not in _LENDING]
+
+
+def library(level: int | None, needed: bool) -> Iterator[Finding]:
+    """Is there a libpcsclite, and what does it speak? Only programs that use cards here need one."""
     if level is None:
-        yield problem("library", "there is no libpcsclite on this computer", "apt install libpcsclite1")
+        make = problem if needed else note
+        yield make("library", "there is no libpcsclite on this computer", "apt install libpcsclite1")
     else:
-        releases = RELEASES.get(level, "a newer release than this cardferry knows")
-        yield ok("library", f"libpcsclite speaks 4:{level} (pcsc-lite {releases})")
+        yield ok("library", f"libpcsclite speaks 4:{level} ({release_of(level)})")
 
 
-async def own_pcscd(needed: bool) -> AsyncIterator[Finding]:
+async def own_pcscd(needed: bool, level: int | None, path: Path = LOCAL_PCSCD.path) -> AsyncIterator[Finding]:
     """Does a pcscd run here, with readers and cards? Only those who lend readers need one."""
     try:
-        await check_pcscd(LOCAL_PCSCD.path)
+        await check_pcscd(path)
     except UserError as error:
-        make = problem if needed else note
-        yield make("pcscd here", error.message, error.hint)
+        if needed:
+            yield problem("pcscd here", error.message, error.hint)
+        else:
+            yield note("pcscd here", f"{error.message}; none is needed to use readers of other computers")
         return
-    yield ok("pcscd here", f"pcscd answers at {LOCAL_PCSCD.path}")
-    async for finding in look("readers here", LOCAL_PCSCD.path, needed):
+    yield ok("pcscd here", f"pcscd answers at {path}")
+    async for finding in look("readers here", path, needed=needed, library=level, direct=needed):
         yield finding
-    if not any(map(os.path.exists, _CCID)):
-        yield note("driver here", "the driver for USB readers (CCID) is not installed", "apt install libccid")
+    if not any(map(glob, CCID_DRIVERS)):
+        yield no_driver("driver here", "")
 
 
-def sockets(running: list[Running]) -> Iterator[Finding]:
-    """Do our sockets lead anywhere?"""
-    served = {link.socket for one in running if one.command != "share" for link in one.links}
+def no_driver(probe: str, there: str) -> Finding:
+    """The driver that almost every reader needs is missing; virtual readers do without."""
+    return note(probe, f"the driver for USB readers (CCID) is not installed{there}", "apt install libccid")
+
+
+def paths(folder: Path, host: Host) -> Iterator[Finding]:
+    """Are our sockets' paths short enough?"""
+    for path in (folder / f"{label(host)}.sock", folder / _CONTROL):
+        size = len(os.fsencode(path))
+        if size > MAX_SOCKET_PATH:
+            yield problem(
+                "sockets",
+                f"the folder {folder} is too long for sockets: a path would have {size} bytes, and "
+                f"{MAX_SOCKET_PATH} is the most",
+                "set XDG_RUNTIME_DIR to a folder with a shorter path",
+            )
+            return
+
+
+async def sockets(running: list[Running], folder: Path) -> AsyncIterator[Finding]:
+    """Do our sockets lead to cards?"""
+    served: set[str] = set()
     for one in running:
         for link in one.links:
-            if link.state == "up":
-                yield ok(f"{one.command} {link.host}", f"serves at {link.socket}")
-            else:
-                yield problem(
-                    f"{one.command} {link.host}", f"is down: {link.state}", "it tries again by itself; see its output"
-                )
-    for path in sorted(runtime_folder().glob("*.sock")):
-        if str(path) not in served and listener(path) is None:
-            yield note("sockets", f"{path} is dead, left by a killed process", "the next attach replaces it")
+            probe = f"{one.command} {link.host}"
+            if link.state != "up":
+                yield problem(probe, f"is down: {link.state}", "it tries again by itself; see its output")
+                continue
+            yield ok(probe, f"serves at {link.socket}" + (f" ({link.way})" if link.way else ""))
+        if one in serving(running) and one.socket not in served:
+            served.add(one.socket)
+            async for finding in look(f"readers of {one.command} {one.hosts}", Path(one.socket), needed=True):
+                yield finding
+    for path in stale(folder):
+        yield note("sockets", f"{path} is dead, left by a killed process", "the next attach replaces it")
 
 
-def environment(running: list[Running], environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Will programs started from this shell find our socket?"""
-    attached = [one.socket for one in running if one.command != "share"]
+def stale(folder: Path) -> list[Path]:
+    """Sockets for programs in our runtime folder on which nobody listens."""
+    return [path for path in sorted(folder.glob("*.sock")) if listener(path) is None]
+
+
+async def environment(running: list[Running], environ: Mapping[str, str], level: int | None) -> AsyncIterator[Finding]:
+    """Will programs started from this shell find our socket, or whatever the variable names?"""
+    attached = [one.socket for one in serving(running)]
     wanted = environ.get(VARIABLE, "")
     if not wanted:
         if attached:
             yield problem(
                 "environment",
-                f"{VARIABLE} is not set in this shell: programs started here do not find the attached readers",
+                f"{VARIABLE} is not exported in this shell: programs started here do not find the attached readers",
                 f'{export_line(attached[0])}, or eval "$(cardferry env)"',
             )
         else:
             yield ok("environment", f"{VARIABLE} is not set, and nothing is attached")
         return
-    if len(os.fsencode(wanted)) > MAX_SOCKET_PATH:
-        yield problem(
-            "environment", f"{VARIABLE} is longer than {MAX_SOCKET_PATH} bytes; the library cuts it", "a shorter path"
-        )
-    elif wanted.startswith(("@", "\0")):
-        yield problem("environment", f"{VARIABLE} names an abstract socket; the library wants a file", "use a file")
+    wrong = _unusable(wanted, attached) or await _silent(wanted, attached)
+    if wrong is not None:
+        yield wrong
+        return
+    yield ok("environment", f"{VARIABLE} leads to {listener(Path(wanted))}")
+    if wanted not in attached:
+        async for finding in look("readers in this shell", Path(wanted), needed=True, library=level, direct=True):
+            yield finding
+
+
+def _unusable(wanted: str, attached: list[str]) -> Finding | None:
+    """What is wrong with a value of the variable that can be seen without using it."""
+    size = len(os.fsencode(wanted))
+    if size > MAX_SOCKET_PATH:
+        said = f"has {size} bytes, and the library cuts it after {MAX_SOCKET_PATH}"
+        hint = "choose a shorter path, as with cardferry attach --socket PATH"
+    elif wanted.startswith("@"):
+        said = f"names an abstract socket, {wanted}; the library wants a file"
+        hint = _lead_to(attached)
+    elif not wanted.startswith("/"):
+        said = f"names {wanted}, which is not absolute: it means another file in every folder"
+        hint = "write the whole path"
     elif not Path(wanted).exists():
-        yield problem("environment", f"{VARIABLE} names {wanted}, which does not exist", _lead_to(attached))
+        said, hint = f"names {wanted}, which does not exist", _lead_to(attached)
+    elif not Path(wanted).is_socket():
+        said, hint = f"names {wanted}, which is not a socket", _lead_to(attached)
     elif listener(Path(wanted)) is None:
-        yield problem("environment", f"nobody listens at {wanted}, which {VARIABLE} names", _lead_to(attached))
+        said, hint = f"names {wanted}, a stale socket on which nobody listens", _lead_to(attached)
     else:
-        yield ok("environment", f"{VARIABLE} leads to {listener(Path(wanted))}")
+        return None
+    return problem("environment", f"{VARIABLE} {said}", hint)
+
+
+async def _silent(wanted: str, attached: list[str]) -> Finding | None:
+    try:
+        await check_pcscd(Path(wanted))
+    except UserError as error:
+        hint = f"if ssh has forwarded it, look over there; {_lead_to(attached)}"
+        return problem("environment", f"{VARIABLE}: {error.message}", hint)
+    return None
 
 
 def _lead_to(attached: list[str]) -> str:
-    return export_line(attached[0]) if attached else "unset it, or start `cardferry attach HOST`"
+    return export_line(attached[0]) if attached else f"unset {VARIABLE}, or start `cardferry attach HOST`"

@@ -1,4 +1,4 @@
-"""Protocol levels of pcsc-lite releases, and which pairs refuse each other without us.
+"""Protocol levels of pcsc-lite releases, and which pairs refuse each other when nothing of ours is in between.
 
 Source: pcsc-lite's ``winscard_msg.h``, ``winscard_svc.c`` and ``winscard_clnt.c`` of the releases named.
 """
@@ -9,6 +9,7 @@ import asyncio
 import logging
 import sys
 import tempfile
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -32,8 +33,50 @@ _ASK: Final = (
 _PATIENCE: Final = 10.0
 
 
+class Pair(Enum):
+    """How a library and a pcscd get along without us."""
+
+    WORKS = "works"
+    #: It works, but a program whose first call is to wait for readers (``pcsc_scan``) fails and gets out of step.
+    STUMBLES = "stumbles"
+    #: Two releases of the same level differ: 4:2 has long or short reader names, of 4:5 only 2.4.1 adapts.
+    DEPENDS = "depends on the release"
+    REFUSED = "refused"
+
+
+def release_of(level: int) -> str:
+    """The releases that speak a level, for people."""
+    return f"pcsc-lite {RELEASES.get(level, 'newer than this cardferry knows')}"
+
+
+def pair(client: int, server: int, accepted: bool | None = None) -> Pair:
+    """What becomes of a client of one level at a pcscd of another.
+
+    Up to 2.4.0 a server takes its own level only, 2.4.1 takes 4:4 and up, 2.5 takes 4:4 to 4:6. A refused client of
+    2.4.1 or newer comes again with the server's level when that is 4:4 or more.
+
+    Args:
+        client: level of the library.
+        server: level that the server names.
+        accepted: whether the server takes the client's level at once; None when that was not tried.
+    """
+    if client == server:
+        return Pair.DEPENDS if client == 2 else Pair.WORKS
+    if accepted or (server == 6 and client in (4, 5)):
+        return Pair.WORKS
+    if client == 6 and server in (4, 5):
+        return Pair.STUMBLES
+    if {client, server} == {4, 5} and (accepted is None or client == 5):
+        return Pair.DEPENDS
+    return Pair.REFUSED
+
+
 async def library_level() -> int | None:
-    """The level that this computer's libpcsclite speaks, found by letting it say hello; None when there is none."""
+    """The level that this computer's libpcsclite speaks, found by letting it say hello; None when there is none.
+
+    Raises:
+        OSError: it cannot be found out.
+    """
     with tempfile.TemporaryDirectory(prefix="cardferry-") as folder:
         path = Path(folder) / "hello"
         said: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -43,36 +86,34 @@ async def library_level() -> int | None:
             try:
                 while not said.done() and (data := await reader.read(4096)):
                     for request in codec.receive(data):
-                        if isinstance(request, m.Version):
+                        if isinstance(request, m.Version) and not said.done():
                             said.set_result(request.minor)
-            except WireError as error:
+            except (WireError, ConnectionError) as error:
                 log.debug("the library says something strange: %s", error)
             finally:
                 writer.close()
 
         server = await asyncio.start_unix_server(listen, path)
         try:
-            program = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", _ASK),
-                env={"PCSCLITE_CSOCK_NAME": str(path)},
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-            )
-            async with asyncio.timeout(_PATIENCE):
-                await program.wait()
-            return said.result() if said.done() else None
+            await _say_hello(path)
         finally:
             server.close()
+        return said.result() if said.done() else None
 
 
-def refuse_each_other(client: int, server: int) -> bool:
-    """Whether a client of that level is turned away by a pcscd of that level when nothing is in between.
-
-    Up to 2.4.0 a server takes its own level only; newer clients adapt to 4:4 and 4:5, newer servers take 4:4 and up.
-    """
-    if client == server:
-        return False
-    newer = {4, 5, 6}
-    adapts = client == 6 and server in newer
-    tolerant = server == 6 and client in newer
-    return not (adapts or tolerant)
+async def _say_hello(path: Path) -> None:
+    """Have a process load the library and say hello at ``path``: what it does to that process is no matter."""
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _ASK),
+        env={"PCSCLITE_CSOCK_NAME": str(path)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await program.wait()
+    except BaseException:
+        program.kill()
+        await program.wait()
+        raise

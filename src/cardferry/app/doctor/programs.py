@@ -13,20 +13,11 @@ from typing import Final
 
 from cardferry.app.control import Running
 from cardferry.app.doctor.finding import Finding, note, ok, problem
+from cardferry.app.doctor.here import serving
 from cardferry.app.run import VARIABLE
 
-_USERS: Final = (
-    "ssh",
-    "ssh-agent",
-    "gpg-agent",
-    "opensc-tool",
-    "pkcs11-tool",
-    "ykman",
-    "firefox",
-    "su",
-    "sudo",
-    "login",
-)
+_USERS: Final = ("ssh", "gpg-agent", "opensc-tool", "pkcs11-tool", "ykman", "firefox", "su", "sudo", "login")
+#: The first pcsc-lite whose library asks for the variable with ``secure_getenv`` (``winscard_msg.c``).
 _SECURE: Final = (2, 1)
 _CAPABILITY: Final = "security.capability"
 
@@ -47,23 +38,29 @@ async def output(*command: str) -> str | None:
 
 async def privileged() -> AsyncIterator[Finding]:
     """Programs with more rights than their user ignore the variable from pcsc-lite 2.1.0 on."""
-    text = await output("dpkg-query", "--show", "--showformat=${Version}", "libpcsclite1") or ""
-    release = tuple(int(part) for part in re.findall(r"\d+", text)[:2])
-    if release and release < _SECURE:
+    text = await output("dpkg-query", "--show", "--showformat=${Version}\n", "libpcsclite1") or ""
+    if heeds_always(text):
         return
-    for name in _USERS:
-        found = shutil.which(name)
-        if found and _has_rights(found):
-            yield note(
-                "privileged programs",
-                f"{name} runs with more rights than you have (setuid, setgid or capabilities): from pcsc-lite 2.1.0 "
-                f"on it ignores {VARIABLE}",
-                f"for it, bind our socket to /run/pcscd/pcscd.comm, or remove the extra rights from {found}",
-            )
+    found = [path for name in _USERS if (path := shutil.which(name)) and has_rights(Path(path))]
+    if found:
+        yield note(
+            "privileged programs",
+            f"{', '.join(found)}: with more rights than their user (setuid, setgid or capabilities) programs ignore "
+            f"{VARIABLE} from pcsc-lite 2.1.0 on",
+            "where they must use a card, put the socket at /run/pcscd/pcscd.comm: cardferry share, from the host as "
+            "root, --remote-socket /run/pcscd/pcscd.comm --mode 0666",
+        )
 
 
-def _has_rights(found: str) -> bool:
-    path = Path(found).resolve()
+def heeds_always(version: str) -> bool:
+    """Whether a package's version is known to be older than 2.1: it takes the variable from everybody."""
+    release = re.match(r"(?:\d+:)?(\d+)\.(\d+)", version)
+    return release is not None and (int(release[1]), int(release[2])) < _SECURE
+
+
+def has_rights(program: Path) -> bool:
+    """Whether the kernel gives a program more rights than its user has."""
+    path = program.resolve()
     try:
         if path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID):
             return True
@@ -74,8 +71,7 @@ def _has_rights(found: str) -> bool:
 
 async def gnupg(running: list[Running], environ: Mapping[str, str]) -> AsyncIterator[Finding]:
     """GnuPG: scdaemon's own driver, its exclusive ways, and an agent with an old environment."""
-    holders = [slot.holder for one in running for slot in one.readers if slot.holder]
-    for holder in holders:
+    for holder in (slot.holder for one in running for slot in one.readers if slot.holder):
         if holder.startswith("scdaemon"):
             yield note(
                 "gnupg",
@@ -85,28 +81,32 @@ async def gnupg(running: list[Running], environ: Mapping[str, str]) -> AsyncIter
     options = await output("gpgconf", "--list-options", "scdaemon")
     if options is None:
         return
-    if not _is_set(options, "disable-ccid"):
-        yield (problem if environ.get(VARIABLE) else note)(
+    attached = [one.socket for one in serving(running)]
+    wanted = environ.get(VARIABLE, "")
+    if uses_own_driver(options):
+        yield (problem if wanted or attached else note)(
             "gnupg",
-            "scdaemon tries its own driver for USB readers first, and so may not see remote ones",
-            "put the line disable-ccid into ~/.gnupg/scdaemon.conf, then gpgconf --kill scdaemon",
+            "scdaemon tries its own driver for USB readers (CCID) first, and so may not see remote ones",
+            f"put the line disable-ccid into {environ.get('GNUPGHOME') or '~/.gnupg'}/scdaemon.conf, then "
+            "gpgconf --kill scdaemon",
         )
     else:
         yield ok("gnupg", "scdaemon uses PC/SC")
-    for finding in _agents(environ.get(VARIABLE, "")):
+    for finding in _agents({wanted} if wanted or not attached else set(attached)):
         yield finding
 
 
-def _is_set(options: str, name: str) -> bool:
-    """Whether an option has a value in what gpgconf lists: the tenth field of its line."""
+def uses_own_driver(options: str) -> bool:
+    """Whether scdaemon has a driver of its own that is not switched off, in what gpgconf lists (tenth field)."""
     for line in options.splitlines():
         fields = line.split(":")
-        if fields[0] == name:
-            return len(fields) > 9 and fields[9] not in ("", "0")
+        if fields[0] == "disable-ccid":
+            return len(fields) <= 9 or fields[9] in ("", "0")
     return False
 
 
-def _agents(wanted: str) -> Iterator[Finding]:
+def _agents(wanted: set[str]) -> Iterator[Finding]:
+    """This user's gpg-agents that have another value of the variable than one of ``wanted``."""
     mounts = Path("/proc/self/ns/mnt").readlink()
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -114,14 +114,14 @@ def _agents(wanted: str) -> Iterator[Finding]:
                 continue
             if (process / "ns/mnt").readlink() != mounts:
                 continue  # of a container, which has its own paths
-            variables = dict(
-                entry.split("=", 1) for entry in (process / "environ").read_text().split("\0") if "=" in entry
-            )
+            variables = (process / "environ").read_bytes().decode(errors="surrogateescape").split("\0")
         except OSError:
             continue
-        if variables.get(VARIABLE, "") != wanted:
+        value = next((one.partition("=")[2] for one in variables if one.startswith(f"{VARIABLE}=")), "")
+        if value not in wanted:
+            had = f"{VARIABLE}={value}" if value else f"{VARIABLE} not set"
             yield problem(
                 "gnupg",
-                f"gpg-agent (process {process.name}) was started with {VARIABLE}={variables.get(VARIABLE, '')!r}",
+                f"gpg-agent (process {process.name}) was started with {had}, and keeps that",
                 "gpgconf --kill gpg-agent, then use gpg from a shell that has the variable",
             )

@@ -1,89 +1,118 @@
-"""Which readers and cards a pcscd has, and what it speaks: one look through our own reader source."""
+"""Which readers and cards are behind a pcsc-lite socket, and what it speaks: one look, without touching a card."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from cardferry.app.doctor.finding import Finding, note, ok, problem
-from cardferry.app.doctor.levels import RELEASES, library_level, refuse_each_other
-from cardferry.readers.base import Reader
-from cardferry.readers.pcscd import PcscdSource, unix_dial
+from cardferry.app.doctor.levels import Pair, pair, release_of
+from cardferry.pcsc.constants import CardState
+from cardferry.pcsc.errors import PcscError
+from cardferry.pcsc.reader_state import ReaderState
+from cardferry.readers.pcscd import NoPcscdError, unix_dial
+from cardferry.readers.pcscd.connection import Connection
+from cardferry.wire.pcsclite.messages import GetReadersState, StatesReply, Version, VersionReply
 
+#: s that pcscd gets: it answers when all cards have been powered for the first time.
 _PATIENCE: Final = 15.0
+_EXCLUSIVE: Final = -1
+_RESTART: Final = "restart it: systemctl restart pcscd"
 
 
-class _Notes:
-    """Observes readers and cards."""
-
-    def __init__(self) -> None:
-        self.readers: dict[str, bytes | None] = {}
-
-    def reader_added(self, reader: Reader) -> None:
-        self.readers[reader.name] = None
-
-    def reader_removed(self, reader: Reader) -> None:
-        self.readers.pop(reader.name, None)
-
-    def card_inserted(self, reader: Reader, atr: bytes) -> None:
-        self.readers[reader.name] = atr
-
-    def card_removed(self, reader: Reader) -> None:
-        self.readers[reader.name] = None
-
-
-async def look(probe: str, path: Path, needed: bool) -> AsyncIterator[Finding]:
-    """Look at the readers behind a pcsc-lite socket that answers.
+async def look(
+    probe: str, path: Path, *, needed: bool, library: int | None = None, direct: bool = False
+) -> AsyncIterator[Finding]:
+    """Look at the readers behind a pcsc-lite socket here that answers.
 
     Args:
         probe: the name for findings.
-        path: of the socket here.
-        needed: whether it is a problem to have none.
+        path: of the socket.
+        needed: whether it is a problem to have no reader or card.
+        library: the level that programs here speak, None to leave it aside.
+        direct: whether they use this very socket, so that it must understand them.
     """
-    notes = _Notes()
-    settled: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            with closing(await Connection.open(unix_dial(str(path)))) as connection:
+                level = connection.minor
+                states = cast(StatesReply, await connection.post(GetReadersState())).readers
+    except (NoPcscdError, PcscError) as error:
+        yield problem(probe, f"its readers cannot be listed: it {error}", _RESTART)
+        return
+    except TimeoutError:
+        yield problem(probe, f"its readers cannot be listed: no answer within {_PATIENCE:g} s", _RESTART)
+        return
+    for finding in about_readers(probe, [state for state in states if state.name], needed):
+        yield finding
+    if library is not None:
+        accepted = await _accepts(path, library)
+        for finding in about_levels(probe, path, library, level, accepted=accepted, direct=direct):
+            yield finding
 
-    def on_state(up: bool, failure: Exception | None) -> None:
-        if not settled.done():
-            settled.set_result("" if up else str(failure))
 
-    source = PcscdSource(unix_dial(str(path)), str(path), on_state)
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(source.run(notes))
+def about_readers(probe: str, states: list[ReaderState], needed: bool) -> list[Finding]:
+    """What a list of readers tells; ``needed`` makes it a problem to have no reader or card."""
+    make = problem if needed else note
+    if not states:
+        return [make(probe, "it sees no reader", "plug one in; USB readers need a driver: apt install libccid, replug")]
+    findings = [_about_reader(probe, state) for state in states]
+    if not any(state.state & CardState.PRESENT for state in states):
+        findings.append(make(probe, "there is no card in any reader", "put one in"))
+    findings += [
+        note(
+            probe,
+            f"{state.name}: a program has the card for itself alone (an exclusive connection)",
+            "if that is GnuPG's scdaemon: put pcsc-shared into its scdaemon.conf, or gpgconf --kill scdaemon",
+        )
+        for state in states
+        if state.sharing == _EXCLUSIVE
+    ]
+    return findings
+
+
+def _about_reader(probe: str, state: ReaderState) -> Finding:
+    if state.state & CardState.UNKNOWN:
+        return problem(probe, f"{state.name}: the reader is in error", "unplug it and plug it in again")
+    if not state.state & CardState.PRESENT:
+        return note(probe, f"{state.name}: no card")
+    if not state.atr or state.state & CardState.SWALLOWED:
+        return problem(probe, f"{state.name}: the card does not answer", "turn it over, clean it, push it in again")
+    return ok(probe, f"{state.name}: a card with ATR {state.atr.hex()}")
+
+
+async def _accepts(path: Path, library: int) -> bool:
+    """Whether that server takes a client of this level at once."""
+    with closing(Connection(library)) as connection:
         try:
             async with asyncio.timeout(_PATIENCE):
-                failure = await settled
-        except TimeoutError:
-            failure = "no answer"
-        running.cancel()
-    if failure:
-        yield problem(probe, f"its readers cannot be listed: {failure}", "restart it: systemctl restart pcscd")
-        return
-    make = problem if needed else note
-    if not notes.readers:
-        yield make(probe, "pcscd sees no reader", "plug one in; for USB readers: apt install libccid, then replug")
-    for name, atr in notes.readers.items():
-        if atr:
-            yield ok(probe, f"{name}: a card with ATR {atr.hex()}")
-        elif atr is None:
-            yield note(probe, f"{name}: no card")
-        else:
-            yield make(probe, f"{name}: the card does not answer", "turn it over, clean it, push it in again")
-    if notes.readers and not any(notes.readers.values()):
-        yield make(probe, "there is no card in any reader", "put one in")
-    async for finding in _compare(probe, source.minor):
-        yield finding
+                await unix_dial(str(path))(lambda: connection)
+                reply = cast(VersionReply, await connection.post(Version(minor=library)))
+        except (OSError, PcscError):
+            return False
+        return reply.rv == 0
 
 
-async def _compare(probe: str, level: int) -> AsyncIterator[Finding]:
-    client = await library_level()
-    if client is None or not level:
-        return
-    if refuse_each_other(client, level):
-        yield note(
-            probe,
-            f"that pcscd speaks 4:{level} (pcsc-lite {RELEASES.get(level, 'newer')}) and this computer's library "
-            f"4:{client}: forwarded by hand they refuse each other, through cardferry they work together",
-        )
+def about_levels(probe: str, path: Path, library: int, level: int, *, accepted: bool, direct: bool) -> list[Finding]:
+    """Findings about a pair that is not of one mind.
+
+    Args:
+        accepted: whether the server takes the library's level.
+        direct: see `look`.
+    """
+    outcome = pair(library, level, accepted)
+    if outcome is Pair.WORKS:
+        return []
+    both = f"pcscd there speaks 4:{level} ({release_of(level)}), programs here 4:{library} ({release_of(library)})"
+    what = {
+        Pair.REFUSED: "they refuse each other",
+        Pair.STUMBLES: "programs that first wait for readers, as pcsc_scan does, fail",
+        Pair.DEPENDS: "some releases of these refuse each other",
+    }[outcome]
+    if not direct:
+        return [note(probe, f"{both}: forwarded by hand {what}; through cardferry they work together")]
+    make = problem if outcome is Pair.REFUSED else note
+    return [make(probe, f"{both}: {what}", f"put cardferry in between: cardferry attach pcscd:{path}")]

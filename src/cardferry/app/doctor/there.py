@@ -1,56 +1,172 @@
-"""Probes of the host: the login, what is installed there, its pcscd, readers and cards."""
+"""Probes of the host: the login, what is installed there, both ways to its readers, its pcscd and cards.
+
+The ways are those of `attach`: the link where cardferry is installed over there, too, else a forwarded socket.
+"""
 
 from __future__ import annotations
 
-import tempfile
+import asyncio
+import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
-from cardferry.app.doctor.finding import Finding, note, ok, problem
-from cardferry.app.doctor.reading import look
-from cardferry.app.host import Host, PcscdHost, SshHost, spelled
-from cardferry.app.origin import check_pcscd
-from cardferry.pcsc.errors import UserError
-from cardferry.transports.ssh import SshCommand, connect, forward_pcscd
+from cardferry.app.carrier import Carrier
+from cardferry.app.control import Running
+from cardferry.app.doctor.finding import Finding, State, note, ok, problem
+from cardferry.app.doctor.here import CCID_DRIVERS, no_driver
+from cardferry.app.doctor.reading import about_readers, look
+from cardferry.app.host import Host, PcscdHost, SshHost, VirtualHost, VpiccHost, spelled
+from cardferry.app.linked import SOFTWARE, own_name, remote_command
+from cardferry.app.origin import VIRTUAL_READER, check_pcscd, opened
+from cardferry.app.paths import scratch
+from cardferry.link import Guest
+from cardferry.pcsc.errors import CardferryError, UserError
+from cardferry.transports.base import Pipe
+from cardferry.transports.errors import TransportError
+from cardferry.transports.ssh import NoShellError, SshCommand, SshConnection, forward_pcscd
+from cardferry.transports.ssh.command import run
+
+#: s that the cardferry over there gets to start its agent and tell its readers.
+_LINK_TIME: Final = 20.0
 
 
-async def host(wanted: Host, ssh: SshCommand) -> AsyncIterator[Finding]:
-    """Go the whole way to the host's cards."""
-    match wanted:
-        case SshHost(destination):
-            async for finding in _over_ssh(destination, ssh):
-                yield finding
-        case PcscdHost(path):
-            try:
+async def host(
+    wanted: Host, ssh: SshCommand, folder: Path, running: list[Running], level: int | None
+) -> AsyncIterator[Finding]:
+    """Go the whole way to the host's cards.
+
+    Args:
+        ssh: the ssh program.
+        folder: our runtime folder.
+        running: what of ours runs here.
+        level: the level that programs here speak, None when that is not known.
+    """
+    name = spelled(wanted)
+    with scratch(folder) as parts:
+        match wanted:
+            case SshHost(destination):
+                async with Carrier(destination, ssh, parts) as carrier:
+                    async for finding in _over_ssh(carrier, parts, level):
+                        yield finding
+            case PcscdHost(path):
                 await check_pcscd(path)
-            except UserError as error:
-                yield problem(spelled(wanted), error.message, error.hint)
-                return
-            async for finding in look(spelled(wanted), path, needed=True):
-                yield finding
-        case _:
-            yield note(spelled(wanted), "that is made here, nothing to look at")
+                yield ok(name, "it answers")
+                async for finding in look(name, path, needed=True, library=level):
+                    yield finding
+            case VpiccHost(port) if name in (link.host for one in running for link in one.links):
+                yield ok(name, f"cards can dial in at port {port}: it is attached")
+            case VpiccHost(port):
+                async with opened(wanted, ssh, parts):
+                    yield ok(name, f"port {port} is free: cards can dial in once it is attached")
+            case VirtualHost():
+                async with opened(wanted, ssh, parts):
+                    yield ok(name, f"the built-in card is there, in the reader {VIRTUAL_READER!r}")
 
 
-async def _over_ssh(destination: str, ssh: SshCommand) -> AsyncIterator[Finding]:
-    with tempfile.TemporaryDirectory(prefix="cardferry-") as folder:
-        async with connect(destination, ssh, Path(folder)) as connection:
-            facts = connection.facts
-            yield ok(f"ssh {destination}", f"logged in as user {facts.uid} on {facts.system}")
-            if not facts.terminal:
-                yield note(
-                    f"ssh {destination}",
-                    "its sshd gives no terminals, so small messages wait for acknowledgements (40 ms each)",
-                    "PermitTTY yes in its sshd_config",
-                )
-            if "cardferry" not in facts.installed:
-                yield note(f"ssh {destination}", "cardferry is not installed there; plain forwarding is used")
-            path = Path(folder) / "pcscd"
-            try:
-                await forward_pcscd(connection, path)
-            except UserError as error:
-                yield problem(f"pcscd on {destination}", error.message, error.hint)
-                return
-            yield ok(f"pcscd on {destination}", f"answers at {facts.pcscd}")
-            async for finding in look(f"readers on {destination}", path, needed=True):
+async def _over_ssh(carrier: Carrier, parts: Path, level: int | None) -> AsyncIterator[Finding]:
+    host = carrier.destination
+    try:
+        connection = await carrier.connection()
+    except NoShellError as error:
+        carrier.alone = True
+        linked = [finding async for finding in _link(carrier)]
+        if linked[0].state is State.PROBLEM:
+            yield problem(f"ssh {host}", error.message, error.hint)
+        else:
+            yield ok(f"ssh {host}", "logged in with a key that is for the link only")
+        for finding in linked:
+            yield finding
+        return
+    facts = connection.facts
+    yield ok(f"ssh {host}", f"logged in as user {facts.uid} on {facts.system}")
+    if not facts.terminal:
+        yield note(
+            f"ssh {host}",
+            "its sshd gives no terminals, so small messages wait for acknowledgements (40 ms each)",
+            "PermitTTY yes in its sshd_config",
+        )
+    linked = []
+    if "cardferry" in facts.installed:
+        yield await _installed(connection)
+        if facts.pcscd:
+            linked = [finding async for finding in _link(carrier)]
+            for finding in linked:
                 yield finding
+    else:
+        yield note(f"cardferry on {host}", "it is not installed there: plain forwarding is used, which is slower")
+    if not await _has_driver(connection):
+        yield no_driver(f"driver on {host}", " there")
+    works = bool(linked) and linked[0].state is State.OK
+    async for finding in _forwarding(connection, parts / "pcscd", level, works):
+        yield finding
+
+
+async def _installed(connection: SshConnection) -> Finding:
+    """The cardferry over there: its version, and whether its agent runs."""
+    probe = f"cardferry on {connection.destination}"
+    status, said, complaints = await run(connection.session_command(remote_command(["--version"])))
+    if status != 0:
+        why = (complaints.strip() or f"exit status {status}").splitlines()[-1]
+        return problem(probe, f"it does not start: {why}", "try it there: cardferry --version")
+    _, listing, _ = await run(connection.session_command(remote_command(["status", "--json"])))
+    agent = "its agent runs" if _has_agent(listing) else "its agent does not run; attach starts it"
+    return ok(probe, f"{said.strip()} is installed there, {agent}")
+
+
+def _has_agent(listing: str) -> bool:
+    """Whether ``status --json`` of any version lists an agent."""
+    try:
+        running = json.loads(listing)
+    except json.JSONDecodeError:
+        return False
+    return isinstance(running, list) and any(isinstance(one, dict) and one.get("command") == "host" for one in running)
+
+
+async def _has_driver(connection: SshConnection) -> bool:
+    _, found, _ = await run(connection.session_command(f"exec sh -c 'ls -d {' '.join(CCID_DRIVERS)} 2>/dev/null'"))
+    return bool(found.strip())
+
+
+@asynccontextmanager
+async def _guest(carrier: Carrier) -> AsyncIterator[Guest]:
+    async def dial() -> Pipe:
+        return await carrier.session(remote_command(["host", "--stdio", "--name", own_name()]))
+
+    async with Guest(dial, name=carrier.destination, software=SOFTWARE) as guest:
+        yield guest
+
+
+async def _link(carrier: Carrier) -> AsyncIterator[Finding]:
+    """The link, and the readers at its other end; the first finding tells whether it works."""
+    probe = f"link to {carrier.destination}"
+    try:
+        async with asyncio.timeout(_LINK_TIME), _guest(carrier) as guest:
+            await guest.ready()
+            readers = list(guest.snapshot.readers)
+    except TimeoutError:
+        yield problem(probe, f"no answer within {_LINK_TIME:g} s", "try it there: cardferry host")
+    except (OSError, CardferryError) as error:
+        hint = error.hint if isinstance(error, UserError) else "install the same version of cardferry on both sides"
+        said = error.message if isinstance(error, UserError) else str(error)
+        yield problem(probe, said, hint)
+    else:
+        yield ok(probe, "it works: cardferry is at both ends")
+        for finding in about_readers(f"readers on {carrier.destination}", readers, needed=True):
+            yield finding
+
+
+async def _forwarding(connection: SshConnection, path: Path, level: int | None, linked: bool) -> AsyncIterator[Finding]:
+    """The way without cardferry over there: a forwarded socket. Not needed where the link works."""
+    host = connection.destination
+    try:
+        await forward_pcscd(connection, path)
+    except TransportError as error:
+        make = note if linked else problem
+        yield make(f"pcscd on {host}", error.message, error.hint)
+        return
+    yield ok(f"pcscd on {host}", f"answers at {connection.facts.pcscd}, its socket can be forwarded")
+    async for finding in look(f"readers on {host}", path, needed=True, library=level):
+        if not linked or "speaks 4:" in finding.says:
+            yield finding
