@@ -181,11 +181,14 @@ class GuestCard:
 
     async def reconnect(self, share: ShareMode, protocols: Protocol, initialization: Disposition) -> Protocol:
         """Renew the connection."""
+        was_well = self._well
         answer = await self._mending(
             lambda call: m.Reconnect(call, self._handle, share, int(protocols), initialization)
         )
         self._share = share
         self._protocol = Protocol(answer.protocol)
+        if not was_well:
+            self._depth = 0  # whether a transaction has survived, only the host knows
         return self._protocol
 
     async def begin(self) -> None:
