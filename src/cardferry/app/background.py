@@ -92,9 +92,9 @@ class Starter:
 
 
 @contextlib.contextmanager
-def alone(folder: Path, name: str) -> Iterator[None]:
-    """One process at a time is in the block, of those that give the same name; no time is lost when nobody else is."""
-    lock = os.open(folder / f".{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time is in the block, of all that give this folder: so only one starts what several need."""
+    lock = os.open(folder / ".starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -28,6 +28,7 @@ from cardferry.manager.status import SlotStatus
 log = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".ctl"
+_SERVING: Final = ("attach", "guest")
 #: Seconds that a process of ours gets to answer.
 _ANSWER_TIME: Final = 2.0
 #: Bytes of the longest answer that is read.
@@ -58,7 +59,7 @@ class Running(msgspec.Struct, frozen=True):
     """What one long-running command tells about itself.
 
     Attributes:
-        command: ``attach`` or ``share``.
+        command: ``attach``, ``share``, ``host`` (the agent) or ``guest`` (the far end of somebody's share).
         pid: process id.
         since: when it started, in s since 1970.
         links: the computers it is connected to.
@@ -72,6 +73,11 @@ class Running(msgspec.Struct, frozen=True):
     links: list[Link]
     contexts: int
     readers: list[SlotStatus]
+
+    @property
+    def serves(self) -> bool:
+        """Whether programs on this computer use readers through it."""
+        return self.command in _SERVING
 
     @property
     def hosts(self) -> str:

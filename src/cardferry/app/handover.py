@@ -91,7 +91,7 @@ def _let_go() -> None:
 def _reach(path: Path, start: Callable[[], None]) -> socket.socket:
     connection = _connected(path)
     if connection is None:
-        with alone(path.parent, path.name):  # of several that come at once, one starts it
+        with alone(path.parent):  # of several that come at once, one starts it
             connection = _connected(path)
             if connection is None:
                 start()

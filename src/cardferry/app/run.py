@@ -57,7 +57,7 @@ def choose(running: Sequence[Running], host: Host | None) -> Running | None:
     Raises:
         AmbiguousError: several are attached and ``host`` is None.
     """
-    attachments = [one for one in running if one.command != "share"]
+    attachments = [one for one in running if one.serves]
     if host is not None:
         mine = [one for one in attachments if spelled(host) in (link.host for link in one.links)]
         return min(mine, key=lambda one: len(one.links), default=None)

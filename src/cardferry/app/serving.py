@@ -91,6 +91,12 @@ def recorded(manager: ResourceManager, service: Service) -> ResourceManager:
     return manager
 
 
+def offering(manager: ResourceManager, service: Service) -> ResourceManager:
+    """The manager as others are to see it: what is offered of it, and with what is noted about its use."""
+    manager = recorded(manager, service)
+    return Offered(manager, service.readers) if service.readers else manager
+
+
 @asynccontextmanager
 async def fronts(
     manager: ResourceManager, sockets: Sequence[tuple[ListeningSocket, Peer | None]], service: Service
@@ -100,9 +106,7 @@ async def fronts(
     Args:
         sockets: where, and who all callers are there, where the kernel cannot tell.
     """
-    manager = recorded(manager, service)
-    if service.readers:
-        manager = Offered(manager, service.readers)
+    manager = offering(manager, service)
     async with AsyncExitStack() as stack:
         for listening, peer in sockets:
             front = PcscliteFrontend(manager, listening, slots=service.slots, name_size=service.name_size, peer=peer)

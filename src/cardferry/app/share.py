@@ -1,6 +1,7 @@
-"""``share``: this computer's readers for the programs on other ones, where only sshd is.
+"""``share``: this computer's readers for the programs on other ones; one manager for all guests, who queue fairly.
 
-ssh -R -> Frontend( LocalManager( pcscd ) ), one manager for all guests: so they queue for the card fairly.
+Host( LocalManager( pcscd ) )  ~~~~~  Frontend( Guest( handed-over streams ) )    when cardferry is at the other end
+ssh -R -> Frontend( LocalManager( pcscd ) )                                       when only sshd is there
 """
 
 from __future__ import annotations
@@ -8,22 +9,25 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cardferry.app import limits
-from cardferry.app.control import Link, Running, controllable
-from cardferry.app.host import Host, PcscdHost, SshHost, spelled
+from cardferry.app.control import Running, controllable
+from cardferry.app.host import Host, PcscdHost, SshHost
+from cardferry.app.linked import SOFTWARE
+from cardferry.app.offer import Offer
 from cardferry.app.origin import opened
-from cardferry.app.paths import runtime_folder, scratch, this_computer
-from cardferry.app.serving import Service, serving
-from cardferry.app.supervise import Supervisor
+from cardferry.app.paths import runtime_folder, scratch
+from cardferry.app.serving import Service, offering, serving
 from cardferry.frontends.listening import ListeningSocket
+from cardferry.link import Host as LinkHost
+from cardferry.link import Timing
 from cardferry.pcsc.interface import Peer
-from cardferry.transports.ssh import RemoteSocket, SshCommand, SshConnection, connect
+from cardferry.transports.ssh import SshCommand
 
 LOCAL_PCSCD: Final = PcscdHost(Path("/run/pcscd/pcscd.comm"))
 
@@ -38,6 +42,8 @@ class Share:
         ssh: the ssh program.
         remote_socket: path of the socket over there, None for one in the account's own folder.
         service: how applications are served.
+        link: whether to use the cardferry over there, if there is one.
+        grace: s that a guest that is out of reach keeps what it holds.
     """
 
     guests: tuple[SshHost, ...]
@@ -45,6 +51,8 @@ class Share:
     ssh: SshCommand = field(default_factory=SshCommand)
     remote_socket: str | None = None
     service: Service = field(default_factory=Service)
+    link: bool = True
+    grace: float = Timing().grace
 
 
 async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None:
@@ -60,71 +68,42 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
     limits.raise_open_files()
     folder = runtime_folder()
     since = time.time()
-    with scratch(folder) as parts, ExitStack() as listening:
-        offers = [
-            _Offer(wanted, guest, _subfolder(parts, f"guest{number}"), listening, announce)
-            for number, guest in enumerate(wanted.guests)
+    with scratch(folder) as parts, ExitStack() as stack:
+        folders = [_subfolder(parts, f"guest{number}") for number, _ in enumerate(wanted.guests)]
+        fronts = [stack.enter_context(ListeningSocket(own / "front")) for own in folders]
+        sockets = [
+            (front, Peer(f"{guest.destination} over ssh")) for front, guest in zip(fronts, wanted.guests, strict=True)
         ]
-        sockets = [(offer.listening, Peer(f"{offer.guest.destination} over ssh")) for offer in offers]
         async with (
             opened(wanted.readers, wanted.ssh, _subfolder(parts, "readers")) as origin,
             serving(origin.source, sockets, wanted.service) as manager,
         ):
-
-            def describe() -> Running:
-                status = manager.status
-                links = [offer.link(origin.states()[0]) for offer in offers]
-                offered = wanted.service.offered(status.readers)
-                return Running("share", os.getpid(), since, links, status.contexts, offered)
-
             await origin.known()
-            async with controllable(folder, describe), asyncio.TaskGroup() as tasks:
-                for offer in offers:
-                    tasks.create_task(offer.supervisor.run(), name=f"connection to {offer.guest.destination}")
+            async with (
+                asyncio.TaskGroup() as tasks,
+                LinkHost(
+                    offering(manager, wanted.service), timing=Timing(grace=wanted.grace), software=SOFTWARE
+                ) as host,
+            ):
+                offers = [
+                    Offer(wanted, guest, own, front.path, host=host, announce=announce)
+                    for guest, own, front in zip(wanted.guests, folders, fronts, strict=True)
+                ]
+
+                def describe() -> Running:
+                    status = manager.status
+                    links = [offer.describe(origin.states()[0]) for offer in offers]
+                    offered = wanted.service.offered(status.readers)
+                    return Running("share", os.getpid(), since, links, status.contexts, offered)
+
+                async with controllable(folder, describe):
+                    for offer in offers:
+                        tasks.create_task(offer.run(), name=f"connection to {offer.guest.destination}")
+                    # The link says good-bye before connections end, so wait here, not for the tasks.
+                    await asyncio.get_running_loop().create_future()
 
 
 def _subfolder(folder: Path, name: str) -> Path:
     made = folder / name
     made.mkdir(mode=0o700)
     return made
-
-
-class _Offer:
-    """One guest's socket over there, through all its connections."""
-
-    def __init__(
-        self,
-        wanted: Share,
-        guest: SshHost,
-        parts: Path,
-        listening: ExitStack,
-        announce: Callable[[SshHost, str], None],
-    ) -> None:
-        access = wanted.service.access
-        self.guest = guest
-        self.path = ""
-        self.listening = listening.enter_context(ListeningSocket(parts / "front"))
-        self.supervisor = Supervisor(guest.destination, self._dial, self._on_up, patient=len(wanted.guests) > 1)
-        self._remote = RemoteSocket(wanted.remote_socket, this_computer(), access.mode, access.group)
-        self._ssh = wanted.ssh
-        self._parts = parts
-        self._announce = announce
-        self._announced = ""
-
-    @asynccontextmanager
-    async def _dial(self) -> AsyncIterator[SshConnection]:
-        """Log in and offer the socket."""
-        async with connect(self.guest.destination, self._ssh, self._parts) as connection:
-            self.path = await self._remote.offer(connection, self.listening.path, self._parts)
-            yield connection
-
-    def _on_up(self) -> None:
-        """Tell where the socket is, unless that was told."""
-        if self._announced != self.path:
-            self._announced = self.path
-            self._announce(self.guest, self.path)
-
-    def link(self, readers: str) -> Link:
-        """For ``status``: the state of the connection, or else of the readers."""
-        state = self.supervisor.state or "connecting"
-        return Link(spelled(self.guest), readers if state == "up" else state, self.path)

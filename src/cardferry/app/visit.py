@@ -5,6 +5,8 @@ Only light imports: it runs again whenever a broken link is mended.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,6 +60,31 @@ def visit_agent(name: str, environ: Mapping[str, str], agency_words: list[str]) 
         start(["host", "--idle", f"{IDLE:g}", *agency_words], folder / f"{_AGENT}.log")
 
     hand_over(path, Visitor(_guest(name, environ)), begin)
+
+
+def guest_door(folder: Path, path: Path) -> Path:
+    """Where the guest listens for streams that serves programs at ``path``."""
+    return folder / f"guest-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
+
+
+def visit_guest(visitor: Visitor, path: Path | None, guest_words: list[str]) -> None:
+    """Hand this process's standard streams to the guest that serves programs at ``path``; start it if there is none.
+
+    Args:
+        visitor: who lends its readers.
+        path: None for a path in the account's own folder, named after the visitor.
+        guest_words: options for the guest if it has to be started.
+
+    Raises:
+        BackgroundError: there is no guest, and none can be started; or it has ended the link.
+    """
+    folder = runtime_folder()
+    path = path or folder / f"{visitor.name}.sock"
+
+    def begin() -> None:
+        start(["guest", "--socket", str(path), *guest_words], folder / "guest.log")
+
+    hand_over(guest_door(folder, path), visitor, begin)
 
 
 def _guest(name: str, environ: Mapping[str, str]) -> str:

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "attach": "use another computer's readers here",
     "share": "lend this computer's readers to another one",
     "host": "serve guests that have cardferry, too",
+    "guest": "serve programs with readers that another computer lends",
     "run": "run a command with the attached readers",
     "env": "print the line for your shell",
     "status": "show readers, cards, who holds them and who waits",
@@ -26,6 +27,8 @@ COMMANDS: Final = {
     "doctor": "say what is wrong, and how to mend it",
     "card": "put a built-in PIV card into a virtual reader",
 }
+#: Commands that people do not give.
+_FOR_SSH: Final = ("guest",)
 _INTERRUPTED: Final = 130
 
 
@@ -34,7 +37,7 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of the table: what people need first comes first."""
-        return list(COMMANDS)
+        return [name for name in COMMANDS if name not in _FOR_SSH]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module."""
@@ -46,7 +49,7 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

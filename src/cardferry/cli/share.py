@@ -31,6 +31,15 @@ from cardferry.transports.ssh import SshCommand
 )
 @ssh_option
 @click.option("--remote-socket", metavar="PATH", help="where programs on HOST shall connect")
+@click.option("--link/--no-link", default=True, help="use the cardferry over there, if there is one  [default: link]")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="a guest that is out of reach keeps what it holds for S seconds",
+)
 @service_options
 @verbose_option
 def command(
@@ -39,17 +48,20 @@ def command(
     readers: Host,
     ssh: SshCommand,
     remote_socket: str | None,
+    link: bool,
+    grace: float,
     service: Service,
     verbose: int,
 ) -> None:
     """Lend this computer's readers to HOST, or to several HOSTs that take turns with the card.
 
-    HOST is an ssh destination (name, user@name, ssh://user@name:port); nothing but its sshd is needed there. Programs
-    on HOST use the socket that is named when all is ready. Runs until Ctrl-C.
+    HOST is an ssh destination (name, user@name, ssh://user@name:port); nothing but its sshd is needed there; if
+    cardferry is there, too, it is much faster over a distance and survives a broken network. Programs on HOST use the
+    socket that is named when all is ready. Runs until Ctrl-C.
     """
     logs.set_up(verbose)
     guests = tuple(ssh_host(host, "share") for host in hosts)
-    wanted = Share(guests, readers, ssh, remote_socket, service)
+    wanted = Share(guests, readers, ssh, remote_socket, service, link, grace)
 
     def announce(guest: SshHost, path: str) -> None:
         click.echo(f"ready {path} on {guest.destination}")

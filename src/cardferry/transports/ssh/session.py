@@ -26,6 +26,8 @@ log = logging.getLogger("cardferry.ssh")
 #: s that the end of the command may come later than the end of its output.
 _LAST_WORDS_TIME: Final = 0.3
 _KEPT_LINES: Final = 20
+#: What lines begin with that are no complaints.
+NEWS: Final = "cardferry is "
 _ERROR: Final = re.compile(r"^error: (.+)")
 _HINT: Final = re.compile(r"^hint: (.+)")
 
@@ -62,8 +64,9 @@ class _Command(asyncio.SubprocessProtocol):
         for line in self._lines.feed(cast("bytes", data)):
             if line.strip():
                 log.debug("%s: %s", self._destination, line)
-                self.complaints = [*self.complaints[-_KEPT_LINES:], line]
                 self._heard(line)
+                if not line.startswith(NEWS):
+                    self.complaints = [*self.complaints[-_KEPT_LINES:], line]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The command has ended, and all that it said was read."""
@@ -123,6 +126,12 @@ class SessionPipe:
     def congested(self, congested: bool) -> None:
         """The other side does not keep up, or has caught up."""
         self._user.congested(congested)
+
+    async def ended(self) -> SshError | None:
+        """Wait until the command has ended, or be done with it; return why it has."""
+        await asyncio.wait({self._command.gone}, timeout=_LAST_WORDS_TIME)
+        self._command.end()
+        return self._command.error()
 
     def lost(self, error: Exception | None) -> None:
         """The streams have ended: hear what the command has to say about that."""

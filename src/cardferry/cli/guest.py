@@ -1,0 +1,71 @@
+"""``cardferry guest``: what ``cardferry share`` runs on the other side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("guest")
+@click.option("--stdio", is_flag=True, help="hand standard input and output to the guest; what ssh runs")
+@click.option("--name", default="host", help="with --stdio: who lends its readers")
+@click.option("--token", default="", help="with --stdio: proves that it is the same one as before")
+@click.option("--socket", type=click.Path(path_type=Path), help="where programs shall connect")
+@click.option("--mode", default="0600", show_default=True, help="the socket's access rights")
+@click.option("--group", metavar="GROUP", help="the group that gets the socket")
+@click.option("--reader-slots", type=click.IntRange(1, 1024), default=16, show_default=True, metavar="N")
+@click.option("--old-names", is_flag=True, help="for programs with pcsc-lite 1.6.5 to 1.8.3, whose names are short")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="programs wait S seconds for a host that is out of reach",
+)
+@click.option("--ready", type=int, hidden=True)
+@click.option("-v", "--verbose", count=True, help="say more; twice: the traffic, secrets left out")
+def command(
+    *,
+    stdio: bool,
+    name: str,
+    token: str,
+    socket: Path | None,
+    mode: str,
+    group: str | None,
+    reader_slots: int,
+    old_names: bool,
+    grace: float,
+    ready: int | None,
+    verbose: int,
+) -> None:
+    """Serve programs here with readers that another computer lends.
+
+    `cardferry share` on that computer runs `cardferry guest --stdio` here by itself, through ssh.
+    """
+    if stdio:
+        from cardferry.app.handover import Visitor  # noqa: PLC0415 - all that a session of ssh needs
+        from cardferry.app.visit import visit_guest  # noqa: PLC0415
+
+        words = ["--mode", mode, "--reader-slots", str(reader_slots), "--grace", f"{grace:g}"]
+        words += [*(["--group", group] if group else []), *(["--old-names"] if old_names else [])]
+        visit_guest(Visitor(name, token), socket, words)
+        return
+    from cardferry.app import lifetime, logs  # noqa: PLC0415 - not for --stdio
+    from cardferry.app.background import bound_log  # noqa: PLC0415
+    from cardferry.app.guest import Lodging, lodge  # noqa: PLC0415
+    from cardferry.app.serving import Access, Service  # noqa: PLC0415
+    from cardferry.pcsc.constants import MAX_READERNAME  # noqa: PLC0415
+    from cardferry.wire.pcsclite.layout import OLD_NAME_SIZE  # noqa: PLC0415
+
+    if socket is None:
+        raise click.UsageError("without --stdio it needs --socket")
+    logs.set_up(verbose)
+    if ready is not None:
+        bound_log()
+    service = Service(
+        Access(int(mode, 8), group), slots=reader_slots, name_size=OLD_NAME_SIZE if old_names else MAX_READERNAME
+    )
+    lodging = Lodging(socket, service, grace)
+    lifetime.run(lambda: lodge(lodging, ready))
