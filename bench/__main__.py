@@ -21,6 +21,7 @@ from tests.lab.namespaces import missing_parts
 from bench.machine import machine, versions
 from bench.metrics import FULL, QUICK, Distance
 from bench.page import write_section
+from bench.quiet import Patience
 from bench.report import tables
 from bench.results import Results, load
 from bench.run import Bench
@@ -37,6 +38,9 @@ def command_line() -> argparse.ArgumentParser:
     only = parser.add_mutually_exclusive_group()
     for distance in Distance:
         only.add_argument(f"--{distance}", dest="only", action="store_const", const=distance, help="only this distance")
+    parser.add_argument(
+        "--patience", type=float, default=60.0, metavar="S", help="seconds to wait, in all, for a quiet machine"
+    )
     parser.add_argument("--results", type=Path, metavar="FILE", help="save the results as JSON")
     parser.add_argument("--from", dest="saved", type=Path, metavar="FILE", help="take saved results")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md and its picture")
@@ -52,11 +56,12 @@ def measure(options: argparse.Namespace) -> Results:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    patience = Patience(0.0 if options.quick else options.patience)
     with Lab() as lab:
-        bench = Bench(lab, ways, say)
+        bench = Bench(lab, ways, patience, say)
         for distance in Distance if options.only is None else [options.only]:
             bench.measure(distance, efforts[distance])
-        return Results(machine(), versions(), options.quick, bench.figures())
+        return Results(machine(), versions(), options.quick, patience.rounds, patience.quiet, bench.figures())
 
 
 def main() -> int:
@@ -90,8 +95,12 @@ def main() -> int:
 def about(results: Results) -> str:
     """What the figures were measured on."""
     told = ", ".join(f"{name} {number}" for name, number in results.versions.items())
-    quick = " A quick run: the figures mean little." if results.quick else ""
-    return f"Measured on a {results.machine}; {told}.{quick}"
+    text = f"Measured on a {results.machine}; {told}."
+    if results.rounds:
+        text += f" {results.quiet} of {results.rounds} rounds next door began while the machine was doing nothing else."
+    if results.quick:
+        text += " A quick run: the figures mean little."
+    return text
 
 
 if __name__ == "__main__":

@@ -21,12 +21,16 @@ class Results:
         machine: what it ran on, in words.
         versions: of the programs that took part.
         quick: whether the run was a short one, good for nothing but to see that it works.
+        rounds: how many rounds there were next door.
+        quiet: how many of them began when the machine had nothing else to do.
         figures: by distance, metric's key and way's key.
     """
 
     machine: str
     versions: Mapping[str, str]
     quick: bool
+    rounds: int
+    quiet: int
     figures: Mapping[tuple[Distance, str, str], Figures]
 
     def get(self, distance: Distance, metric: str, way: str) -> Figures | None:
@@ -49,6 +53,8 @@ class Results:
             "machine": self.machine,
             "versions": dict(self.versions),
             "quick": self.quick,
+            "rounds": self.rounds,
+            "quiet": self.quiet,
             "measurements": list(self._rows()),
         }
 
@@ -64,4 +70,5 @@ def load(path: Path) -> Results:
     for row in plain["measurements"]:
         key = (Distance(row.pop("distance")), row.pop("metric"), row.pop("way"))
         figures[key] = Figures(**row)
-    return Results(plain["machine"], plain["versions"], plain["quick"], figures)
+    about = {name: plain[name] for name in ("machine", "versions", "quick", "rounds", "quiet")}
+    return Results(**about, figures=figures)

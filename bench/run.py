@@ -17,6 +17,7 @@ from tests.lab.process import LabError
 
 from bench.figures import Figures
 from bench.metrics import CALLS, PROGRAMS, ROUND_TRIP, Distance, Effort, Metric
+from bench.quiet import Patience
 from bench.ways import OpenWay, Site, Way
 
 Say = Callable[[str], None]
@@ -29,10 +30,12 @@ class Bench:
     Args:
         lab: where to build.
         ways: what to compare.
+        patience: with the rest of the machine.
         say: told what happens, for who waits.
     """
 
-    def __init__(self, lab: Lab, ways: Sequence[Way], say: Say) -> None:
+    def __init__(self, lab: Lab, ways: Sequence[Way], patience: Patience, say: Say) -> None:
+        self._patience = patience
         self._say = say
         self._sites = {way: Site(lab, number) for number, way in enumerate(ways)}
         self._durations: dict[Cell, list[float]] = {}
@@ -76,6 +79,7 @@ class Bench:
             with ThreadPoolExecutor(len(opened)) as threads:
                 list(threads.map(one, opened))
             return
+        self._patience.wait()
         ways = list(opened)
         first = number % len(ways)
         for way in ways[first:] + ways[:first]:

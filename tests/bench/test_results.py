@@ -16,6 +16,8 @@ def results(apdu: float = 0.0002, listing: float = 0.05) -> Results:
         "2-core virtual machine",
         {"OpenSSH": "9.2"},
         False,
+        95,
+        94,
         {
             (Distance.NEAR, "apdu", "ssh"): Figures(100, 0.0002, 0.044, 0.0001, 0.05),
             (Distance.NEAR, "apdu", "attach"): Figures(100, apdu, 0.001, 0.0001, 0.002),
@@ -37,7 +39,7 @@ def test_goals_are_met_or_not_by_the_ratio_to_plain_ssh() -> None:
 
 
 def test_what_was_not_measured_has_no_verdict() -> None:
-    nothing = Results("", {}, True, {})
+    nothing = Results("", {}, True, 0, 0, {})
     assert verdicts(nothing) == []
     assert nothing.ratio(Distance.FAR, "apdu", "share") is None
     assert tables(nothing) == []
