@@ -81,7 +81,7 @@ class World:
         reader = self.desk.reader
         if name == "insert" and not reader.occupied:
             reader.insert(self.desk.card)
-        elif name == "remove":
+        elif name == "remove" and reader.occupied:
             reader.remove()
             for program in self.programs:
                 program.depth = 0
