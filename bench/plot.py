@@ -21,6 +21,8 @@ _COLOURS = {
     "terminal": "#66ccee",
     "attach": "#cc3311",
     "share": "#ee7733",
+    "attach2": "#aa3377",
+    "share2": "#cc88bb",
 }
 _HEIGHT = 0.8
 
@@ -29,7 +31,7 @@ def plot(results: Results, path: Path) -> None:
     """Draw to an SVG file; the same results give the same bytes."""
     distances = [distance for distance in Distance if any(key[0] is distance for key in results.figures)]
     with mpl.rc_context({"svg.hashsalt": "bench", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}):
-        figure = Figure(figsize=(5.2 * len(distances), 6.2), layout="constrained")
+        figure = Figure(figsize=(5.2 * len(distances), 7.4), layout="constrained")
         axes = figure.subplots(1, len(distances), squeeze=False)[0]
         for panel, distance in zip(axes, distances, strict=True):
             _panel(panel, results, distance)

@@ -15,6 +15,7 @@ from typing import Any
 from tests.lab.computer import CARDFERRY, REPOSITORY, Computer
 from tests.lab.delay import DelayedPort
 from tests.lab.lab import Lab
+from tests.lab.link import install_cardferry
 from tests.lab.namespaces import PLAIN_PYTHON
 from tests.lab.pcscd import SOCKET
 from tests.lab.process import LabError, Running
@@ -109,16 +110,40 @@ def _beside(site: Site) -> OpenWay:
     return OpenWay(site.host, path, (_cardferry(site.host, "attach", "--socket", path, f"pcscd:{SOCKET}"),))
 
 
+def _linked(computer: Computer, *words: str | Path) -> Running:
+    running = _cardferry(computer, *words)
+    running.wait_for("linked, cardferry is at both ends", stream="err")
+    return running
+
+
+def _attach_words(site: Site, path: Path) -> tuple[str | Path, ...]:
+    return "attach", "-e", f"ssh -F {site.to_host}", "--socket", path, "host"
+
+
+def _share_words(site: Site, path: Path) -> tuple[str | Path, ...]:
+    return "share", "-e", f"ssh -F {site.to_guest}", "--remote-socket", path, "guest"
+
+
 def _attach(site: Site) -> OpenWay:
     path = site.new_socket()
-    words: tuple[str | Path, ...] = ("attach", "-e", f"ssh -F {site.to_host}", "--socket", path, "host")
-    return OpenWay(site.guest, path, (_cardferry(site.guest, *words),))
+    return OpenWay(site.guest, path, (_cardferry(site.guest, *_attach_words(site, path)),))
 
 
 def _share(site: Site) -> OpenWay:
     path = site.new_socket()
-    words: tuple[str | Path, ...] = ("share", "-e", f"ssh -F {site.to_guest}", "--remote-socket", path, "guest")
-    return OpenWay(site.guest, path, (_cardferry(site.host, *words),))
+    return OpenWay(site.guest, path, (_cardferry(site.host, *_share_words(site, path)),))
+
+
+def _attach_linked(site: Site) -> OpenWay:
+    install_cardferry(site.host)
+    path = site.new_socket()
+    return OpenWay(site.guest, path, (_linked(site.guest, *_attach_words(site, path)),))
+
+
+def _share_linked(site: Site) -> OpenWay:
+    install_cardferry(site.guest)
+    path = site.new_socket()
+    return OpenWay(site.guest, path, (_linked(site.host, *_share_words(site, path)),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +167,11 @@ class Way:
 BASELINE = "ssh"
 WAYS = (
     Way("direct", "direct", _direct, remote=False),
-    Way("beside", "cardferry beside pcscd", _beside, remote=False),
+    Way("beside", "attach pcscd:", _beside, remote=False),
     Way(BASELINE, "ssh -N -L", _ssh),
     Way("terminal", "ssh -tt -L", _ssh_terminal),
-    Way("attach", "cardferry attach", _attach),
-    Way("share", "cardferry share", _share),
+    Way("attach", "attach", _attach),
+    Way("share", "share", _share),
+    Way("attach2", "attach, both ends", _attach_linked),
+    Way("share2", "share, both ends", _share_linked),
 )

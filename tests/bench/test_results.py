@@ -54,7 +54,7 @@ def test_results_survive_their_file(tmp_path: Path) -> None:
 
 def test_tables_show_durations_and_ratios() -> None:
     near, goals = tables(results())
-    assert near.headings == ["", "ssh -N -L", "cardferry attach"]
+    assert near.headings == ["", "ssh -N -L", "attach"]
     assert [list(row) for row in near.rows] == [
         ["one APDU, p50", "200 µs", "200 µs (1.00x)"],
         ["one APDU, p99", "44.0 ms", "1.00 ms (0.023x)"],
@@ -71,5 +71,5 @@ def test_same_results_give_the_same_picture(tmp_path: Path) -> None:
     plot(results(), one)
     plot(results(), two)
     assert one.read_bytes() == two.read_bytes()
-    for told in ("pkcs11-tool -L", "cardferry attach", "200 µs"):
+    for told in ("pkcs11-tool -L", "attach", "200 µs"):
         assert told in one.read_text()
