@@ -77,4 +77,4 @@ def _goals(results: Results) -> Table:
         [verdict.goal.title, titles[verdict.way], ratio(verdict.ratio), "met" if verdict.met else "not met"]
         for verdict in verdicts(results)
     ]
-    return Table("Goals, against `ssh -N -L` in the same run", ["goal", "way", "measured", ""], rows)
+    return Table("Goals, as multiples of `ssh -N -L` in the same run", ["goal", "way", "measured", ""], rows)
