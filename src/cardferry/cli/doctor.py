@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from typing import Final
 
 import click
 import msgspec
@@ -14,6 +16,8 @@ from cardferry.cli.options import HostType, json_option, ssh_option
 from cardferry.transports.ssh import SshCommand
 
 _MARKS = {"ok": ("✓", "green"), "note": ("·", "yellow"), "problem": ("✗", "red")}
+#: Not everything was looked at.
+_INTERRUPTED: Final = 130
 
 
 @click.command("doctor")
@@ -28,17 +32,20 @@ def command(host: Host | None, ssh: SshCommand, as_json: bool) -> None:
     from cardferry.app.doctor import Finding, State, examine  # noqa: PLC0415 - brings the readers along
 
     findings: list[Finding] = []
+    logging.getLogger("cardferry").setLevel(logging.ERROR)  # what layers below warn of is in our findings
 
-    async def main() -> None:
+    async def main() -> bool:
         async for finding in examine(host, ssh, os.environ):
             findings.append(finding)
             if not as_json:
                 _show(finding.state.value, finding.probe, finding.says, finding.hint)
+        return True
 
-    lifetime.run(main)
+    if not lifetime.run(main):
+        sys.exit(_INTERRUPTED)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(findings)))
-    sys.exit(any(finding.state is State.PROBLEM for finding in findings))
+    sys.exit(1 if any(finding.state is State.PROBLEM for finding in findings) else 0)
 
 
 def _show(state: str, probe: str, says: str, hint: str) -> None:

@@ -76,4 +76,4 @@ async def guarded(name: str, findings: AsyncIterator[Finding]) -> AsyncIterator[
 
 
 def _unseen(name: str, error: OSError) -> Finding:
-    return problem(name, f"cannot look: {error or type(error).__name__}", "try again as a user who may")
+    return problem(name, f"cannot look: {str(error) or type(error).__name__}", "try again as a user who may")

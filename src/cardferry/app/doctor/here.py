@@ -21,7 +21,7 @@ from cardferry.pcsc.errors import UserError
 
 #: Where distributions keep the driver for USB readers (shell patterns).
 CCID_DRIVERS: Final = tuple(
-    f"{folder}/pcsc/drivers/ifd-ccid.bundle" for folder in ("/usr/lib*", "/usr/lib/*", "/usr/local/lib*")
+    f"{folder}/pcsc/drivers/ifd-ccid.bundle/*" for folder in ("/usr/lib*", "/usr/lib/*", "/usr/local/lib*")
 )
 _LENDING: Final = ("share", "host")
 #: What ssh's control socket adds to the runtime folder: our folders, its name, and ssh's own temporary ending.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final, cast
@@ -54,7 +54,7 @@ async def look(
             yield finding
 
 
-def about_readers(probe: str, states: list[ReaderState], needed: bool) -> list[Finding]:
+def about_readers(probe: str, states: Sequence[ReaderState], needed: bool) -> list[Finding]:
     """What a list of readers tells; ``needed`` makes it a problem to have no reader or card."""
     make = problem if needed else note
     if not states:

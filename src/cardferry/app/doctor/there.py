@@ -89,8 +89,9 @@ async def _over_ssh(carrier: Carrier, parts: Path, level: int | None) -> AsyncIt
         )
     linked = []
     if "cardferry" in facts.installed:
-        yield await _installed(connection)
-        if facts.pcscd:
+        installed = await _installed(connection)
+        yield installed
+        if facts.pcscd and installed.state is State.OK:
             linked = [finding async for finding in _link(carrier)]
             for finding in linked:
                 yield finding
@@ -141,16 +142,21 @@ async def _guest(carrier: Carrier) -> AsyncIterator[Guest]:
 async def _link(carrier: Carrier) -> AsyncIterator[Finding]:
     """The link, and the readers at its other end; the first finding tells whether it works."""
     probe = f"link to {carrier.destination}"
+    failure: Exception | None = None
     try:
         async with asyncio.timeout(_LINK_TIME), _guest(carrier) as guest:
-            await guest.ready()
-            readers = list(guest.snapshot.readers)
+            try:
+                await guest.ready()
+            except (OSError, CardferryError) as error:
+                failure = error
+            readers = guest.snapshot.readers
     except TimeoutError:
         yield problem(probe, f"no answer within {_LINK_TIME:g} s", "try it there: cardferry host")
-    except (OSError, CardferryError) as error:
-        hint = error.hint if isinstance(error, UserError) else "install the same version of cardferry on both sides"
-        said = error.message if isinstance(error, UserError) else str(error)
-        yield problem(probe, said, hint)
+        return
+    if isinstance(failure, UserError):
+        yield problem(probe, failure.message, failure.hint)
+    elif failure is not None:
+        yield problem(probe, str(failure), "install the same version of cardferry on both sides")
     else:
         yield ok(probe, "it works: cardferry is at both ends")
         for finding in about_readers(f"readers on {carrier.destination}", readers, needed=True):
