@@ -331,10 +331,11 @@ def test_link_that_goes_black_hangs_programs_though_the_ssh_of_the_other_side_ha
 
 def test_ssh_killed_fails_waiting_calls_and_all_later_ones(recipe: Recipe) -> None:
     forward = recipe.ssh_local()
-    waiting = client(recipe.guest, "wait\tVirtual PCD 00 00\tabsent", forward.socket)
+    waiting = client(recipe.guest, "watch", forward.socket)
+    waiting.wait_for("Virtual PCD 00 01")
     talking = client(recipe.guest, "hold\tVirtual PCD 00 00", forward.socket)
     talking.wait_for("held")
-    wait_until(lambda: "wait" in wait_channel(waiting) or waiting.code, "the program waits")
+    wait_until_idle(waiting)
     forward.ssh.send_signal(signal.SIGKILL)
     forward.ssh.wait()
     assert COMM_ERROR in waiting.wait().out
@@ -414,13 +415,17 @@ def test_scdaemon_needs_disable_ccid_to_use_pcsc(lab: Lab) -> None:
     assert _LOOKS_FOR_USB in calls(), "its own driver looks at USB first; a reader found there never gets to PC/SC"
 
 
-def wait_channel(process: Running) -> str:
-    """What the kernel says the process is doing: `wait` once it sleeps in poll."""
-    state = Path(f"/proc/{process.pid}/syscall")
-    try:
-        return "wait" if state.read_text().split()[0] in ("7", "271") else ""
-    except (OSError, IndexError):
-        return ""
+def wait_until_idle(process: Running) -> None:
+    """Wait until the process sleeps in poll(2) (or ppoll), and goes on sleeping: it waits for an event."""
+    asleep = 0
+
+    def settled() -> bool:
+        nonlocal asleep
+        call = Path(f"/proc/{process.pid}/syscall").read_text().split()[0]
+        asleep = asleep + 1 if call in ("7", "271") else 0
+        return asleep >= 20
+
+    wait_until(settled, f"it waits: {process}")
 
 
 def test_sshd_can_be_told_to_clean_up(lab: Lab) -> None:
