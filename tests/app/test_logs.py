@@ -24,3 +24,15 @@ def test_each_v_shows_more(arguments: str, shown: list[int]) -> None:
     )
     assert [int(line.rpartition(" ")[2]) for line in done.stderr.splitlines()] == shown
     assert done.stdout == ""
+
+
+def test_what_others_say_stays_on_its_line() -> None:
+    script = (
+        "import logging\nfrom cardferry.app.logs import set_up\nset_up(0)\n"
+        "try: raise ValueError('x')\n"
+        r"except ValueError: logging.getLogger('cardferry.app').exception('%s', 'evil\nerror: \x1b[31mä')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    first, *rest = done.stderr.decode(errors="backslashreplace").splitlines()
+    assert first.startswith(r"evil\nerror: \x1b[31m")
+    assert rest[0] == "Traceback (most recent call last):"

@@ -11,6 +11,20 @@ TRAFFIC: Final = 5
 _LEVELS: Final = (logging.INFO, logging.DEBUG, TRAFFIC)
 
 
+def visible(text: str) -> str:
+    """The text with whatever is no printable character written out, as Python does: what others say moves no cursor."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+class _OneLine(logging.Formatter):
+    """Each message is one line, whoever chose the names in it; a traceback of ours keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        return visible(super().formatMessage(record))
+
+
 def set_up(verbosity: int, *, quiet: bool = False) -> None:
     """Send log lines to standard error.
 
@@ -25,6 +39,8 @@ def set_up(verbosity: int, *, quiet: bool = False) -> None:
         # `app.origin` tells people what its sources report.
         logging.getLogger("cardferry.readers.pcscd").setLevel(logging.WARNING)
     form = "%(message)s" if verbosity == 0 else "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(stream=sys.stderr, level=level, format=form)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine(form))
+    logging.basicConfig(handlers=[handler], level=level)
     # asyncio's own lines are about the program, not about cards.
     logging.getLogger("asyncio").setLevel(max(level, logging.WARNING))

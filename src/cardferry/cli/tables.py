@@ -1,4 +1,7 @@
-"""Tables for people. rich is imported here and only here, because it takes longer than most commands."""
+"""Tables for people. rich is imported here and only here, because it takes longer than most commands.
+
+What stands in a table was said by readers, cards and other computers: it is shown as it is, brackets are no markup.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from cardferry.app.logs import visible
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -15,7 +21,7 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> N
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text("\n".join(map(visible, cell.split("\n")))) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 1000
