@@ -472,3 +472,22 @@ async def test_a_lock_that_is_known_to_be_ours_is_asked_for_once() -> None:
     await asyncio.sleep(1)
     requests = kinds(pcscd.dialled[0].requests)
     assert requests.count(BeginTransaction) == requests.count(EndTransaction) == 5
+
+
+async def test_garbage_instead_of_a_response_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    pcscd, there, reader = await connected()
+    there.apdu_time = 5
+    asyncio.get_running_loop().call_later(1, pcscd.dialled[0].to_client.write, b"\xff" * 1_000_000)
+    assert await failure(reader) is ReturnCode.E_READER_UNAVAILABLE
+    assert LOST == [NAME]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"{NAME}: connection closed: pcscd does not speak" in caplog.text
+
+
+async def test_garbage_instead_of_a_context_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    pcscd, _, reader = prepared()
+    pcscd.greet = lambda connection: asyncio.get_running_loop().call_soon(connection.to_client.write, b"\xff" * 100)  # type: ignore[assignment]
+    with pytest.raises(PcscError) as caught:
+        await reader.connect(ShareMode.SHARED, Protocol.ANY)
+    assert caught.value.code is ReturnCode.E_READER_UNAVAILABLE
+    assert [record.levelname for record in caplog.records] == ["WARNING"]

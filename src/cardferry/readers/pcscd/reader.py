@@ -29,7 +29,7 @@ from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.readers.pcscd.connection import Connection, Pending
 from cardferry.readers.pcscd.dial import Dial
-from cardferry.readers.pcscd.failure import NoPcscdError
+from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.readers.pcscd.handle import RETRY, CardHandle, CardReply, CardRequest, Lock, Opening, Outcome
 from cardferry.readers.pcscd.neighbours import Neighbours
 from cardferry.wire.pcsclite.messages import (
@@ -295,11 +295,13 @@ class PcscdReader:
         try:
             connection = await Connection.open(self._dial, self._minor)
         except NoPcscdError as error:
+            self._report(error)
             raise PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd {error}") from error
         try:
             self._context = await connection.establish()
             self._check_gone()
         except BaseException:
+            self._report(connection.failure)
             connection.close()
             raise
         self._connection = connection
@@ -309,9 +311,17 @@ class PcscdReader:
     def _lost(self) -> None:
         connection, self._connection = self._connection, None
         handle, self._handle = self._handle, None
-        if connection is not None and handle is not None:
-            log.debug("%s: connection: %s", self._name, connection.failure)
+        if connection is None:
+            return
+        self._report(connection.failure)
+        if handle is not None:
             self._on_lost(self)
+
+    def _report(self, failure: NoPcscdError | None) -> None:
+        """Why a connection has ended. A pcscd that does not keep to the protocol is something a person must know."""
+        if failure is not None:
+            level = logging.WARNING if failure.reason is Reason.GARBAGE else logging.DEBUG
+            log.log(level, "%s: connection closed: pcscd %s", self._name, failure)
 
     def _check_gone(self) -> None:
         if self._gone:
