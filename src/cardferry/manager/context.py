@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cardferry.manager.card import LocalCard
 from cardferry.pcsc.constants import Protocol, ShareMode
@@ -11,6 +11,10 @@ from cardferry.pcsc.interface import Peer
 
 if TYPE_CHECKING:
     from cardferry.manager.manager import LocalManager
+
+#: Handles that one context may have open, as with pcscd (``PCSC_MAX_CONTEXT_CARD_HANDLES``): a program that forgets to
+#: disconnect learns it before it has filled our memory.
+MAX_HANDLES: Final = 200
 
 
 class LocalContext:
@@ -35,6 +39,8 @@ class LocalContext:
         """Connect to a reader."""
         if self.closed:
             raise PcscError(ReturnCode.E_INVALID_HANDLE)
+        if len(self.handles) >= MAX_HANDLES:
+            raise PcscError(ReturnCode.E_NO_MEMORY, f"{MAX_HANDLES} handles are open in this context")
         card = LocalCard(self, self.manager.slot(reader))
         self.handles.add(card)
         try:
