@@ -62,6 +62,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 WRONG = [
+    ([], "no command", "cardferry --help"),
     (["nosuch"], "No such command 'nosuch'", "cardferry --help"),
     (["--nosuch"], "No such option", "cardferry --help"),
     (["attach"], "Missing argument", "cardferry attach --help"),
@@ -147,3 +148,22 @@ def test_output_that_nobody_reads_is_no_traceback() -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["status"], ["readers", "--json"]])
+def test_a_full_disk_behind_standard_output_is_an_error_like_others(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cardferry", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\nhint: make room on that disk\n")
+
+
+def test_closed_standard_streams_are_not_taken_by_sockets() -> None:
+    script = (
+        "import os, sys\nfrom cardferry.cli.main import main\n"
+        "try: main(['--version'])\nexcept SystemExit: pass\n"
+        "sys.exit([os.stat(number).st_rdev for number in range(3)] != [os.stat(os.devnull).st_rdev] * 3)"
+    )
+    done = subprocess.run(["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, script], check=False)
+    assert done.returncode == 0

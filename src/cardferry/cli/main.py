@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn, cast
@@ -27,9 +29,16 @@ COMMANDS: Final = {
     "doctor": "say what is wrong, and how to mend it",
     "card": "put a built-in PIV card into a virtual reader",
 }
-#: Commands that people do not give.
-_FOR_SSH: Final = ("guest",)
 _INTERRUPTED: Final = 130
+_WRONG_USAGE: Final = 2
+#: What this computer can run out of wherever something is written or opened, and what helps.
+_SHORTAGES: Final = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room: the account may not use more of that disk",
+    errno.EMFILE: "raise the limit of open files: ulimit -n",
+    errno.ENFILE: "end programs that have many files open",
+    errno.ENOMEM: "end programs that need much memory",
+}
 
 
 class Commands(click.Group):
@@ -37,7 +46,7 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of the table: what people need first comes first."""
-        return [name for name in COMMANDS if name not in _FOR_SSH]
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module."""
@@ -49,7 +58,7 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,10 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: instead of the process's own.
     """
+    _open_standard_streams()
     try:
         code = cli.main(args=arguments, prog_name="cardferry", standalone_mode=False)
     except UserError as error:
         _fail(error.message, error.hint, error.exit_code)
+    except click.exceptions.NoArgsIsHelpError:
+        _fail("no command", "see `cardferry --help`", _WRONG_USAGE)
     except click.ClickException as error:
         _fail(_sentence(error.format_message()), f"see `{_path(error)} --help`", error.exit_code)
     except click.Abort:
@@ -79,7 +91,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # Who read our output has gone: nothing is left to be said, also not by the interpreter's own flush.
         sys.stdout = None
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _SHORTAGES:
+            raise
+        sys.stdout = None  # perhaps it is what cannot be written
+        what = f"{error.filename}: " if error.filename else ""
+        _fail(f"{what}{error.strerror}", _SHORTAGES[error.errno], 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_standard_streams() -> None:
+    """Who starts us with closed ones gets no sockets in their places: what we print would go there."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
 
 
 def _fail(message: str, hint: str, code: int) -> NoReturn:
