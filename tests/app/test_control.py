@@ -123,3 +123,11 @@ async def test_who_asks_and_goes_does_no_harm(tmp_path: Path) -> None:
             _, writer = await asyncio.open_unix_connection(path)
             writer.transport.abort()
         assert await ask(tmp_path) == [told()]
+
+
+async def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "1.ctl").mkdir()
+    (tmp_path / "2.ctl").touch()
+    async with controllable(tmp_path, told):
+        assert await ask(tmp_path) == [told()]
+    assert {path.name for path in sockets(tmp_path)} == {"1.ctl", "2.ctl"}

@@ -144,7 +144,7 @@ def _sweep(folder: Path) -> None:
 def _remove_dead(path: Path) -> None:
     """Remove a socket that nobody listens on; one that is just being made is under the same lock."""
     with locked(path.parent):
-        if listener(path) is None:
+        if path.is_socket() and listener(path) is None:
             path.unlink(missing_ok=True)
 
 

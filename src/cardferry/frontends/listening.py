@@ -122,8 +122,8 @@ def check_path(path: Path) -> Path:
 
 def _give_to(path: Path, group: str) -> None:
     try:
-        shutil.chown(path, group=int(group) if group.isdigit() else group)
-    except (OSError, LookupError) as error:
+        shutil.chown(path, group=int(group) if group.isdecimal() else group)
+    except (OSError, LookupError, OverflowError) as error:
         raise SocketPathError(
             f"cannot give {path} to group {group}: {error}", "name a group that exists and that you are a member of"
         ) from error
