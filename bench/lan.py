@@ -1,0 +1,113 @@
+"""``python -m bench.lan``: a link next door, beside ``ssh -N -L`` and the host itself, in turns.
+
+--rounds N    rounds of 25 lone APDUs and 25 transactions for each way
+--write       write the table into docs/link-performance.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.lab.cards import fake_card, piv_card
+from tests.lab.lab import Lab
+from tests.lab.link import install_cardferry
+from tests.lab.process import LabError
+
+from bench.figures import Figures, duration
+from bench.page import write_section
+from bench.wan import PAGE
+from bench.ways import OpenWay, Site, _attach, _direct, _ssh  # the same ways as everywhere
+
+_COUNT = 25
+DIRECT, SSH, LINK = "on the host itself", "ssh -N -L", "link over ssh"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound for a figure of the link over the same one of another way."""
+
+    metric: str
+    figure: str
+    base: str
+    most: float
+
+
+GOALS = (
+    Goal("one APDU", "p50", SSH, 1.5),
+    Goal("one APDU", "p99", SSH, 0.5),
+    Goal("begin + APDU + end", "p50", SSH, 0.7),
+    Goal("pkcs11-tool -L", "p50", DIRECT, 2.0),
+    Goal("pkcs11-tool -L", "p50", SSH, 0.05),
+)
+
+
+def measure(rounds: int) -> dict[tuple[str, str], Figures]:
+    """By metric and way."""
+    durations: dict[tuple[str, str], list[float]] = {}
+    with Lab() as lab:
+        sites = [Site(lab, number) for number in range(3)]
+        install_cardferry(sites[2].host)
+        cards = [fake_card(site.recipe.pcscd) for site in sites]
+        ways = {DIRECT: _direct(sites[0]), SSH: _ssh(sites[1]), LINK: _attach(sites[2])}
+        for number in range(rounds):
+            for name in _turned(list(ways), number):
+                for order, metric in (("apdu", "one APDU"), ("turn", "begin + APDU + end")):
+                    answer = ways[name].ask(order=order, reader=sites[0].recipe.pcscd.reader(), count=_COUNT)
+                    durations.setdefault((metric, name), []).extend(answer["durations"])
+        for site, card in zip(sites, cards, strict=True):
+            card.remove()
+            piv_card(site.recipe.pcscd)
+        for number in range(max(5, rounds // 8)):
+            for name in _turned(list(ways), number):
+                durations.setdefault(("pkcs11-tool -L", name), []).extend(_list(ways[name]))
+    return {key: Figures.of(values) for key, values in durations.items()}
+
+
+def _turned(names: Sequence[str], number: int) -> list[str]:
+    first = number % len(names)
+    return [*names[first:], *names[:first]]
+
+
+def _list(way: OpenWay) -> list[float]:
+    answer = way.ask(order="program", argv=["pkcs11-tool", "-L"])
+    if answer["code"] or "token label" not in answer["out"]:
+        raise LabError(f"pkcs11-tool -L did not do its work: {answer}")
+    durations: list[float] = answer["durations"]
+    return durations
+
+
+def table(figures: dict[tuple[str, str], Figures]) -> str:
+    """Figures, then goals."""
+    lines = ["| | " + " | ".join((DIRECT, SSH, LINK)) + " |", "|---|---|---|---|"]
+    for metric in dict.fromkeys(metric for metric, _ in figures):
+        for figure in ("p50", "p99"):
+            cells = [duration(getattr(figures[metric, way], figure)) for way in (DIRECT, SSH, LINK)]
+            lines.append(f"| {metric}, {figure} | " + " | ".join(cells) + " |")
+    lines += ["", "| goal | ratio | |", "|---|---|---|"]
+    for goal in GOALS:
+        ratio = getattr(figures[goal.metric, LINK], goal.figure) / getattr(figures[goal.metric, goal.base], goal.figure)
+        verdict = "met" if ratio <= goal.most else "missed"
+        lines.append(
+            f"| {goal.metric}, {goal.figure}: at most {goal.most:g} of {goal.base} | {ratio:.2f} | {verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(prog="python -m bench.lan", description="a link beside ssh -N -L, next door")
+    parser.add_argument("--rounds", type=int, default=60, help="%(default)s")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
+    options = parser.parse_args()
+    text = table(measure(options.rounds))
+    print(text)
+    if options.write:
+        write_section("next door", text, PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,365 @@
+"""``python -m bench.wan``: whole programs over a distance, through a link and through ``ssh -N -L``, side by side.
+
+A relay between ssh and sshd holds every byte for half a round trip each way and counts how often the conversation
+went there and back. Programs run with the link up and their second time over it, as they do in daily use.
+
+--round-trips MS,...   the distances of the plot, in ms
+--write                write the tables into docs/link-performance.md and draw docs/images/wan.svg
+--quick                one distance, a few programs; the figures mean little
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.lab.cards import PIV_PIN, openpgp_card, piv_card
+from tests.lab.computer import REPOSITORY, Computer
+from tests.lab.delay import DelayedPort
+from tests.lab.ferry import attach
+from tests.lab.gpg import Gpg
+from tests.lab.lab import Lab
+from tests.lab.link import install_cardferry
+from tests.lab.namespaces import PLAIN_PYTHON
+from tests.lab.pcscd import SOCKET
+from tests.lab.process import LabError, Running
+from tests.lab.recipe import Recipe
+
+#: The distance of the table, and of all goals, in s.
+TABLE: Final = 0.050
+PAGE: Final = REPOSITORY / "docs" / "link-performance.md"
+PICTURE: Final = REPOSITORY / "docs" / "images" / "wan.svg"
+LOCAL, LINK, SSH = "local", "link", "ssh"
+#: Programs of the plot.
+PLOTTED: Final = ("opensc-tool -a", "pkcs11-tool -L")
+_REPEATS: Final = {LOCAL: 5, LINK: 5, SSH: 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a program runs and what leads it to the card.
+
+    Attributes:
+        key: `LOCAL`, `LINK` or `SSH`.
+        computer: where it runs.
+        socket: for ``PCSCLITE_CSOCK_NAME``; None is pcscd's own.
+        port: the relay, None where there is no distance.
+    """
+
+    key: str
+    computer: Computer
+    socket: Path | None
+    port: DelayedPort | None = None
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What leads programs there."""
+        return {} if self.socket is None else {"PCSCLITE_CSOCK_NAME": str(self.socket)}
+
+
+#: Runs a program to its end, and returns its seconds.
+Run = Callable[[Way], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Something that people do.
+
+    Attributes:
+        name: in words.
+        run: does it.
+        prepare: what must be done before each time, untimed.
+        most_trips: a goal of its own for the number of round trips, None for APDUs that must travel + 2.
+    """
+
+    name: str
+    run: Run
+    prepare: Callable[[Way], object] = lambda way: None
+    most_trips: int | None = None
+
+
+@dataclass(slots=True)
+class Measured:
+    """One flow over one way.
+
+    Attributes:
+        seconds: the median.
+        trips: round trips that the relay has counted.
+        waited: calls that waited for the host, as the link has counted them.
+        hits: APDUs whose answer was there before they were asked.
+    """
+
+    seconds: float
+    trips: int = 0
+    waited: int = 0
+    hits: int = 0
+
+
+@dataclass(slots=True)
+class Row:
+    """One flow.
+
+    Attributes:
+        requests, apdus: what the program asks of a local pcscd.
+        ways: by way and round trip in s.
+    """
+
+    name: str
+    most_trips: int | None
+    requests: int = 0
+    apdus: int = 0
+    ways: dict[tuple[str, float], Measured] = field(default_factory=dict)
+
+    def must_travel(self, link: Measured) -> int:
+        """APDUs that could neither be foreseen nor sent along."""
+        return self.apdus - link.hits
+
+
+def program(*words: str, proof: str) -> Run:
+    """A program; ``proof`` must be in its output."""
+
+    def run(way: Way) -> float:
+        done = way.computer.run(list(words), way.env, timeout=300)
+        if done.code or proof not in done.all:
+            raise LabError(f"{way.key}: it did not do its work: {done}")
+        return done.seconds
+
+    return run
+
+
+def scan(way: Way) -> float:
+    """``pcsc_scan`` until it has shown both readers."""
+    began = time.monotonic()
+    running = way.computer.popen(["pcsc_scan", "-n"], way.env)
+    for state in ("inserted", "removed"):
+        running.wait_for(f"Card state: .*Card {state}", timeout=60)
+    seconds = time.monotonic() - began
+    running.stop()
+    return seconds
+
+
+class Site:
+    """A host with a card, a guest, and ways between them over each distance."""
+
+    def __init__(self, lab: Lab, names: tuple[str, str], distances: Sequence[float]) -> None:
+        self.recipe = Recipe(lab, names=names)
+        install_cardferry(self.recipe.host)
+        self.distances = list(distances)
+        self.ways: dict[tuple[str, float], Way] = {}
+        self._port = 2200
+
+    def open(self) -> None:
+        """Open all ways."""
+        recipe = self.recipe
+        self.local = Way(LOCAL, recipe.host, None)
+        for distance in self.distances:
+            port, config = self._far(distance)
+            socket = recipe.new_socket()
+            attach(recipe, "--socket", str(socket), host="far", config=config)
+            self.ways[LINK, distance] = Way(LINK, recipe.guest, socket, port)
+            port, config = self._far(distance)
+            forward = recipe.ssh_local(config=config, to="far")
+            self.ways[SSH, distance] = Way(SSH, recipe.guest, forward.socket, port)
+
+    def _far(self, distance: float) -> tuple[DelayedPort, Path]:
+        self._port += 1
+        recipe = self.recipe
+        port = DelayedPort(recipe.guest, recipe.host, distance / 2, local_port=self._port)
+        config = recipe.host_sshd.config(recipe.guest, "far", port.address, port.port)
+        own = config.with_name(f"ssh_config.{self._port}")
+        own.write_text(config.read_text())
+        return port, own
+
+    def counting(self) -> tuple[Way, Running]:
+        """The local way, with a relay that counts requests."""
+        path = Path("/run/counted")
+        relay = self.recipe.host.popen(
+            [PLAIN_PYTHON, "-m", "bench.requests", path, SOCKET], {"PYTHONPATH": str(REPOSITORY)}, stdin=True
+        )
+        relay.wait_for("^listening$")
+        return Way(LOCAL, self.recipe.host, path), relay
+
+
+def _counters(way: Way) -> tuple[int, int]:
+    """Calls that waited, and hits, of the link that serves at the way's socket."""
+    from tests.lab.link import all_running  # noqa: PLC0415
+
+    for one in all_running(way.computer):
+        for link in one.links:
+            if link.socket == str(way.socket) and link.link is not None:
+                return link.link.counters.round_trips, link.link.counters.hits
+    raise LabError(f"no link serves at {way.socket}")
+
+
+def measure(flow: Flow, way: Way, distance: float) -> Measured:
+    """Run it some times; the median of the times, and the least of the counts, which background traffic adds to."""
+    measured = []
+    for _ in range(_REPEATS[way.key]):
+        flow.prepare(way)
+        time.sleep(0.1 + 3 * distance)  # what follows a program travels without anybody waiting for it
+        before = way.port.traffic().turns if way.port else 0
+        counters = _counters(way) if way.key == LINK else (0, 0)
+        seconds = flow.run(way)
+        turns = way.port.traffic().turns - before if way.port else 0
+        after = _counters(way) if way.key == LINK else (0, 0)
+        measured.append(Measured(seconds, turns, after[0] - counters[0], after[1] - counters[1]))
+    ordered = sorted(one.seconds for one in measured)
+    return Measured(
+        ordered[len(ordered) // 2],
+        min(one.trips for one in measured),
+        min(one.waited for one in measured),
+        max(one.hits for one in measured),
+    )
+
+
+class Bench:
+    """Measures flows at sites.
+
+    Args:
+        distances: round trips in s.
+        say: told what happens.
+    """
+
+    def __init__(self, distances: Sequence[float], say: Callable[[str], None]) -> None:
+        self._distances = distances
+        self._say = say
+        self.rows: list[Row] = []
+
+    def site(self, lab: Lab, names: tuple[str, str], furnish: Callable[[Site], list[Flow]]) -> None:
+        """Build a site, and measure its flows."""
+        site = Site(lab, names, self._distances)
+        flows = furnish(site)
+        counted, relay = site.counting()
+        for flow in flows:
+            row = Row(flow.name, flow.most_trips)
+            self.rows.append(row)
+            flow.prepare(counted)
+            flow.run(counted)
+            relay.write("count\n")
+            flow.prepare(counted)  # it may ask, too
+            relay.write("count\n")
+            relay.wait_for("^{")
+            relay.wait_for("^{")
+            flow.run(counted)
+            relay.write("count\n")
+            counts = json.loads(relay.wait_for("^{").string)
+            row.requests, row.apdus = counts["requests"], counts["apdus"]
+            row.ways[LOCAL, 0.0] = measure(flow, site.local, 0.0)
+            for distance in self._distances:
+                if distance != TABLE and flow.name not in PLOTTED:
+                    continue
+                for key in (LINK, SSH):
+                    way = site.ways[key, distance]
+                    flow.prepare(way)
+                    if key == LINK:
+                        flow.run(way)  # what is learnt once is learnt
+                    row.ways[key, distance] = one = measure(flow, way, distance)
+                    self._say(f"{flow.name}, {key}, {distance * 1000:.0f} ms: {one}")
+
+
+def piv_flows(site: Site) -> list[Flow]:
+    """What people do with a PIV card."""
+    piv_card(site.recipe.pcscd)
+    site.open()
+    _import_certificate(site.recipe.host)
+    letter = "echo 'Dear card, please sign this.' > letter"
+    for computer in (site.recipe.host, site.recipe.guest):
+        computer.run(["sh", "-c", letter]).check()
+    sign = ["pkcs11-tool", "--login", "--pin", PIV_PIN, "--sign", "--id", "01", "-m", "ECDSA-SHA256"]
+    return [
+        Flow("opensc-tool -a", program("opensc-tool", "-a", proof="3b:9d"), most_trips=2),
+        Flow("pcsc_scan", scan, most_trips=2),
+        Flow("pkcs15-tool --list-info", program("pkcs15-tool", "--list-info", proof="PKCS#15 Card")),
+        Flow("pkcs11-tool -L", program("pkcs11-tool", "-L", proof="token label")),
+        Flow("pkcs11-tool --sign", program(*sign, "-i", "letter", "-o", "signature", proof="Using signature")),
+        Flow("read a 2 KB certificate", program("pkcs15-tool", "--read-certificate", "03", proof="END CERT")),
+    ]
+
+
+def _import_certificate(host: Computer) -> None:
+    """A certificate of 2 KB for the key management key."""
+    names = ",".join(f"DNS:computer{number}.example.org" for number in range(67))
+    tool = ["yubico-piv-tool", "-r", "Virtual"]
+    host.run([*tool, "-a", "generate", "-s", "9d", "-A", "ECCP256", "-o", "public.pem"]).check()
+    request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout"]
+    request += ["key.pem", "-subj", "/CN=card", "-addext", f"subjectAltName={names}", "-out", "certificate.pem"]
+    host.run(request).check()
+    host.run([*tool, "-a", "import-certificate", "-s", "9d", "-i", "certificate.pem"]).check()
+    der = host.run(["sh", "-c", "openssl x509 -in certificate.pem -outform der | wc -c"]).check().out
+    if not 1900 < int(der) < 2200:
+        raise LabError(f"the certificate has {der} bytes")
+
+
+def openpgp_flows(site: Site) -> list[Flow]:
+    """What people do with an OpenPGP card."""
+    openpgp_card(site.recipe.pcscd)
+    site.open()
+    first = Gpg(site.recipe.host)
+    first.card_status().check()
+    first.make_keys()
+    first.stop()
+    homes: dict[tuple[str, Path | None], Gpg] = {(site.recipe.host.name, None): first}
+
+    def home(way: Way) -> Gpg:
+        key = (way.computer.name, way.socket)
+        if key not in homes:
+            homes[key] = Gpg(way.computer, way.socket, name=f"gnupg{len(homes)}")
+            exported = first.run("--armor", "--export").check().out
+            homes[key].run("--import", stdin=exported).check()
+            homes[key].card_status().check()
+        return homes[key]
+
+    def rest(way: Way) -> None:
+        for one in homes.values():
+            one.stop()
+        home(way).stop()
+
+    def status(way: Way) -> float:
+        done = home(way).card_status().check()
+        if "OpenPGP" not in done.out:
+            raise LabError(str(done))
+        return done.seconds
+
+    def sign(way: Way) -> float:
+        return home(way).sign("Dear card, please sign this.\n").check().seconds
+
+    return [Flow("gpg --card-status", status, rest), Flow("gpg --clearsign", sign, rest)]
+
+
+def main() -> int:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(prog="python -m bench.wan", description="a link beside ssh -N -L, far away")
+    parser.add_argument("--round-trips", default="1,10,50,150", help="ms: %(default)s")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} and its picture")
+    parser.add_argument("--quick", action="store_true", help="one distance, the PIV card only")
+    options = parser.parse_args()
+    distances = [TABLE] if options.quick else [int(word) / 1000 for word in options.round_trips.split(",")]
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    bench = Bench(distances, say)
+    with Lab() as lab:
+        bench.site(lab, ("host", "guest"), piv_flows)
+        if not options.quick:
+            bench.site(lab, ("hostpgp", "guestpgp"), openpgp_flows)
+    from bench.wan_report import plot, table  # noqa: PLC0415
+
+    text = table(bench.rows)
+    print(text)
+    if options.write:
+        from bench.page import write_section  # noqa: PLC0415
+
+        write_section("the flows", text, PAGE)
+        plot(bench.rows, PICTURE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
