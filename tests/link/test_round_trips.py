@@ -80,6 +80,26 @@ async def test_a_look_around_costs_nothing() -> None:
                 await context.close()
 
 
+async def test_what_programs_ask_after_a_connect_comes_with_it() -> None:
+    async with Desk(delay=DELAY) as desk:
+        guest = await desk.guest()
+        context = await guest.open(ALICE, 1.0)
+        with round_trips(1):
+            card = await context.connect(READER, SHARED, ANY)
+            assert await card.control(GET_FEATURE_REQUEST, b"", 256) == b""
+            assert await card.attribute(Attribute.VENDOR_NAME) == b"cardferry\0"
+            await card.attribute(Attribute.VENDOR_IFD_VERSION)
+
+
+async def test_a_guest_that_is_near_asks_for_what_it_wants() -> None:
+    async with Desk(delay=0.001) as desk:
+        guest = await desk.guest()
+        card = await (await guest.open(ALICE, 1.0)).connect(READER, SHARED, ANY)
+        trips = guest.counters.round_trips
+        await card.control(GET_FEATURE_REQUEST, b"", 256)
+        assert guest.counters.round_trips == trips + 1
+
+
 async def test_the_first_connect_powers_the_card_and_the_next_ones_cost_nothing() -> None:
     async with Desk(delay=DELAY) as desk:
         guest = await desk.guest()
@@ -102,9 +122,9 @@ async def test_static_attributes_cost_once() -> None:
     async with Desk(delay=DELAY) as desk:
         card = await warm(desk, await desk.guest())
         with round_trips(1):
-            vendor = await card.attribute(Attribute.VENDOR_NAME)
+            vendor = await card.attribute(Attribute.CHANNEL_ID)
         with round_trips(0):
-            assert await card.attribute(Attribute.VENDOR_NAME) == vendor
+            assert await card.attribute(Attribute.CHANNEL_ID) == vendor
         for _ in range(2):
             with round_trips(1):
                 assert await card.attribute(Attribute.ICC_PRESENCE) == b"\x02"
@@ -122,12 +142,12 @@ async def test_what_is_known_of_a_reader_ends_with_it() -> None:
     async with Desk(delay=DELAY) as desk:
         guest = await desk.guest()
         card = await warm(desk, guest)
-        await card.attribute(Attribute.VENDOR_NAME)
+        await card.attribute(Attribute.CHANNEL_ID)
         serial = guest.snapshot.serial
         desk.source.add_reader("Another 00 00")
         await guest.changed(serial)
         with round_trips(1):
-            await card.attribute(Attribute.VENDOR_NAME)
+            await card.attribute(Attribute.CHANNEL_ID)
 
 
 @pytest.mark.parametrize("disposition", [RESET])

@@ -49,6 +49,27 @@ class Known(NamedTuple):
     value: bytes
 
 
+class Fact(NamedTuple):
+    """A question about a reader, and its answer."""
+
+    about: About
+    key: int
+    known: Known
+
+
+#: What programs ask for after a reader's features (OpenSC does).
+ASKED_NEXT: Final = (Attribute.VENDOR_NAME, Attribute.VENDOR_IFD_VERSION)
+
+
+def static_codes(features: bytes) -> list[int]:
+    """Control codes in the answer to ``GET_FEATURE_REQUEST`` that only read a description of the reader."""
+    return [
+        int.from_bytes(features[at + 2 : at + _FEATURE_SIZE], "big")
+        for at in range(0, len(features) - _FEATURE_SIZE + 1, _FEATURE_SIZE)
+        if features[at] in _STATIC_FEATURES and features[at + 1] == _FEATURE_SIZE - 2
+    ]
+
+
 class Facts:
     """Facts about all readers."""
 
@@ -73,21 +94,11 @@ class Facts:
         if about is About.ATTRIBUTE:
             static = key in _STATIC_ATTRIBUTES
         else:
-            static = key == GET_FEATURE_REQUEST or key in self._static_codes(reader)
+            features = self.find(reader, About.CONTROL, GET_FEATURE_REQUEST)
+            static = key == GET_FEATURE_REQUEST or (features is not None and key in static_codes(features.value))
         if static:
             self._known[reader, about, key] = answer
         return static
-
-    def _static_codes(self, reader: str) -> frozenset[int]:
-        features = self.find(reader, About.CONTROL, GET_FEATURE_REQUEST)
-        if features is None:
-            return frozenset()
-        value = features.value
-        return frozenset(
-            int.from_bytes(value[at + 2 : at + _FEATURE_SIZE], "big")
-            for at in range(0, len(value) - _FEATURE_SIZE + 1, _FEATURE_SIZE)
-            if value[at] in _STATIC_FEATURES and value[at + 1] == _FEATURE_SIZE - 2
-        )
 
     def forget(self) -> None:
         """Readers came or went."""

@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 from cardferry.link.facts import About, Facts, Known
 from cardferry.link.host_session import HostSession, HostSessionStatus
 from cardferry.link.settings import Limits
+from cardferry.pcsc.constants import GET_FEATURE_REQUEST
 from cardferry.pcsc.errors import CardferryError
 from cardferry.pcsc.interface import ResourceManager
 from cardferry.transports.base import Pipe, PipeUser
@@ -261,6 +262,10 @@ class Host:
         if events != self._facts_events:
             self._facts_events = events
             self.facts.forget()
+
+    def knows(self, reader: str) -> bool:
+        """Whether somebody has asked for that reader's features."""
+        return self.facts.find(reader, About.CONTROL, GET_FEATURE_REQUEST) is not None
 
     def learn(self, reader: str, about: About, key: int, known: Known) -> None:
         """A guest has asked a reader for something: if it is a fact, nobody need ask again."""

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 import msgspec
 
 from cardferry.link import messages as m
 from cardferry.link.accelerate import RunAhead
-from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
+from cardferry.link.facts import ASKED_NEXT, About, Fact, Known, static_codes
+from cardferry.pcsc.constants import GET_FEATURE_REQUEST, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context
 
@@ -33,6 +34,8 @@ _AFTER_CONNECT: Final = {
     ReturnCode.E_SHARING_VIOLATION: ReturnCode.W_RESET_CARD,
     ReturnCode.E_PROTO_MISMATCH: ReturnCode.W_RESET_CARD,
 }
+#: s that the guest's connect may take longer because the host is curious about the reader.
+_SURVEY: Final = 0.1
 #: A refusal that comes within so many s is one for which waiting does not help.
 _AT_ONCE: Final = 0.05
 _RESETS: Final = (Disposition.RESET, Disposition.UNPOWER)
@@ -70,6 +73,8 @@ class HostCard:
         promised: the command that the host has told the guest it would carry out next.
         origin, protocol: of the transmit that the promise follows.
         seconds: how long the card took for the last command.
+        curious: whether to ask the reader, after the connect, what programs ask next.
+        learnt: what came of that.
     """
 
     handle: int
@@ -85,6 +90,8 @@ class HostCard:
     origin: int = 0
     protocol: int = 0
     seconds: float = 0.0
+    curious: bool = False
+    learnt: list[Fact] = field(default_factory=list)
 
     async def perform(self, message: m.Call) -> Done:
         """Carry out a call.
@@ -125,6 +132,12 @@ class HostCard:
             await card.disconnect(Disposition.LEAVE)
             raise PcscError(ReturnCode.W_RESET_CARD, "the card speaks another protocol than before")
         self.card = card
+        if self.curious:
+            try:
+                await self._survey(card)
+            except asyncio.CancelledError:
+                await self._disconnect_unseen()
+                raise
         return Done(message.call, protocol=int(card.protocol))
 
     async def _reconnect(self, message: m.Reconnect) -> Done:
@@ -297,7 +310,37 @@ class HostCard:
     async def _control(self, message: m.Control) -> Done:
         card = self._usable()
         await self._settle_patiently()
-        return Done(message.call, data=await card.control(message.code, message.data, message.max_response))
+        data = await card.control(message.code, message.data, message.max_response)
+        return Done(message.call, data=data)
+
+    async def _disconnect_unseen(self) -> None:
+        """The connect was given up after it had succeeded."""
+        card, self.card = self.card, None
+        if card is not None:
+            await card.disconnect(Disposition.LEAVE)
+
+    async def _survey(self, card: Card) -> None:
+        """Learn about the reader what programs ask right after a connect, unless that takes long."""
+        try:
+            async with asyncio.timeout(_SURVEY):
+                request = card.control(GET_FEATURE_REQUEST, b"", MAX_ATTRIBUTE_SIZE)
+                features = await self._learn(About.CONTROL, GET_FEATURE_REQUEST, request)
+                if features is None:
+                    return
+                for code in static_codes(features):
+                    await self._learn(About.CONTROL, code, card.control(code, b"", MAX_ATTRIBUTE_SIZE))
+                for attribute in ASKED_NEXT:
+                    await self._learn(About.ATTRIBUTE, attribute, card.attribute(attribute))
+        except TimeoutError:
+            return
+
+    async def _learn(self, about: About, key: int, question: Awaitable[bytes]) -> bytes | None:
+        try:
+            known = Known(0, await question)
+        except PcscError as error:
+            known = Known(error.code, b"")
+        self.learnt.append(Fact(about, key, known))
+        return None if known.code else known.value
 
     async def _attribute(self, message: m.Attribute) -> Done:
         card = self._usable()

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: s that a guest may learn later that only the number of those who share a reader has changed.
 SHARING_DELAY: Final = 0.25
+#: s; a guest whose round trip is shorter may ask for what it wants to know.
+NEAR: Final = 0.005
 #: s; a longer patience is none at all.
 _MOST_PATIENCE: Final = 86400.0
 
@@ -192,9 +194,14 @@ class HostSession:
         self._last_handle = message.handle
         ahead = RunAhead() if lane.accelerate else None
         card = HostCard(message.handle, message.reader, lane.context, ShareMode(message.share), ahead)
+        card.curious = lane.accelerate and self._far and not self._host.knows(message.reader)
         lane.cards.add(card)
         self._cards[message.handle] = card, lane
         return card, lane
+
+    @property
+    def _far(self) -> bool:
+        return (self.channel.session.round_trip or 0.0) > NEAR
 
     def _forget_card(self, card: HostCard) -> None:
         known = self._cards.pop(card.handle, None)
@@ -238,6 +245,10 @@ class HostSession:
     def done(self, job: Job, answer: m.Answer) -> None:
         """A call has been carried out."""
         self._ended(job)
+        if job.card.learnt:
+            for about, key, known in job.card.learnt:
+                self._learn(job.card.reader, about, key, known)
+            job.card.learnt.clear()
         message = job.message
         if not message.call or self.channel.over:
             return
