@@ -8,6 +8,8 @@ import pytest
 
 from cardferry.link import Limits
 from cardferry.manager import Settings
+from cardferry.manager.card import LocalCard
+from cardferry.pcsc.constants import Protocol
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from tests.link.cards import COUNT, CountingCard
 from tests.link.desk import ALICE, ANY, BOB, EXCLUSIVE, LEAVE, READER, RESET, SHARED, T1, Desk, raises
@@ -368,3 +370,182 @@ async def test_the_manager_is_left_clean() -> None:
         assert guest.session is not None
         assert not guest.session.cards
         assert (guest.session.contexts, guest.session.unseen) == (0, 0)
+
+
+class OtherCard(CountingCard):
+    """Speaks T=0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.atr = bytes.fromhex("3b00")
+
+    def power_on(self) -> bytes:
+        return self.atr
+
+    def reset(self) -> bytes:
+        return self.atr
+
+
+async def test_another_card_came_while_a_connect_was_on_its_way() -> None:
+    async with Desk(delay=DELAY) as desk:
+        guest = await desk.guest()
+        context = await guest.open(ALICE, 1.0)
+        await context.connect(READER, SHARED, ANY)
+        desk.reader.remove()
+        desk.reader.insert(OtherCard())
+        card = await context.connect(READER, SHARED, ANY)
+        assert card.protocol == T1
+        await card.begin()
+        with raises(ReturnCode.W_RESET_CARD):
+            await card.transmit(COUNT, T1)
+        assert await card.reconnect(SHARED, ANY, LEAVE) == Protocol.T0
+        assert card.protocol == Protocol.T0
+        assert await card.transmit(COUNT, Protocol.T0) == b"\0\0\0\1\x90\0"
+        assert desk.manager.snapshot.readers[0].sharing == 2
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> list[ReturnCode]:
+    """The next begin at the host fails with the code that is put in here."""
+    codes: list[ReturnCode] = []
+    begin = LocalCard.begin
+
+    async def fail(card: LocalCard) -> None:
+        if codes:
+            raise PcscError(codes.pop())
+        await begin(card)
+
+    monkeypatch.setattr(LocalCard, "begin", fail)
+    return codes
+
+
+async def test_a_begin_that_fails_for_another_reason_is_mended_by_the_end(failing: list[ReturnCode]) -> None:
+    async with Desk(delay=DELAY) as desk:
+        guest = await desk.guest()
+        card = await (await guest.open(ALICE, 1.0)).connect(READER, SHARED, ANY)
+        failing.append(ReturnCode.F_COMM_ERROR)
+        await card.begin()
+        for call in (card.transmit(COUNT, T1), card.status(), card.attribute(0x90303), card.control(1, b"", 9)):
+            with raises(ReturnCode.F_COMM_ERROR):
+                await call
+        with raises(ReturnCode.F_COMM_ERROR):
+            await card.end(LEAVE)
+        await card.begin()
+        assert await card.transmit(COUNT, T1) == b"\0\0\0\1\x90\0"
+        await card.end(LEAVE)
+
+
+async def test_or_by_another_begin(failing: list[ReturnCode]) -> None:
+    async with Desk(delay=DELAY) as desk:
+        guest = await desk.guest()
+        card = await (await guest.open(ALICE, 1.0)).connect(READER, SHARED, ANY)
+        failing.append(ReturnCode.F_COMM_ERROR)
+        await card.begin()
+        await card.begin()
+        await asyncio.sleep(0.2)
+        await card.begin()
+        assert await card.transmit(COUNT, T1) == b"\0\0\0\1\x90\0"
+        await card.end(LEAVE)
+
+
+async def test_or_by_reconnect(failing: list[ReturnCode]) -> None:
+    async with Desk(delay=DELAY) as desk:
+        guest = await desk.guest()
+        card = await (await guest.open(ALICE, 1.0)).connect(READER, SHARED, ANY)
+        failing.append(ReturnCode.F_COMM_ERROR)
+        await card.begin()
+        await asyncio.sleep(0.2)
+        await card.reconnect(SHARED, ANY, RESET)
+        assert await card.transmit(COUNT, T1) == b"\0\0\0\1\x90\0"
+        assert desk.card.resets == 1
+
+
+async def test_a_connect_that_failed_is_made_by_a_reconnect_that_resets() -> None:
+    async with Desk(delay=DELAY) as desk:
+        guest = await desk.guest()
+        context = await guest.open(ALICE, 1.0)
+        await context.connect(READER, SHARED, ANY)
+        desk.reader.remove()
+        card = await context.connect(READER, SHARED, ANY)
+        with raises(ReturnCode.W_REMOVED_CARD):
+            await card.transmit(COUNT, T1)
+        desk.reader.insert(desk.card)
+        await card.reconnect(SHARED, ANY, RESET)
+        assert desk.card.resets == 1
+        await card.status()
+
+
+async def test_what_is_owed_comes_first() -> None:
+    """Before a reset at the end of a transaction, and before a reconnect, the turn must have come."""
+    async with Desk(delay=DELAY) as desk:
+        guest = await desk.guest()
+        card = await (await guest.open(ALICE, 0.5)).connect(READER, SHARED, ANY)
+        bob = await (await desk.manager.open(BOB)).connect(READER, SHARED, ANY)
+        await bob.begin()
+        await card.begin()
+        await asyncio.sleep(1)
+        with raises(ReturnCode.E_SHARING_VIOLATION):
+            await card.reconnect(SHARED, ANY, LEAVE)
+        ending = desk.start(card.end(RESET))
+        await asyncio.sleep(3)
+        assert not ending.done()
+        assert desk.card.resets == 0
+        await bob.end(LEAVE)
+        await ending
+        assert desk.card.resets == 1
+        with raises(ReturnCode.W_RESET_CARD):
+            await bob.status()
+
+
+async def test_nested_transactions_are_owed_together() -> None:
+    async with Desk(delay=DELAY) as desk:
+        guest = await desk.guest()
+        card = await (await guest.open(ALICE, 0.5)).connect(READER, SHARED, ANY)
+        bob = await (await desk.manager.open(BOB)).connect(READER, SHARED, ANY)
+        await bob.begin()
+        await card.begin()
+        await card.begin()
+        await asyncio.sleep(1)
+        await card.begin()
+        await card.end(LEAVE)
+        await bob.end(LEAVE)
+        assert await card.transmit(COUNT, T1) == b"\0\0\0\1\x90\0"
+        for _ in range(2):
+            assert desk.manager.status.readers[0].holder is not None
+            await card.end(LEAVE)
+            await asyncio.sleep(0.1)
+        assert desk.manager.status.readers[0].holder is None
+        with raises(ReturnCode.E_NOT_TRANSACTED):
+            await card.end(LEAVE)
+
+
+async def test_calls_that_are_too_large_do_not_travel() -> None:
+    async with Desk(delay=DELAY) as desk:
+        guest = await desk.guest()
+        card = await (await guest.open(ALICE, 1.0)).connect(READER, SHARED, ANY)
+        trips = guest.counters.round_trips
+        for call in (
+            card.transmit(bytes(70_000), T1),
+            card.control(1, bytes(70_000), 9),
+            card.set_attribute(1, bytes(300)),
+        ):
+            with raises(ReturnCode.E_INSUFFICIENT_BUFFER):
+                await call
+        assert guest.counters.round_trips == trips
+        with raises(ReturnCode.E_UNSUPPORTED_FEATURE):
+            await card.set_attribute(1, b"x")
+
+
+async def test_a_handle_that_is_closed_is_none() -> None:
+    async with Desk(delay=DELAY) as desk:
+        guest = await desk.guest()
+        context = await guest.open(ALICE, -1.0)
+        card = await context.connect(READER, SHARED, ANY)
+        await card.disconnect(LEAVE)
+        for call in (card.status(), card.disconnect(LEAVE), card.begin(), card.transmit(COUNT, T1)):
+            with raises(ReturnCode.E_INVALID_HANDLE):
+                await call
+        await context.close()
+        await context.close()
+        with raises(ReturnCode.E_INVALID_HANDLE):
+            await context.connect(READER, SHARED, ANY)
