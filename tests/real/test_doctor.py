@@ -326,6 +326,17 @@ def test_scdaemon_that_holds_the_card(lab: Lab) -> None:
         assert report.says("note", probe, f"{READER}: a program has the card for itself alone", "pcsc-shared")
 
 
+def test_scdaemon_that_holds_an_attached_card(lab: Lab) -> None:
+    recipe = Recipe(lab)
+    openpgp_card(recipe.pcscd)
+    ferry = attach(recipe)
+    gpg = Gpg(recipe.guest, ferry.socket)
+    gpg.card_status().check()
+    report = examined(recipe.guest, env={**ferry.env, "GNUPGHOME": str(gpg.home)})
+    assert_sound(report)
+    assert report.says("note", "gnupg", "^scdaemon .*holds a card", "pcsc-shared"), report
+
+
 # --- ssh
 
 

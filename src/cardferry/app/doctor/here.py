@@ -23,14 +23,13 @@ from cardferry.pcsc.errors import UserError
 CCID_DRIVERS: Final = tuple(
     f"{folder}/pcsc/drivers/ifd-ccid.bundle/*" for folder in ("/usr/lib*", "/usr/lib/*", "/usr/local/lib*")
 )
-_LENDING: Final = ("share", "host")
 #: What ssh's control socket adds to the runtime folder: our folders, its name, and ssh's own temporary ending.
 _CONTROL: Final = ".part-xxxxxxxx/0/ssh1/ctl" + "." + "x" * 16
 
 
 def serving(running: list[Running]) -> list[Running]:
     """Those of our commands that have a socket for programs on this computer."""
-    return [one for one in running if one.command not in _LENDING]
+    return [one for one in running if one.serves]
 
 
 def library(level: int | None, needed: bool) -> Iterator[Finding]:
