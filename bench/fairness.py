@@ -118,7 +118,11 @@ def _hand_over(programs: Sequence[Sequence[Turn]]) -> float | None:
 
 def loops(computer: Computer, reader: str, socket: Path | None, count: int, seconds: float) -> list[list[Turn]]:
     """Run ``count`` looping programs for ``seconds``; returns the turns of each."""
-    env = {} if socket is None else {"PCSCLITE_CSOCK_NAME": str(socket)}
+    return mixed(computer, reader, [socket] * count, seconds)
+
+
+def mixed(computer: Computer, reader: str, sockets: Sequence[Path | None], seconds: float) -> list[list[Turn]]:
+    """Run a looping program for each of the sockets, None being pcscd's own; returns the turns of each."""
     words: list[str | Path] = [
         PLAIN_PYTHON,
         PCSC_CLIENT,
@@ -131,7 +135,10 @@ def loops(computer: Computer, reader: str, socket: Path | None, count: int, seco
         "00a4040000",
     ]
     with ExitStack() as stack:
-        programs = [computer.popen(words, env=env, stdin=True) for _ in range(count)]
+        programs = [
+            computer.popen(words, env={} if socket is None else {"PCSCLITE_CSOCK_NAME": str(socket)}, stdin=True)
+            for socket in sockets
+        ]
         for program in programs:
             stack.callback(program.close)
             program.wait_for('"ready": true', timeout=60)
@@ -153,6 +160,45 @@ def measure(runs: Sequence[tuple[int, float]]) -> Iterator[Outcome]:
                 ferry = Ferry(host, ["attach", f"pcscd:{SOCKET}"])
                 yield outcome("cardferry", delay, seconds, loops(host, pcscd.reader(), ferry.socket, count, seconds))
                 ferry.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """One program on the host itself beside nine that come through cardferry.
+
+    Attributes:
+        local: turns of the program at pcscd.
+        longest_wait: of that program, in s.
+        remote: turns of each of the others, most first.
+    """
+
+    local: int
+    longest_wait: float
+    remote: list[int]
+
+
+def neighbours(seconds: float) -> Neighbours:
+    """Let one local program and nine others loop over a card of 20 ms."""
+    with Lab() as lab:
+        host = lab.computer("host")
+        pcscd = Pcscd(host)
+        fake_card(pcscd, delay=DELAYS[0])
+        ferry = Ferry(host, ["attach", f"pcscd:{SOCKET}"])
+        local, *remote = mixed(host, pcscd.reader(), [None, *[ferry.socket] * 9], seconds)
+    begun = max(turns[0].asked for turns in remote)
+    counted = [[turn for turn in turns if begun <= turn.owned < begun + seconds] for turns in (local, *remote)]
+    wait = _longest_wait(local, begun, begun + seconds) if local else seconds
+    return Neighbours(len(counted[0]), wait, sorted((len(turns) for turns in counted[1:]), reverse=True))
+
+
+def told(neighbours: Neighbours, seconds: float) -> str:
+    """The same in a sentence."""
+    most, fewest = neighbours.remote[0], neighbours.remote[-1]
+    return (
+        f"One program at pcscd itself beside nine through cardferry, {seconds:g} s with a card of 20 ms: the local "
+        f"program had {neighbours.local} turns and never waited longer than {neighbours.longest_wait:.1f} s; the nine had "
+        f"{fewest} to {most} each."
+    )
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -205,12 +251,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for one in measure(QUICK if options.quick else RUNS):
         print(f"{one.delay * 1000:g} ms, {len(one.turns)} x {one.way}: jain {one.jain:.3f}", file=sys.stderr)
         outcomes.append(one)
-    print(table(outcomes))
+    seconds = 3.0 if options.quick else 20.0
+    beside = neighbours(seconds)
+    page = f"{table(outcomes)}\n\n{told(beside, seconds)}"
+    print(page)
     if options.results:
-        options.results.write_text(json.dumps([asdict(one) for one in outcomes], indent=1))
+        figures = {"runs": [asdict(one) for one in outcomes], "neighbours": asdict(beside)}
+        options.results.write_text(json.dumps(figures, indent=1))
     if options.write:
         plot(outcomes, PICTURE)
-        write_section("fairness", table(outcomes), PAGE)
+        write_section("fairness", page, PAGE)
 
 
 if __name__ == "__main__":
