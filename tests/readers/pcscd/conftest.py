@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 
-from tests.readers.virtual_time import VirtualTimeLoop
+from tests.virtual_time import VirtualTimeLoop
 
 
 def pytest_asyncio_loop_factories(
