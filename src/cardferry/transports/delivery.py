@@ -1,4 +1,8 @@
-"""What pipes over asyncio's transports share: the user comes later than the first bytes, and hears of the end once."""
+"""What pipes over asyncio's transports share: the user comes later than the first bytes, and hears of the end once.
+
+asyncio up to Python 3.11.3 begins to read a new socket although reading has been paused before (its first look at the
+socket is a callback that does not ask). So what comes while nobody wants it is held, and reading is paused anew.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,15 @@ class Delivery:
         resume: reads again; likewise.
     """
 
-    __slots__ = ("_begun", "_early", "_lost", "_pause", "_paused", "_resume", "_user")
+    __slots__ = ("_begun", "_held", "_lost", "_pause", "_paused", "_resume", "_user")
 
     def __init__(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         self._pause = pause
         self._resume = resume
         self._user: PipeUser | None = None
         self._begun = self._paused = False
-        #: What was read before there was a user: one piece, because nothing more is read then.
-        self._early = b""
+        #: What was read while nobody wanted it: one piece, because nothing more is read then.
+        self._held = b""
         self._lost: tuple[Exception | None] | None = None
 
     def start(self, user: PipeUser) -> None:
@@ -36,13 +40,24 @@ class Delivery:
 
     def _begin(self, user: PipeUser) -> None:
         self._begun = True
-        if self._early:
-            early, self._early = self._early, b""
-            user.received(early)
+        if self._lost is not None:
+            self._tell_lost(user)
+        elif not self._paused:
+            self._go_on(user)
+
+    def _go_on(self, user: PipeUser) -> None:
+        held, self._held = self._held, b""
+        if held:
+            user.received(held)
+        if not self._paused:
+            self._resume()
+
+    def _tell_lost(self, user: PipeUser) -> None:
+        held, self._held = self._held, b""
+        if held:
+            user.received(held)
         if self._lost is not None:
             user.lost(self._lost[0])
-        elif not self._paused:
-            self._resume()
 
     def pause(self) -> None:
         """The user wants nothing for now."""
@@ -52,15 +67,16 @@ class Delivery:
     def resume(self) -> None:
         """The user wants more."""
         self._paused = False
-        if self._begun:
-            self._resume()
+        if self._begun and self._user is not None and self._lost is None:
+            self._go_on(self._user)
 
     def received(self, data: bytes) -> None:
         """The transport has read something."""
-        if self._begun and self._user is not None:
+        if self._begun and self._user is not None and not self._paused:
             self._user.received(data)
         else:
-            self._early += data
+            self._held += data
+            self._resume()  # a transport that believes itself paused would not pause again
             self._pause()
 
     def congested(self, congested: bool) -> None:
@@ -72,4 +88,4 @@ class Delivery:
         """The transport is gone."""
         self._lost = (error,)
         if self._begun and self._user is not None:
-            self._user.lost(error)
+            self._tell_lost(self._user)
