@@ -38,6 +38,7 @@ T = TypeVar("T")
 ATR = bytes.fromhex("3b80800101")
 APDU = bytes.fromhex("00a40000023f00")
 OK = b"\x90\x00"
+POWERED, LOST = "powered", "lost"
 LEAVE, RESET, UNPOWER, EJECT = Disposition.LEAVE, Disposition.RESET, Disposition.UNPOWER, Disposition.EJECT
 SHARED, EXCLUSIVE, DIRECT = ShareMode.SHARED, ShareMode.EXCLUSIVE, ShareMode.DIRECT
 T1 = Protocol.T1
@@ -50,8 +51,12 @@ class FakeReader:
     Attributes:
         calls: what the manager asked for, in order.
         session: APDUs that the card has seen since it was powered or reset: what the next user could inherit.
+        history: everything that the card has seen: APDUs, `POWERED` and `LOST` (its session).
         takes: how long a call of that name takes, in s.
         fails: what the next call of that name raises, when it has taken its time.
+        reset_by_others: another user of the reader resets the card before the next command.
+        empty: there is no card.
+        removals: how often it was taken out.
         gates: a call of that name waits until its event is set.
         misuse: what the manager must not do, but did.
     """
@@ -60,6 +65,7 @@ class FakeReader:
         self._name = name
         self.calls: list[str] = []
         self.session: list[bytes] = []
+        self.history: list[bytes | str] = []
         self.protocol = T1
         self._claimed = False
         self.connected = False
@@ -67,6 +73,9 @@ class FakeReader:
         self.fails: dict[str, BaseException] = {}
         self.gates: dict[str, asyncio.Event] = {}
         self.misuse: list[str] = []
+        self.reset_by_others = False
+        self.empty = True
+        self.removals = 0
         self._local_done = asyncio.Event()
         self._local_done.set()
         self._at_work: str | None = None
@@ -75,9 +84,19 @@ class FakeReader:
     def name(self) -> str:
         return self._name
 
+    def forget(self) -> None:
+        """The card loses its session: a reset, a removal, a loss of power."""
+        self.session.clear()
+        self.history.append(LOST)
+
     def held(self) -> bool:
         """Whether the manager has claimed the reader."""
         return self._claimed
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is in progress."""
+        return self._at_work is None
 
     # a program on this computer, at the same pcscd
 
@@ -117,30 +136,35 @@ class FakeReader:
         await self._do(call)
         if not self._local_done.is_set() and not self._claimed:
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "a local program holds the reader")
+        if self.reset_by_others:
+            self.reset_by_others = False
+            self.forget()
+            raise PcscError(ReturnCode.W_RESET_CARD)
 
     async def connect(self, share: ShareMode, protocols: Protocol) -> Protocol:
         with self._one_at_a_time("connect"):
-            if self.connected:
-                self.misuse.append("connected twice") if share is DIRECT else None
             await self._do(f"connect {share.name}")
             self.connected = True
             if share is DIRECT:
                 return Protocol.UNDEFINED
             if not protocols & self.protocol:
                 raise PcscError(ReturnCode.E_PROTO_MISMATCH)
+            self.history.append(POWERED)
             return self.protocol
 
     async def reset(self, disposition: Disposition, protocols: Protocol) -> Protocol:
         with self._one_at_a_time("reset"):
-            await self._use(f"reset {disposition.name}")
-            self.session.clear()
+            try:
+                await self._use(f"reset {disposition.name}")
+            finally:
+                self.forget()
             return self.protocol
 
     async def disconnect(self, disposition: Disposition) -> None:
         with self._one_at_a_time("disconnect"):
             await self._do(f"disconnect {disposition.name}")
             self.connected = self._claimed = False
-            self.session.clear()
+            self.forget()
 
     async def claim(self) -> None:
         with self._one_at_a_time("claim"):
@@ -159,8 +183,12 @@ class FakeReader:
 
     async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
         with self._one_at_a_time("transmit"):
+            removals = self.removals
             await self._use("transmit")
+            if self.empty or removals != self.removals:
+                raise PcscError(ReturnCode.E_NO_SMARTCARD)
             self.session.append(apdu)
+            self.history.append(apdu)
             return OK
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
@@ -328,14 +356,16 @@ class Desk:
             client.handle = await client.context.connect(self.reader.name, share, protocols)
         return client
 
-    def insert(self) -> None:
-        """A card is put in."""
-        self.reader.session.clear()
-        self.manager.card_inserted(self.reader, ATR)
+    def insert(self, atr: bytes = ATR) -> None:
+        """A card is put in; one without ATR is mute."""
+        self.reader.empty = False
+        self.manager.card_inserted(self.reader, atr)
 
     def remove(self) -> None:
         """The card is taken out."""
-        self.reader.session.clear()
+        self.reader.forget()
+        self.reader.empty = True
+        self.reader.removals += 1
         self.manager.card_removed(self.reader)
 
     def unplug(self) -> None:
@@ -359,7 +389,9 @@ __all__ = [
     "EJECT",
     "EXCLUSIVE",
     "LEAVE",
+    "LOST",
     "OK",
+    "POWERED",
     "READER",
     "RESET",
     "SHARED",

@@ -114,7 +114,7 @@ async def test_failing_reconnect_changes_nothing_for_the_handle() -> None:
 async def test_mute_card_can_be_revived_by_a_reset() -> None:
     async with Desk(card=False) as desk:
         alice = await desk.client("alice", DIRECT)
-        desk.manager.card_inserted(desk.reader, b"")
+        desk.insert(atr=b"")
         with raises(ReturnCode.W_UNRESPONSIVE_CARD):
             await alice.card.reconnect(SHARED, T1, LEAVE)
         await alice.card.reconnect(SHARED, T1, RESET)
@@ -389,3 +389,48 @@ async def test_reader_that_goes_during_eviction() -> None:
         await quiet()
         assert waiting.code is ReturnCode.E_READER_UNAVAILABLE
         desk.reader.gates.pop("reset RESET").set()
+
+
+async def test_reconnect_that_fails_after_its_own_reset_must_be_repeated() -> None:
+    async with Desk() as desk:
+        alice, bob = await desk.client("alice"), await desk.client("bob", None)
+        desk.reader.fails["claim"] = PcscError(ReturnCode.F_COMM_ERROR)
+        with raises(ReturnCode.F_COMM_ERROR):
+            await alice.card.reconnect(EXCLUSIVE, T1, RESET)
+        with raises(ReturnCode.W_RESET_CARD):
+            await alice.card.status()
+        assert desk.sharing == 1
+        await alice.card.reconnect(SHARED, T1, LEAVE)
+        await bob.context.connect(READER, SHARED, T1)
+
+
+async def test_nobody_is_told_of_a_reset_that_a_local_program_prevented() -> None:
+    async with Desk() as desk:
+        alice, bob = await desk.client("alice", patience=1.0), await desk.client("bob")
+        desk.reader.local_begin()
+        with raises(ReturnCode.E_SHARING_VIOLATION):
+            await alice.card.reconnect(SHARED, T1, RESET)
+        desk.reader.local_end()
+        await bob.card.status()
+        await alice.card.status()
+
+
+async def test_removal_is_not_outdone_by_a_later_reset() -> None:
+    """With pcscd the last one wins."""
+    async with Desk() as desk:
+        alice, bob = await desk.client("alice"), await desk.client("bob")
+        desk.remove()
+        desk.insert()
+        await alice.card.reconnect(SHARED, T1, RESET)
+        with raises(ReturnCode.W_REMOVED_CARD):
+            await bob.card.status()
+
+
+async def test_eviction_without_a_card_tells_nobody_else() -> None:
+    async with Desk(card=False) as desk:
+        alice, bob = await desk.client("alice", DIRECT), await desk.client("bob", DIRECT)
+        await alice.card.begin()
+        await bob.card.begin()
+        await bob.card.end(LEAVE)
+        with raises(ReturnCode.W_RESET_CARD):
+            await alice.card.end(LEAVE)

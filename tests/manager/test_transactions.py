@@ -321,6 +321,7 @@ async def test_eviction_whose_reset_fails_still_passes_the_card_on(caplog: pytes
         await bob.card.reconnect(DIRECT, T1, LEAVE)
         await bob.card.begin()
         assert "could not be reset" in caplog.text
+        assert "disconnect UNPOWER" in desk.reader.calls  # it must forget all the same
 
 
 async def test_command_longer_than_any_is_not_sent() -> None:

@@ -330,3 +330,19 @@ async def test_nobody_waits_in_two_places() -> None:
             await queue.turns.enter("b", None)
         queue.turns.leave("a")
         await waiting
+
+
+async def test_timer_that_is_a_little_early_counts() -> None:
+    """Event loops round. A timer that is set anew for the same moment could keep the loop busy, for ever if the
+    difference is a rounding error."""
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, max_idle=30)
+        await queue.enter("a")
+        waiting = queue.enter("b")
+        await asyncio.sleep(29.9)
+        queue.turns._check_idleness()
+        assert queue.evicted == []
+        await asyncio.sleep(0.099)
+        queue.turns._check_idleness()
+        assert queue.evicted == ["a"]
+        await waiting

@@ -10,7 +10,7 @@ import pytest
 
 from cardferry.manager import Settings
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from tests.manager.desk import APDU, DIRECT, EXCLUSIVE, LEAVE, OK, READER, RESET, SHARED, T1, UNPOWER, Client, Desk
+from tests.manager.desk import APDU, ATR, DIRECT, EXCLUSIVE, LEAVE, OK, READER, RESET, SHARED, T1, UNPOWER, Client, Desk
 from tests.virtual_time import quiet
 
 
@@ -77,7 +77,7 @@ async def test_one_slow_reset_does_not_hold_up_other_readers() -> None:
     async with Desk() as desk:
         second = type(desk.reader)("Reader 01 00")
         desk.manager.reader_added(second)
-        desk.manager.card_inserted(second, bytes.fromhex("3b80800101"))
+        desk.manager.card_inserted(second, ATR)
         alice, bob = await desk.client("alice"), await desk.client("bob", None)
         other = await alice.context.connect("Reader 01 00", SHARED, T1)
         await alice.card.begin()

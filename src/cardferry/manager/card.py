@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from cardferry.manager.settings import ExclusivePolicy
@@ -145,10 +146,13 @@ class LocalCard:
                 raise PcscError(ReturnCode.E_SHARING_VIOLATION, "somebody else is connected")
             if not slot.device.card_present:
                 raise PcscError(ReturnCode.E_NO_SMARTCARD)
+            if initialization in _RESETS:
+                wanted = Protocol.ANY if Protocol.RAW in protocols or not protocols else protocols
+                await self._reset(lambda: slot.device.reset(initialization, wanted), until)
             # What happens from now on counts again, also if it happens before we are through.
             happened, self.happened = self.happened, None
             try:
-                await self._renew(share, protocols, initialization, until)
+                await self._renew(share, protocols, until)
                 self.check_happened()
             except BaseException:
                 self.happened = self.happened or happened
@@ -157,21 +161,27 @@ class LocalCard:
             slot.touch()
         return self._active
 
-    async def _renew(
-        self, share: ShareMode, protocols: Protocol, initialization: Disposition, until: float | None
-    ) -> None:
-        slot, device = self.slot, self.slot.device
-        if initialization in _RESETS:
-            slot.tell(Happened.RESET, but=self)
-            wanted = Protocol.ANY if Protocol.RAW in protocols or not protocols else protocols
-            await slot.insist(self, lambda: device.reset(initialization, wanted), until)
-        self._active = await slot.insist(self, lambda: device.power(share, protocols), until)
+    async def _renew(self, share: ShareMode, protocols: Protocol, until: float | None) -> None:
+        slot = self.slot
+        self._active = await slot.insist(self, lambda: slot.device.power(share, protocols), until)
         if share is ShareMode.EXCLUSIVE:
             if not self.exclusive:
                 await self._become_exclusive(until)
         elif self.exclusive:
             slot.exclusive_owner = None
             await self._unlock_once()
+
+    async def _reset(self, work: Callable[[], Awaitable[None]], until: float | None) -> None:
+        """Take the card's session, in a turn that we have. All handles are told, this one too, if anything was done."""
+        executed = True
+        try:
+            await self.slot.insist(self, work, until)
+        except PcscError as error:
+            executed = error.code is not ReturnCode.E_SHARING_VIOLATION
+            raise
+        finally:
+            if executed:
+                self.slot.tell(Happened.RESET)
 
     # transactions
 
@@ -190,8 +200,7 @@ class LocalCard:
             raise PcscError(ReturnCode.E_NOT_TRANSACTED)
         try:
             if disposition in _RESETS:
-                slot.tell(Happened.RESET)
-                await slot.insist(self, lambda: slot.device.reset(disposition, Protocol.ANY), None)
+                await self._reset(lambda: slot.device.reset(disposition, Protocol.ANY), None)
         finally:
             await self._unlock_once()
 
@@ -276,12 +285,11 @@ class LocalCard:
         slot, device = self.slot, self.slot.device
         until = slot.deadline(self._connect_patience)
         async with slot.turn(self, self._connect_patience):
-            slot.tell(Happened.RESET, but=self)
             try:
                 if disposition is Disposition.UNPOWER:
-                    await slot.insist(self, device.unpower, until)
+                    await self._reset(device.unpower, until)
                 else:
-                    await slot.insist(self, lambda: device.reset(disposition, Protocol.ANY), until)
+                    await self._reset(lambda: device.reset(disposition, Protocol.ANY), until)
             except PcscError as error:
                 if error.code is ReturnCode.E_SHARING_VIOLATION:
                     raise

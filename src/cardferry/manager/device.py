@@ -78,9 +78,9 @@ class Device:
         return bool(self.card_state & CardState.PRESENT)
 
     @property
-    def connected(self) -> bool:
-        """Whether we are connected to the reader."""
-        return self._connected is not None
+    def session(self) -> bool:
+        """Whether there is a card that may have been told something which the next user must not inherit."""
+        return self.card_present and self._connected is not None
 
     def check_gone(self) -> None:
         """Raise when the reader was unplugged."""
@@ -96,6 +96,15 @@ class Device:
     def card_removed(self) -> None:
         """The card went."""
         self._card_changed(CardState.ABSENT, b"")
+
+    def exchanged(self) -> None:
+        """Count as if the card had been taken out and put in again.
+
+        A program that has the reader to itself may look at nothing but the state (scdaemon does, twice a second): this
+        is how it learns that it has lost the card, and it begins anew instead of failing at its next command.
+        """
+        self.event_counter = (self.event_counter + 2) & 0xFFFF
+        self._changed()
 
     def _card_changed(self, state: CardState, atr: bytes) -> None:
         self.event_counter = (self.event_counter + 1) & 0xFFFF
@@ -177,7 +186,7 @@ class Device:
 
     async def reset(self, disposition: Disposition, protocols: Protocol) -> None:
         """Reset the card. When that fails it counts as unpowered, and the next connection tries again."""
-        if not self.connected:
+        if self._connected is None:
             await self._connect_card(protocols)  # it was without power: that is the reset
             return
         card = self.event_counter
@@ -189,6 +198,16 @@ class Device:
             raise
         self._check_same(card)
         self._has_power(protocol)
+
+    async def forget(self) -> None:
+        """Make the card forget what it was told, PINs above all: by a reset, or else by taking its power."""
+        if not self.session:
+            return
+        try:
+            await self.reset(Disposition.RESET, Protocol.ANY)
+        except PcscError as error:
+            log.warning("%s: the card could not be reset, so it loses its power: %s", self.reader.name, error)
+            await self.unpower()
 
     async def unpower(self) -> None:
         """Take the power from the card, for as long as nobody connects."""

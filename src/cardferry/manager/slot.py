@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from cardferry.manager.device import Device
 from cardferry.manager.settings import ExclusivePolicy, Settings
 from cardferry.manager.turns import Turns
-from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Disposition, Protocol
+from cardferry.pcsc.constants import SHARING_EXCLUSIVE
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.readers.base import Reader
@@ -142,9 +142,9 @@ class Slot:
         self.tell(Happened.RESET)
 
     def tell(self, happened: Happened, *, but: LocalCard | None = None) -> None:
-        """Mark all handles, except one, so that their next call says what happened."""
+        """Mark all handles, except one, so that their next call says what happened. A removal is not outdone."""
         for card in self.cards:
-            if card is not but:
+            if card is not but and card.happened is not Happened.REMOVED:
                 card.happened = happened
         self._marks += 1
         self.touch()
@@ -333,6 +333,7 @@ class Slot:
         if self.exclusive_owner is card:
             self.exclusive_owner = None
             self.dispossessed.add(card)
+        reset = reset and self.device.session
         if reset:
             self.tell(Happened.RESET, but=card)
         self._let_go(card, reset=reset)
@@ -344,10 +345,9 @@ class Slot:
             self._start(self._recover(reset))
 
     async def _recover(self, reset: bool) -> None:
-        device = self.device
         try:
-            if reset and device.card_present and device.connected:
-                await device.call(lambda: device.reset(Disposition.RESET, Protocol.ANY))
+            if reset:
+                await self.device.call(self.device.forget)
         except PcscError as error:
             log.warning("%s: the card could not be reset: %s", self.name, error)
         finally:
@@ -365,4 +365,6 @@ class Slot:
         log.warning("%s: %s idle for %g s while others wait: the card is reset and goes to the next one",
                     self.name, card.context.peer.name, self.settings.max_idle)  # fmt: skip
         card.happened = card.happened or Happened.RESET
+        if self.exclusive_owner is card:
+            self.device.exchanged()
         self.take_away(card, reset=True)

@@ -18,8 +18,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Final
 
 from cardferry.pcsc.errors import PcscError, ReturnCode
+
+#: s by which a timer may be early: loops count in ms, or round.
+_TICK: Final = 0.002
 
 
 @dataclass(slots=True, eq=False)
@@ -199,7 +203,7 @@ class Turns:
         self._forget_expired()
         if self.owner is None or self._busy or not self._tickets:
             return
-        if self._loop.time() - self._last_used < self._max_idle:
+        if self._last_used + self._max_idle - self._loop.time() > _TICK:
             self._watch_idleness()
         else:
             self._evict(self.owner)
