@@ -115,7 +115,7 @@ def check_path(path: Path) -> Path:
     if size > MAX_SOCKET_PATH:
         raise SocketPathError(
             f"the socket's path has {size} bytes, and {MAX_SOCKET_PATH} is the most: {path}",
-            "choose a shorter one with --socket PATH",
+            "choose a shorter one, or set XDG_RUNTIME_DIR to a folder of your own with a shorter path",
         )
     return path
 

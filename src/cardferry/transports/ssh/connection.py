@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 from collections import deque
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
+from cardferry.transports.sockets import PATH_LIMIT, PathUnusableError
 from cardferry.transports.ssh import guard
 from cardferry.transports.ssh.command import (
     SshCommand,
@@ -37,6 +39,8 @@ from cardferry.transports.ssh.errors import (
 
 log = logging.getLogger("cardferry.ssh")
 
+#: Bytes that ssh adds to the name of its control socket until it listens (``mux.c``: a dot and 16 letters).
+_CONTROL_ENDING: Final = 17
 #: Lines of ssh's complaints that are kept to tell what went wrong.
 _KEPT_LINES: Final = 60
 #: What ssh says when the server could not, or would not, connect to the socket it was asked for.
@@ -315,10 +319,12 @@ async def connect(destination: str, command: SshCommand, folder: Path) -> AsyncI
         folder: a private folder (0700, short path) for the control socket.
 
     Raises:
+        PathUnusableError: the folder's path is too long.
         SshError: what went wrong, before the block begins; `SshConnection.lost` tells later ends.
     """
     command = await identify(command)
     control = folder / "ctl"
+    _check_room(control)
     master = await _start(destination, command, control)
     if master.gone.done() and any(_NO_TERMINAL in line for line in master.complaints):
         log.warning("%s gives the account no terminal: without one sshd delays each small message", destination)
@@ -334,6 +340,16 @@ async def connect(destination: str, command: SshCommand, folder: Path) -> AsyncI
     finally:
         await master.end()
         _remove(control)
+
+
+def _check_room(control: Path) -> None:
+    """See that ssh can bind its control socket, which it does under a longer name first."""
+    most = PATH_LIMIT - _CONTROL_ENDING
+    if len(os.fsencode(control)) > most:
+        raise PathUnusableError(
+            f"ssh's own socket would have too long a path: {control} has more than {most} bytes",
+            "set XDG_RUNTIME_DIR to a folder of your own with a shorter path",
+        )
 
 
 async def _start(destination: str, command: SshCommand, control: Path, terminal: bool = True) -> _Master:
