@@ -202,3 +202,9 @@ def test_a_refused_forwarding_is_recognised(line: str) -> None:
 )
 def test_the_name_in_a_destination(destination: str, name: str) -> None:
     assert host_name(destination) == name
+
+
+def test_an_ssh_that_was_killed_says_nothing_about_the_host() -> None:
+    error = before_login([], -15, "computer1")
+    assert type(error) is SshError
+    assert error.message == "ssh to computer1 was ended by signal 15"

@@ -203,7 +203,8 @@ def before_login(lines: Sequence[str], status: int | None, host: str) -> SshErro
 
     Args:
         lines: what ssh wrote to its standard error.
-        status: its exit status; 255 is ssh's own failure, anything else is the remote command's.
+        status: its exit status; 255 is ssh's own failure, a negative one the signal that ended it, anything else is
+            the remote command's.
         host: the destination as the user gave it.
     """
     if status == SSH_FAILED:
@@ -211,6 +212,8 @@ def before_login(lines: Sequence[str], status: int | None, host: str) -> SshErro
         return find(SYMPTOMS, lines, host) or SshError(
             f"ssh to {host} failed{': ' + said if said else ''}", f"`ssh -v {host}` says more"
         )
+    if status is not None and status < 0:
+        return SshError(f"ssh to {host} was ended by signal {-status}", f"see whether `ssh {host}` works")
     return NoShellError(
         f"{host} let us in, but runs no commands for this account",
         f"`ssh {host} true` must work: the account needs a login shell, and the key no forced command",
