@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -221,7 +222,7 @@ class Stage:
         self._start_sshd(sshd, host_key)
         public = host_key.with_suffix(".pub").read_text()
         (self.guest.folder / "known_hosts").write_text(f"demo-host {public}")
-        user = os.environ.get("USER") or os.environ.get("LOGNAME") or "root"
+        user = pwd.getpwuid(os.geteuid()).pw_name
         configuration = self.guest.folder / "ssh_config"
         configuration.write_text(
             f"Host demo-host\n HostName {self.host.address}\n Port {_SSH_PORT}\n User {user}\n"
