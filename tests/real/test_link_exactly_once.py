@@ -19,7 +19,7 @@ from tests.lab.cards import fake_card
 from tests.lab.computer import REPOSITORY
 from tests.lab.counting_client import COUNT
 from tests.lab.delay import DelayedPort
-from tests.lab.ferry import Ferry, attach
+from tests.lab.ferry import Ferry, attach, share
 from tests.lab.link import MASTER, SESSION, SSHD, STDIO, install_cardferry, kill, link_of, wait_for_link
 from tests.lab.namespaces import PLAIN_PYTHON
 from tests.lab.process import Running, wait_until
@@ -33,9 +33,14 @@ MENDED = 9.0
 
 @dataclass(frozen=True, slots=True)
 class Breakable:
-    """A link over ssh with a relay between ssh and sshd, and everything that can break it."""
+    """A link over ssh with a relay between ssh and sshd, and everything that can break it.
+
+    Attributes:
+        guest_command: what serves the programs on the guest: ``attach``, or ``guest`` when the host shares.
+    """
 
     recipe: Recipe
+    guest_command: str
     far: DelayedPort
     ferry: Ferry
 
@@ -65,18 +70,21 @@ class Breakable:
 
     def breaks(self) -> dict[str, Callable[[], object]]:
         """Every way to break it."""
-        host, guest = self.recipe.host, self.recipe.guest
+        near, far = self.recipe.guest, self.recipe.host
+        if self.guest_command == "guest":
+            near, far = far, near
         return {
             "connection reset": self.cut,
-            "ssh killed": lambda: kill(guest, MASTER),
-            "session's ssh killed": lambda: kill(guest, SESSION),
-            "sshd killed": lambda: kill(host, SSHD),
-            "host --stdio killed": lambda: kill(host, STDIO),
+            "ssh killed": lambda: kill(near, MASTER),
+            "session's ssh killed": lambda: kill(near, SESSION),
+            "sshd killed": lambda: kill(far, SSHD),
+            "--stdio killed": lambda: kill(far, STDIO),
             "network black": lambda: self.black(0.5),
         }
 
 
-def breakable(lab: Lab) -> Breakable:
+def attached(lab: Lab) -> Breakable:
+    """The guest has attached the host's readers."""
     recipe = Recipe(lab)
     fake_card(recipe.pcscd, delay=0.002)
     install_cardferry(recipe.host)
@@ -84,7 +92,19 @@ def breakable(lab: Lab) -> Breakable:
     config = recipe.host_sshd.config(recipe.guest, "far", far.address, far.port)
     ferry = attach(recipe, host="far", config=config)
     assert link_of(recipe.guest, "attach").way == "link"
-    return Breakable(recipe, far, ferry)
+    return Breakable(recipe, "attach", far, ferry)
+
+
+def shared(lab: Lab) -> Breakable:
+    """The host shares its readers with the guest."""
+    recipe = Recipe(lab)
+    fake_card(recipe.pcscd, delay=0.002)
+    install_cardferry(recipe.guest)
+    far = DelayedPort(recipe.host, recipe.guest, 0.002)
+    config = recipe.guest_sshd.config(recipe.host, "far", far.address, far.port)
+    ferry = share(recipe, guest="far", config=config)
+    assert link_of(recipe.host, "share").way == "link"
+    return Breakable(recipe, "guest", far, ferry)
 
 
 def answers_of(programs: list[Running]) -> list[list[int]]:
@@ -113,15 +133,14 @@ def card_count(link: Breakable) -> int:
 
 def resumes(link: Breakable) -> int:
     """How often the session went on after a break."""
-    status = link_of(link.recipe.guest, "attach").link
+    status = link_of(link.recipe.guest, link.guest_command).link
     assert status is not None
     assert status.sessions == 1, f"a session has ended: {link.ferry.process}"
     return status.resumes
 
 
-def run(lab: Lab, breaks: int, seconds: float, tell: Callable[[str], None] = lambda text: None) -> None:
+def run(link: Breakable, breaks: int, seconds: float, tell: Callable[[str], None] = lambda text: None) -> None:
     """Break the link so many times, or as often as is possible in so many seconds; nothing may show."""
-    link = breakable(lab)
     chance = random.Random(2)
     programs = link.programs()
     begin = time.monotonic()
@@ -140,7 +159,7 @@ def run(lab: Lab, breaks: int, seconds: float, tell: Callable[[str], None] = lam
             ways[name]()
             done[name] += 1
         wait_until(lambda: resumes(link) > before, f"the link goes on after: {name}", MENDED)  # noqa: B023
-        wait_for_link(link.recipe.guest, "attach", MENDED)
+        wait_for_link(link.recipe.guest, link.guest_command, MENDED)
         outages.append(time.monotonic() - broken)
         time.sleep(chance.uniform(0, 0.2))
     answers = answers_of(programs)
@@ -162,8 +181,9 @@ def run(lab: Lab, breaks: int, seconds: float, tell: Callable[[str], None] = lam
 
 
 @pytest.mark.timeout(240)
-def test_each_command_is_carried_out_once_whatever_breaks(lab: Lab) -> None:
-    run(lab, breaks=1000, seconds=20, tell=print)
+@pytest.mark.parametrize("made", [attached, shared])
+def test_each_command_is_carried_out_once_whatever_breaks(lab: Lab, made: Callable[[Lab], Breakable]) -> None:
+    run(made(lab), breaks=1000, seconds=20, tell=print)
 
 
 @pytest.mark.slow
@@ -173,4 +193,4 @@ def test_a_thousand_breaks(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None
         with capsys.disabled():
             print(f"\n{text}")
 
-    run(lab, breaks=1000, seconds=1500, tell=tell)
+    run(attached(lab), breaks=1000, seconds=1500, tell=tell)

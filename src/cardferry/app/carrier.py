@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -33,6 +34,8 @@ _ALIVE_TIME: Final = 1.0
 #: ssh gives a host so many seconds to answer when a connection is made anew: an attempt that began while the network
 #: was away must not outlast the link's patience.
 _RECONNECT_TIME: Final = 4
+#: So many attempts are made in a hurry; after that the host may simply be slow.
+_HURRIED: Final = 4
 
 
 class Carrier:
@@ -52,7 +55,7 @@ class Carrier:
         self.alone = False
         self._ssh = ssh
         self._folder = folder
-        self._made = 0
+        self._made = self._failures = 0
         self._stack = AsyncExitStack()
         self._connection: SshConnection | None = None
         self._endings = asyncio.TaskGroup()
@@ -69,20 +72,28 @@ class Carrier:
         finally:
             await self._endings.__aexit__(kind, error, trace)
 
-    async def connection(self) -> SshConnection:
-        """The connection that stands, or a new one; raises `SshError` when there can be none."""
+    async def connection(self, *, hurry: bool = False) -> SshConnection:
+        """The connection that stands, or a new one; raises `SshError` when there can be none.
+
+        Args:
+            hurry: give up sooner than a person would, as long as that may help.
+        """
         if self._connection is not None and not await self._alive(self._connection):
             self._abandon()
         if self._connection is None:
             self._made += 1
             folder = self._folder / f"ssh{self._made}"
             folder.mkdir(mode=0o700)
-            self._connection = await self._stack.enter_async_context(connect(self.destination, self._command(), folder))
+            self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            command = self._command(hurry=hurry)
+            self._failures += 1
+            self._connection = await self._stack.enter_async_context(connect(self.destination, command, folder))
+            self._failures = 0
         return self._connection
 
-    def _command(self) -> SshCommand:
-        """The ssh program, less patient than a person at the first time."""
-        if self._made < 2:
+    def _command(self, *, hurry: bool) -> SshCommand:
+        """The ssh program; less patient the first times after a connection was lost, in case the network was away."""
+        if not hurry or self._made < 2 or self._failures >= _HURRIED:
             return self._ssh
         return SshCommand((*self._ssh.program, "-o", f"ConnectTimeout={_RECONNECT_TIME}"), self._ssh.version)
 
@@ -97,14 +108,14 @@ class Carrier:
         """
         if not self.alone:
             try:
-                return await open_session(await self.connection(), command, heard)
+                return await open_session(await self.connection(hurry=True), command, heard)
             except NoShellError:
                 if self._connection is not None or self._made > 1:
                     raise
                 log.debug("%s gives no shell: perhaps the key is for the link only", self.destination)
         self.alone = True
         self._made += 1
-        return await open_alone(self.destination, self._command(), command, heard)
+        return await open_alone(self.destination, self._command(hurry=True), command, heard)
 
     def _abandon(self) -> None:
         """Go on without the connection; it ends in its own time."""

@@ -125,13 +125,18 @@ class Offer:
         """Keep the link; return when the other side has no cardferry that understands us."""
         failures = 0
         ever = False
+        loop = asyncio.get_running_loop()
+        hurry_until = 0.0  # as long as the guest may still have the session
         while True:
             try:
                 usable = await self._link()
             except TransportError as error:
                 if not error.heals or not (ever or self._patient):
                     raise
-                delay = _FIRST_PAUSE if ever and not failures else DELAYS[min(failures, len(DELAYS) - 1)]
+                if loop.time() < hurry_until:
+                    delay = min(_FIRST_PAUSE * 2**failures, DELAYS[0])
+                else:
+                    delay = DELAYS[min(failures, len(DELAYS) - 1)]
                 failures += 1
                 log.log(logging.WARNING if failures <= 2 else logging.DEBUG, "%s; trying again in %.0f s", error, delay)
                 self.state = error.message
@@ -141,6 +146,7 @@ class Offer:
                 return
             if self._serving:
                 failures, ever = 0, True
+                hurry_until = loop.time() + self._wanted.grace + DELAYS[1]
                 self.state = "out of reach"
                 log.warning("lost %s; programs there wait", self.guest.destination)
 
@@ -148,7 +154,7 @@ class Offer:
         """One connection of the link, to its end; False when a forwarded socket must do."""
         name = self.guest.destination
         self._serving = False
-        facts = (await self._carrier.connection()).facts
+        facts = (await self._carrier.connection(hurry=True)).facts
         if "cardferry" not in facts.installed:
             log.info("%s: plain forwarding, cardferry is not installed there", name)
             return False
