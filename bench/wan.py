@@ -300,7 +300,9 @@ def openpgp_flows(site: Site) -> list[Flow]:
     """What people do with an OpenPGP card."""
     openpgp_card(site.recipe.pcscd)
     site.open()
-    first = Gpg(site.recipe.host)
+    # Beside each other's: what goes past cardferry to pcscd would refuse an exclusive connection.
+    shared = ("pcsc-shared",)
+    first = Gpg(site.recipe.host, options=shared)
     first.card_status().check()
     first.make_keys()
     first.stop()
@@ -309,7 +311,7 @@ def openpgp_flows(site: Site) -> list[Flow]:
     def home(way: Way) -> Gpg:
         key = (way.computer.name, way.socket)
         if key not in homes:
-            homes[key] = Gpg(way.computer, way.socket, name=f"gnupg{len(homes)}")
+            homes[key] = Gpg(way.computer, way.socket, options=shared, name=f"gnupg{len(homes)}")
             exported = first.run("--armor", "--export").check().out
             homes[key].run("--import", stdin=exported).check()
             homes[key].card_status().check()
@@ -338,15 +340,17 @@ def main() -> int:
     parser.add_argument("--round-trips", default="1,10,50,150", help="ms: %(default)s")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} and its picture")
     parser.add_argument("--quick", action="store_true", help="one distance, the PIV card only")
+    parser.add_argument("--gpg", action="store_true", help="one distance, the OpenPGP card only")
     options = parser.parse_args()
-    distances = [TABLE] if options.quick else [int(word) / 1000 for word in options.round_trips.split(",")]
+    distances = [TABLE] if options.quick or options.gpg else [int(word) / 1000 for word in options.round_trips.split(",")]
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     bench = Bench(distances, say)
     with Lab() as lab:
-        bench.site(lab, ("host", "guest"), piv_flows)
+        if not options.gpg:
+            bench.site(lab, ("host", "guest"), piv_flows)
         if not options.quick:
             bench.site(lab, ("hostpgp", "guestpgp"), openpgp_flows)
     from bench.wan_report import plot, table  # noqa: PLC0415
