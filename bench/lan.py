@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from tests.lab.cards import fake_card, piv_card
 from tests.lab.lab import Lab
 from tests.lab.link import install_cardferry
+from tests.lab.namespaces import PLAIN_PYTHON
 from tests.lab.process import LabError
 
 from bench.figures import Figures, duration
@@ -22,7 +24,23 @@ from bench.wan import PAGE
 from bench.ways import OpenWay, Site, _attach, _direct, _ssh  # the same ways as everywhere
 
 _COUNT = 25
-DIRECT, SSH, LINK = "on the host itself", "ssh -N -L", "link over ssh"
+DIRECT, SSH, LINK, ECHO = "on the host itself", "ssh -N -L", "link over ssh", "ssh HOST cat"
+#: What ssh alone needs to carry 60 bytes to a process on the other side and back.
+_ECHO = """
+import json, socket, subprocess, sys, time
+near, far = socket.socketpair()
+subprocess.Popen(sys.argv[2:], stdin=far, stdout=far)
+far.close()
+durations = []
+for _ in range(int(sys.argv[1]) + 20):
+    start = time.perf_counter()
+    near.sendall(bytes(60))
+    left = 60
+    while left:
+        left -= len(near.recv(left))
+    durations.append(time.perf_counter() - start)
+print(json.dumps(durations[20:]))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +75,7 @@ def measure(rounds: int) -> dict[tuple[str, str], Figures]:
                 for order, metric in (("apdu", "one APDU"), ("turn", "begin + APDU + end")):
                     answer = ways[name].ask(order=order, reader=sites[0].recipe.pcscd.reader(), count=_COUNT)
                     durations.setdefault((metric, name), []).extend(answer["durations"])
+            durations.setdefault(("one APDU", ECHO), []).extend(_echo(sites[1]))
         for site, card in zip(sites, cards, strict=True):
             card.remove()
             piv_card(site.recipe.pcscd)
@@ -71,6 +90,12 @@ def _turned(names: Sequence[str], number: int) -> list[str]:
     return [*names[first:], *names[:first]]
 
 
+def _echo(site: Site) -> list[float]:
+    words = [PLAIN_PYTHON, "-c", _ECHO, str(_COUNT), "ssh", "-F", str(site.to_host), "-T", "host", "cat"]
+    durations: list[float] = json.loads(site.guest.run(words).check().out)
+    return durations
+
+
 def _list(way: OpenWay) -> list[float]:
     answer = way.ask(order="program", argv=["pkcs11-tool", "-L"])
     if answer["code"] or "token label" not in answer["out"]:
@@ -81,10 +106,12 @@ def _list(way: OpenWay) -> list[float]:
 
 def table(figures: dict[tuple[str, str], Figures]) -> str:
     """Figures, then goals."""
-    lines = ["| | " + " | ".join((DIRECT, SSH, LINK)) + " |", "|---|---|---|---|"]
+    ways = (DIRECT, ECHO, SSH, LINK)
+    lines = ["| | " + " | ".join(ways) + " |", "|---|---|---|---|---|"]
     for metric in dict.fromkeys(metric for metric, _ in figures):
         for figure in ("p50", "p99"):
-            cells = [duration(getattr(figures[metric, way], figure)) for way in (DIRECT, SSH, LINK)]
+            known = [figures.get((metric, way)) for way in ways]
+            cells = ["" if one is None else duration(getattr(one, figure)) for one in known]
             lines.append(f"| {metric}, {figure} | " + " | ".join(cells) + " |")
     lines += ["", "| goal | ratio | |", "|---|---|---|"]
     for goal in GOALS:
