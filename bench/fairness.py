@@ -196,8 +196,8 @@ def told(neighbours: Neighbours, seconds: float) -> str:
     most, fewest = neighbours.remote[0], neighbours.remote[-1]
     return (
         f"One program at pcscd itself beside nine through cardferry, {seconds:g} s with a card of 20 ms: the local "
-        f"program had {neighbours.local} turns and never waited longer than {neighbours.longest_wait:.1f} s; the nine had "
-        f"{fewest} to {most} each."
+        f"program had {neighbours.local} turns and never waited longer than {neighbours.longest_wait:.1f} s; "
+        f"the nine had {fewest} to {most} each."
     )
 
 

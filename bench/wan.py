@@ -342,7 +342,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one distance, the PIV card only")
     parser.add_argument("--gpg", action="store_true", help="one distance, the OpenPGP card only")
     options = parser.parse_args()
-    distances = [TABLE] if options.quick or options.gpg else [int(word) / 1000 for word in options.round_trips.split(",")]
+    all_distances = [int(word) / 1000 for word in options.round_trips.split(",")]
+    distances = [TABLE] if options.quick or options.gpg else all_distances
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
