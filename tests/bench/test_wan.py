@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from bench.figures import Figures
+from bench.lan import DIRECT, LINK, SSH
+from bench.lan import table as near_table
+from bench.wan import LINK as FAR_LINK
+from bench.wan import LOCAL, TABLE, Measured, Row
+from bench.wan import SSH as FAR_SSH
+from bench.wan_report import plot, table
+
+from tests.lab.computer import REPOSITORY
+
+
+def row(name: str = "pkcs11-tool -L", waited: int = 31, link_seconds: float = 1.6) -> Row:
+    return Row(
+        name,
+        None,
+        requests=134,
+        apdus=41,
+        ways={
+            (LOCAL, 0.0): Measured(0.05),
+            (FAR_LINK, TABLE): Measured(link_seconds, trips=31, waited=waited, hits=10),
+            (FAR_SSH, TABLE): Measured(7.0, trips=133),
+        },
+    )
+
+
+def test_the_table_says_what_must_travel_and_what_was_expected() -> None:
+    line = table([row()]).splitlines()[-1]
+    assert "| 134 | 41 | 10 | 31 | at most 33 | 31 | 133 |" in line
+    assert "1.60 s (1.00)" in line
+    assert "4.4 times, goal 4 |" in line
+
+
+def test_goals_that_are_missed_are_marked() -> None:
+    line = table([row(waited=34, link_seconds=2.0)]).splitlines()[-1]
+    assert "34 (!)" in line
+    assert "3.5 times, goal 4: missed" in line
+
+
+def test_the_same_figures_draw_the_same_picture(tmp_path: Path) -> None:
+    for name in ("a.svg", "b.svg"):
+        plot([row(), row("opensc-tool -a")], tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_goals_next_door_are_judged() -> None:
+    figures = {
+        (metric, way): Figures(10, seconds, 2 * seconds, seconds, 2 * seconds)
+        for metric in ("one APDU", "begin + APDU + end", "pkcs11-tool -L")
+        for way, seconds in ((DIRECT, 0.001), (SSH, 0.002), (LINK, 0.0025))
+    }
+    text = near_table(figures)
+    assert "| one APDU, p50: at most 1.5 of ssh -N -L | 1.25 | met |" in text
+    assert "| begin + APDU + end, p50: at most 0.7 of ssh -N -L | 1.25 | missed |" in text
+
+
+def test_requests_are_counted_by_their_headers(tmp_path: Path) -> None:
+    pcscd = socket.socket(socket.AF_UNIX)
+    pcscd.bind(str(tmp_path / "pcscd"))
+    pcscd.listen()
+    got = bytearray()
+
+    def serve() -> None:
+        connection, _ = pcscd.accept()
+        while data := connection.recv(4096):
+            got.extend(data)
+            connection.sendall(b"!" * len(data))
+
+    threading.Thread(target=serve, daemon=True).start()
+    relay = subprocess.Popen(
+        [sys.executable, "-m", "bench.requests", tmp_path / "counted", tmp_path / "pcscd"],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert relay.stdin is not None
+    assert relay.stdout is not None
+    assert relay.stdout.readline() == "listening\n"
+    version = struct.pack("<II", 12, 0x11) + bytes(12)
+    transmit = struct.pack("<II", 32, 0x09) + bytes(12) + struct.pack("<I", 5) + bytes(16) + b"apdu!"
+    with socket.socket(socket.AF_UNIX) as program:
+        program.connect(str(tmp_path / "counted"))
+        for byte in version + transmit + transmit:
+            program.sendall(bytes((byte,)))
+        answer = b""
+        while len(answer) < len(version + transmit + transmit):
+            answer += program.recv(4096)
+        relay.stdin.write("count\n")
+        relay.stdin.flush()
+        assert json.loads(relay.stdout.readline()) == {"requests": 3, "apdus": 2}
+    assert bytes(got) == version + transmit + transmit
+    relay.stdin.close()
+    relay.wait(5)
+    relay.stdout.close()
