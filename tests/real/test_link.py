@@ -216,6 +216,15 @@ def test_a_cardferry_that_does_not_start_is_told_of_and_forwarded(lab: Lab) -> N
     assert_works(recipe, ferry.socket)
 
 
+def test_a_login_that_prints_into_the_streams_is_told_of_and_forwarded(lab: Lab) -> None:
+    recipe = Recipe(lab)
+    fake_card(recipe.pcscd)
+    install_cardferry(recipe.host, script=f'#!/bin/sh\necho Welcome to this computer\nexec {CARDFERRY} "$@"\n')
+    ferry = attach(recipe)
+    ferry.process.wait_for("no link to host: .*; its pcscd is forwarded instead", stream="err")
+    assert_works(recipe, ferry.socket)
+
+
 # --- a key that may do nothing else
 
 
