@@ -14,8 +14,8 @@ def test_brackets_are_no_markup(name: str, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_control_characters_are_written_out_and_lines_stay(capsys: pytest.CaptureFixture[str]) -> None:
-    tables.show("", ("reader", "clients"), [("a\x1b[31mb\x9bc\rd", "one\ntwo")])
+    tables.show("", ("reader", "clients"), [("a\x1b[31mb\x9bc\rd\ne", ["one", "two"])])
     out = capsys.readouterr().out
-    assert "a\\x1b[31mb\\x9bc\\rd" in out
+    assert "a\\x1b[31mb\\x9bc\\rd\\ne" in out
     assert "\x1b" not in out
     assert [line.split()[-1] for line in out.splitlines() if line.strip()][-2:] == ["one", "two"]

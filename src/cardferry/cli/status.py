@@ -43,7 +43,7 @@ def _show(one: Running) -> None:
     tables.show(
         "",
         ("reader", "card", "held by", "waiting", "clients"),
-        [(slot.reader, card(slot), _holder(slot), _waiting(slot), "\n".join(slot.clients)) for slot in one.readers],
+        [(slot.reader, card(slot), _holder(slot), _waiting(slot), slot.clients) for slot in one.readers],
     )
 
 
@@ -88,5 +88,5 @@ def _holder(slot: SlotStatus) -> str:
     return "nobody" if slot.holder is None else f"{slot.holder} for {slot.held:.1f} s"
 
 
-def _waiting(slot: SlotStatus) -> str:
-    return "\n".join(f"{waiter.client} for {waiter.waiting:.1f} s" for waiter in slot.waiters)
+def _waiting(slot: SlotStatus) -> list[str]:
+    return [f"{waiter.client} for {waiter.waiting:.1f} s" for waiter in slot.waiters]

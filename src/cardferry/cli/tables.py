@@ -15,14 +15,19 @@ from rich.text import Text
 from cardferry.app.logs import visible
 
 
-def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; lines are never cut when the output is not a terminal."""
+def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | list[str]]]) -> None:
+    """Print a table; a list is a cell of several lines. Lines are never cut when the output is not a terminal."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text("\n".join(map(visible, cell.split("\n")))) for cell in row))
+        table.add_row(*map(_cell, row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 1000
     console.print(table)
+
+
+def _cell(content: str | list[str]) -> Text:
+    lines = [content] if isinstance(content, str) else content
+    return Text("\n".join(map(visible, lines)))
