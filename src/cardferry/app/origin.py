@@ -127,6 +127,8 @@ async def check_pcscd(path: Path) -> None:
     except PermissionError:
         raise PcscdRefusesError(f"this account may not use {path}", f"see ls -l {path}") from None
     except OSError as error:
+        if not _is_socket(path):
+            raise PcscdMissingError(f"{path} is not a socket", "name the socket of a pcscd") from None
         raise PcscdDownError(
             f"nobody listens at {path}: {error.strerror}", "start it: systemctl restart pcscd.socket"
         ) from None
@@ -138,6 +140,10 @@ async def check_pcscd(path: Path) -> None:
             )
         case Answer.SILENT:
             raise PcscdDownError(f"pcscd at {path} does not answer", "restart it: systemctl restart pcscd")
+
+
+def _is_socket(path: Path) -> bool:
+    return path.is_socket()
 
 
 class _Watched:

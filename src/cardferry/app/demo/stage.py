@@ -31,6 +31,7 @@ _PCSCD_SOCKET = Path("/run/pcscd/pcscd.comm")
 _VPCD_PORT = 35963
 _SSH_PORT = 2222
 _HOST_ADDRESS, _GUEST_ADDRESS = "192.0.2.1", "192.0.2.2"  # TEST-NET-1 (RFC 5737)
+_CONNECTION = "the connection"
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -212,8 +213,7 @@ class Stage:
     def _make_connection(self) -> None:
         sshd, ssh, keygen = program("sshd"), program("ssh"), program("ssh-keygen")
         if not (sshd and ssh and keygen):
-            self.source = [f"pcscd:{self.pcscd}"]
-            self.cast.append(("the connection", "the socket itself (no OpenSSH here)"))
+            self.connect_directly("no OpenSSH here")
             return
         host_key, user_key = self.host.folder / "host_key", self.guest.folder / "id"
         for key in (host_key, user_key):
@@ -231,7 +231,15 @@ class Stage:
         )
         self.source = ["demo-host", "--ssh", f"{ssh} -F {configuration}"]
         self.plain = [ssh, "-F", str(configuration), "-N", "-o", "ExitOnForwardFailure=yes", "demo-host"]
-        self.cast.append(("the connection", "a real ssh to a real sshd"))
+        self.cast.append((_CONNECTION, "a real ssh to a real sshd"))
+
+    def connect_directly(self, reason: str) -> None:
+        """Let the guest use the host's socket itself, because ssh is not there or does not let us in."""
+        self.source = [f"pcscd:{self.pcscd}"]
+        self.plain = None
+        self.guest.enter = list(self.host.enter)  # a socket in a file system of its own is not seen from elsewhere
+        self.cast = [(part, player) for part, player in self.cast if part != _CONNECTION]
+        self.cast.append((_CONNECTION, f"the socket itself ({reason})"))
 
     def _start_sshd(self, sshd: str, host_key: Path) -> None:
         settings: Mapping[str, object] = {
