@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from cardferry.app.background import News
 from cardferry.app.handover import Visitor
 from cardferry.app.reception import Reception, Tell
-from cardferry.app.visit import LinkOnlyError, guest_door, visit_agent
+from cardferry.app.visit import LinkOnlyError, guest_door, settle_runtime_folder, visit_agent
 from cardferry.frontends.listening import ListeningSocket, SocketInUseError
 from cardferry.transports.base import Pipe
 
@@ -218,6 +219,16 @@ def test_guests_are_known_by_name_and_address(
     )
     visit_agent(name, environ, [])
     assert seen == [f"agent {known_as}"]
+
+
+def test_a_session_without_a_runtime_folder_uses_the_accounts_own_if_there_is_one() -> None:
+    own = Path(f"/run/user/{os.getuid()}")
+    environ: dict[str, str] = {}
+    settle_runtime_folder(environ)
+    assert environ == ({"XDG_RUNTIME_DIR": str(own)} if own.is_dir() else {})
+    environ = {"XDG_RUNTIME_DIR": "/run/elsewhere"}
+    settle_runtime_folder(environ)
+    assert environ == {"XDG_RUNTIME_DIR": "/run/elsewhere"}
 
 
 def test_each_path_has_a_door_of_its_own() -> None:

@@ -159,6 +159,17 @@ def test_the_log_of_an_agent_is_bounded(lab: Lab) -> None:
     wait_until(lambda: 0 < log.stat().st_size < 4096, "the next line begins a new file")
 
 
+def test_a_session_without_a_runtime_folder_finds_the_same_agent(lab: Lab) -> None:
+    recipe = linked_recipe(lab)
+    first = attach(recipe)
+    script = f'#!/bin/sh\nunset XDG_RUNTIME_DIR\nexec {CARDFERRY} "$@"\n'
+    install_cardferry(recipe.host, script=script)
+    second = attach(recipe, "--socket", str(recipe.new_socket()))
+    assert_works(recipe, second.socket)
+    assert len(processes(recipe.host, AGENT)) == 1
+    first.stop()
+
+
 # --- falling back
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +35,19 @@ def agent_path(folder: Path) -> Path:
     return folder / _AGENT
 
 
+def settle_runtime_folder(environ: MutableMapping[str, str]) -> None:
+    """Let a session without ``XDG_RUNTIME_DIR`` (sshd without PAM) use the account's runtime folder all the same.
+
+    So that it finds what a session with it, or systemd, has started.
+    """
+    if environ.get("XDG_RUNTIME_DIR"):
+        return
+    folder = Path(f"/run/user/{os.getuid()}")
+    with suppress(OSError):
+        if folder.is_dir() and folder.stat().st_uid == os.getuid():
+            environ["XDG_RUNTIME_DIR"] = str(folder)
+
+
 def visit_agent(name: str, environ: Mapping[str, str], agency_words: list[str]) -> None:
     """Hand this process's standard streams to the user's agent, and start it if there is none.
 
@@ -53,6 +67,7 @@ def visit_agent(name: str, environ: Mapping[str, str], agency_words: list[str]) 
         )
     if not name and (named := _NAMED.search(asked)):
         name = named[1]
+    settle_runtime_folder(os.environ)
     folder = runtime_folder()
     path = agent_path(folder)
 
@@ -78,6 +93,7 @@ def visit_guest(visitor: Visitor, path: Path | None, guest_words: list[str]) -> 
     Raises:
         BackgroundError: there is no guest, and none can be started; or it has ended the link.
     """
+    settle_runtime_folder(os.environ)
     folder = runtime_folder()
     path = path or folder / f"{visitor.name}.sock"
 
