@@ -15,7 +15,7 @@ import pytest
 from cardferry.app.background import News
 from cardferry.app.handover import Visitor
 from cardferry.app.reception import Reception, Tell
-from cardferry.app.visit import LinkOnlyError, guest_door, settle_runtime_folder, visit_agent
+from cardferry.app.visit import LinkOnlyError, guest_door, settle_runtime_folder, visit_agent, visit_guest
 from cardferry.frontends.listening import ListeningSocket, SocketInUseError
 from cardferry.transports.base import Pipe
 
@@ -205,6 +205,7 @@ def test_a_key_that_is_for_the_link_only_refuses_everything_else() -> None:
         ("", {"SSH_CONNECTION": "10.0.0.7 5 10.0.0.8 22"}, "10.0.0.7"),
         ("desk", {}, "desk"),
         ("", {}, "a guest on this computer"),
+        ("\x1b[2Jdesk", {"SSH_CONNECTION": "10.0.0.7 5 10.0.0.8 22"}, "10.0.0.7"),
         ("", {"SSH_ORIGINAL_COMMAND": "exec cardferry host --stdio --name desk"}, "desk"),
         ("", {"SSH_ORIGINAL_COMMAND": "cardferry host --stdio --name '$(evil)'"}, "a guest on this computer"),
     ],
@@ -219,6 +220,16 @@ def test_guests_are_known_by_name_and_address(
     )
     visit_agent(name, environ, [])
     assert seen == [f"agent {known_as}"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "", "\x1b[2J", "a b"])
+def test_a_name_that_is_none_does_not_become_a_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    started: list[list[str]] = []
+    monkeypatch.setattr("cardferry.app.visit.start", lambda words, log: started.append(words))
+    monkeypatch.setattr("cardferry.app.visit.hand_over", lambda path, visitor, start: start())
+    visit_guest(Visitor(name, "token"), None, [])
+    assert started == [["guest", "--socket", str(tmp_path / "cardferry" / "host.sock")]]
 
 
 def test_a_session_without_a_runtime_folder_uses_the_accounts_own_if_there_is_one() -> None:

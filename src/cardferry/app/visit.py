@@ -21,7 +21,8 @@ from cardferry.pcsc.errors import UserError
 #: s without a guest until an agent that was started by one leaves.
 IDLE: Final = 60.0
 _AGENT: Final = "agent"
-_NAMED: Final = re.compile(r"--name[ =]([A-Za-z0-9][A-Za-z0-9._-]{0,63})\b")
+_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_NAMED: Final = re.compile(rf"--name[ =]({_NAME})\b")
 
 
 class LinkOnlyError(UserError):
@@ -95,6 +96,8 @@ def visit_guest(visitor: Visitor, path: Path | None, guest_words: list[str]) -> 
     """
     settle_runtime_folder(os.environ)
     folder = runtime_folder()
+    if not re.fullmatch(_NAME, visitor.name):
+        visitor = Visitor("host", visitor.token)  # it is shown on terminals, and part of a path
     path = path or folder / f"{visitor.name}.sock"
 
     def begin() -> None:
@@ -106,6 +109,8 @@ def visit_guest(visitor: Visitor, path: Path | None, guest_words: list[str]) -> 
 def _guest(name: str, environ: Mapping[str, str]) -> str:
     """Who comes, for people: the name it gives itself, and the address that sshd has seen."""
     address = environ.get("SSH_CONNECTION", "").partition(" ")[0]
+    if not re.fullmatch(_NAME, name):
+        name = ""  # it is shown on terminals
     if name and address:
         return f"{name} ({address})"
     return name or address or "a guest on this computer"
