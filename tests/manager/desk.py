@@ -57,7 +57,7 @@ class FakeReader:
         reset_by_others: another user of the reader resets the card before the next command.
         empty: there is no card.
         removals: how often it was taken out.
-        gates: a call of that name waits until its event is set.
+        gates: a call of that name waits until its event is set; ``claimed`` is a claim that has taken effect.
         misuse: what the manager must not do, but did.
     """
 
@@ -156,8 +156,11 @@ class FakeReader:
         with self._one_at_a_time("reset"):
             try:
                 await self._use(f"reset {disposition.name}")
-            finally:
-                self.forget()
+            except PcscError as error:
+                if error.code is not ReturnCode.E_SHARING_VIOLATION:
+                    self.forget()
+                raise
+            self.forget()
             return self.protocol
 
     async def disconnect(self, disposition: Disposition) -> None:
@@ -173,6 +176,8 @@ class FakeReader:
             await self._do("claim")
             await self._local_done.wait()
             self._claimed = True
+            if "claimed" in self.gates:
+                await self.gates["claimed"].wait()
 
     async def release(self) -> None:
         with self._one_at_a_time("release"):
@@ -355,6 +360,16 @@ class Desk:
         if share is not None:
             client.handle = await client.context.connect(self.reader.name, share, protocols)
         return client
+
+    async def check_usable(self) -> None:
+        """Somebody new can use the card, and need not wait for it."""
+        start = asyncio.get_running_loop().time()
+        client = await self.client("somebody new")
+        await client.card.begin()
+        assert await client.card.transmit(APDU, T1) == OK
+        await client.card.end(LEAVE)
+        await client.context.close()
+        assert asyncio.get_running_loop().time() - start < 0.01
 
     def insert(self, atr: bytes = ATR) -> None:
         """A card is put in; one without ATR is mute."""

@@ -31,21 +31,19 @@ async def test_begin_loses_patience_with_a_local_program_but_not_its_place() -> 
         waiting = desk.start(alice.card.begin())
         assert await elapsed(waiting) == pytest.approx(1.0)
         assert waiting.code is ReturnCode.E_SHARING_VIOLATION
-        later = desk.start(bob.card.begin())
+        carol = await desk.client("carol", None)
+        second = desk.start(bob.card.begin())  # it is there when alice is not, and asks the reader
+        third = desk.start(carol.context.connect(desk.reader.name, SHARED, T1))
         await quiet()
         again = desk.start(alice.card.begin())
         await quiet()
         desk.reader.local_end()
-        await later  # it was there when alice was not
-        assert not again.done
-        carol = await desk.client("carol", None)
-        last = desk.start(carol.context.connect(desk.reader.name, SHARED, T1))
-        await quiet()
+        await second
         await bob.card.end(LEAVE)
         await again
-        assert not last.done
+        assert not third.done
         await alice.card.end(LEAVE)
-        await last
+        await third
 
 
 async def test_patience_counts_the_wait_for_the_turn_and_for_the_local_program_together() -> None:

@@ -66,6 +66,15 @@ async def test_disconnect_with_reset_tells_those_who_stay(disposition: Dispositi
             await bob.card.status()
 
 
+async def test_reset_of_a_card_without_power_is_to_power_it() -> None:
+    async with Desk() as desk:
+        alice, bob = await desk.client("alice"), await desk.client("bob")
+        await alice.card.disconnect(UNPOWER)
+        await bob.card.reconnect(SHARED, T1, RESET)
+        assert await bob.card.transmit(APDU, T1) == OK
+        assert CardState.POWERED in desk.state.state
+
+
 async def test_reset_inside_nested_transactions_ends_only_one() -> None:
     async with Desk() as desk:
         alice = await desk.client("alice")
@@ -434,3 +443,13 @@ async def test_eviction_without_a_card_tells_nobody_else() -> None:
         await bob.card.end(LEAVE)
         with raises(ReturnCode.W_RESET_CARD):
             await alice.card.end(LEAVE)
+
+
+async def test_nobody_is_told_of_a_reset_that_was_not_tried() -> None:
+    async with Desk() as desk:
+        alice, bob = await desk.client("alice"), await desk.client("bob")
+        desk.reader.local_begin()
+        desk.reader.fails["claim"] = PcscError(ReturnCode.F_COMM_ERROR)
+        await alice.card.disconnect(RESET)
+        desk.reader.local_end()
+        await bob.card.status()

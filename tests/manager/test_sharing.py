@@ -283,6 +283,20 @@ async def test_honoured_exclusive_connection_is_never_evicted() -> None:
         assert await alice.card.transmit(APDU, T1) == OK
 
 
+async def test_honoured_exclusive_connection_keeps_the_card_from_who_was_there_before() -> None:
+    async with Desk(HONOUR) as desk:
+        alice = await desk.client("alice", EXCLUSIVE)
+        desk.remove()
+        desk.insert()
+        bob = await desk.client("bob", EXCLUSIVE)
+        waiting = desk.start(alice.card.reconnect(SHARED, T1, LEAVE))
+        await asyncio.sleep(3600)
+        assert not waiting.done
+        assert await bob.card.transmit(APDU, T1) == OK
+        await bob.context.close()
+        await waiting
+
+
 @pytest.mark.parametrize("share", [SHARED, DIRECT, EXCLUSIVE])
 async def test_leased_exclusive_connection_ends_after_max_idle(share: ShareMode) -> None:
     async with Desk(Settings(max_idle=30)) as desk:

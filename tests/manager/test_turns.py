@@ -252,6 +252,19 @@ async def test_cancelled_waiter_gives_up_its_place() -> None:
         await next_one
 
 
+async def test_cancelled_waiter_gives_up_a_place_that_was_kept_for_it() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks)
+        await queue.enter("a")
+        with raises(ReturnCode.E_SHARING_VIOLATION):
+            await queue.enter("b", 1.0)
+        waiting = queue.enter("b")
+        await quiet()
+        waiting.cancel()
+        await quiet()
+        assert queue.waiting == []
+
+
 async def test_turn_that_meets_a_cancellation_goes_to_the_next() -> None:
     async with asyncio.TaskGroup() as tasks:
         queue = Queue(tasks)
@@ -260,7 +273,8 @@ async def test_turn_that_meets_a_cancellation_goes_to_the_next() -> None:
         await quiet()
         queue.turns.leave("a")
         waiting.cancel()  # the turn is b's, but b has not learnt it yet
-        await next_one
+        await quiet()
+        assert next_one.done
         assert queue.turns.owner == "c"
 
 

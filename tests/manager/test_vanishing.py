@@ -151,10 +151,7 @@ async def test_context_closed_in_the_middle_of_a_call(name: str, point: str) -> 
         _open(desk, point)
         await quiet()
         assert work.done
-        bob = await desk.client("bob")
-        await bob.card.begin()
-        assert await bob.card.transmit(APDU, T1) == OK
-        await bob.card.end(LEAVE)
+        await desk.check_usable()
 
 
 @pytest.mark.parametrize(("name", "point"), [pair for pair in POINTS if "connect e" not in pair[0]])
@@ -189,8 +186,8 @@ async def test_cancelled_in_the_middle_of_a_call(name: str, point: str) -> None:
             _open(desk, point)
         await quiet()
         assert work.done
-        bob = await desk.client("bob")
-        await bob.card.transmit(APDU, T1)
+        if not name.endswith("exclusively"):
+            await desk.check_usable()
         await client.context.close()
 
 
@@ -213,9 +210,7 @@ async def test_card_removed_in_the_middle_of_a_call(name: str, point: str) -> No
         await quiet()
         assert work.done
         desk.insert()
-        bob = await desk.client("bob")
-        await bob.card.begin()
-        await bob.card.end(LEAVE)
+        await desk.check_usable()
         await client.context.close()
 
 
@@ -228,9 +223,7 @@ async def test_reader_fails_in_the_middle_of_a_call(name: str, point: str) -> No
         await quiet()
         assert work.done
         desk.reader.fails.clear()
-        bob = await desk.client("bob")
-        await bob.card.begin()
-        await bob.card.end(LEAVE)
+        await desk.check_usable()
         await client.context.close()
 
 
@@ -251,18 +244,47 @@ async def test_context_closed_while_a_call_waits_for_its_turn(name: str) -> None
         await bob.card.end(LEAVE)
 
 
-async def test_context_closed_at_the_moment_its_turn_comes() -> None:
+@pytest.mark.parametrize("call", ["begin", "transmit"])
+async def test_context_closed_at_the_moment_its_turn_comes(call: str) -> None:
     async with Desk() as desk:
         alice, bob, carol = await desk.client("alice"), await desk.client("bob"), await desk.client("carol")
-        await alice.card.begin()
-        waiting, last = desk.start(bob.card.begin()), desk.start(carol.card.begin())
+        desk.reader.gates["transmit"] = asyncio.Event()
+        working = desk.start(alice.card.transmit(APDU, T1))
+        await quiet()
+        waiting, last = desk.start(WORK[call][0](bob)), desk.start(carol.card.begin())
         await quiet()
         desk.slot.turns.leave(alice.card)  # bob's turn, and it has not run yet
-        alice.card.lock_count = 0
-        desk.reader._claimed = False
         await bob.context.close()
-        await last
+        await quiet()
         assert waiting.code is ReturnCode.E_CANCELLED
+        _open(desk, "transmit")
+        await working
+        await last
+        assert desk.reader.session == [APDU]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed", "impatient", "removed"])
+async def test_claim_that_had_effect_but_no_answer_is_released(how: str) -> None:
+    async with Desk() as desk:
+        alice = await desk.client("alice", patience=1.0)
+        desk.reader.gates["claimed"] = asyncio.Event()
+        beginning = desk.start(alice.card.begin())
+        await quiet()
+        assert desk.reader.held()
+        if how == "cancelled":
+            beginning.cancel()
+        elif how == "closed":
+            await alice.context.close()
+        elif how == "removed":
+            desk.remove()
+            desk.insert()
+        else:
+            await asyncio.sleep(1.1)
+        await quiet()
+        assert beginning.done
+        assert not desk.reader.held()
+        del desk.reader.gates["claimed"]
+        await desk.check_usable()
 
 
 async def test_claim_that_a_local_program_blocks_ends_with_its_client() -> None:

@@ -88,7 +88,7 @@ class LocalCard:
         slot = self.slot
         slot.device.check_gone()
         if self._refused_at_once(share):
-            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "somebody is connected, or this context holds the card")
+            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "somebody is connected")
         until = slot.deadline(self._connect_patience)
         if slot.holder is not None and slot.holder.context is self.context:
             await self._join(share, protocols, until)
@@ -103,11 +103,9 @@ class LocalCard:
     def _refused_at_once(self, share: ShareMode) -> bool:
         """Whether waiting would be of no use, or is not wanted."""
         slot = self.slot
-        exclusive, holder = slot.exclusive_owner, slot.holder
-        if share is ShareMode.EXCLUSIVE:
-            inside = holder is not None and holder.context is self.context
-            if inside or slot.sharing > 0:
-                return True
+        if share is ShareMode.EXCLUSIVE and slot.sharing > 0:
+            return True
+        exclusive = slot.exclusive_owner
         if exclusive is None:
             return False
         mine, its = self.context.peer, exclusive.context.peer
@@ -153,7 +151,6 @@ class LocalCard:
             happened, self.happened = self.happened, None
             try:
                 await self._renew(share, protocols, until)
-                self.check_happened()
             except BaseException:
                 self.happened = self.happened or happened
                 raise
@@ -173,12 +170,19 @@ class LocalCard:
 
     async def _reset(self, work: Callable[[], Awaitable[None]], until: float | None) -> None:
         """Take the card's session, in a turn that we have. All handles are told, this one too, if anything was done."""
-        executed = True
+        executed = False
+
+        async def watched() -> None:
+            nonlocal executed
+            executed = True
+            try:
+                await work()
+            except PcscError as error:
+                executed = error.code is not ReturnCode.E_SHARING_VIOLATION
+                raise
+
         try:
-            await self.slot.insist(self, work, until)
-        except PcscError as error:
-            executed = error.code is not ReturnCode.E_SHARING_VIOLATION
-            raise
+            await self.slot.insist(self, watched, until)
         finally:
             if executed:
                 self.slot.tell(Happened.RESET)
@@ -250,17 +254,17 @@ class LocalCard:
         self._check_usable()
         slot = self.slot
         try:
-            return await slot.device.call(lambda: slot.device.attribute(attribute))
+            return await slot.device.call(lambda: slot.device.reader.attribute(attribute))
         except PcscError as error:
             if error.code is not ReturnCode.E_SHARING_VIOLATION:
                 raise
-        return await slot.operate(self, lambda: slot.device.attribute(attribute), self.context.patience)
+        return await slot.operate(self, lambda: slot.device.reader.attribute(attribute), self.context.patience)
 
     async def set_attribute(self, attribute: int, value: bytes) -> None:
         """Set a reader attribute in this handle's turn."""
         self._check_usable()
         slot = self.slot
-        await slot.operate(self, lambda: slot.device.set_attribute(attribute, value), self.context.patience)
+        await slot.operate(self, lambda: slot.device.reader.set_attribute(attribute, value), self.context.patience)
 
     async def status(self) -> None:
         """Raise what ``SCardStatus`` would return."""

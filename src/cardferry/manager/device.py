@@ -147,7 +147,6 @@ class Device:
         Raises:
             PcscError: ``E_NO_SMARTCARD``, ``W_UNRESPONSIVE_CARD``, ``E_PROTO_MISMATCH`` or the reader's own error.
         """
-        self._stop_lingering()
         if share is ShareMode.DIRECT:
             await self.open()
             return self.protocol
@@ -218,19 +217,9 @@ class Device:
         self._lost_power(card)
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
-        """Send a control code to the reader, which need not have a card."""
+        """Send a control code to the reader, which need not have a card, nor a handle that is in order."""
         await self.open()
         return await self.reader.control(code, data, max_response)
-
-    async def attribute(self, attribute: int) -> bytes:
-        """Ask for an attribute of the reader, which need not have a card."""
-        await self.open()
-        return await self.reader.attribute(attribute)
-
-    async def set_attribute(self, attribute: int, value: bytes) -> None:
-        """Set an attribute of the reader, which need not have a card."""
-        await self.open()
-        await self.reader.set_attribute(attribute, value)
 
     def _check_same(self, card: int) -> None:
         if card != self.event_counter:
