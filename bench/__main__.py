@@ -1,8 +1,8 @@
 """``python -m bench``: measure, print, and on request write down.
 
 --quick            about half a minute, to see that all still works; the figures mean little
---ways KEY,...     only these columns: direct, beside, ssh, terminal, attach, share, attach2,
-                       share2 (cardferry at both ends)
+--ways KEY,...     only these columns: direct, beside, ssh, terminal, nothing (a relay that does
+                       nothing), attach, share, attach2, share2 (cardferry at both ends)
 --near, --far      only this distance
 --results FILE     save the results as JSON
 --from FILE        do not measure, take results that were saved

@@ -19,6 +19,7 @@ _COLOURS = {
     "beside": "#ddaa33",
     "ssh": "#4477aa",
     "terminal": "#66ccee",
+    "nothing": "#44bb99",
     "attach": "#cc3311",
     "share": "#ee7733",
     "attach2": "#aa3377",

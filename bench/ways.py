@@ -92,11 +92,23 @@ def _ssh(site: Site) -> OpenWay:
     return OpenWay(site.guest, forward.socket, (forward.ssh,))
 
 
-def _ssh_terminal(site: Site) -> OpenWay:
+def _terminal(site: Site) -> Forward:
     path = site.new_socket()
     command: list[str | Path] = ["ssh", "-F", site.to_host, "-tt", "-L", f"{path}:{SOCKET}", "host", "cat"]
-    forward = Forward(site.guest, site.guest.popen(command, stdin=True), path)
-    return OpenWay(site.guest, path, (forward.ssh,))
+    return Forward(site.guest, site.guest.popen(command, stdin=True), path)
+
+
+def _ssh_terminal(site: Site) -> OpenWay:
+    forward = _terminal(site)
+    return OpenWay(site.guest, forward.socket, (forward.ssh,))
+
+
+def _nothing(site: Site) -> OpenWay:
+    forward, path = _terminal(site), site.new_socket()
+    python = CARDFERRY.with_name("python")
+    relay = site.guest.popen([python, "-m", "bench.nothing", path, forward.socket], {"PYTHONPATH": str(REPOSITORY)})
+    relay.wait_for("^ready$")
+    return OpenWay(site.guest, path, (relay, forward.ssh))
 
 
 def _cardferry(computer: Computer, *words: str | Path) -> Running:
@@ -170,6 +182,7 @@ WAYS = (
     Way("beside", "attach pcscd:", _beside, remote=False),
     Way(BASELINE, "ssh -N -L", _ssh),
     Way("terminal", "ssh -tt -L", _ssh_terminal),
+    Way("nothing", "bare relay, ssh -tt", _nothing),
     Way("attach", "attach", _attach),
     Way("share", "share", _share),
     Way("attach2", "attach, both ends", _attach_linked),
