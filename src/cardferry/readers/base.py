@@ -66,14 +66,17 @@ class Reader(Interface):
     async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
         """Send a command APDU, return the response with its status word.
 
-        Waits as long as another user of the reader keeps the card for itself; may be cancelled. The command is then
-        executed all the same if it is on its way already.
+        Inside a claim this waits as long as another user of the reader keeps the card for itself. May be cancelled; the
+        command is then executed all the same if it is on its way already.
 
         Raises:
-            PcscError: ``W_RESET_CARD`` says that the card was reset: by another user of the reader since the last
-                call, or by us because another user came into the middle of a claim. Every handle above must learn it.
-                The reader is ready for the next command. Do not repeat this one: it is for the application to know
-                where to start over. ``E_NO_SMARTCARD`` or ``W_REMOVED_CARD``: the card is gone.
+            PcscError: ``E_SHARING_VIOLATION``, outside a claim only: another user of the reader has the card to itself
+                for the moment, and the command was not executed; the manager claims the reader and repeats it. (So it
+                is with `reset`, `control`, `attribute` and `set_attribute`, too.)
+                ``W_RESET_CARD`` says that the card was reset: by another user of the reader since the last call, or by
+                us because another user came into the middle of a claim. Every handle above must learn it. The reader
+                is ready for the next command. Do not repeat this one: it is for the application to know where to
+                start over. ``E_NO_SMARTCARD`` or ``W_REMOVED_CARD``: the card is gone.
         """
         ...
 

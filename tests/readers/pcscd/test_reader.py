@@ -268,7 +268,7 @@ async def test_the_answer_to_a_cancelled_call_reaches_nobody_else() -> None:
 
 
 @pytest.mark.parametrize("call", ["transmit", "control", "attribute", "set_attribute", "reset"])
-async def test_a_call_outside_a_transaction_waits_for_the_others_lock(call: str) -> None:
+async def test_a_call_that_others_lock_refuses_is_done_inside_a_claim(call: str) -> None:
     pcscd, there, reader = await connected()
     there.lock()
     calls: dict[str, Callable[[], Awaitable[object]]] = {
@@ -279,18 +279,28 @@ async def test_a_call_outside_a_transaction_waits_for_the_others_lock(call: str)
         "reset": lambda: reader.reset(Disposition.RESET, Protocol.ANY),
     }
     before = now()
+    with pytest.raises(PcscError) as caught:
+        await calls[call]()
+    assert caught.value.code is ReturnCode.E_SHARING_VIOLATION
+    assert now() == before
     asyncio.get_running_loop().call_later(60, there.unlock)
+    await reader.claim()
     await calls[call]()
-    assert 59.99 < now() - before < 60.2
+    assert 59.99 < now() - before < 60.5
     assert len(pcscd.dialled[0].requests) < 620
 
 
 async def test_a_waiting_call_can_be_cancelled_and_was_not_executed() -> None:
     _, there, reader = await connected()
     there.lock()
+
+    async def work() -> None:
+        await reader.claim()
+        await transmit(reader)
+
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(10):
-            await transmit(reader)
+        await asyncio.wait_for(work(), 10)
+    await reader.release()
     there.unlock()
     await asyncio.sleep(1)
     assert there.commands == []

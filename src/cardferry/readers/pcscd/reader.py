@@ -5,7 +5,8 @@ it?) -> `Connection.post` (bytes). `handle` and `neighbours` say how we behave t
 
 What a caller sees of them:
 
-- they have the card locked: calls wait, as long as it takes;
+- they have the card locked: `PcscdReader.claim` waits, as long as it takes, and so does a command inside a claim.
+  Outside one it is refused with ``E_SHARING_VIOLATION``, for the caller to claim the reader and repeat it;
 - they have reset the card: ``W_RESET_CARD``, once; the command was not executed;
 - they slipped in between two commands of a claim (see `Outcome.OUTSIDE`; rare): the card is reset and
   ``W_RESET_CARD`` raised, so that the application starts its transaction anew. That command *was* executed.
@@ -201,7 +202,12 @@ class PcscdReader:
     # how it is done
 
     async def _exchange(self, request_for: Callable[[CardHandle], CardRequest]) -> CardReply:
-        """Have one request executed, inside the lock if it is claimed. Returns the reply of a success."""
+        """Have one request executed, inside the lock if it is claimed. Returns the reply of a success.
+
+        Raises:
+            PcscError: pcscd's or the card's error; ``E_SHARING_VIOLATION`` when the lock was not claimed and others
+                have it: the request was not executed.
+        """
         await self._tell()
         while True:
             handle = self._handle
@@ -218,6 +224,8 @@ class PcscdReader:
                 return reply
             if outcome is Outcome.OUTSIDE:
                 await self._start_over()
+            elif not self._claimed:
+                raise PcscError(reply.rv, "another program has the card locked")
             elif wanted is not Lock.ASKED:
                 await asyncio.sleep(RETRY)
 
