@@ -6,7 +6,8 @@ has been written. The semantics are those of pcsc-lite's ``winscard_svc.c``; dif
 
 Waiting for changes. A wait registers the connection for one event, and a stop takes that back; exactly one of event and
 answer to the stop goes out for each registration. A client of level 4:6 asks for the states right after its wait, and
-would take an event before them for their size: the event is held back until they are out.
+would take an event before them for their size: the event is held back until they are out, or until the client asks for
+something else, and thus not for states.
 
 Where bugs stop. `Connection._call` runs what a resource manager does. An exception from there that is no `PcscError` is
 logged with its traceback and becomes ``F_INTERNAL_ERROR`` for the one program that asked.
@@ -24,7 +25,7 @@ from cardferry.frontends.pcsclite.payload import turned_attribute
 from cardferry.pcsc.constants import Disposition, Protocol, Scope, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, Peer
-from cardferry.pcsc.reader_state import Snapshot
+from cardferry.pcsc.reader_state import ReaderState
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
 from cardferry.wire.pcsclite.layout import NATIVE
@@ -39,6 +40,15 @@ log = logging.getLogger(__name__)
 _MAX_QUEUED = 16
 #: From this level on, 4:6, the states are asked for after the wait.
 _ASKS_AFTER_WAIT = 6
+#: What a client may ask between a wait and its states, or instead of them.
+_AFTER_WAIT = (
+    m.GetReadersStateSize,
+    m.GetReadersStateArray,
+    m.GetReadersState,
+    m.GetReaderEvents,
+    m.WaitReaderStateChange,
+    m.StopWaiting,
+)
 #: Bytes of a status word: what a response must have room for.
 _SHORTEST_RESPONSE = 2
 
@@ -70,8 +80,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, front: PcscliteFrontend) -> None:
         self.peer = Peer("a program")
-        #: The snapshot that the program waits for a change of, None while it does not wait.
-        self.registered: Snapshot | None = None
+        #: The number of changes (`PcscliteFrontend.changes`) when the program began to wait, None while it does not.
+        self.registered: int | None = None
         self._front = front
         self._codec = ServerCodec(slots=front.slots, name_size=front.name_size)
         self._transport: asyncio.Transport | None = None
@@ -84,8 +94,8 @@ class Connection(asyncio.Protocol):
         self._context: Context | None = None
         self._context_number = 0
         self._cards: dict[int, Card] = {}
-        #: The states that the program was told last.
-        self._told: Snapshot | None = None
+        #: That number when the program was told the states last, None since its last wait.
+        self._told: int | None = None
         #: Between the wait of a 4:6 client and its states.
         self._array_due = False
         #: The wait was cancelled meanwhile.
@@ -163,6 +173,8 @@ class Connection(asyncio.Protocol):
         requests = self._requests
         while requests and not self._busy and not self._paused:
             request = requests.popleft()
+            if self._array_due and not isinstance(request, _AFTER_WAIT):
+                self._write(self._hold_back_no_more())
             answer = self._ANSWERS.get(type(request))
             if answer is not None:
                 self._write(answer(self, request))
@@ -224,18 +236,18 @@ class Connection(asyncio.Protocol):
         refuse = ReturnCode.E_NO_MEMORY if self._front.full else None
         return self._codec.version(request, refuse)
 
-    def _snapshot(self) -> Snapshot:
-        self._told = self._front.manager.snapshot
-        return self._told
-
     def _get_readers_state(self, _: m.GetReadersState) -> bytes:
-        return self._codec.states(self._snapshot().readers) + self._event_after_states()
+        return self._codec.states(self._states()) + self._event_after_states()
 
     def _get_readers_state_size(self, _: m.GetReadersStateSize) -> bytes:
         return self._codec.state_count(self._front.most_readers)
 
     def _get_readers_state_array(self, _: m.GetReadersStateArray) -> bytes:
-        return self._codec.state_array(self._snapshot().readers) + self._event_after_states()
+        return self._codec.state_array(self._states()) + self._event_after_states()
+
+    def _states(self) -> tuple[ReaderState, ...]:
+        self._told = self._front.changes
+        return self._front.manager.snapshot.readers
 
     def _get_reader_events(self, _: m.GetReaderEvents) -> bytes:
         return self._codec.reader_events(self._front.manager.snapshot.reader_events)
@@ -243,28 +255,30 @@ class Connection(asyncio.Protocol):
     # Waiting for changes
 
     def _wait(self, _: m.WaitReaderStateChange) -> bytes:
-        told = self._told
-        snapshot = self._front.manager.snapshot
-        reply = self._codec.waiting(snapshot.readers)
-        if reply or told is None:
-            told = self._told = snapshot
-        self.registered = told
-        self._cancelled = False
-        self._front.registered.add(self)
+        changes = self._front.changes
+        told, self._told = self._told, None
+        reply = self._codec.waiting(self._front.manager.snapshot.readers)
         self._array_due = self._codec.minor >= _ASKS_AFTER_WAIT
-        if told is not snapshot and not self._array_due:
+        self._cancelled = False
+        self.registered = changes
+        self._front.registered.add(self)
+        if told not in (None, changes) and not reply and not self._array_due:
             # Up to 4:3 the states were asked for before the wait, and something has changed since.
-            self._unregister()
-            return self._codec.event()
+            return self._end_wait()
         return reply
 
     def _event_after_states(self) -> bytes:
         """The states are out: what was held back for them can follow."""
         if not self._array_due:
             return b""
-        self._array_due = False
         self.registered = self._told
-        return self._end_wait(ReturnCode.E_CANCELLED) if self._cancelled else b""
+        return self._hold_back_no_more()
+
+    def _hold_back_no_more(self) -> bytes:
+        self._array_due = False
+        if self._cancelled:
+            return self._end_wait(ReturnCode.E_CANCELLED)
+        return b"" if self.registered == self._front.changes else self._end_wait()
 
     def _stop(self, request: m.StopWaiting) -> bytes:
         if self.registered is None:
@@ -282,8 +296,8 @@ class Connection(asyncio.Protocol):
         return self._codec.event(rv)
 
     def notify(self) -> None:
-        """Something has changed: the event goes out, once per registration, unless the states follow anyway."""
-        if self.registered is not None and not self._array_due:
+        """Something may have changed: the event goes out, once per registration, unless the states follow anyway."""
+        if self.registered not in (None, self._front.changes) and not self._array_due:
             self._write(self._end_wait())
 
     def cancel_wait(self) -> None:

@@ -84,6 +84,8 @@ class PcscliteFrontend:
         self._sharing_timer: asyncio.TimerHandle | None = None
         self._last_gone: asyncio.Future[None] | None = None
         self._most_readers = 0
+        self._changes = 0
+        self._compared = manager.snapshot
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -167,25 +169,35 @@ class PcscliteFrontend:
 
     # Changes
 
+    @property
+    def changes(self) -> int:
+        """Counts the changes that programs wait for. Protocols and resets are not among them, as with pcscd."""
+        snapshot = self.manager.snapshot
+        if snapshot is not self._compared:
+            if _as_waited_for(snapshot) != _as_waited_for(self._compared):
+                self._changes += 1
+            self._compared = snapshot
+        return self._changes
+
     async def _watch(self) -> None:
         before = self.manager.snapshot
         while True:
             after = await self.manager.changed(before.serial)
-            if _noticeable(before, after):
+            if _urgent(before, after):
                 self._notify()
             elif self._sharing_timer is None:
-                loop = asyncio.get_running_loop()
-                self._sharing_timer = loop.call_later(SHARING_DELAY, self._notify)
+                changes = self.changes
+                if any(connection.registered != changes for connection in self.registered):
+                    loop = asyncio.get_running_loop()
+                    self._sharing_timer = loop.call_later(SHARING_DELAY, self._notify)
             before = after
 
     def _notify(self) -> None:
         if self._sharing_timer is not None:
             self._sharing_timer.cancel()
             self._sharing_timer = None
-        current = self.manager.snapshot
         for connection in tuple(self.registered):
-            if connection.registered is not current:
-                connection.notify()
+            connection.notify()
 
     @property
     def status(self) -> FrontendStatus:
@@ -193,7 +205,13 @@ class PcscliteFrontend:
         return FrontendStatus(str(self._listening.path), len(self.connections), len(self.registered))
 
 
-def _noticeable(before: Snapshot, after: Snapshot) -> bool:
+def _as_waited_for(snapshot: Snapshot) -> tuple[object, ...]:
+    """What must be another one for programs to hear of it."""
+    readers = tuple((each.name, each.event_counter, each.state, each.sharing) for each in snapshot.readers)
+    return snapshot.reader_events, readers
+
+
+def _urgent(before: Snapshot, after: Snapshot) -> bool:
     """Whether waiting programs must hear of it at once: readers or cards came or went, or a reader failed."""
     if before.reader_events != after.reader_events or len(before.readers) != len(after.readers):
         return True
