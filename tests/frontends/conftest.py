@@ -1,4 +1,7 @@
-"""The front's tests run in virtual time: both ends of each socket are in one process, so time never needs to pass."""
+"""The front's tests run in virtual time: both ends of each socket are in one process, so time never needs to pass.
+
+A module that measures says by ``LOOPS`` that it wants another loop.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from tests.virtual_time import VirtualTimeLoop, loop_factories
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return loop_factories()
+    module = item.getparent(pytest.Module)
+    loops: Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
+    loops = getattr(module.obj, "LOOPS", None) or loop_factories() if module is not None else loop_factories()
+    return loops
 
 
 @pytest.fixture(autouse=True)

@@ -74,6 +74,7 @@ class Connection(asyncio.Protocol):
         "_requests",
         "_told",
         "_transport",
+        "_turned_away",
         "peer",
         "registered",
     )
@@ -100,6 +101,8 @@ class Connection(asyncio.Protocol):
         self._array_due = False
         #: The wait was cancelled meanwhile.
         self._cancelled = False
+        #: All places were taken when the program came: it is told so.
+        self._turned_away = False
 
     # The socket
 
@@ -107,6 +110,7 @@ class Connection(asyncio.Protocol):
         """A program has connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._front.connections.add(self)
+        self._turned_away = self._front.full
         if self._front.overrun:
             self.close()
             return
@@ -233,7 +237,7 @@ class Connection(asyncio.Protocol):
     # Answered at once
 
     def _version(self, request: m.Version) -> bytes:
-        refuse = ReturnCode.E_NO_MEMORY if self._front.full else None
+        refuse = ReturnCode.E_NO_MEMORY if self._turned_away else None
         return self._codec.version(request, refuse)
 
     def _get_readers_state(self, _: m.GetReadersState) -> bytes:
@@ -317,7 +321,7 @@ class Connection(asyncio.Protocol):
     # Calls
 
     async def _establish(self, request: m.EstablishContext) -> bytes:
-        if self._front.full:
+        if self._turned_away:
             raise PcscError(ReturnCode.E_NO_MEMORY, "too many connections")
         if request.scope not in Scope.__members__.values():
             raise PcscError(ReturnCode.E_INVALID_VALUE, "no such scope")
