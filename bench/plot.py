@@ -37,7 +37,7 @@ def plot(results: Results, path: Path) -> None:
         for panel, distance in zip(axes, distances, strict=True):
             _panel(panel, results, distance)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=(len(labels) + 1) // 2, frameon=False)
         figure.savefig(path, metadata={"Date": None})
 
 
