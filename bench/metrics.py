@@ -18,7 +18,7 @@ class Distance(StrEnum):
 
 #: s to the far computer and back.
 ROUND_TRIP = 0.05
-DISTANCES = {Distance.NEAR: "the other computer is next door (0 ms)", Distance.FAR: "50 ms round trip"}
+DISTANCES = {Distance.NEAR: "Next door (0 ms)", Distance.FAR: "Far away (50 ms round trip)"}
 
 
 @dataclass(frozen=True, slots=True)
