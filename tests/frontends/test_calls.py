@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.manager import ExclusivePolicy, Settings
+from cardferry.frontends.listening import ListeningSocket, listener
+from cardferry.frontends.pcsclite import PcscliteFrontend
+from cardferry.manager import ExclusivePolicy, LocalManager, Settings
+from cardferry.manager.card import LocalCard
+from cardferry.manager.context import LocalContext
+from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import ReturnCode
+from cardferry.pcsc.interface import Peer
 from tests.frontends.at_desk import CONNECT, NEWEST, RECONNECT, STATUS, at_desk
 from tests.frontends.library import (
     BEGIN,
@@ -23,7 +29,7 @@ from tests.frontends.library import (
     VERSION,
     Build,
 )
-from tests.manager.desk import APDU, LEAVE, READER, SHARED, T1
+from tests.manager.desk import APDU, LEAVE, READER, SHARED, T1, Desk
 from tests.virtual_time import quiet
 
 E = ReturnCode
@@ -352,6 +358,59 @@ async def test_program_that_goes_before_its_reply(command: str, tmp_path: Path) 
         await asyncio.sleep(2)
         assert post.desk.sharing == 0
         assert post.desk.manager.contexts == set()
+
+
+@pytest.mark.parametrize("method", ["open", "connect"])
+async def test_program_that_goes_before_a_slow_manager_has_answered(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manager on another computer may answer after it was told that the program has gone."""
+    late: list[LocalContext | LocalCard] = []
+    manager_open = LocalManager.open
+
+    async def slow_open(self: LocalManager, peer: Peer, patience: float | None = None) -> LocalContext:
+        await asyncio.sleep(1)
+        context = await manager_open(self, peer, patience)
+        late.append(context)
+        return context
+
+    async def slow_connect(self: LocalContext, reader: str, share: ShareMode, protocols: Protocol) -> LocalCard:
+        await asyncio.sleep(1)
+        late.append(LocalCard(self, self.manager.slot(reader)))
+        return late[-1]  # type: ignore[return-value]
+
+    async with at_desk(tmp_path) as post:
+        async with post.program() as program:
+            if method == "open":
+                monkeypatch.setattr(LocalManager, "open", slow_open)
+                program.tell(ESTABLISH, "III", 0, 0, 0)
+            else:
+                await program.establish()
+                monkeypatch.setattr(LocalContext, "connect", slow_connect)
+                program.tell(CONNECT, "I128sIIiII", program.context, READER.encode(), 2, 3, 0, 0, 0)
+            await quiet()
+        await asyncio.sleep(2)
+        assert len(late) == 1
+        assert post.desk.manager.contexts == set()
+
+
+async def test_closed_handles_are_forgotten(tmp_path: Path) -> None:
+    async with at_desk(tmp_path) as post, post.program() as program:
+        await program.establish()
+        for _ in range(5):
+            await program.disconnect(await program.connecting())
+        (connection,) = post.front.connections
+        assert connection._cards == {}
+        assert post.front.cards == set()
+
+
+async def test_path_is_ours_until_the_socket_is_closed(tmp_path: Path) -> None:
+    """Not only until the front is: nobody shall take it for dead meanwhile."""
+    async with Desk() as desk:
+        with ListeningSocket(tmp_path / "s") as listening:
+            async with PcscliteFrontend(desk.manager, listening):
+                pass
+            assert listener(listening.path) is not None
 
 
 async def test_front_that_ends_while_calls_wait(tmp_path: Path) -> None:

@@ -156,18 +156,21 @@ async def test_program_that_does_not_read_its_replies_is_not_served_until_it_doe
 
 
 async def test_flood_of_requests_is_taken_in_no_faster_than_it_is_answered(tmp_path: Path) -> None:
-    async with front_at(tmp_path) as (front, path), Program(MODERN, path) as program:
+    async with front_at(tmp_path) as (front, path), Program(MODERN, path) as program, Program(MODERN, path) as other:
         card = await program.connected()
-        (connection,) = front.connections
+        (connection,) = (each for each in front.connections if each._context is not None)
+        (reader,) = (slot.device.reader for slot in front.manager._slots.values())  # type: ignore[attr-defined]
+        reader.gates["transmit"] = asyncio.Event()
         command = struct.pack("<IIiIIIIIII", 32, 0x09, card, 2, 16, 60_000, 3, 16, 65548, 0) + bytes(60_000)
         count = 300  # 18 MB
-        most = 0
         program.write(command * count)
+        await until(lambda: connection._transport is not None and not connection._transport.is_reading(), other)
+        assert len(connection._requests) < 64
+        reader.gates.pop("transmit").set()
         for _ in range(count):
-            most = max(most, len(connection._requests))
             await program.hear("iIIIIIII")
             await program.raw(2)
-        assert most < 64
+        await program.silence()
 
 
 async def test_more_programs_than_allowed_are_told_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -98,13 +98,16 @@ async def test_change_between_states_and_wait_of_an_old_client_is_told_at_once(m
         assert await program.event() == 0
 
 
+@pytest.mark.parametrize("asked", [False, True])
 @pytest.mark.parametrize("minor", [2, 3, 6])
 async def test_client_that_waits_without_asking_for_states_is_not_told_the_same_again(
-    minor: int, tmp_path: Path
+    minor: int, asked: bool, tmp_path: Path
 ) -> None:
     """A gateway that has a connection for events only does so."""
     async with at_desk(tmp_path) as post, post.program(Build(minor)) as program:
         await program.establish()
+        if asked:
+            await program.readers()
         for _ in range(3):
             program.tell(WAIT, *(() if minor == 6 else ("II", 0, 0)))
             await program.silence()  # VERSION as a barrier: the wait is in force
@@ -124,6 +127,7 @@ async def test_event_is_held_back_until_the_states_are_out(when: str, tmp_path: 
     async with at_desk(tmp_path) as post, post.program(NEWEST) as program:
         await program.establish()
         program.tell(WAIT)
+        await quiet()
         if when == "before the events":
             post.desk.remove()
             await quiet()
@@ -301,6 +305,8 @@ async def test_readers_that_come_and_go_are_told_at_once(tmp_path: Path) -> None
     async with at_desk(tmp_path) as post, post.program() as program:
         await program.establish()
         other = FakeReader("Other 01 00")
+        loop = asyncio.get_running_loop()
+        before = loop.time()
         await program.wait()
         post.desk.manager.reader_added(other)
         assert await program.event() == 0
@@ -308,6 +314,7 @@ async def test_readers_that_come_and_go_are_told_at_once(tmp_path: Path) -> None
         post.desk.manager.reader_removed(other)
         assert await program.event() == 0
         assert len(await program.wait()) == 1
+        assert loop.time() == before
 
 
 async def test_sharing_is_told_a_little_later_and_all_at_once(tmp_path: Path) -> None:
@@ -329,12 +336,14 @@ async def test_sharing_is_told_a_little_later_and_all_at_once(tmp_path: Path) ->
 
 async def test_sharing_that_is_as_it_was_is_not_told(tmp_path: Path) -> None:
     """Whoever waits for the next change does so from the states that he knows."""
-    async with at_desk(tmp_path) as post, post.program() as program:
+    async with at_desk(tmp_path) as post, post.program() as program, post.program() as other:
         await program.establish()
+        await other.establish()
+        await other.wait()
         client = await post.desk.client("somebody")
         await asyncio.sleep(0.2)
         await program.wait()  # knows of the client
-        await asyncio.sleep(10)
+        assert await other.event() == 0  # did not
         await program.silence()
         await client.context.close()
         assert await program.event() == 0

@@ -425,8 +425,6 @@ class Connection(asyncio.Protocol):
 
     async def _get_attribute(self, request: m.GetAttribute) -> bytes:
         value = self._in_its_order(request.attribute, await self._card(request.card).attribute(request.attribute))
-        if len(value) > request.length:
-            raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "attribute")
         return self._codec.attribute(request, value)
 
     async def _set_attribute(self, request: m.SetAttribute) -> bytes:
