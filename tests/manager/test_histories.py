@@ -8,6 +8,7 @@ The model knows no queue and no timer. It knows what each program was told, what
 - *in order*: nobody's turn comes before that of somebody who has been waiting for longer;
 - *bounded*: a call with patience is answered within it; after a long silence nobody waits any more;
 - *honest*: a warning about a reset or removal is only given when there was one;
+- *counted*: the snapshot tells how many handles there are, and each time that any is marked;
 - *clean*: the reader is called once at a time, claimed once at a time; when all have gone, nothing is left.
 """
 
@@ -58,6 +59,7 @@ class Handle:
     Attributes:
         renewed: the card's history at the last connect or reconnect: what came before is known to the program.
         transactions: the card's history at each begin.
+        in_order_at: the number of marks at its reader when it was in order.
         evicted: it was warned while it had a transaction, which is then lost; so it is until it reconnects.
     """
 
@@ -66,6 +68,7 @@ class Handle:
     renewed: int
     transactions: list[int] = field(default_factory=list)
     evicted: bool = False
+    in_order_at: int | None = None
 
 
 @dataclass(eq=False)
@@ -470,6 +473,18 @@ class Histories(RuleBasedStateMachine):
         if self.programs:
             executed = [seen for seen in self.desk.reader.history if isinstance(seen, bytes)]
             assert len(executed) == len(set(executed))
+
+    @invariant()
+    def marks_are_counted(self) -> None:
+        """Others answer status without asking, as long as the number of marks says that nobody was marked."""
+        for program in self.programs:
+            for handle in program.handles:
+                slot = handle.card.slot
+                marks = slot.state.marks
+                if handle.card.happened is None and program.call is None:
+                    handle.in_order_at = marks
+                elif handle.card.happened is not None and not slot.device.gone:
+                    assert handle.in_order_at != marks, "marked in secret"
 
     @invariant()
     def counted(self) -> None:

@@ -312,6 +312,34 @@ async def test_leased_exclusive_connection_ends_after_max_idle(share: ShareMode)
         await card.disconnect(LEAVE)
 
 
+async def test_dispossessed_owner_can_see_it_in_the_event_counter() -> None:
+    """scdaemon has the reader to itself and looks at nothing else: to it the card was taken out and put in again."""
+    async with Desk(Settings(max_idle=30)) as desk:
+        await desk.client("alice", EXCLUSIVE)
+        bob = await desk.client("bob", None)
+        before = desk.state.event_counter
+        await bob.context.connect(READER, SHARED, T1)
+        assert desk.state.event_counter == before + 2
+
+
+async def test_evicted_owner_of_a_transaction_leaves_the_event_counter_alone() -> None:
+    async with Desk(Settings(max_idle=30)) as desk:
+        alice, bob = await desk.client("alice"), await desk.client("bob", None)
+        before = desk.state.event_counter
+        await alice.card.begin()
+        await bob.context.connect(READER, SHARED, T1)
+        assert desk.state.event_counter == before
+
+
+async def test_eviction_is_counted_among_the_marks_though_nothing_is_reset() -> None:
+    async with Desk(Settings(max_idle=30), card=False) as desk:
+        alice, bob = await desk.client("alice", DIRECT), await desk.client("bob", None)
+        await alice.card.begin()
+        before = desk.state.marks
+        await bob.context.connect(READER, DIRECT, T1)
+        assert desk.state.marks != before
+
+
 async def test_dispossessed_owner_comes_back_by_reconnect() -> None:
     async with Desk(Settings(max_idle=30)) as desk:
         alice, bob = await desk.client("alice", EXCLUSIVE), await desk.client("bob", None)

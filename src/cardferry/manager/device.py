@@ -70,6 +70,8 @@ class Device:
         #: How we are connected to the reader; `ShareMode.SHARED` means that the card has power.
         self._connected: ShareMode | None = None
         self._to_let_go = False
+        #: How often a card came or went, to see whether it is still the same.
+        self._insertions = 0
         self._lingering: asyncio.TimerHandle | None = None
 
     @property
@@ -108,6 +110,7 @@ class Device:
 
     def _card_changed(self, state: CardState, atr: bytes) -> None:
         self.event_counter = (self.event_counter + 1) & 0xFFFF
+        self._insertions += 1
         self.card_state, self.atr = state, atr
         self.protocol = Protocol.UNDEFINED
         self._changed()
@@ -167,7 +170,7 @@ class Device:
         return self.protocol
 
     async def _connect_card(self, protocols: Protocol) -> None:
-        card = self.event_counter
+        card = self._insertions
         protocol = await self._connect_reader(ShareMode.SHARED, protocols)
         self._check_same(card)
         self._has_power(protocol)
@@ -188,7 +191,7 @@ class Device:
         if self._connected is None:
             await self._connect_card(protocols)  # it was without power: that is the reset
             return
-        card = self.event_counter
+        card = self._insertions
         self.protocol = Protocol.UNDEFINED
         try:
             protocol = await self.reader.reset(disposition, protocols)
@@ -210,7 +213,7 @@ class Device:
 
     async def unpower(self) -> None:
         """Take the power from the card, for as long as nobody connects."""
-        card = self.event_counter
+        card = self._insertions
         self._connected = None
         await self.reader.disconnect(Disposition.UNPOWER)
         self._to_let_go = False
@@ -222,7 +225,7 @@ class Device:
         return await self.reader.control(code, data, max_response)
 
     def _check_same(self, card: int) -> None:
-        if card != self.event_counter:
+        if card != self._insertions:
             raise PcscError(ReturnCode.E_NO_SMARTCARD, "the card was taken out meanwhile")
 
     def _has_power(self, protocol: Protocol) -> None:
@@ -231,7 +234,7 @@ class Device:
         self._changed()
 
     def _lost_power(self, card: int) -> None:
-        if card == self.event_counter:
+        if card == self._insertions:
             self.protocol = Protocol.UNDEFINED
             self.card_state = CardState.PRESENT
             self._changed()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -142,9 +142,13 @@ class Slot:
         self.tell(Happened.RESET)
 
     def tell(self, happened: Happened, *, but: LocalCard | None = None) -> None:
-        """Mark all handles, except one, so that their next call says what happened. A removal is not outdone."""
-        for card in self.cards:
-            if card is not but and card.happened is not Happened.REMOVED:
+        """Mark all handles, except one, so that their next call says what happened."""
+        self._mark(happened, [card for card in self.cards if card is not but])
+
+    def _mark(self, happened: Happened, cards: Iterable[LocalCard]) -> None:
+        """A removal is not outdone by a reset."""
+        for card in cards:
+            if card.happened is not Happened.REMOVED:
                 card.happened = happened
         self._marks += 1
         self.touch()
@@ -364,7 +368,7 @@ class Slot:
             return
         log.warning("%s: %s idle for %g s while others wait: the card is reset and goes to the next one",
                     self.name, card.context.peer.name, self.settings.max_idle)  # fmt: skip
-        card.happened = card.happened or Happened.RESET
+        self._mark(Happened.RESET, (card,))
         if self.exclusive_owner is card:
             self.device.exchanged()
         self.take_away(card, reset=True)
