@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from tests.manager.desk import APDU, LEAVE, OK, RESET, SHARED, T1, UNPOWER, Desk, elapsed, quiet, raises
+from tests.manager.desk import APDU, DIRECT, LEAVE, OK, READER, RESET, SHARED, T1, UNPOWER, Desk, elapsed, quiet, raises
 
 
 async def test_begin_waits_for_a_local_program() -> None:
@@ -136,3 +136,18 @@ async def test_refusal_inside_a_transaction_is_the_callers() -> None:
         with raises(ReturnCode.E_SHARING_VIOLATION):
             await alice.card.transmit(APDU, T1)
         assert desk.reader.calls.count("claim") == 1
+
+
+@pytest.mark.parametrize("call", ["connect", "reconnect"])
+async def test_local_program_that_has_the_reader_exclusively_is_told_of_at_once(call: str) -> None:
+    """Its lock cannot be waited for: there is no handle to wait with."""
+    async with Desk() as desk:
+        alice = await desk.client("alice", DIRECT)
+        desk.reader.fails["connect SHARED"] = PcscError(ReturnCode.E_SHARING_VIOLATION)
+        with raises(ReturnCode.E_SHARING_VIOLATION):
+            if call == "connect":
+                await alice.context.connect(READER, SHARED, T1)
+            else:
+                await alice.card.reconnect(SHARED, T1, LEAVE)
+        assert "claim" not in desk.reader.calls
+        await alice.card.control(1, b"", 1)

@@ -116,7 +116,7 @@ class LocalCard:
         slot = self.slot
         if share is ShareMode.EXCLUSIVE and slot.sharing:
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "somebody is connected")
-        self._active = await slot.insist(self, lambda: slot.device.power(share, protocols), until)
+        self._active = await slot.call(lambda: slot.device.power(share, protocols))
         if self.closed:
             raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
         slot.add(self)
@@ -160,7 +160,7 @@ class LocalCard:
 
     async def _renew(self, share: ShareMode, protocols: Protocol, until: float | None) -> None:
         slot = self.slot
-        self._active = await slot.insist(self, lambda: slot.device.power(share, protocols), until)
+        self._active = await slot.call(lambda: slot.device.power(share, protocols))
         if share is ShareMode.EXCLUSIVE:
             if not self.exclusive:
                 await self._become_exclusive(until)

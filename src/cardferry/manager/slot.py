@@ -226,21 +226,24 @@ class Slot:
         Outside a transaction the reader is not claimed. So another user of it (a program on this computer, at pcscd)
         can be in the way; then the reader is claimed for this one thing.
         """
-        self.turns.busy(True)
         try:
-            return await self.device.call(work)
+            return await self.call(work)
         except PcscError as error:
             if error.code is not ReturnCode.E_SHARING_VIOLATION or card.lock_count or self.turns.owner is not card:
                 raise
-        finally:
-            self.turns.busy(False)
         await self.claim(card, until)
+        try:
+            return await self.call(work)
+        finally:
+            await self._release_for(card)
+
+    async def call(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do one thing with the reader, see `Device.call`; the owner is not idle meanwhile."""
         self.turns.busy(True)
         try:
             return await self.device.call(work)
         finally:
             self.turns.busy(False)
-            await self._release_for(card)
 
     def deadline(self, patience: float | None) -> float | None:
         """When that patience ends, on the loop's clock; None never."""
@@ -269,10 +272,9 @@ class Slot:
                 turn is over, and the caller has the first place in the queue. ``E_CANCELLED`` when the caller was
                 closed, ``W_REMOVED_CARD`` when the card went, or the reader's own error.
         """
-        self.turns.busy(True)
         try:
             async with asyncio.timeout_at(until) as self._claiming:
-                await self.device.call(self.device.reader.claim)
+                await self.call(self.device.reader.claim)
         except (TimeoutError, asyncio.CancelledError) as error:
             self._let_go(card)
             if isinstance(error, asyncio.CancelledError):
@@ -282,7 +284,6 @@ class Slot:
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "a local program has the card") from None
         finally:
             self._claiming = None
-            self.turns.busy(False)
         try:
             self._check_meanwhile(card)
         except PcscError:
