@@ -89,6 +89,12 @@ class FakeReader:
         self.session.clear()
         self.history.append(LOST)
 
+    def lose_card(self) -> None:
+        """The card is gone, in the middle of whatever it does."""
+        self.forget()
+        self.empty = True
+        self.removals += 1
+
     def held(self) -> bool:
         """Whether the manager has claimed the reader."""
         return self._claimed
@@ -378,13 +384,12 @@ class Desk:
 
     def remove(self) -> None:
         """The card is taken out."""
-        self.reader.forget()
-        self.reader.empty = True
-        self.reader.removals += 1
+        self.reader.lose_card()
         self.manager.card_removed(self.reader)
 
     def unplug(self) -> None:
-        """The reader is taken away."""
+        """The reader is taken away, with its card."""
+        self.reader.lose_card()
         self.manager.reader_removed(self.reader)
 
 

@@ -388,7 +388,6 @@ class Histories(RuleBasedStateMachine):
 
     def _move_reader(self) -> None:
         if self.plugged:
-            self.desk.reader.forget()
             self.run(action=self.desk.unplug)
             self.desk.reader.fails.clear()
         else:
