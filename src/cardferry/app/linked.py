@@ -1,4 +1,6 @@
-"""The guest's side of a link over ssh: another computer's resource manager, as if it were here.
+"""The guest's side of a link: another computer's resource manager, as if it were here.
+
+`link_over` is for any transport; `linked` for ssh, where there is another way if there can be no link.
 
 Guest( ssh )  ~~~~~  Host( LocalManager( pcscd ) )
 """
@@ -17,7 +19,7 @@ from cardferry.app.carrier import Carrier
 from cardferry.app.paths import this_computer
 from cardferry.link import Guest, LinkRefusedError, LinkState, Timing
 from cardferry.pcsc.errors import CardferryError
-from cardferry.transports.base import Pipe
+from cardferry.transports.base import Dial, Pipe
 from cardferry.transports.ssh import NoShellError, SessionError, SshError
 from cardferry.wire.link.greeting import Reason
 
@@ -38,6 +40,39 @@ def remote_command(words: list[str]) -> str:
 def own_name() -> str:
     """What this computer calls itself over there."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", this_computer()).lstrip("._-")[:64] or "guest"
+
+
+@asynccontextmanager
+async def link_over(dial: Dial, name: str, timing: Timing) -> AsyncIterator[Guest]:
+    """The host's resource manager for the block, once its readers are known; whatever breaks is dialled again.
+
+    Args:
+        dial: opens a pipe to the host.
+        name: what the host is called, for people.
+        timing: see `Timing`; ``grace`` is how long calls wait for a host that is out of reach.
+
+    Raises:
+        OSError | CardferryError: there was no link at the first attempt.
+    """
+    reporter = _Reporter(name)
+    async with AsyncExitStack() as stack:
+        guest = Guest(dial, name=name, timing=timing, report=reporter.report, software=SOFTWARE)
+        await stack.enter_async_context(guest)
+        try:
+            await guest.ready()
+        except (OSError, CardferryError):
+            reporter.silent = True
+            await stack.aclose()  # from here on the error is not the guest's own, who would wrap it
+            raise
+        try:
+            yield guest
+        finally:
+            reporter.silent = True
+
+
+def patience(grace: float | None) -> Timing:
+    """The link's times, with ``grace`` in s unless it is None."""
+    return Timing() if grace is None else Timing(grace=grace)
 
 
 @asynccontextmanager
@@ -63,32 +98,29 @@ async def linked(carrier: Carrier, grace: float | None = None) -> AsyncIterator[
             log.info("%s: plain forwarding, %s", carrier.destination, reason)
             yield None
             return
-    timing = Timing() if grace is None else Timing(grace=grace)
-    command = remote_command(["host", "--stdio", "--name", own_name()])
-
-    async def dial() -> Pipe:
-        return await carrier.session(command)
-
-    reporter = _Reporter(carrier.destination)
     async with AsyncExitStack() as stack:
-        guest = Guest(dial, name=carrier.destination, timing=timing, report=reporter.report, software=SOFTWARE)
-        await stack.enter_async_context(guest)
+        guest: Guest | None = None
         try:
-            await guest.ready()
+            guest = await stack.enter_async_context(
+                link_over(session_dial(carrier), carrier.destination, patience(grace))
+            )
         except (OSError, CardferryError) as error:
             if no_shell is not None:
                 raise no_shell from error
             if not _can_forward(error):
                 raise
-            log.warning("no link to %s: %s; its pcscd is forwarded instead", carrier.destination, _why(error))
-            reporter.silent = True
-            await stack.aclose()
-            yield None
-            return
-        try:
-            yield guest
-        finally:
-            reporter.silent = True
+            log.warning("no link to %s: %s; its pcscd is forwarded instead", carrier.destination, why(error))
+        yield guest
+
+
+def session_dial(carrier: Carrier) -> Dial:
+    """Opens pipes to the agent of an ssh host."""
+    command = remote_command(["host", "--stdio", "--name", own_name()])
+
+    async def dial() -> Pipe:
+        return await carrier.session(command)
+
+    return dial
 
 
 def _can_forward(error: Exception) -> bool:
@@ -96,7 +128,8 @@ def _can_forward(error: Exception) -> bool:
     return not isinstance(error, SshError) or isinstance(error, SessionError)
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """Why there is no link, in words for people."""
     if isinstance(error, LinkRefusedError) and error.reason is Reason.VERSION:
         return f"its cardferry is too far from this one in age ({error})"
     return str(error)

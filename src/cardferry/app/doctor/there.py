@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +17,13 @@ from cardferry.app.doctor.finding import Finding, State, note, ok, problem
 from cardferry.app.doctor.here import CCID_DRIVERS, no_driver
 from cardferry.app.doctor.reading import about_readers, look
 from cardferry.app.host import Host, PcscdHost, SshHost, VirtualHost, VpiccHost, spelled
-from cardferry.app.linked import SOFTWARE, own_name, remote_command
+from cardferry.app.linked import link_over, remote_command, session_dial
 from cardferry.app.origin import VIRTUAL_READER, check_pcscd, opened
 from cardferry.app.paths import scratch
-from cardferry.link import Guest
+from cardferry.link import Timing
 from cardferry.pcsc.errors import CardferryError, UserError
-from cardferry.transports.base import Pipe
+from cardferry.pcsc.reader_state import ReaderState
+from cardferry.transports.base import Dial
 from cardferry.transports.errors import TransportError
 from cardferry.transports.ssh import NoShellError, SshCommand, SshConnection, forward_pcscd
 from cardferry.transports.ssh.command import run
@@ -71,7 +71,7 @@ async def _over_ssh(carrier: Carrier, parts: Path, level: int | None) -> AsyncIt
         connection = await carrier.connection()
     except NoShellError as error:
         carrier.alone = True
-        linked = [finding async for finding in _link(carrier)]
+        linked = [finding async for finding in _link(host, session_dial(carrier))]
         if linked[0].state is State.PROBLEM:
             yield problem(f"ssh {host}", error.message, error.hint)
         else:
@@ -92,7 +92,7 @@ async def _over_ssh(carrier: Carrier, parts: Path, level: int | None) -> AsyncIt
         installed = await _installed(connection)
         yield installed
         if facts.pcscd and installed.state is State.OK:
-            linked = [finding async for finding in _link(carrier)]
+            linked = [finding async for finding in _link(host, session_dial(carrier))]
             for finding in linked:
                 yield finding
     else:
@@ -130,36 +130,26 @@ async def _has_driver(connection: SshConnection) -> bool:
     return bool(found.strip())
 
 
-@asynccontextmanager
-async def _guest(carrier: Carrier) -> AsyncIterator[Guest]:
-    async def dial() -> Pipe:
-        return await carrier.session(remote_command(["host", "--stdio", "--name", own_name()]))
-
-    async with Guest(dial, name=carrier.destination, software=SOFTWARE) as guest:
-        yield guest
-
-
-async def _link(carrier: Carrier) -> AsyncIterator[Finding]:
+async def _link(name: str, dial: Dial) -> AsyncIterator[Finding]:
     """The link, and the readers at its other end; the first finding tells whether it works."""
-    probe = f"link to {carrier.destination}"
+    probe = f"link to {name}"
     failure: Exception | None = None
+    readers: tuple[ReaderState, ...] = ()
     try:
-        async with asyncio.timeout(_LINK_TIME), _guest(carrier) as guest:
-            try:
-                await guest.ready()
-            except (OSError, CardferryError) as error:
-                failure = error
+        async with asyncio.timeout(_LINK_TIME), link_over(dial, name, Timing()) as guest:
             readers = guest.snapshot.readers
     except TimeoutError:
         yield problem(probe, f"no answer within {_LINK_TIME:g} s", "try it there: cardferry host")
         return
+    except (OSError, CardferryError) as error:
+        failure = error
     if isinstance(failure, UserError):
         yield problem(probe, failure.message, failure.hint)
     elif failure is not None:
         yield problem(probe, str(failure), "install the same version of cardferry on both sides")
     else:
         yield ok(probe, "it works: cardferry is at both ends")
-        for finding in about_readers(f"readers on {carrier.destination}", readers, needed=True):
+        for finding in about_readers(f"readers on {name}", readers, needed=True):
             yield finding
 
 
