@@ -11,13 +11,16 @@ from cardferry.app.host import (
     HostSyntaxError,
     PcscdHost,
     SshHost,
+    UnixHost,
     VirtualHost,
     VpiccHost,
+    VsockHost,
     label,
     parse_host,
     spelled,
 )
 from cardferry.pcsc.errors import UserError
+from cardferry.transports.vsock import VsockAddress
 
 FORMS: list[tuple[str, Host, str]] = [
     ("computer1", SshHost("computer1"), "computer1"),
@@ -30,6 +33,8 @@ FORMS: list[tuple[str, Host, str]] = [
     ("fe80::1%eth0", SshHost("fe80::1%eth0"), "fe80-1-eth0"),
     ("10.0.0.1", SshHost("10.0.0.1"), "10.0.0.1"),
     ("pcscd:/run/pcscd/pcscd.comm", PcscdHost(Path("/run/pcscd/pcscd.comm")), "pcscd-run-pcscd-pcscd.comm"),
+    ("unix:/run/cards/link", UnixHost(Path("/run/cards/link")), "unix-run-cards-link"),
+    ("vsock://2:35960", VsockHost(VsockAddress(2, 35960)), "vsock-2-35960"),
     ("vpicc:35963", VpiccHost(35963), "vpicc-35963"),
     ("virtual:", VirtualHost(), "virtual"),
 ]
@@ -40,6 +45,11 @@ def test_each_form_is_parsed_spelled_and_named(text: str, host: Host, name: str)
     assert parse_host(text) == host
     assert spelled(host) == text
     assert label(host) == name
+
+
+@pytest.mark.parametrize("text", ["vsock:2:35960", "vsock://host:35960", "VSOCK://host:35960"])
+def test_a_machines_port_can_be_written_in_other_ways(text: str) -> None:
+    assert parse_host(text) == VsockHost(VsockAddress(2, 35960))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +69,13 @@ def test_each_form_is_parsed_spelled_and_named(text: str, host: Host, name: str)
         ("computer1:22", "ssh://computer1:22"),
         ("pcscd:", "absolute"),
         ("pcscd:relative", "absolute"),
+        ("unix:", "unix:/run/cards/link"),
+        ("unix:link", "unix:/run/cards/link"),
+        ("vsock:", "vsock://2:35960"),
+        ("vsock://2", "vsock://2:35960"),
+        ("vsock://guest:35960", "vsock://2:35960"),
+        ("vsock://any:35960", "vsock://2:35960"),
+        ("vsock://4294967295:1", "vsock://2:35960"),
         ("vpicc:", "vpicc:35963"),
         ("vpicc:0", "vpicc:35963"),
         ("vpicc:65536", "vpicc:35963"),

@@ -29,7 +29,7 @@ from tests.transports.test_contract import User
 )
 def test_address(text: str, cid: int, port: int) -> None:
     assert VsockAddress.parse(text) == VsockAddress(cid, port)
-    assert VsockAddress.parse(str(VsockAddress(cid, port)).removeprefix("vsock:")) == VsockAddress(cid, port)
+    assert VsockAddress.parse(str(VsockAddress(cid, port)).removeprefix("vsock://")) == VsockAddress(cid, port)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ async def test_kernel_without_vsock_says_what_to_load() -> None:
 
 
 async def test_machine_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(VsockError, match=r"no way through vsock:1:35960"):
+    with pytest.raises(VsockError, match=r"no way through vsock://1:35960"):
         await vsock.dial(ADDRESS, Machines(tmp_path))
 
 

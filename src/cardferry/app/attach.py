@@ -1,6 +1,7 @@
 """``attach``: other computers' readers (or any other `Host`'s) for the programs on this one.
 
 Frontend( Guest( ssh ) )                              when cardferry is at the other end, too
+Frontend( Guest( unix, vsock ) )                      where no ssh is needed
 Frontend( LocalManager( pcscd over ssh -L, ... ) )    when only sshd is there
 """
 
@@ -16,7 +17,8 @@ from pathlib import Path
 from cardferry.app import limits
 from cardferry.app.carrier import Carrier
 from cardferry.app.control import Link, Running, controllable
-from cardferry.app.host import Host, SshHost, label, spelled
+from cardferry.app.direct import linked_directly
+from cardferry.app.host import Host, SshHost, UnixHost, VsockHost, label, spelled
 from cardferry.app.linked import linked, state
 from cardferry.app.origin import Origin, forwarded, opened_all
 from cardferry.app.paths import runtime_folder, scratch
@@ -108,6 +110,9 @@ async def _readers(attachment: Attachment, parts: Path) -> AsyncIterator[_Reader
                     return
                 async with forwarded(carrier, parts) as origin, _local(attachment, origin) as readers:
                     yield readers
+        case ((UnixHost() | VsockHost()) as host,) if attachment.link:
+            async with linked_directly(host, attachment.grace) as guest:
+                yield _over_link(attachment, guest)
         case _:
             async with opened_all(attachment.hosts, attachment.ssh, parts) as origin, _local(attachment, origin) as own:
                 yield own

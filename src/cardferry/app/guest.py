@@ -21,7 +21,7 @@ from cardferry.app import limits
 from cardferry.app.background import News, Starter
 from cardferry.app.control import Link, Running, controllable
 from cardferry.app.handover import Visitor
-from cardferry.app.linked import SOFTWARE, state
+from cardferry.app.linked import SOFTWARE, RefusedError, state
 from cardferry.app.paths import runtime_folder
 from cardferry.app.reception import Reception, Tell
 from cardferry.app.serving import Service, fronts, public_path
@@ -37,12 +37,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds without the computer that lends its readers until nobody waits for it any longer.
 AWAY: Final = 120.0
-
-
-class RefusedError(UserError):
-    """The computer that lends its readers does not want this guest."""
-
-    exit_code = 54
 
 
 @dataclass(frozen=True, slots=True)

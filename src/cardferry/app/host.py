@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cardferry.pcsc.errors import UserError
+from cardferry.transports.vsock import ANY, VsockAddress
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._@-]+")
@@ -42,6 +43,20 @@ class PcscdHost:
 
 
 @dataclass(frozen=True, slots=True)
+class UnixHost:
+    """A socket at which another cardferry takes links (`cardferry host --listen`)."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class VsockHost:
+    """A port of a virtual machine, or of the computer that this one runs on, at which a cardferry takes links."""
+
+    address: VsockAddress
+
+
+@dataclass(frozen=True, slots=True)
 class VpiccHost:
     """Cards that dial in to a TCP port of this computer, as they do to vpcd."""
 
@@ -53,10 +68,13 @@ class VirtualHost:
     """The built-in card."""
 
 
-Host = SshHost | PcscdHost | VpiccHost | VirtualHost
+#: Where a link is dialled without ssh; there is no other way to such a host.
+LinkHost = UnixHost | VsockHost
+
+Host = SshHost | PcscdHost | UnixHost | VsockHost | VpiccHost | VirtualHost
 
 #: What people can write, for errors and ``--help``.
-FORMS: Final = "[user@]name, ssh://[user@]name[:port], pcscd:PATH, vpicc:PORT, virtual:"
+FORMS: Final = "[user@]name, ssh://[user@]name[:port], pcscd:PATH, unix:PATH, vsock://CID:PORT, vpicc:PORT, virtual:"
 
 
 def parse_host(text: str) -> Host:
@@ -69,7 +87,11 @@ def parse_host(text: str) -> Host:
         case "ssh" if rest.startswith("//"):
             return SshHost(_destination(text))
         case "pcscd":
-            return PcscdHost(_path(rest, text))
+            return PcscdHost(socket_path(rest, text, "pcscd:/run/pcscd/pcscd.comm"))
+        case "unix":
+            return UnixHost(socket_path(rest, text, "unix:/run/cards/link"))
+        case "vsock":
+            return VsockHost(_address(rest, text))
         case "vpicc":
             return VpiccHost(_port(rest, text))
         case "virtual" if not rest:
@@ -86,6 +108,10 @@ def label(host: Host) -> str:
             text = destination.removeprefix("ssh://").rstrip("/")
         case PcscdHost(path):
             text = f"pcscd{path}"
+        case UnixHost(path):
+            text = f"unix{path}"
+        case VsockHost(address):
+            text = f"vsock-{address.cid}-{address.port}"
         case VpiccHost(port):
             text = f"vpicc-{port}"
         case VirtualHost():
@@ -100,6 +126,10 @@ def spelled(host: Host) -> str:
             return destination
         case PcscdHost(path):
             return f"pcscd:{path}"
+        case UnixHost(path):
+            return f"unix:{path}"
+        case VsockHost(address):
+            return str(address)
         case VpiccHost(port):
             return f"vpicc:{port}"
         case VirtualHost():
@@ -124,10 +154,22 @@ def _destination(text: str) -> str:
     return text
 
 
-def _path(rest: str, text: str) -> Path:
+def socket_path(rest: str, text: str, example: str) -> Path:
+    """The path in ``text``; raises `HostSyntaxError` when it is not absolute."""
     if not rest.startswith("/"):
-        raise HostSyntaxError(f"not a socket's path: {text!r}", "write it absolute, as in pcscd:/run/pcscd/pcscd.comm")
+        raise HostSyntaxError(f"not a socket's path: {text!r}", f"write it absolute, as in {example}")
     return Path(rest)
+
+
+def _address(rest: str, text: str) -> VsockAddress:
+    hint = "write it as in vsock://2:35960; 2 is the computer that a virtual machine runs on"
+    try:
+        address = VsockAddress.parse(rest.removeprefix("//"))
+    except ValueError:
+        raise HostSyntaxError(f"not a port of a machine: {text!r}", hint) from None
+    if address.cid == ANY:
+        raise HostSyntaxError(f"not a port of one machine: {text!r}", hint)
+    return address
 
 
 def _port(rest: str, text: str) -> int:

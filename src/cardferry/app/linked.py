@@ -18,7 +18,7 @@ from cardferry import __version__
 from cardferry.app.carrier import Carrier
 from cardferry.app.paths import this_computer
 from cardferry.link import Guest, LinkRefusedError, LinkState, Timing
-from cardferry.pcsc.errors import CardferryError
+from cardferry.pcsc.errors import CardferryError, UserError
 from cardferry.transports.base import Dial, Pipe
 from cardferry.transports.ssh import NoShellError, SessionError, SshError
 from cardferry.wire.link.greeting import Reason
@@ -26,6 +26,12 @@ from cardferry.wire.link.greeting import Reason
 log = logging.getLogger(__name__)
 
 SOFTWARE: Final = f"cardferry {__version__}"
+
+
+class RefusedError(UserError):
+    """The other end does not want this guest."""
+
+    exit_code = 54
 
 
 def remote_command(words: list[str]) -> str:

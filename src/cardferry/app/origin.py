@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cardferry.app.carrier import Carrier
-from cardferry.app.host import Host, PcscdHost, SshHost, VirtualHost, VpiccHost, label
+from cardferry.app.host import Host, PcscdHost, SshHost, UnixHost, VirtualHost, VpiccHost, VsockHost, label, spelled
 from cardferry.app.supervise import Supervisor
 from cardferry.pcsc.errors import UserError
 from cardferry.readers.base import ReaderSource
@@ -34,6 +34,12 @@ class CardPortError(UserError):
     """The TCP port for cards that dial in cannot be opened."""
 
     exit_code = 13
+
+
+class LinkedHostError(UserError):
+    """The host is another cardferry, not a place with readers."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,10 @@ async def opened(host: Host, ssh: SshCommand, parts: Path, *, patient: bool = Fa
         case PcscdHost(path):
             await check_pcscd(path)
             yield _Watched(path, str(path)).origin
+        case UnixHost() | VsockHost():
+            raise LinkedHostError(
+                f"{spelled(host)} can only be linked with", f"by itself, and without --no-link: attach {spelled(host)}"
+            )
         case VpiccHost(port):
             yield await _vpicc(port)
         case VirtualHost():

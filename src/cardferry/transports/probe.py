@@ -7,11 +7,15 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite.client import ClientCodec
-from cardferry.wire.pcsclite.messages import Version
+from cardferry.wire.pcsclite.layout import MAJOR
+from cardferry.wire.pcsclite.messages import Version, VersionReply
 
 #: Seconds that a pcscd gets which systemd may have to start first.
 ANSWER_TIME: Final = 10.0
+#: Seconds for one who has been started: he took a connection a moment ago.
+_RUNNING_TIME: Final = 2.0
 
 
 class Answer(Enum):
@@ -46,3 +50,23 @@ async def ask_version(path: Path, timeout: float = ANSWER_TIME) -> Answer:
         return Answer.CLOSED
     finally:
         writer.close()
+
+
+async def speaks_pcsclite(path: Path, timeout: float = _RUNNING_TIME) -> bool:
+    """Whether what listens at a socket here answers as a pcscd does, and not just something."""
+    codec = ClientCodec()
+    try:
+        reader, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    try:
+        writer.write(codec.send(Version()))
+        async with asyncio.timeout(timeout):
+            while data := await reader.read(1024):
+                for reply in codec.receive(data):
+                    return isinstance(reply, VersionReply) and reply.major == MAJOR
+    except (OSError, WireError):
+        return False
+    finally:
+        writer.close()
+    return False

@@ -1,4 +1,4 @@
-"""Pipes between a virtual machine and the computer it runs on (``vsock:CID:PORT``, Linux ``vsock(7)``).
+"""Pipes between a virtual machine and the computer it runs on (``vsock://CID:PORT``, Linux ``vsock(7)``).
 
 No network, no addresses to configure: the hypervisor gives each machine a number, its CID, which no program inside
 can change. So a listener knows which machine calls, and `listen` takes those that it is told to take. What the
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Collection
@@ -79,7 +80,7 @@ class VsockAddress:
         return cls(cid, port)
 
     def __str__(self) -> str:
-        return f"vsock:{self.cid}:{self.port}"
+        return f"vsock://{self.cid}:{self.port}"
 
 
 class VsockPipe(SocketPipe):
@@ -162,7 +163,7 @@ async def _connect(connection: socket.socket, address: VsockAddress) -> None:
         finally:
             loop.remove_writer(connection)
         if code := connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            raise OSError(code, errno.errorcode.get(code, str(code))) from None
+            raise OSError(code, os.strerror(code)) from None
 
 
 def bound(address: VsockAddress, make_socket: MakeSocket = vsock_socket) -> socket.socket:

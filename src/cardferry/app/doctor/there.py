@@ -8,22 +8,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
 from cardferry.app.carrier import Carrier
 from cardferry.app.control import Running
+from cardferry.app.direct import linked_directly
 from cardferry.app.doctor.finding import Finding, State, note, ok, problem
 from cardferry.app.doctor.here import CCID_DRIVERS, no_driver
 from cardferry.app.doctor.reading import about_readers, look
-from cardferry.app.host import Host, PcscdHost, SshHost, VirtualHost, VpiccHost, spelled
+from cardferry.app.host import Host, PcscdHost, SshHost, UnixHost, VirtualHost, VpiccHost, VsockHost, spelled
 from cardferry.app.linked import link_over, remote_command, session_dial
 from cardferry.app.origin import VIRTUAL_READER, check_pcscd, opened
 from cardferry.app.paths import scratch
-from cardferry.link import Timing
+from cardferry.link import Guest, Timing
 from cardferry.pcsc.errors import CardferryError, UserError
 from cardferry.pcsc.reader_state import ReaderState
-from cardferry.transports.base import Dial
 from cardferry.transports.errors import TransportError
 from cardferry.transports.ssh import NoShellError, SshCommand, SshConnection, forward_pcscd
 from cardferry.transports.ssh.command import run
@@ -55,6 +56,9 @@ async def host(
                 yield ok(name, "it answers")
                 async for finding in look(name, path, needed=True, library=level):
                     yield finding
+            case UnixHost() | VsockHost():
+                async for finding in _link(name, linked_directly(wanted)):
+                    yield finding
             case VpiccHost(port) if name in (link.host for one in running for link in one.links):
                 yield ok(name, f"cards can dial in at port {port}: it is attached")
             case VpiccHost(port):
@@ -71,7 +75,7 @@ async def _over_ssh(carrier: Carrier, parts: Path, level: int | None) -> AsyncIt
         connection = await carrier.connection()
     except NoShellError as error:
         carrier.alone = True
-        linked = [finding async for finding in _link(host, session_dial(carrier))]
+        linked = [finding async for finding in _link(host, link_over(session_dial(carrier), host, Timing()))]
         if linked[0].state is State.PROBLEM:
             yield problem(f"ssh {host}", error.message, error.hint)
         else:
@@ -92,7 +96,7 @@ async def _over_ssh(carrier: Carrier, parts: Path, level: int | None) -> AsyncIt
         installed = await _installed(connection)
         yield installed
         if facts.pcscd and installed.state is State.OK:
-            linked = [finding async for finding in _link(host, session_dial(carrier))]
+            linked = [finding async for finding in _link(host, link_over(session_dial(carrier), host, Timing()))]
             for finding in linked:
                 yield finding
     else:
@@ -130,13 +134,13 @@ async def _has_driver(connection: SshConnection) -> bool:
     return bool(found.strip())
 
 
-async def _link(name: str, dial: Dial) -> AsyncIterator[Finding]:
+async def _link(name: str, link: AbstractAsyncContextManager[Guest]) -> AsyncIterator[Finding]:
     """The link, and the readers at its other end; the first finding tells whether it works."""
     probe = f"link to {name}"
     failure: Exception | None = None
     readers: tuple[ReaderState, ...] = ()
     try:
-        async with asyncio.timeout(_LINK_TIME), link_over(dial, name, Timing()) as guest:
+        async with asyncio.timeout(_LINK_TIME), link as guest:
             readers = guest.snapshot.readers
     except TimeoutError:
         yield problem(probe, f"no answer within {_LINK_TIME:g} s", "try it there: cardferry host")
