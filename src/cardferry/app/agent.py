@@ -1,7 +1,8 @@
 """The host's agent: the one resource manager of a user, which all guests that come over a link share.
 
 ``ssh HOST cardferry host --stdio`` finds the agent, or starts it, and hands its own standard streams over, as
-descriptors: no byte of the link passes through it afterwards. The agent leaves when no guest has come for a while.
+descriptors: no byte of the link passes through it afterwards. Guests that need no ssh come in by its doors.
+The agent leaves when no guest has come for a while.
 
 Host( LocalManager( pcscd ) )
 """
@@ -10,11 +11,14 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Final
 
 from cardferry.app import limits
 from cardferry.app.background import News, Starter
 from cardferry.app.control import Link, Running, controllable
+from cardferry.app.doors import Door, Doors, entrance
 from cardferry.app.handover import Visitor
 from cardferry.app.host import Host as Readers
 from cardferry.app.host import spelled
@@ -22,7 +26,7 @@ from cardferry.app.linked import SOFTWARE
 from cardferry.app.origin import opened
 from cardferry.app.paths import runtime_folder, scratch
 from cardferry.app.reception import Reception, Tell
-from cardferry.app.serving import Service, recorded
+from cardferry.app.serving import Access, Service, recorded
 from cardferry.app.share import LOCAL_PCSCD
 from cardferry.app.visit import agent_path
 from cardferry.frontends.listening import ListeningSocket
@@ -31,6 +35,9 @@ from cardferry.manager import LocalManager
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.base import Pipe
 from cardferry.transports.ssh import SshCommand
+
+#: An account has one agent.
+_ANOTHER: Final = "set XDG_RUNTIME_DIR to another folder of your own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,8 @@ class Agency:
         accelerate: whether to run ahead.
         grace: s that a guest that is out of reach keeps what it holds.
         idle: s without a guest until it leaves, None to stay.
+        doors: where guests come in besides.
+        access: who may come in by those of them that are Unix sockets.
     """
 
     readers: Readers = LOCAL_PCSCD
@@ -50,6 +59,8 @@ class Agency:
     accelerate: bool = True
     grace: float = Timing().grace
     idle: float | None = None
+    doors: tuple[Door, ...] = ()
+    access: Access = field(default_factory=Access)
 
 
 async def serve(agency: Agency, ready: int | None = None) -> None:
@@ -74,8 +85,13 @@ async def _serve(agency: Agency, starter: Starter) -> None:
     limits.raise_open_files()
     folder = runtime_folder()
     since = time.time()
-    with ListeningSocket(agent_path(folder)) as listening, scratch(folder) as parts:
+    with ExitStack() as stack:
+        listening = stack.enter_context(ListeningSocket(agent_path(folder), elsewhere=_ANOTHER))
+        parts = stack.enter_context(scratch(folder))
+        entrances = [stack.enter_context(entrance(door, agency.access)) for door in agency.doors]
+        where = ", ".join([str(listening.path), *(one.name for one in entrances)])
         async with (
+            Doors(entrances) as doors,
             opened(agency.readers, SshCommand(), parts, patient=True) as origin,
             LocalManager([origin.source], agency.service.settings) as manager,
             Host(
@@ -89,9 +105,9 @@ async def _serve(agency: Agency, starter: Starter) -> None:
             def describe() -> Running:
                 status = manager.status
                 links = [
-                    Link(one.guest, "up" if one.connected else "out of reach", str(listening.path), "link", guest=one)
+                    Link(one.guest, "up" if one.connected else "out of reach", where, "link", guest=one)
                     for one in host.status.guests
-                ] or [Link(spelled(agency.readers), origin.states()[0], str(listening.path))]
+                ] or [Link(spelled(agency.readers), origin.states()[0], where)]
                 return Running("host", os.getpid(), since, links, status.contexts, status.readers)
 
             async def receive(pipe: Pipe, visitor: Visitor, tell: Tell) -> None:
@@ -102,5 +118,6 @@ async def _serve(agency: Agency, starter: Starter) -> None:
                 reception = Reception(
                     listening.socket, receive, idle=agency.idle, busy=lambda: bool(host.status.guests)
                 )
+                doors.open(host.serve)
                 starter.tell(News(taken=True))
                 await reception.run()

@@ -111,13 +111,14 @@ async def explained(host: LinkHost, error: Exception) -> UserError:
         return RefusedError(f"no link to {spelled(host)}: {why(error)}", hint)
     who = _who(host)
     if isinstance(error, TimeoutError):
-        return NoHostError(f"{who} does not say hello", "it must be `cardferry host --listen`; start that one anew")
+        return NoHostError(f"{who} does not say hello", "it must be `cardferry host --listen`; if it is, start it anew")
     if isinstance(host, UnixHost) and await speaks_pcsclite(host.path):
         return NotCardferryError(
             f"{who} speaks pcsc-lite's protocol, and not that of links", f"use it as what it is: pcscd:{host.path}"
         )
     return NotCardferryError(
-        f"{who} does not speak the protocol of links: {error}", "it must be `cardferry host --listen`"
+        f"{who} does not speak the protocol of links: {error}",
+        "name the place that `cardferry host --listen` was given, where the reader is",
     )
 
 

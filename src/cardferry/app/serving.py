@@ -75,10 +75,14 @@ class Service:
         return [reader for _, reader in sorted(chosen, key=lambda one: one[0])]
 
 
-def public_path(path: Path, access: Access) -> Path:
-    """The absolute path of a socket for applications; raises `UserError` when those let in could not reach it."""
-    absolute = Path(checked_path(os.path.abspath(path), "--socket"))  # noqa: PTH100 - a symbolic link stays
-    checked_reach(str(absolute), folder_permissions(absolute.parent), access.mode, access.group, "--socket")
+def public_path(path: Path, access: Access, option: str = "--socket") -> Path:
+    """The absolute path of a socket for others; raises `UserError` when those let in could not reach it.
+
+    Args:
+        option: the one that chooses another path, for hints.
+    """
+    absolute = Path(checked_path(os.path.abspath(path), option))  # noqa: PTH100 - a symbolic link stays
+    checked_reach(str(absolute), folder_permissions(absolute.parent), access.mode, access.group, option)
     return absolute
 
 

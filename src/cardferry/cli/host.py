@@ -17,6 +17,14 @@ import click
     metavar="HOST",
     help="where the readers are: pcscd:PATH, vpicc:PORT, virtual:",
 )
+@click.option(
+    "--listen",
+    metavar="DOOR",
+    multiple=True,
+    help="also take guests at unix:PATH, vsock::PORT (any machine), vsock:CID:PORT (that one); repeatable",
+)
+@click.option("--mode", default="0600", show_default=True, help="access rights of --listen unix:PATH")
+@click.option("--group", metavar="GROUP", help="the group that gets --listen unix:PATH")
 @click.option("--accelerate/--no-accelerate", default=True, show_default=True, help="run ahead where that is safe")
 @click.option(
     "--grace",
@@ -35,6 +43,9 @@ def command(
     stdio: bool,
     name: str,
     readers: str,
+    listen: tuple[str, ...],
+    mode: str,
+    group: str | None,
     accelerate: bool,
     grace: float,
     max_idle: float,
@@ -45,23 +56,36 @@ def command(
     """Serve this computer's readers to guests that have cardferry, too.
 
     `cardferry attach` on another computer runs `cardferry host --stdio` here by itself, through ssh; that starts the
-    agent and it leaves when nobody needs it. Run `cardferry host` to have one all the time.
+    agent and it leaves when nobody needs it. Run `cardferry host` to have one all the time, or for guests that need no
+    ssh: in a container (--listen unix:PATH, in a folder that it shares) or a virtual machine (--listen vsock::PORT).
     """
     if stdio:
         from cardferry.app.visit import visit_agent  # noqa: PLC0415 - all that a session of ssh needs
 
-        words = ["--readers", readers, "--grace", f"{grace:g}", "--max-idle", f"{max_idle:g}"]
+        words = ["--readers", readers, "--grace", f"{grace:g}", "--max-idle", f"{max_idle:g}", "--mode", mode]
+        words += [word for door in listen for word in ("--listen", door)]
+        words += [] if group is None else ["--group", group]
         visit_agent(name, os.environ, words if accelerate else [*words, "--no-accelerate"])
         return
     from cardferry.app import lifetime, logs  # noqa: PLC0415 - not for --stdio
     from cardferry.app.agent import Agency, serve  # noqa: PLC0415
     from cardferry.app.background import bound_log  # noqa: PLC0415
+    from cardferry.app.doors import parse_door  # noqa: PLC0415
     from cardferry.app.host import parse_host  # noqa: PLC0415
-    from cardferry.app.serving import Service  # noqa: PLC0415
+    from cardferry.app.serving import Access, Service  # noqa: PLC0415
+    from cardferry.cli.options import ModeType  # noqa: PLC0415
     from cardferry.manager import Settings  # noqa: PLC0415
 
     logs.set_up(verbose)
     if ready is not None:
         bound_log()
-    agency = Agency(parse_host(readers), Service(settings=Settings(max_idle=max_idle)), accelerate, grace, idle)
+    agency = Agency(
+        parse_host(readers),
+        Service(settings=Settings(max_idle=max_idle)),
+        accelerate,
+        grace,
+        idle,
+        tuple(parse_door(door) for door in listen),
+        Access(ModeType().convert(mode, None, None), group),
+    )
     lifetime.run(lambda: serve(agency, ready))

@@ -21,6 +21,8 @@ from cardferry.pcsc.errors import UserError
 
 #: Bytes in ``sun_path`` before the closing NUL (unix(7)).
 MAX_SOCKET_PATH = 107
+#: What to do when a path is not to be had, for those who can choose one.
+ELSEWHERE = "choose another place with --socket PATH"
 #: Connections the kernel keeps for us until we accept them. pcscd's own backlog is 1.
 BACKLOG = 4096
 _UCRED = struct.Struct("3i")
@@ -45,25 +47,24 @@ class ListeningSocket:
         path: where; at most 107 bytes, its folder exists.
         mode: access rights of the socket.
         group: name or number of the group that gets it, None leaves the user's own.
+        elsewhere: how to get around a path that is not to be had, for hints.
 
     Raises:
         SocketPathError: too long, no such folder, no permission, not a socket.
         SocketInUseError: another process listens there.
     """
 
-    def __init__(self, path: Path, mode: int = 0o600, group: str | None = None) -> None:
+    def __init__(self, path: Path, mode: int = 0o600, group: str | None = None, elsewhere: str = ELSEWHERE) -> None:
         self.path = check_path(path)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             with _locked(path.parent):
-                _make_room(path)
+                _make_room(path, elsewhere)
                 self._bind(mode, group)
                 made = path.stat(follow_symlinks=False)
         except OSError as error:
             self.socket.close()
-            raise SocketPathError(
-                f"cannot listen on {path}: {error.strerror}", "choose another place with --socket PATH"
-            ) from error
+            raise SocketPathError(f"cannot listen on {path}: {error.strerror}", elsewhere) from error
         except UserError:
             self.socket.close()
             raise
@@ -139,20 +140,16 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _make_room(path: Path) -> None:
+def _make_room(path: Path, elsewhere: str) -> None:
     try:
         kind = path.stat(follow_symlinks=False).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise SocketInUseError(
-            f"{path} is there already, and it is not a socket", "remove it, or choose another place with --socket PATH"
-        )
+        raise SocketInUseError(f"{path} is there already, and it is not a socket", f"remove it, or {elsewhere}")
     holder = listener(path)
     if holder is not None:
-        raise SocketInUseError(
-            f"{path} is in use by {holder}", "end that program, or choose another place with --socket PATH"
-        )
+        raise SocketInUseError(f"{path} is in use by {holder}", f"end that program, or {elsewhere}")
     path.unlink(missing_ok=True)
 
 
@@ -178,8 +175,9 @@ def peer_credentials(connection: socket.socket) -> tuple[int, int]:
 
 
 def process_name(pid: int) -> str:
-    """The command name of a process, as far as it can be seen from here."""
+    """The command name of a process, as far as it can be seen from here, fit for a terminal."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return "another program"
+    return "".join(character if character.isprintable() else "?" for character in name)

@@ -93,10 +93,20 @@ async def dial(path: Path) -> SocketPipe:
     return pipe
 
 
-async def adopt(connection: socket.socket, name: str) -> SocketPipe:
-    """A pipe over a connected stream socket, which becomes the pipe's."""
+async def adopt(connection: socket.socket, name: str, read: bytes = b"") -> SocketPipe:
+    """A pipe over a connected stream socket, which becomes the pipe's.
+
+    Args:
+        name: where it leads.
+        read: what was read from the socket before; the pipe delivers it first.
+    """
+
+    def connected(pipe: SocketPipe) -> None:
+        if read:
+            pipe.data_received(read)
+
     loop = asyncio.get_running_loop()
-    _, pipe = await loop.connect_accepted_socket(lambda: SocketPipe(name), connection)
+    _, pipe = await loop.connect_accepted_socket(lambda: SocketPipe(name, connected), connection)
     return pipe
 
 

@@ -80,7 +80,7 @@ class VsockAddress:
         return cls(cid, port)
 
     def __str__(self) -> str:
-        return f"vsock://{self.cid}:{self.port}"
+        return f"vsock://{'any' if self.cid == ANY else self.cid}:{self.port}"
 
 
 class VsockPipe(SocketPipe):
@@ -145,7 +145,7 @@ async def dial(address: VsockAddress, make_socket: MakeSocket = vsock_socket) ->
     except asyncio.CancelledError:
         connection.close()
         raise
-    _, pipe = await loop.create_unix_connection(lambda: VsockPipe(str(address)), sock=_as_unix(connection))
+    _, pipe = await loop.create_unix_connection(lambda: VsockPipe(str(address)), sock=as_unix(connection))
     return pipe
 
 
@@ -197,14 +197,14 @@ async def listen(
         return allowed is not None and cid not in allowed
 
     loop = asyncio.get_running_loop()
-    server = await loop.create_unix_server(lambda: VsockPipe("", accepted, refused), sock=_as_unix(listening))
+    server = await loop.create_unix_server(lambda: VsockPipe("", accepted, refused), sock=as_unix(listening))
     try:
         yield
     finally:
         server.close()
 
 
-def _as_unix(connection: socket.socket) -> socket.socket:
+def as_unix(connection: socket.socket) -> socket.socket:
     """The same socket, for a loop that takes only families it knows."""
     connection.setblocking(False)
     return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, connection.detach())
