@@ -14,7 +14,7 @@ import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,8 @@ from cardferry.transports import unix, vsock
 from cardferry.transports.base import Pipe
 from cardferry.transports.vsock import ANY, MakeSocket, VsockAddress, vsock_socket
 from cardferry.wire.errors import WireError
-from cardferry.wire.link.frames import FrameReader
+from cardferry.wire.link.frames import FrameReader, Kind, encode
+from cardferry.wire.link.greeting import Bye, Reason
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ _MOST_SILENT: Final = 64
 _MOST_HELLO: Final = 4096
 #: s until callers are taken again after this process, or the computer, had no descriptors left.
 _SHORTAGE_PAUSE: Final = 1.0
+_NOT_WELCOME: Final = encode(Kind.BYE, 0, 0, Bye(Reason.REFUSED, "the host is not for this machine").encode())
 _OPTION: Final = "--listen"
 _VSOCK: Final = re.compile(r"vsock:(?://)?(?P<cid>[^:]*):(?P<port>[0-9]+)")
 
@@ -223,6 +225,8 @@ async def _let_in(connection: socket.socket, address: object, at: Entrance) -> t
         stack.enter_context(connection)
         who = at.caller(connection, address)
         if who is None:
+            with suppress(OSError):  # it may have gone
+                connection.send(_NOT_WELCOME)
             return None
         try:
             async with asyncio.timeout(_GREETING_TIME):
