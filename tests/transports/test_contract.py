@@ -288,3 +288,18 @@ async def test_descriptors_that_are_files_are_an_os_error(tmp_path: Path) -> Non
     descriptor = os.open(path, os.O_RDWR)
     with pytest.raises(OSError, match="no pipes"):
         await stdio.open_pipe(descriptor, descriptor)
+
+
+def test_what_was_read_before_an_adoption_comes_first(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def whole() -> None:
+        one, two = socket.socketpair()
+        one.send(b" there" * 10_000)
+        pipe, user = await unix.adopt(two, "two", b"hello"), User()
+        await asyncio.sleep(0)
+        pipe.start(user)
+        await user.until(lambda: user.data == b"hello" + b" there" * 10_000)
+        one.close()
+        await user.until(lambda: bool(user.losses))
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(whole())

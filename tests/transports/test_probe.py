@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.transports.probe import Answer, ask_version
+from cardferry.transports.probe import Answer, ask_version, speaks_pcsclite
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -52,3 +52,23 @@ async def test_somebody_who_listens_and_says_nothing(tmp_path: Path) -> None:
 async def test_nobody_at_the_socket(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await ask_version(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("said", "speaks"),
+    [
+        (b"\x04\0\0\0\x06\0\0\0\0\0\0\0", True),
+        (b"\x04\0\0\0\x04\0\0\0\x06\0\0\0", True),
+        (b"\x04\0\0\0\x06", False),
+        (b"220 mail.example.org ESMTP\r\n", False),
+        (b"", False),
+    ],
+)
+async def test_a_pcscd_is_told_from_others_by_its_answer(tmp_path: Path, said: bytes, speaks: bool) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        writer.close()
+
+    async with await asyncio.start_unix_server(answer, tmp_path / "s"):
+        assert await speaks_pcsclite(tmp_path / "s") is speaks
+    assert not await speaks_pcsclite(tmp_path / "s")
