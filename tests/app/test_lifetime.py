@@ -98,12 +98,12 @@ async def test_signals_go_to_the_child_and_not_to_us(number: signal.Signals) -> 
 
 
 async def test_an_interrupt_from_elsewhere_goes_to_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifetime, "_in_foreground", lambda: False)
+    monkeypatch.setattr(lifetime, "in_foreground", lambda: False)
     assert await pass_on(signal.SIGQUIT) == -signal.SIGQUIT
 
 
 async def test_what_the_terminal_sends_to_both_is_not_sent_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifetime, "_in_foreground", lambda: True)
+    monkeypatch.setattr(lifetime, "in_foreground", lambda: True)
     received: list[signal.Signals] = []
     child = await asyncio.create_subprocess_exec("sleep", "60")
     with signals_to(child.pid):

@@ -51,7 +51,7 @@ async def test_the_built_in_card_is_there_at_once(tmp_path: Path) -> None:
     async with opened(VirtualHost(), SshCommand(), tmp_path) as origin, LocalManager([origin.source]) as manager:
         await origin.known()
         assert [bool(reader.atr) for reader in manager.snapshot.readers] == [True]
-        assert origin.states() == ["up"]
+        assert origin.state() == "up"
 
 
 async def test_cards_can_dial_in_once_it_is_open(tmp_path: Path) -> None:

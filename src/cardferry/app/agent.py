@@ -107,7 +107,7 @@ async def _serve(agency: Agency, starter: Starter) -> None:
                 links = [
                     Link(one.guest, "up" if one.connected else "out of reach", where, "link", guest=one)
                     for one in host.status.guests
-                ] or [Link(spelled(agency.readers), origin.states()[0], where)]
+                ] or [Link(spelled(agency.readers), origin.state(), where)]
                 return Running("host", os.getpid(), since, links, status.contexts, status.readers)
 
             async def receive(pipe: Pipe, visitor: Visitor, tell: Tell) -> None:

@@ -45,16 +45,18 @@ class Carrier:
         destination: as for ssh.
         ssh: the ssh program.
         folder: a private folder for its control socket.
+        hurry: give up the first attempt sooner, too.
 
     Attributes:
         alone: whether each session has a connection of its own.
     """
 
-    def __init__(self, destination: str, ssh: SshCommand, folder: Path) -> None:
+    def __init__(self, destination: str, ssh: SshCommand, folder: Path, *, hurry: bool = False) -> None:
         self.destination = destination
         self.alone = False
         self._ssh = ssh
         self._folder = folder
+        self._hurry = hurry
         self._made = self._failures = 0
         self._stack = AsyncExitStack()
         self._connection: SshConnection | None = None
@@ -92,8 +94,10 @@ class Carrier:
         return self._connection
 
     def _command(self, *, hurry: bool) -> SshCommand:
-        """The ssh program; less patient the first times after a connection was lost, in case the network was away."""
-        if not hurry or self._made < 2 or self._failures >= _HURRIED:
+        """The ssh program; less patient while others wait, or the network may have been away for a moment only."""
+        if self._made < 2:
+            hurry = self._hurry
+        if not hurry or self._failures >= _HURRIED:
             return self._ssh
         return SshCommand((*self._ssh.program, "-o", f"ConnectTimeout={_RECONNECT_TIME}"), self._ssh.version)
 

@@ -42,7 +42,8 @@ class Link(msgspec.Struct, frozen=True):
         host: as the user wrote it.
         state: ``up``, or why it is down.
         socket: where applications connect: here for ``attach``, over there for ``share``; empty while there is none.
-        way: ``link`` when cardferry is at both ends, ``forwarding`` when only sshd is there, empty for this computer.
+        way: ``link`` when cardferry is at both ends, ``forwarding`` when only sshd is there, empty for this computer,
+            and before it is known.
         link: how the link does, seen from its guest's end; None without one.
         guest: how the link does, seen from its host's end; None without one.
     """

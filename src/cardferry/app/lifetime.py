@@ -88,7 +88,7 @@ def signals_to(pid: int) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def pass_on(number: signal.Signals) -> None:
-        if number in _FROM_TERMINAL and _in_foreground():
+        if number in _FROM_TERMINAL and in_foreground():
             return
         with suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -102,7 +102,8 @@ def signals_to(pid: int) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _in_foreground() -> bool:
+def in_foreground() -> bool:
+    """Whether we have the terminal, and with it perhaps a person."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cardferry.app.carrier import Carrier
-from cardferry.app.host import Host, PcscdHost, SshHost, UnixHost, VirtualHost, VpiccHost, VsockHost, label, spelled
+from cardferry.app.host import Host, PcscdHost, SshHost, UnixHost, VirtualHost, VpiccHost, VsockHost, spelled
 from cardferry.app.supervise import Supervisor
 from cardferry.pcsc.errors import UserError
 from cardferry.readers.base import ReaderSource
@@ -50,75 +50,42 @@ class Origin:
         source: what reports them.
         known: waits until the first list of readers has been reported, or it is known that this will take longer;
             call it while the source runs.
-        states: for each host, ``up``, or why its readers cannot be reached.
-        error: what to tell a person when the readers could not be reached at first; None when they could.
+        state: ``up``, or why the readers cannot be reached.
     """
 
     source: ReaderSource
     known: Callable[[], Awaitable[object]]
-    states: Callable[[], list[str]]
-    error: Callable[[], UserError | None] = lambda: None
+    state: Callable[[], str]
 
 
 @asynccontextmanager
-async def opened_all(hosts: Sequence[Host], ssh: SshCommand, parts: Path) -> AsyncIterator[Origin]:
-    """The readers of all ``hosts`` side by side for the block; one that is away does not disturb the others.
-
-    Args:
-        ssh: the ssh program.
-        parts: a private folder for sockets between parts of this process.
-
-    Raises:
-        UserError: none of them can be reached, or one never will; later losses are mended.
-    """
-    async with AsyncExitStack() as stack:
-        origins: list[tuple[str, Origin]] = []
-        for number, host in enumerate(hosts):
-            folder = parts / str(number)
-            folder.mkdir(mode=0o700)
-            origin = await stack.enter_async_context(opened(host, ssh, folder, patient=len(hosts) > 1))
-            origins.append((label(host), origin))
-        yield origins[0][1] if len(origins) == 1 else _union(origins)
-
-
-def _union(origins: Sequence[tuple[str, Origin]]) -> Origin:
-    from cardferry.readers.union import UnionSource  # noqa: PLC0415 - only for several
-
-    async def known() -> None:
-        for _, origin in origins:
-            await origin.known()
-        errors = [origin.error() for _, origin in origins]
-        if errors[0] is not None and None not in errors:
-            raise errors[0]
-
-    def states() -> list[str]:
-        return [state for _, origin in origins for state in origin.states()]
-
-    return Origin(UnionSource([(host, origin.source, origin.known) for host, origin in origins]), known, states)
-
-
-@asynccontextmanager
-async def opened(host: Host, ssh: SshCommand, parts: Path, *, patient: bool = False) -> AsyncIterator[Origin]:
+async def opened(
+    host: Host, ssh: SshCommand, parts: Path, *, patient: bool = False, one_of_several: bool = False
+) -> AsyncIterator[Origin]:
     """The readers of ``host`` for the block.
 
     Args:
         ssh: the ssh program.
         parts: a private folder for sockets between parts of this process.
-        patient: whether the host may be away at first.
+        patient: whether an ssh host may be away at first.
+        one_of_several: the first attempt is given up sooner, and nothing that happens later ends the block.
 
     Raises:
         UserError: they cannot be reached; later losses are mended.
     """
     match host:
         case SshHost(destination):
-            async with Carrier(destination, ssh, parts) as carrier, forwarded(carrier, parts, patient) as origin:
+            async with (
+                Carrier(destination, ssh, parts, hurry=one_of_several) as carrier,
+                forwarded(carrier, parts, patient=patient, enduring=one_of_several) as origin,
+            ):
                 yield origin
         case PcscdHost(path):
             await check_pcscd(path)
             yield _Watched(path, str(path)).origin
         case UnixHost() | VsockHost():
             raise LinkedHostError(
-                f"{spelled(host)} can only be linked with", f"by itself, and without --no-link: attach {spelled(host)}"
+                f"{spelled(host)} can only be linked with", f"cardferry attach {spelled(host)}, without --no-link"
             )
         case VpiccHost(port):
             yield await _vpicc(port)
@@ -192,27 +159,30 @@ class _Watched:
 
         self.source = PcscdSource(dial, name, on_state)
 
-    def states(self) -> list[str]:
+    def state(self) -> str:
         """``up``, or why not; the carrier's reason first."""
         state = self._carrier()
         if state == _UP and self.source.failure is not None:
             state = f"pcscd {self.source.failure}"
-        return [state]
+        return state
 
     @property
     def origin(self) -> Origin:
         """As `opened` yields it."""
-        return Origin(self.source, self.known.wait, self.states)
+        return Origin(self.source, self.known.wait, self.state)
 
 
 @asynccontextmanager
-async def forwarded(carrier: Carrier, parts: Path, patient: bool = False) -> AsyncIterator[Origin]:
+async def forwarded(
+    carrier: Carrier, parts: Path, *, patient: bool = False, enduring: bool = False
+) -> AsyncIterator[Origin]:
     """The readers of a host's pcscd, whose socket is forwarded for the block; losses are mended.
 
     Args:
         carrier: the way to the host.
         parts: a private folder for sockets between parts of this process.
         patient: whether the host may be away at first.
+        enduring: nothing that happens after the first connection ends the block.
     """
     path = parts / "pcscd"
     destination = carrier.destination
@@ -233,12 +203,12 @@ async def forwarded(carrier: Carrier, parts: Path, patient: bool = False) -> Asy
     def on_up() -> None:
         watched.source.reconnect_now()
 
-    supervisor = Supervisor(destination, dial, on_up, patient=patient)
+    supervisor = Supervisor(destination, dial, on_up, patient=patient, enduring=enduring)
     watched = _Watched(path, destination, lambda: supervisor.state)
     async with asyncio.TaskGroup() as tasks:
         keeping = tasks.create_task(supervisor.run(), name=f"connection to {destination}")
         await supervisor.tried.wait()
-        yield Origin(watched.source, known, watched.states, lambda: supervisor.error)
+        yield Origin(watched.source, known, watched.state)
         keeping.cancel()
 
 
@@ -248,7 +218,7 @@ def _virtual() -> Origin:
 
     source = VirtualReaderSource()
     source.add_reader(VIRTUAL_READER).insert(PivCard.personalised())
-    return Origin(source, _at_once, lambda: [_UP])
+    return Origin(source, _at_once, lambda: _UP)
 
 
 async def _vpicc(port: int) -> Origin:
@@ -261,7 +231,7 @@ async def _vpicc(port: int) -> Origin:
         raise CardPortError(
             f"cards cannot dial in at port {port}: {error.strerror}", "choose another port, as in vpicc:35963"
         ) from None
-    return Origin(source, _at_once, lambda: [_UP])
+    return Origin(source, _at_once, lambda: _UP)
 
 
 async def _at_once() -> None:

@@ -92,7 +92,7 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
 
                 def describe() -> Running:
                     status = manager.status
-                    links = [offer.describe(origin.states()[0]) for offer in offers]
+                    links = [offer.describe(origin.state()) for offer in offers]
                     offered = wanted.service.offered(status.readers)
                     return Running("share", os.getpid(), since, links, status.contexts, offered)
 

@@ -2,7 +2,7 @@
 
 The first attempt must succeed, or its error is the command's: a person is there to read it. Afterwards nobody may
 be, so only what cannot heal by waiting (a refused login, another host key) ends it. A *patient* supervisor is one of
-several: it does not spoil the others' start because its host is away.
+several: it does not spoil the others' start because its host is away. An *enduring* one does not spoil them later.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Supervisor:
         sleep: waits some seconds.
         spread: a number from 0 to 1, a new one each time.
         patient: whether the first attempt may fail, too.
+        enduring: whether what cannot heal ends it quietly, unless that is the first attempt.
 
     Attributes:
         state: ``up``, or why it is down; empty before the first time.
@@ -63,11 +64,13 @@ class Supervisor:
         spread: Callable[[], float] = random.random,
         *,
         patient: bool = False,
+        enduring: bool = False,
     ) -> None:
         self.state = ""
         self.error: TransportError | None = None
         self.tried = asyncio.Event()
         self._patient = patient
+        self._enduring = enduring
         self._host = host
         self._dial = dial
         self._on_up = on_up
@@ -75,7 +78,7 @@ class Supervisor:
         self._spread = spread
 
     async def run(self) -> None:
-        """Keep the connection up until cancelled.
+        """Keep the connection up until cancelled, or as long as that has any hope if it is enduring.
 
         Raises:
             TransportError: of the first attempt if not patient, or one that cannot heal.
@@ -87,6 +90,10 @@ class Supervisor:
                 error = await self._once()
                 failures = 0
             except TransportError as refused:
+                if not refused.heals and self.state and self._enduring:
+                    log.error("%s; it is not tried again", refused.message)
+                    self.state, self.error = refused.message, refused
+                    return
                 if not refused.heals or not (self.state or self._patient):
                     raise
                 error = refused
