@@ -12,7 +12,7 @@ from cardferry.frontends.listening import ListeningSocket
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import LocalManager
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
-from cardferry.readers.base import ReaderObserver
+from cardferry.readers.base import Deliberate, ReaderObserver
 from cardferry.wire.pcsclite.layout import ByteOrder
 from tests.frontends.library import Build, Library
 from tests.frontends.served import ATR
@@ -30,7 +30,7 @@ def verify(order: str) -> bytes:
     return bytes.fromhex("1E1E820400{}0201{}00000000{}0020008000".format(*numbers))
 
 
-class PinPad:
+class PinPad(Deliberate):
     """A reader with a key pad, of this computer's byte order; notes what it is told."""
 
     name = "Pin Pad 00 00"

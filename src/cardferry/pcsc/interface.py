@@ -14,15 +14,24 @@ moment. It ends the calls that wait.
 
 A cancelled call (``asyncio.CancelledError``) gives up its place; an APDU that has been handed to the reader
 is still answered by the card, and the answer is dropped.
+
+Calls at once: begin, end and transmit, which programs make most, have a second form that needs no task. It does the
+same when nothing has to be waited for first, and otherwise does nothing and says so; then the coroutine is the way. A
+layer that has nothing to gain derives from `Deliberate`, which always says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol as Interface
 
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
+from cardferry.pcsc.errors import PcscError
 from cardferry.pcsc.reader_state import Snapshot
+
+#: Takes the end of a call at once: the response, or why there is none.
+Done = Callable[[bytes, PcscError | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,23 @@ class Card(Interface):
         """
         ...
 
+    def begin_at_once(self) -> bool:
+        """`begin` if it can be done now without waiting; False says that nothing was done. Never raises."""
+        ...
+
+    def end_at_once(self, disposition: Disposition) -> bool:
+        """`end` if it can be done now without waiting; False says that nothing was done. Never raises."""
+        ...
+
+    def transmit_at_once(self, apdu: bytes, protocol: int, done: Done) -> bool:
+        """`transmit` if the command can leave now; False says that nothing was done. Never raises.
+
+        Args:
+            apdu, protocol: as for `transmit`.
+            done: called once, and not before this method has returned True. It must not raise.
+        """
+        ...
+
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader; the answer has at most ``max_response`` bytes."""
         ...
@@ -93,6 +119,26 @@ class Card(Interface):
     async def disconnect(self, disposition: Disposition) -> None:
         """Close the handle. It is closed even when an error is raised."""
         ...
+
+
+class Deliberate:
+    """For a `Card` that does nothing at once."""
+
+    __slots__ = ()
+
+    def begin_at_once(self) -> bool:
+        """Nothing was done."""
+        return False
+
+    def end_at_once(self, disposition: Disposition) -> bool:
+        """Nothing was done."""
+        del disposition
+        return False
+
+    def transmit_at_once(self, apdu: bytes, protocol: int, done: Done) -> bool:
+        """Nothing was done."""
+        del apdu, protocol, done
+        return False
 
 
 class Context(Interface):

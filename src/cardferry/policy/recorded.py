@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError
-from cardferry.pcsc.interface import Card, Context, Peer, ResourceManager
+from cardferry.pcsc.interface import Card, Context, Deliberate, Peer, ResourceManager
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.policy.redaction import describe_command, describe_response
 
@@ -104,7 +104,7 @@ class _RecordedContext:
             await self._context.close()
 
 
-class _RecordedCard:
+class _RecordedCard(Deliberate):
     def __init__(self, card: Card, peer: str, sink: Sink) -> None:
         self._card = card
         self._peer = peer

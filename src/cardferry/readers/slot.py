@@ -26,7 +26,7 @@ from cardferry.pcsc.constants import (
     ShareMode,
 )
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.readers.base import ReaderObserver
+from cardferry.readers.base import Deliberate, ReaderObserver
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def negotiate(atr: bytes, wanted: Protocol) -> Protocol:
     raise PcscError(ReturnCode.E_PROTO_MISMATCH, f"the card offers {offered!r}, {wanted!r} is wanted")
 
 
-class SlotReader:
+class SlotReader(Deliberate):
     """A reader with one slot.
 
     Args:
