@@ -31,6 +31,7 @@ from cardferry.manager.slot import Slot
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Peer
+from cardferry.readers.base import Answered
 from tests.virtual_time import quiet
 
 T = TypeVar("T")
@@ -59,9 +60,11 @@ class FakeReader:
         removals: how often it was taken out.
         gates: a call of that name waits until its event is set; ``claimed`` is a claim that has taken effect.
         misuse: what the manager must not do, but did.
+        at_once: how many calls were made at once.
     """
 
     def __init__(self, name: str = READER) -> None:
+        self.at_once = 0
         self._name = name
         self.calls: list[str] = []
         self.session: list[bytes] = []
@@ -201,6 +204,57 @@ class FakeReader:
             self.session.append(apdu)
             self.history.append(apdu)
             return OK
+
+    # at once: all that takes no time; and a transmit that turns out to need more
+
+    def _slow(self, call: str) -> bool:
+        if self._at_work is not None:
+            self.misuse.append(f"{call} at once during {self._at_work}")
+        return call in self.takes or call in self.gates or call in self.fails
+
+    def claim_at_once(self) -> bool:
+        if self._slow("claim") or "claimed" in self.gates or not self._local_done.is_set():
+            return False
+        self.calls.append("claim")
+        if self._claimed:
+            self.misuse.append("claimed twice")
+        self._claimed = True
+        self.at_once += 1
+        return True
+
+    def release_at_once(self) -> bool:
+        if self._slow("release"):
+            return False
+        self.calls.append("release")
+        self._claimed = False
+        self.at_once += 1
+        return True
+
+    def transmit_at_once(self, apdu: bytes, protocol: Protocol, answered: Answered) -> bool:
+        if self._slow("transmit") and "transmit" not in self.fails:
+            return False
+        if not self.connected:
+            self.misuse.append("transmit without connection")
+        self.at_once += 1
+        self._at_work = "transmit"
+
+        def rest() -> Coroutine[Any, Any, bytes]:
+            self._at_work = None
+            return self.transmit(apdu, protocol)
+
+        def answer() -> None:
+            in_order = self._local_done.is_set() and not self.reset_by_others and "transmit" not in self.fails
+            if not in_order or self.empty:
+                answered(b"", rest)
+                return
+            self._at_work = None
+            self.calls.append("transmit")
+            self.session.append(apdu)
+            self.history.append(apdu)
+            answered(OK, None)
+
+        asyncio.get_running_loop().call_soon(answer)
+        return True
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         with self._one_at_a_time("control"):

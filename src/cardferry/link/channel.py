@@ -165,6 +165,11 @@ class Channel:
         elif self._flush_handle is None:
             self._flush_handle = self._loop.call_later(LINGER, self._flush)
 
+    def flush(self) -> None:
+        """Send what waits now."""
+        if self.session.pending:
+            self._flush()
+
     def flush_soon(self) -> None:
         """Send what waits at the end of this pass of the event loop."""
         if self._flush_handle is None:

@@ -15,6 +15,7 @@ from cardferry.link.foreseen import Foreseen
 from cardferry.link.guest_session import GONE, GuestSession
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import Done
 
 if TYPE_CHECKING:
     from cardferry.link.guest_context import GuestContext
@@ -155,12 +156,16 @@ class GuestCard:
         try:
             answer = await self._session.ask(make, size, card)
         except PcscError as error:
-            if error.code not in _PASSING:
-                self._troubled = True
-                self.foreseen.drop()
+            self._heard_of(error.code)
             raise
         self._context.seen(self._session)
         return answer
+
+    def _heard_of(self, code: int) -> None:
+        """A call has failed."""
+        if code not in _PASSING:
+            self._troubled = True
+            self.foreseen.drop()
 
     async def _mending(self, make: m.MakeCall) -> m.Answer:
         """Likewise, for a call that finds out whether the handle is in order."""
@@ -173,6 +178,9 @@ class GuestCard:
         """Make a call without waiting."""
         if self._session.crowded:
             await self._session.ready()
+        self._tell_now(message)
+
+    def _tell_now(self, message: m.Call) -> None:
         self._speak()
         self._session.tell(message)
         self._context.unseen(self._session)
@@ -223,6 +231,49 @@ class GuestCard:
         self._transmitted = (self._sequence + 1, protocol)
         answer = await self._ask(lambda call: m.Transmit(call, self._handle, apdu, protocol), len(apdu), self)
         return answer.data
+
+    # at once
+
+    def begin_at_once(self) -> bool:
+        """Begin a transaction, if nothing has to be asked or waited for."""
+        if self._closed or self._session.crowded or not self._well or not self._context.may_begin(self):
+            return False
+        self._depth += 1
+        self._tell_now(m.Begin(0, self._handle))
+        return True
+
+    def end_at_once(self, disposition: Disposition) -> bool:
+        """End a transaction, if nothing has to be asked or waited for."""
+        session = self._session
+        if disposition is not Disposition.LEAVE or self._closed or session.crowded:
+            return False
+        if not self._depth or not self._well or not self._context.may_go_on(session):
+            return False
+        self._depth -= 1
+        self._tell_now(m.End(0, self._handle, disposition))
+        return True
+
+    def transmit_at_once(self, apdu: bytes, protocol: int, done: Done) -> bool:
+        """Send a command APDU, unless the host may have done so already."""
+        if self._closed or self.foreseen.origin or len(apdu) > MAX_APDU_SIZE:
+            return False
+
+        def take(answer: m.Answer | None, error: PcscError | None) -> None:
+            if answer is not None and not answer.code:
+                if answer.foreseen is not None:
+                    self.promised(answer.call, answer.foreseen)
+                self._context.seen(self._session)
+                done(answer.data, None)
+                return
+            error = error or PcscError(answer.code if answer is not None else GONE, "the host says")
+            self._heard_of(error.code)
+            done(b"", error)
+
+        if not self._session.transmit_at_once(self._handle, apdu, protocol, take):
+            return False
+        self._sequence += 1
+        self._transmitted = (self._sequence, protocol)
+        return True
 
     def promised(self, call: int, command: bytes) -> None:
         """The answer to a transmit says what the host does next; worth nothing if we have said more since."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cardferry.link import messages as m
 from cardferry.link.channel import Channel
@@ -28,9 +28,48 @@ log = logging.getLogger(__name__)
 GONE: Final = ReturnCode.E_READER_UNAVAILABLE
 
 
-class _Pending(NamedTuple):
-    answered: asyncio.Future[m.Answer]
-    card: GuestCard | None
+class _Waiting:
+    """A call whose answer a task waits for."""
+
+    __slots__ = ("answered", "card")
+
+    def __init__(self, card: GuestCard | None) -> None:
+        self.answered: asyncio.Future[m.Answer] = asyncio.get_running_loop().create_future()
+        self.card = card
+
+    def end(self, answer: m.Answer) -> None:
+        """The answer has come."""
+        if not self.answered.done():
+            self.answered.set_result(answer)
+            if self.card is not None and answer.foreseen is not None:
+                self.card.promised(answer.call, answer.foreseen)
+
+    def fail(self, error: PcscError) -> None:
+        """None will come."""
+        if not self.answered.done():
+            self.answered.set_exception(error)
+
+
+#: Takes the answer to a call, which may be an error, or why there is none.
+Take = Callable[[m.Answer | None, PcscError | None], None]
+
+
+class _Taking:
+    """A call whose answer is taken without a task."""
+
+    __slots__ = ("_session", "_size", "_take")
+
+    def __init__(self, session: GuestSession, size: int, take: Take) -> None:
+        self._session = session
+        self._size = size
+        self._take = take
+
+    def end(self, answer: m.Answer) -> None:
+        self._session.call_bytes -= self._size
+        self._take(answer, None)
+
+    def fail(self, error: PcscError) -> None:
+        self._take(None, error)
 
 
 class GuestSession:
@@ -44,6 +83,7 @@ class GuestSession:
         facts: what the readers always say.
         cards: handles by number.
         contexts, handles: how many are open at the host, or about to be.
+        call_bytes: of the commands whose answers have not come.
         unseen: calls sent without waiting of which it is not known whether the host has carried them out.
         dead: whether the session is over.
     """
@@ -58,8 +98,8 @@ class GuestSession:
         self.bye: Bye | None = None
         self._guest = guest
         self._welcome: m.Welcome | None = None
-        self._calls: dict[int, _Pending] = {}
-        self._call_bytes = 0
+        self._calls: dict[int, _Waiting | _Taking] = {}
+        self.call_bytes = 0
         self._last_call = self._last_context = self._last_handle = 0
 
     # ChannelOwner
@@ -76,9 +116,10 @@ class GuestSession:
         """The session is over: so are its calls and handles."""
         self.dead = True
         self.bye = bye
-        for pending in self._calls.values():
-            if not pending.answered.done():
-                pending.answered.set_exception(PcscError(GONE, bye.text or "the link is closed"))
+        calls = tuple(self._calls.values())
+        self._calls.clear()
+        for pending in calls:
+            pending.fail(PcscError(GONE, bye.text or "the link is closed"))
         for card in self.cards.values():
             card.session_over()
         self.cards.clear()
@@ -148,29 +189,43 @@ class GuestSession:
         Raises:
             PcscError: the call has failed; `GONE` when the session ended before the answer came.
         """
-        welcome = self.welcome
-        if len(self._calls) + self.unseen >= welcome.calls or self._call_bytes + size > welcome.call_bytes:
+        if not self._allows(size):
             raise PcscError(ReturnCode.E_NO_MEMORY, "too many calls at the same time")
         self._last_call += 1
         call = self._last_call
-        answered: asyncio.Future[m.Answer] = asyncio.get_running_loop().create_future()
-        self._calls[call] = _Pending(answered, card)
-        self._call_bytes += size
-        counters = self._guest.counters
-        counters.round_trips += 1
+        pending = self._calls[call] = _Waiting(card)
+        self.call_bytes += size
+        self._guest.counters.round_trips += 1
         self._send(make(call), urgent=True)
         try:
-            answer = await answered
+            answer = await pending.answered
         except asyncio.CancelledError:
             if not self.dead:
                 self._send(m.Cancel(call), urgent=True)
             raise
         finally:
             self._calls.pop(call, None)
-            self._call_bytes -= size
+            self.call_bytes -= size
         if answer.code:
             raise PcscError(answer.code, "the host says")
         return answer
+
+    def _allows(self, size: int) -> bool:
+        """Whether the host allows another call, with a command of so many bytes."""
+        welcome = self.welcome
+        return len(self._calls) + self.unseen < welcome.calls and self.call_bytes + size <= welcome.call_bytes
+
+    def transmit_at_once(self, handle: int, apdu: bytes, protocol: int, take: Take) -> bool:
+        """Send a command; ``take``, which must not raise, gets the answer later. False: it cannot leave now."""
+        size = len(apdu)
+        if self.crowded or not self._allows(size):
+            return False
+        self._last_call = call = self._last_call + 1
+        self._calls[call] = _Taking(self, size, take)
+        self.call_bytes += size
+        self._guest.counters.round_trips += 1
+        self._send(m.Transmit(call, handle, apdu, protocol), urgent=True)
+        return True
 
     def _send(self, message: m.FromGuest, *, urgent: bool) -> None:
         try:
@@ -194,12 +249,9 @@ class GuestSession:
         self.facts.learn(message.reader, About(message.about), message.key, Known(message.code, message.value))
 
     def _answer(self, message: m.Answer) -> None:
-        pending = self._calls.get(message.call)
+        pending = self._calls.pop(message.call, None)
         if pending is not None:
-            if not pending.answered.done():
-                pending.answered.set_result(message)
-                if pending.card is not None and message.foreseen is not None:
-                    pending.card.promised(message.call, message.foreseen)
+            pending.end(message)
         elif message.call > self._last_call:
             raise WireError(f"an answer came to call {message.call}, which was never made")
 

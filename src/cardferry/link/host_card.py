@@ -45,6 +45,8 @@ _TRANSACTION_LOST: Final = frozenset(
 )
 
 Done = m.Answer
+#: Takes the end of a transmit at once.
+DoneAtOnce = Callable[[m.Answer | None, PcscError | None], None]
 #: Opens the context that the handle belongs to.
 OpenContext = Callable[[], Awaitable[Context]]
 
@@ -256,6 +258,57 @@ class HostCard:
         if response is None:
             response = await self._timed(card.transmit(message.apdu, message.protocol))
         return Done(message.call, data=response)
+
+    def begin_at_once(self, message: m.Call) -> bool:
+        """`perform` a begin or an end that nobody waits for, if that needs no waiting; else nothing is done."""
+        card = self.card
+        if message.call or card is None or self.broken is not None or self.owed:
+            return False
+        if isinstance(message, m.Begin):
+            if not card.begin_at_once():
+                return False
+            self.depth += 1
+        elif isinstance(message, m.End) and self.depth:
+            if not card.end_at_once(Disposition(message.disposition)):
+                return False
+            self.depth -= 1
+        else:
+            return False
+        if self.ahead is not None:
+            self.ahead.stop()
+        self.promised = None
+        return True
+
+    def transmit_at_once(self, message: m.Transmit, done: DoneAtOnce) -> bool:
+        """`perform` a transmit if it can leave now; False says that nothing was done.
+
+        Args:
+            message: the call.
+            done: gets the answer, or why there is none, later; it must not raise.
+        """
+        card, ahead = self.card, self.ahead
+        if card is None or self.broken is not None or self.owed:
+            return False
+        if ahead is not None and ahead.stands_in(message.apdu):
+            return False
+        clock = asyncio.get_running_loop().time
+        began = clock()
+
+        def answered(response: bytes, error: PcscError | None) -> None:
+            self.seconds = clock() - began
+            if error is None:
+                done(Done(message.call, 0, response), None)
+                return
+            if error.code in _TRANSACTION_LOST:
+                self.depth = self.owed = 0
+            done(None, error)
+
+        if not card.transmit_at_once(message.apdu, message.protocol, answered):
+            return False
+        self.promised = None
+        if ahead is not None:
+            ahead.arrives(message.apdu)
+        return True
 
     async def _timed(self, transmit: Awaitable[bytes]) -> bytes:
         loop = asyncio.get_running_loop()

@@ -296,6 +296,10 @@ class HostSession:
         self._jobs -= 1
         self._job_bytes -= job.size
 
+    def flush(self) -> None:
+        """What was posted must not wait for the end of this pass of the event loop."""
+        self.channel.flush()
+
     def ran_ahead(self, ahead: m.Ahead) -> None:
         """A command that was foreseen has been carried out, or not."""
         if not self.channel.over:

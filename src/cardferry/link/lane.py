@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 from typing import Protocol as Interface
 
@@ -61,6 +62,10 @@ class LaneOwner(Interface):
         """A call has failed, or was refused."""
         ...
 
+    def flush(self) -> None:
+        """What it was told must not wait any longer."""
+        ...
+
     def ran_ahead(self, ahead: m.Ahead) -> None:
         """A command that was foreseen has been carried out, or not."""
         ...
@@ -97,6 +102,9 @@ class Lane:
         #: What is carried out now; and the card with whose promises the lane goes on after the answer.
         self._running: Job | None = None
         self._ahead: HostCard | None = None
+        #: What is carried out now needs no worker; and the card whose promises the worker has to keep after it.
+        self._at_once = False
+        self._promising: HostCard | None = None
         self._worker: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
         self._context: Context | None = None
@@ -114,12 +122,50 @@ class Lane:
 
     def put(self, job: Job) -> None:
         """Carry out a call, after those before it."""
-        if (self._running is not None or self._ahead or self._queue) and self._patience is not None:
-            self._limit(job, self._patience)
+        if self._busy:
+            if self._patience is not None:
+                self._limit(job, self._patience)
+        elif self._do_at_once(job):
+            return
         self._queue.append(job)
         self._go()
 
+    @property
+    def _busy(self) -> bool:
+        return bool(self._queue or self._running or self._ahead or self._promising)
+
+    def _do_at_once(self, job: Job) -> bool:
+        """Carry out a call that can be carried out without waiting; return whether it was."""
+        if self._closing or self._worker is None or self._owner.crowded:
+            return False
+        message = job.message
+        if isinstance(message, m.Transmit):
+            if not message.call or not job.card.transmit_at_once(message, partial(self._done_at_once, job)):
+                return False
+            self._running = job
+            self._at_once = True
+            return True
+        if not job.card.begin_at_once(message):
+            return False
+        self._owner.done(job, m.Answer(0))
+        return True
+
+    def _done_at_once(self, job: Job, answer: m.Answer | None, error: PcscError | None) -> None:
+        self._running = None
+        self._at_once = False
+        if answer is None:
+            self._owner.failed(job, error or PcscError(ReturnCode.F_INTERNAL_ERROR))
+        else:
+            self._owner.done(job, answer)
+            if job.card.promised is not None:
+                self._promising = job.card
+        self._owner.flush()
+        if self._queue or self._promising is not None or self._closing:
+            self._go()
+
     def _go(self) -> None:
+        if self._at_once:
+            return  # what comes after it comes when it is done
         if self._worker is None:
             self._worker = self._start(self._work())
         elif self._wake is not None and not self._wake.done():
@@ -157,7 +203,7 @@ class Lane:
                 break
 
     def _interrupt(self) -> None:
-        if self._worker is not None and not self._cancelled:
+        if self._worker is not None and not self._cancelled and not self._at_once:
             self._cancelled = True
             self._worker.cancel()
 
@@ -179,7 +225,9 @@ class Lane:
 
     async def _work(self) -> None:
         while True:
-            if self._queue:
+            if self._promising is not None:
+                await self._keep_promises(self._promising)
+            elif self._queue:
                 await self._do(self._queue.popleft())
             elif self._closing:
                 break
@@ -204,15 +252,30 @@ class Lane:
             if not job.message.call and error.code is ReturnCode.E_SHARING_VIOLATION:
                 self._refuse_those_behind(job.card)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._cancelled or task is None:
-                raise
-            task.uncancel()
+            self._uncancel()
             if self._running is not None:
                 self._owner.failed(job, PcscError(ReturnCode.E_CANCELLED))
         finally:
             self._running = self._ahead = None
             self._cancelled = False
+
+    async def _keep_promises(self, card: HostCard) -> None:
+        """Go on after a call that was carried out at once."""
+        self._promising = None
+        try:
+            await self._run_ahead(card)
+        except asyncio.CancelledError:
+            self._uncancel()
+        finally:
+            self._ahead = None
+            self._cancelled = False
+
+    def _uncancel(self) -> None:
+        """A call was interrupted, the worker goes on; raises again when it was the worker that was cancelled."""
+        task = asyncio.current_task()
+        if not self._cancelled or task is None:
+            raise asyncio.CancelledError
+        task.uncancel()
 
     async def _run_ahead(self, card: HostCard) -> None:
         self._ahead = card

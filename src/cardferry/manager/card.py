@@ -16,6 +16,7 @@ from cardferry.pcsc.constants import (
     ShareMode,
 )
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import Done
 
 if TYPE_CHECKING:
     from cardferry.manager.context import LocalContext
@@ -213,6 +214,36 @@ class LocalCard:
             self.lock_count -= 1
         elif self.lock_count:
             await self.slot.unlock(self)
+
+    # at once
+
+    @property
+    def _in_order(self) -> bool:
+        return self.happened is None and not self.closed
+
+    def begin_at_once(self) -> bool:
+        """Begin a transaction, if nobody is in the way."""
+        return self._in_order and not self.slot.device.gone and self.slot.lock_at_once(self)
+
+    def end_at_once(self, disposition: Disposition) -> bool:
+        """End a transaction that leaves the card as it is."""
+        if disposition is not Disposition.LEAVE or not self._in_order or self.lock_count <= self.exclusive:
+            return False
+        if self.slot.device.gone:
+            return False
+        if self.lock_count > 1:
+            self.lock_count -= 1
+            return True
+        return self.slot.unlock_at_once(self)
+
+    def transmit_at_once(self, apdu: bytes, protocol: int, done: Done) -> bool:
+        """Send a command APDU, if nobody is in the way."""
+        device = self.slot.device
+        if not self._in_order or len(apdu) > MAX_APDU_SIZE or not device.card_present:
+            return False
+        if protocol == device.protocol and protocol:
+            return self.slot.transmit_at_once(self, apdu, device.protocol, done)
+        return False
 
     # one operation each
 

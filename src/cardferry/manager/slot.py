@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from cardferry.manager.device import Device
 from cardferry.manager.settings import ExclusivePolicy, Settings
 from cardferry.manager.turns import Turns
-from cardferry.pcsc.constants import SHARING_EXCLUSIVE
+from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import Done
 from cardferry.pcsc.reader_state import ReaderState
-from cardferry.readers.base import Reader
+from cardferry.readers.base import Reader, Rest
 
 if TYPE_CHECKING:
     from cardferry.manager.card import LocalCard
@@ -229,8 +230,15 @@ class Slot:
         try:
             return await self.call(work)
         except PcscError as error:
-            if error.code is not ReturnCode.E_SHARING_VIOLATION or card.lock_count or self.turns.owner is not card:
+            if not self._in_the_way(card, error):
                 raise
+        return await self._insist(card, work, until)
+
+    def _in_the_way(self, card: LocalCard, error: PcscError) -> bool:
+        """Whether another user of the reader is in the caller's way, and a claim would help."""
+        return error.code is ReturnCode.E_SHARING_VIOLATION and not card.lock_count and self.turns.owner is card
+
+    async def _insist(self, card: LocalCard, work: Callable[[], Awaitable[T]], until: float | None) -> T:
         await self.claim(card, until)
         try:
             return await self.call(work)
@@ -249,7 +257,75 @@ class Slot:
         """When that patience ends, on the loop's clock; None never."""
         return None if patience is None else self._loop.time() + patience
 
+    def transmit_at_once(self, card: LocalCard, apdu: bytes, protocol: Protocol, done: Done) -> bool:
+        """`operate` with a command that can leave now, if the card is the caller's or nobody's."""
+        turns, device = self.turns, self.device
+        if not device.idle or not turns.enter_at_once(card):
+            return False
+        until = self.deadline(card.context.patience)
+
+        def answered(response: bytes, rest: Rest | None) -> None:
+            if rest is not None:
+                self._start(self._finish(card, rest, lambda: device.reader.transmit(apdu, protocol), until, done))
+                return
+            turns.busy(False)
+            if not card.lock_count:
+                turns.leave(card)
+            done(response, None)
+
+        if device.transmit_at_once(apdu, protocol, answered):
+            turns.busy(True)
+            return True
+        if not card.lock_count:
+            turns.leave(card)
+        return False
+
+    async def _finish(
+        self,
+        card: LocalCard,
+        rest: Rest,
+        again: Rest,
+        until: float | None,
+        done: Done,
+    ) -> None:
+        """What was sent at once has not just been answered: go on as `operate` does."""
+        response, failure = b"", None
+        try:
+            try:
+                response = await self.device.finish(rest)
+            except PcscError as error:
+                self.turns.busy(False)
+                if not self._in_the_way(card, error):
+                    raise
+                response = await self._insist(card, again, until)
+        except PcscError as error:
+            failure = error
+        finally:
+            self.turns.busy(False)
+            if not card.lock_count:
+                self.turns.leave(card)
+        done(response, failure)
+
     # transactions
+
+    def lock_at_once(self, card: LocalCard) -> bool:
+        """`lock`, if nobody is in the way."""
+        if not card.lock_count:
+            if not self.device.idle or not self.turns.enter_at_once(card):
+                return False
+            if not self.device.claim_at_once():
+                self.turns.leave(card)
+                return False
+        card.lock_count += 1
+        return True
+
+    def unlock_at_once(self, card: LocalCard) -> bool:
+        """`unlock`, if the reader can be released now."""
+        if not self.device.idle or not self.device.release_at_once():
+            return False
+        card.lock_count = 0
+        self.turns.leave(card)
+        return True
 
     async def lock(self, card: LocalCard, patience: float | None) -> None:
         """Begin a transaction: make the caller the owner, here and towards other users of the reader."""

@@ -76,6 +76,12 @@ class Turns:
         self.owner: Hashable | None = None
         self.owned_since = 0.0
 
+    def enter_at_once(self, caller: Hashable) -> bool:
+        """`enter` if nobody has the card; whether the caller owns the card now."""
+        if self.owner is None:
+            self._take(caller)
+        return self.owner is caller
+
     async def enter(self, caller: Hashable, patience: float | None) -> None:
         """Wait until the card is the caller's.
 
@@ -88,17 +94,21 @@ class Turns:
             PcscError: ``E_CANCELLED`` when `drop` was called meanwhile.
             RuntimeError: the caller waits already.
         """
-        if self.owner is None:  # then nobody is present, or `leave` would have served him
-            if self._tickets:
-                self._tickets.pop(caller, None)
-            self._grant(caller)
-            self._watch_idleness()
+        if self.owner is None:
+            self._take(caller)
             return
         ticket = self._ticket(caller)
         if patience is not None and patience <= 0:
             self._keep(ticket)
             raise _impatient()
         await self._wait(ticket, patience)
+
+    def _take(self, caller: Hashable) -> None:
+        """Nobody has the card: then nobody is present either, or `leave` would have served him."""
+        if self._tickets:
+            self._tickets.pop(caller, None)
+        self._grant(caller)
+        self._watch_idleness()
 
     def _ticket(self, caller: Hashable) -> _Ticket:
         now = self._loop.time()

@@ -179,7 +179,13 @@ class Connection(asyncio.Protocol):
             request = requests.popleft()
             if self._array_due and not isinstance(request, _AFTER_WAIT):
                 self._write(self._hold_back_no_more())
-            answer = self._ANSWERS.get(type(request))
+            kind = type(request)
+            at_once = self._AT_ONCE.get(kind)
+            if at_once is not None:
+                if not at_once(self, request):
+                    self._start(request)
+                continue
+            answer = self._ANSWERS.get(kind)
             if answer is not None:
                 self._write(answer(self, request))
             else:
@@ -233,6 +239,40 @@ class Connection(asyncio.Protocol):
                 return codec.attribute(request, b"", rv)
             case _:
                 return codec.acknowledged(cast("Any", request), rv)
+
+    # Calls that can be made without a task, if nothing has to be waited for first: return whether that was so
+
+    def _begin_at_once(self, request: m.BeginTransaction) -> bool:
+        card = self._cards.get(request.card)
+        if card is None or not card.begin_at_once():
+            return False
+        self._write(self._codec.acknowledged(request))
+        return True
+
+    def _end_at_once(self, request: m.EndTransaction) -> bool:
+        card = self._cards.get(request.card)
+        if card is None or request.disposition or not card.end_at_once(Disposition.LEAVE):
+            return False
+        self._write(self._codec.acknowledged(request))
+        return True
+
+    def _transmit_at_once(self, request: m.Transmit) -> bool:
+        card = self._cards.get(request.card)
+        if card is None or request.receive_length < _SHORTEST_RESPONSE:
+            return False
+
+        def done(response: bytes, error: PcscError | None) -> None:
+            self._busy = False
+            if error is None:
+                self._write(self._codec.transmitted(request, response))
+            else:
+                log.debug("%s: transmit: %s", self.peer.name, error)
+                self._write(self._failed(request, error.code))
+            if self._requests:
+                self._advance()
+
+        self._busy = card.transmit_at_once(request.apdu, request.protocol, done)
+        return self._busy
 
     # Answered at once
 
@@ -445,6 +485,12 @@ class Connection(asyncio.Protocol):
         m.WaitReaderStateChange: _wait,
         m.StopWaiting: _stop,
         m.Cancel: _cancel,
+    }
+
+    _AT_ONCE: ClassVar[dict[type, Callable[[Connection, Any], bool]]] = {
+        m.BeginTransaction: _begin_at_once,
+        m.EndTransaction: _end_at_once,
+        m.Transmit: _transmit_at_once,
     }
 
     _CALLS: ClassVar[dict[type, Callable[[Connection, Any], Coroutine[Any, Any, bytes]]]] = {

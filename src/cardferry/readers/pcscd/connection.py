@@ -41,6 +41,29 @@ _PLAUSIBLE: Final = 255
 _OTHER_VERSION: Final = (ReturnCode.E_SERVICE_STOPPED, ReturnCode.E_NO_SERVICE)
 
 Pending = asyncio.Future[Any]
+#: Takes a reply, or why there is none, in the moment when it comes.
+Taker = Callable[[Any, PcscError | None], None]
+
+
+class _Taking:
+    """Stands in the queue of replies like a future, for somebody who takes the reply without a task."""
+
+    __slots__ = ("_taker",)
+
+    def __init__(self, taker: Taker) -> None:
+        self._taker = taker
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, reply: Reply) -> None:
+        self._taker(reply, None)
+
+    def set_exception(self, error: PcscError) -> None:
+        self._taker(None, error)
+
+    def exception(self) -> None:
+        """As of a future, whose exception somebody must have looked at."""
 
 
 class Connection(asyncio.Protocol):
@@ -58,7 +81,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, minor: int = NEWEST_MINOR) -> None:
         self._codec = ClientCodec(minor)
-        self._replies: deque[Pending] = deque()
+        self._replies: deque[Pending | _Taking] = deque()
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._room: asyncio.Future[None] | None = None
@@ -149,6 +172,33 @@ class Connection(asyncio.Protocol):
                 future.set_result(None)
             else:
                 self._replies.append(future)
+            futures.append(future)
+        transport.write(message)
+        return futures
+
+    @property
+    def crowded(self) -> bool:
+        """Whether `room` would wait, or there is no connection any more."""
+        return self._transport is None or len(self._replies) >= _MANY
+
+    def hand(self, request: Request, taker: Taker, *behind: Request) -> list[Pending]:
+        """Send a request now, and others behind it in the same write, over a connection that is not `crowded`.
+
+        Args:
+            request: what ``taker`` takes the reply to; it is called later, once.
+            taker: must not raise.
+            behind: requests with a reply; those replies are returned.
+        """
+        transport, codec = self._transport, self._codec
+        if transport is None:
+            raise RuntimeError("there is no connection")
+        message = codec.send(request)
+        self._replies.append(_Taking(taker))
+        futures: list[Pending] = []
+        for other in behind:
+            message += codec.send(other)
+            future = self._loop.create_future()
+            self._replies.append(future)
             futures.append(future)
         transport.write(message)
         return futures

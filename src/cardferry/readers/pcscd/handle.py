@@ -44,7 +44,7 @@ from typing import Any, Final, cast
 
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.readers.pcscd.connection import Connection, Pending
+from cardferry.readers.pcscd.connection import Connection, Pending, Taker
 from cardferry.wire.pcsclite.messages import (
     Acknowledged,
     AttributeReply,
@@ -168,6 +168,8 @@ class CardHandle:
         begins = self._begins
         if not begins:
             return Lock.FREE
+        if len(begins) == 1 and begins[0].done() and not _rv(begins[0]):
+            return Lock.HELD
         if any(begin.done() and _rv(begin) for begin in begins):
             begins = self._begins = [begin for begin in begins if not begin.done() or not _rv(begin)]
         if any(begin.done() for begin in begins):
@@ -180,8 +182,15 @@ class CardHandle:
         (It waits when pcscd has left many requests unanswered.)
         """
         await self._connection.room()
-        if self.closed:
-            return None
+        return None if self.closed else self.ask_lock_at_once(behind)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether nothing can be sent at once."""
+        return self.closed or self._connection.crowded
+
+    def ask_lock_at_once(self, behind: Request | None = None) -> Pending | None:
+        """`ask_lock`, when nothing is `crowded`."""
         requests = [BeginTransaction(self._card), *([] if behind is None else [behind])]
         begin, *others = self._connection.post_all(*requests)
         self._begins.append(begin)
@@ -238,31 +247,52 @@ class CardHandle:
         if self.closed:
             return Outcome.ANSWERED, Acknowledged(ReturnCode.W_RESET_CARD)
         if self.lock is Lock.ASKED:
-            return await self._exchange_behind_begin(request)
-        reply = cast(CardReply, await self._connection.post(request))
-        if reply.rv != ReturnCode.E_SHARING_VIOLATION:
-            return Outcome.ANSWERED, reply
-        self._begins = []
-        self._others()
-        return Outcome.REFUSED, reply
+            answer, begin = self._connection.post_all(request, BeginTransaction(self._card))
+            self._begins.append(begin)
+            return await self.outcome(cast(CardReply, await answer), begin)
+        return await self.outcome(cast(CardReply, await self._connection.post(request)), None)
 
-    async def _exchange_behind_begin(self, request: CardRequest) -> tuple[Outcome, CardReply]:
-        answer, begin = self._connection.post_all(request, BeginTransaction(self._card))
+    def exchange_at_once(self, request: CardRequest, taker: Taker) -> Pending | None:
+        """`exchange`, when nothing is `crowded`: ``taker`` gets the reply, and `outcome` tells what it means.
+
+        Returns:
+            the reply to the BEGIN behind the request, for `outcome`; None when there is none.
+        """
+        if self.lock is not Lock.ASKED:
+            self._connection.hand(request, taker)
+            return None
+        (begin,) = self._connection.hand(request, taker, BeginTransaction(self._card))
         self._begins.append(begin)
-        reply = cast(CardReply, await answer)
+        return begin
+
+    async def outcome(self, reply: CardReply, begin: Pending | None) -> tuple[Outcome, CardReply]:
+        """What the reply to a request means.
+
+        Args:
+            reply: the reply.
+            begin: the reply to the BEGIN behind it, None when the lock was not ASKED when it was sent.
+        """
+        if begin is None:
+            if reply.rv != ReturnCode.E_SHARING_VIOLATION:
+                return Outcome.ANSWERED, reply
+            self._begins = []
+            self._others()
+            return Outcome.REFUSED, reply
         if reply.rv == ReturnCode.E_SHARING_VIOLATION:
             outcome = Outcome.REFUSED
-        elif reply.rv or self._is_ours():
+        elif reply.rv or self.is_ours:
             return Outcome.ANSWERED, reply
         else:
             outcome = Outcome.OUTSIDE
         self._others()
         await asyncio.wait((begin,))
-        if outcome is Outcome.OUTSIDE and self._is_ours():
+        if outcome is Outcome.OUTSIDE and self.is_ours:
             outcome = Outcome.ANSWERED
         return outcome, reply
 
-    def _is_ours(self) -> bool:
+    @property
+    def is_ours(self) -> bool:
+        """Whether pcscd has said that the lock is ours."""
         return self.lock is Lock.HELD
 
     def transmit(self, apdu: bytes, protocol: int) -> Transmit:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final, cast
 
 from cardferry.pcsc.constants import (
@@ -28,6 +29,7 @@ from cardferry.pcsc.constants import (
 )
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
+from cardferry.readers.base import Answered
 from cardferry.readers.pcscd.connection import Connection, Pending
 from cardferry.readers.pcscd.dial import Dial
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
@@ -155,10 +157,29 @@ class PcscdReader:
         self._claimed = True
         self._neighbours.claimed(self._loop.time())
 
+    def claim_at_once(self) -> bool:
+        """Ask for pcscd's lock, if we are alone on the reader and owe nobody a pause."""
+        handle, now = self._handle, self._loop.time()
+        neighbours = self._neighbours
+        if self._untold or handle is None or handle.crowded or not neighbours.alone(now) or neighbours.gap(now):
+            return False
+        if handle.lock is Lock.FREE:
+            self._look(handle.ask_lock_at_once(self._glance(now)))
+        self._claimed = True
+        neighbours.claimed(now)
+        return True
+
     async def release(self) -> None:
         """Give pcscd's lock back, without waiting."""
-        if not self._claimed:
-            return
+        self.release_at_once()
+
+    def release_at_once(self) -> bool:
+        """`release` never waits."""
+        if self._claimed:
+            self._release()
+        return True
+
+    def _release(self) -> None:
         self._claimed = False
         now = self._loop.time()
         self._neighbours.released(now)
@@ -172,16 +193,48 @@ class PcscdReader:
         reset by somebody else, of which the caller has been told.
         """
         _check_size(apdu, MAX_APDU_SIZE)
-        reply = await self._exchange(
-            lambda handle: handle.transmit(
-                apdu, handle.protocol if handle.protocol and protocol in _NEGOTIATED else protocol
-            )
-        )
-        response = cast(TransmitReply, reply).response
-        if len(response) < _SHORTEST_RESPONSE:
-            # vpcd's answer when the card is pulled meanwhile.
-            raise PcscError(ReturnCode.E_NO_SMARTCARD, "response without a status word")
-        return response
+        return _response(await self._exchange(partial(_transmit, apdu, protocol)))
+
+    def transmit_at_once(self, apdu: bytes, protocol: Protocol, answered: Answered) -> bool:
+        """`transmit`, if the lock is ours, or asked for, or not wanted."""
+        handle = self._handle
+        if self._untold or handle is None or handle.crowded or len(apdu) > MAX_APDU_SIZE:
+            return False
+        if self._claimed and handle.lock is Lock.FREE:
+            return False
+        begin: Pending | None = None
+        request = _transmit(apdu, protocol, handle)
+
+        def taken(reply: TransmitReply | None, error: PcscError | None) -> None:
+            if (
+                reply is not None
+                and not reply.rv
+                and len(reply.response) >= _SHORTEST_RESPONSE
+                and (begin is None or handle.is_ours)
+            ):
+                answered(reply.response, None)
+            else:
+                answered(b"", partial(self._rest_of, handle, request, reply, error, begin))
+
+        begin = handle.exchange_at_once(request, taken)
+        return True
+
+    async def _rest_of(
+        self,
+        handle: CardHandle,
+        request: Transmit,
+        reply: TransmitReply | None,
+        error: PcscError | None,
+        begin: Pending | None,
+    ) -> bytes:
+        """Do what a reply to `transmit_at_once` asks for that is not just the response."""
+        if reply is None:
+            raise error or PcscError(ReturnCode.F_INTERNAL_ERROR)
+        outcome = await handle.outcome(reply, begin)
+        concluded = await self._concluded(request, *outcome, asked=begin is not None)
+        if concluded is None:
+            concluded = await self._exchange(partial(_transmit, request.apdu, request.protocol))
+        return _response(concluded)
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader."""
@@ -215,19 +268,33 @@ class PcscdReader:
                 handle = await self._reopened()
             if self._claimed and handle.lock is Lock.FREE:
                 await self._take(handle)
-            wanted = handle.lock
+            asked = handle.lock is Lock.ASKED
             request = request_for(handle)
-            outcome, reply = await handle.exchange(request)
-            if outcome is Outcome.ANSWERED:
-                if reply.rv:
-                    await self._failed(_meaning(request, reply.rv))
-                return reply
-            if outcome is Outcome.OUTSIDE:
-                await self._start_over()
-            elif not self._claimed:
-                raise PcscError(reply.rv, "another program has the card locked")
-            elif wanted is not Lock.ASKED:
-                await asyncio.sleep(RETRY)
+            outcome = await handle.exchange(request)
+            concluded = await self._concluded(request, *outcome, asked=asked)
+            if concluded is not None:
+                return concluded
+
+    async def _concluded(
+        self, request: CardRequest, outcome: Outcome, reply: CardReply, *, asked: bool
+    ) -> CardReply | None:
+        """The reply of a success, or None when the request must be repeated now.
+
+        Args:
+            request, outcome, reply: what became of which request.
+            asked: whether the lock was only asked for when it was sent.
+        """
+        if outcome is Outcome.ANSWERED:
+            if reply.rv:
+                await self._failed(_meaning(request, reply.rv))
+            return reply
+        if outcome is Outcome.OUTSIDE:
+            await self._start_over()
+        elif not self._claimed:
+            raise PcscError(reply.rv, "another program has the card locked")
+        elif not asked:
+            await asyncio.sleep(RETRY)
+        return None
 
     async def _start_over(self) -> None:
         log.info("%s: another program came in between; the card is reset", self._name)
@@ -369,6 +436,19 @@ class PcscdReader:
             if record.name == self._name:
                 self.table(record)
                 return
+
+
+def _transmit(apdu: bytes, protocol: int, handle: CardHandle) -> Transmit:
+    """A command, in the protocol that is in force unless another kind is asked for."""
+    return handle.transmit(apdu, handle.protocol if handle.protocol and protocol in _NEGOTIATED else protocol)
+
+
+def _response(reply: CardReply) -> bytes:
+    response = cast(TransmitReply, reply).response
+    if len(response) < _SHORTEST_RESPONSE:
+        # vpcd's answer when the card is pulled meanwhile.
+        raise PcscError(ReturnCode.E_NO_SMARTCARD, "response without a status word")
+    return response
 
 
 def _meaning(request: CardRequest, rv: int) -> int:
