@@ -1,6 +1,7 @@
-"""Distance: a TCP relay that passes each byte on a fixed time after it came, in order, without limiting how many.
+"""Distance: a relay that passes each byte on a fixed time after it came, in order, without limiting how many.
 
-Executed as a file with the standard library only. On start it prints `listening`. Orders, one a line on standard input:
+Executed as a file with the standard library only. Both ends are TCP, or Unix sockets where a host's name is a path (the
+port does not matter then). On start it prints `listening`. Orders, one a line on standard input:
 
     black            from now on everything that comes, either way, is swallowed; connections stay open
     light            from now on bytes are passed again (on new connections: what was swallowed is missing for ever)
@@ -129,7 +130,11 @@ class Relay:
         await asyncio.sleep(2 * self.link.one_way)
         far = Side(self.link, upward=False)
         try:
-            await asyncio.get_running_loop().create_connection(lambda: far, self.host, self.port)
+            loop = asyncio.get_running_loop()
+            if self.host.startswith("/"):
+                await loop.create_unix_connection(lambda: far, self.host)
+            else:
+                await loop.create_connection(lambda: far, self.host, self.port)
         except OSError:
             near.reset()
             return
@@ -169,7 +174,10 @@ async def serve(listen_host: str, listen_port: int, host: str, port: int, one_wa
             tasks.create_task(relay.connect(near))
             return near
 
-        server = await loop.create_server(accept, listen_host, listen_port)
+        if listen_host.startswith("/"):
+            server: asyncio.AbstractServer = await loop.create_unix_server(accept, listen_host)
+        else:
+            server = await loop.create_server(accept, listen_host, listen_port)
         print("listening", flush=True)
         reader = asyncio.StreamReader()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

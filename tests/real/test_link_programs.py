@@ -10,6 +10,7 @@ from tests.lab import Lab
 from tests.lab.cards import cac_card, openpgp_card, piv_card
 from tests.lab.ferry import attach, share
 from tests.lab.link import install_cardferry, link_of
+from tests.lab.neighbours import Neighbours
 from tests.lab.recipe import Recipe
 from tests.real.test_programs import (
     CAC,
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 
-@pytest.fixture(params=["attach", "share"], scope="module")
+@pytest.fixture(params=["attach", "share", "unix"], scope="module")
 def crossing(request: pytest.FixtureRequest) -> Iterator[Crossing]:
     """A host with three cards in four readers, linked to the guest."""
     with Lab() as lab:
@@ -49,6 +50,11 @@ def crossing(request: pytest.FixtureRequest) -> Iterator[Crossing]:
         piv_card(recipe.pcscd, PIV)
         openpgp_card(recipe.pcscd, OPENPGP)
         cac_card(recipe.pcscd, CAC)
+        if request.param == "unix":
+            near = Neighbours.of(recipe.host, recipe.guest, lab.folder)
+            near.agent()
+            yield Crossing(recipe, near.attach(), recipe.host)
+            return
         attaching = request.param == "attach"
         install_cardferry(recipe.host if attaching else recipe.guest)
         ferry = attach(recipe) if attaching else share(recipe)
