@@ -273,22 +273,29 @@ class _RenamedCard:
         "_card",
         "attribute",
         "begin",
+        "begin_at_once",
         "control",
         "disconnect",
         "end",
+        "end_at_once",
         "reader",
         "reconnect",
         "set_attribute",
         "status",
         "transmit",
+        "transmit_at_once",
     )
 
     def __init__(self, card: Card, reader: str) -> None:
         self._card = card
         self.reader = reader
         self.reconnect, self.disconnect, self.status = card.reconnect, card.disconnect, card.status
-        self.begin, self.end = card.begin, card.end
-        self.transmit, self.control = card.transmit, card.control
+        self.begin, self.begin_at_once = card.begin, card.begin_at_once
+        self.end, self.end_at_once = card.end, card.end_at_once
+        self.transmit, self.transmit_at_once = card.transmit, card.transmit_at_once
+        self.control = card.control
+        self.begin_at_once, self.end_at_once = card.begin_at_once, card.end_at_once
+        self.transmit_at_once = card.transmit_at_once
         self.attribute, self.set_attribute = card.attribute, card.set_attribute
 
     @property

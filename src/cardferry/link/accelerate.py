@@ -131,6 +131,9 @@ class RunAhead:
 
     def stop(self) -> None:
         """Something else is done with the handle: drop what was not used, but not what only we have."""
+        if not self._responses:
+            self._next = None
+            return
         unused = self._responses[self._used :]
         self.waste += len(unused)
         self._responses = []
@@ -169,11 +172,12 @@ class RunAhead:
         if len(response) < 2 or len(raw) < 4:
             return None
         instruction = raw[1]
+        more = response[-2] == _MORE_DATA
         if instruction == _SELECT:
-            self._select, self._file_size = b"", None
+            self._select = b"" if more or len(response) > len(_SUCCESS) else None
+            self._file_size = None
         elif instruction != _GET_RESPONSE:
             self._select = None
-        more = response[-2] == _MORE_DATA
         if not (more or instruction == _READ_BINARY or self._select is not None):
             return None
         command = _parse(raw)

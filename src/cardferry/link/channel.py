@@ -159,27 +159,26 @@ class Channel:
             SessionOverflowError: the other end does not keep up; end the session.
         """
         self.messages_sent += 1
-        self.session.send(payload)
-        if urgent:
+        end = self.end
+        if not urgent:
+            self.session.send(payload)
+            if self._flush_handle is None:
+                self._flush_handle = self._loop.call_later(LINGER, self._flush)
+        elif end is None or self._congested or self._flush_handle is not None:
+            self.session.send(payload)
             self._flush()
-        elif self._flush_handle is None:
-            self._flush_handle = self._loop.call_later(LINGER, self._flush)
-
-    def flush(self) -> None:
-        """Send what waits now."""
-        if self.session.pending:
+        elif data := self.session.send_now(payload):
+            self.bytes_sent += len(data)
+            end.pipe.write(data)
+        else:
             self._flush()
-
-    def flush_soon(self) -> None:
-        """Send what waits at the end of this pass of the event loop."""
-        if self._flush_handle is None:
-            self._flush_handle = self._loop.call_soon(self._flush)
 
     def post(self, payload: bytes) -> None:
         """Send a message at the end of this pass of the event loop, with all others of this pass."""
         self.messages_sent += 1
         self.session.send(payload)
-        self.flush_soon()
+        if self._flush_handle is None:
+            self._flush_handle = self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         if self._flush_handle is not None:
@@ -188,8 +187,7 @@ class Channel:
         if self.end is None:
             return
         session, pipe = self.session, self.end.pipe
-        while session.pending and not self._congested:
-            data = session.take()
+        while not self._congested and (data := session.take()):
             self.bytes_sent += len(data)
             pipe.write(data)
 
@@ -208,7 +206,7 @@ class Channel:
             for payload in payloads:
                 self.messages_received += 1
                 self._owner.message(payload)
-                if self.over:
+                if session.phase is Phase.OVER:
                     break
         except (WireError, SessionOverflowError) as error:
             self.breach(error)
@@ -217,9 +215,9 @@ class Channel:
             self._give_room()
         if session.pending:
             self._flush()
-        if self.over:
+        if session.phase is Phase.OVER:
             self._finish(session.farewell or Bye(Reason.CLOSED))
-        elif session.ack_due is not None and (self._timer is None or self._timer.when() > session.ack_due):
+        elif (due := session.ack_due) is not None and (self._timer is None or self._timer.when() > due):
             self._arm()
 
     def congested(self, congested: bool) -> None:

@@ -218,7 +218,7 @@ class GuestSession:
     def transmit_at_once(self, handle: int, apdu: bytes, protocol: int, take: Take) -> bool:
         """Send a command; ``take``, which must not raise, gets the answer later. False: it cannot leave now."""
         size = len(apdu)
-        if self.crowded or not self._allows(size):
+        if self.dead or self.channel.session.full or not self._allows(size):
             return False
         self._last_call = call = self._last_call + 1
         self._calls[call] = _Taking(self, size, take)

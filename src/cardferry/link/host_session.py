@@ -160,25 +160,20 @@ class HostSession:
     # calls
 
     def _call(self, message: m.Call) -> None:
-        size = 0
-        if isinstance(message, m.Transmit):
-            size = len(message.apdu)
-        elif isinstance(message, m.Control):
-            size = len(message.data)
+        size = len(message.apdu) if isinstance(message, m.Transmit) else _size(message)
         limits = self._host.limits
         if self._jobs >= limits.calls or self._job_bytes + size > limits.call_bytes:
             raise WireError(f"more than {limits.calls} calls, or {limits.call_bytes} bytes of them, at the same time")
+        known = self._cards.get(message.handle)
         if isinstance(message, m.Connect):
-            card, lane = self._new_card(message)
-        else:
-            known = self._cards.get(message.handle)
-            if known is None:
-                if isinstance(message, m.Disconnect) and not message.call and message.handle <= self._last_handle:
-                    return  # of a connect that was given up, and has failed
-                raise WireError(f"there is no handle {message.handle}")
-            card, lane = known
-            if isinstance(message, m.Disconnect):
-                self._forget_card(card)
+            known = self._new_card(message)
+        elif known is None:
+            if isinstance(message, m.Disconnect) and not message.call and message.handle <= self._last_handle:
+                return  # of a connect that was given up, and has failed
+            raise WireError(f"there is no handle {message.handle}")
+        elif isinstance(message, m.Disconnect):
+            self._forget_card(known[0])
+        card, lane = known
         self._jobs += 1
         self._job_bytes += size
         lane.put(Job(card, message, size))
@@ -242,13 +237,15 @@ class HostSession:
         """Wait until an answer can be sent."""
         await self.channel.room()
 
-    def done(self, job: Job, answer: m.Answer) -> None:
-        """A call has been carried out."""
-        self._ended(job)
-        if job.card.learnt:
-            for about, key, known in job.card.learnt:
-                self._learn(job.card.reader, about, key, known)
-            job.card.learnt.clear()
+    def done(self, job: Job, answer: m.Answer, *, now: bool = False) -> None:
+        """A call has been carried out; whether the answer shall leave now, and not wait for company."""
+        self._jobs -= 1
+        self._job_bytes -= job.size
+        card = job.card
+        if card.learnt:
+            for about, key, known in card.learnt:
+                self._learn(card.reader, about, key, known)
+            card.learnt.clear()
         message = job.message
         if not message.call or self.channel.over:
             return
@@ -256,21 +253,25 @@ class HostSession:
             answer = m.Answer(answer.call, ReturnCode.E_INSUFFICIENT_BUFFER)
         match message:
             case m.Transmit():
-                foreseen = job.card.foresee(message, answer.data, self.channel.session.round_trip)
+                foreseen = card.foresee(message, answer.data, self.channel.session.round_trip)
                 if foreseen is not None:
                     answer = m.Answer(answer.call, 0, answer.data, 0, foreseen)
             case m.Control() if not message.data:
-                self._learn(job.card.reader, About.CONTROL, message.code, Known(0, answer.data))
+                self._learn(card.reader, About.CONTROL, message.code, Known(0, answer.data))
             case m.Attribute():
-                self._learn(job.card.reader, About.ATTRIBUTE, message.attribute, Known(0, answer.data))
+                self._learn(card.reader, About.ATTRIBUTE, message.attribute, Known(0, answer.data))
             case _:
                 pass
         self._tell_urgent_news()
-        self._post(answer)
+        if now:
+            self._send_now(answer)
+        else:
+            self._post(answer)
 
     def failed(self, job: Job, error: PcscError) -> None:
         """A call has failed, or was refused."""
-        self._ended(job)
+        self._jobs -= 1
+        self._job_bytes -= job.size
         if self.channel.over:
             return
         message, card = job.message, job.card
@@ -291,14 +292,6 @@ class HostSession:
         elif isinstance(message, m.Connect | m.Begin) and card.broken is not None and card.handle in self._cards:
             self._tell_urgent_news()
             self._post(m.Failed(card.handle, card.broken.code))
-
-    def _ended(self, job: Job) -> None:
-        self._jobs -= 1
-        self._job_bytes -= job.size
-
-    def flush(self) -> None:
-        """What was posted must not wait for the end of this pass of the event loop."""
-        self.channel.flush()
 
     def ran_ahead(self, ahead: m.Ahead) -> None:
         """A command that was foreseen has been carried out, or not."""
@@ -349,6 +342,12 @@ class HostSession:
         if news is not None:
             self._post(news)
 
+    def _send_now(self, message: m.FromHost) -> None:
+        try:
+            self.channel.send(m.encode(message), urgent=True)
+        except SessionOverflowError as error:
+            self._loop.call_soon(self.channel.breach, error)
+
     def _post(self, message: m.FromHost) -> None:
         try:
             self.channel.post(m.encode(message))
@@ -378,3 +377,8 @@ class HostSession:
             ahead_hits=self._hits + sum(ahead.hits for ahead in accelerators),
             ahead_waste=self._waste + sum(ahead.waste for ahead in accelerators),
         )
+
+
+def _size(message: m.Call) -> int:
+    """Bytes of a call that count against the limit."""
+    return len(message.data) if isinstance(message, m.Control) else 0

@@ -54,16 +54,12 @@ class LaneOwner(Interface):
         """Wait until an answer can be sent."""
         ...
 
-    def done(self, job: Job, answer: m.Answer) -> None:
-        """A call has been carried out."""
+    def done(self, job: Job, answer: m.Answer, *, now: bool = False) -> None:
+        """A call has been carried out; whether the answer shall leave now, and not wait for company."""
         ...
 
     def failed(self, job: Job, error: PcscError) -> None:
         """A call has failed, or was refused."""
-        ...
-
-    def flush(self) -> None:
-        """What it was told must not wait any longer."""
         ...
 
     def ran_ahead(self, ahead: m.Ahead) -> None:
@@ -156,10 +152,9 @@ class Lane:
         if answer is None:
             self._owner.failed(job, error or PcscError(ReturnCode.F_INTERNAL_ERROR))
         else:
-            self._owner.done(job, answer)
+            self._owner.done(job, answer, now=True)
             if job.card.promised is not None:
                 self._promising = job.card
-        self._owner.flush()
         if self._queue or self._promising is not None or self._closing:
             self._go()
 

@@ -264,14 +264,10 @@ MakeCall = Callable[[int], Call]
 FromGuest = Open | Close | Cancel | Used | Call
 FromHost = Welcome | Readers | Fact | Answer | Ahead | Failed
 
-_encode = msgspec.msgpack.Encoder().encode
+#: A message's bytes.
+encode: Final[Callable[[FromGuest | FromHost], bytes]] = msgspec.msgpack.Encoder().encode
 _from_guest: Final[msgspec.msgpack.Decoder[FromGuest]] = msgspec.msgpack.Decoder(FromGuest)
 _from_host: Final[msgspec.msgpack.Decoder[FromHost]] = msgspec.msgpack.Decoder(FromHost)
-
-
-def encode(message: FromGuest | FromHost) -> bytes:
-    """A message's bytes."""
-    return _encode(message)
 
 
 def decode_from_guest(payload: bytes) -> FromGuest:

@@ -71,6 +71,7 @@ class Connection(asyncio.Protocol):
         "_front",
         "_next",
         "_paused",
+        "_reading",
         "_requests",
         "_told",
         "_transport",
@@ -92,6 +93,7 @@ class Connection(asyncio.Protocol):
         #: What the task that does the calls waits for: the next one, or None at the end.
         self._next: asyncio.Future[m.Request | None] | None = None
         self._paused = False
+        self._reading = True
         self._context: Context | None = None
         self._context_number = 0
         self._cards: dict[int, Card] = {}
@@ -166,9 +168,11 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         crowded = self._paused or len(self._requests) > _MAX_QUEUED
-        if crowded and transport.is_reading():
+        if crowded and self._reading:
+            self._reading = False
             transport.pause_reading()
-        elif not crowded and not transport.is_reading():
+        elif not crowded and not self._reading:
+            self._reading = True
             transport.resume_reading()
 
     # One request after the other

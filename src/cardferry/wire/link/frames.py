@@ -52,6 +52,7 @@ _SIZES: Final = {
     Kind.PONG: (8, 8),
     Kind.BYE: (1, 1024),
 }
+_DATA: Final = int(Kind.DATA)
 _KINDS: Final = {int(kind): (kind, *sizes) for kind, sizes in _SIZES.items()}
 
 
@@ -72,6 +73,11 @@ def encode(kind: Kind, number: int, acknowledged: int, payload: bytes = b"") -> 
     return _HEADER.pack(len(payload), kind, number, acknowledged) + payload
 
 
+def encode_data(number: int, acknowledged: int, payload: bytes) -> bytes:
+    """A data frame's bytes; the caller has seen to it that the payload has at most `MAX_PAYLOAD` bytes."""
+    return _HEADER.pack(len(payload), _DATA, number, acknowledged) + payload
+
+
 class FrameReader:
     """Takes bytes in pieces of any size and gives whole frames; holds less than one frame."""
 
@@ -84,6 +90,19 @@ class FrameReader:
     def buffered(self) -> int:
         """Bytes held of a frame that is not whole yet."""
         return len(self._inbox)
+
+    def only_data(self, data: bytes) -> tuple[int, int, bytes] | None:
+        """Number, acknowledged and payload when these bytes are one whole data frame, as most pieces are; else None.
+
+        None has taken nothing: `receive` is the way then.
+        """
+        size = len(data)
+        if size < HEADER_SIZE or len(self._inbox):
+            return None
+        length, kind, number, acknowledged = _HEADER.unpack_from(data)
+        if length != size - HEADER_SIZE or kind != _DATA or not number or length > MAX_PAYLOAD:
+            return None
+        return number, acknowledged, data[HEADER_SIZE:]
 
     def receive(self, data: bytes) -> list[Frame]:
         """The frames that are whole now.

@@ -29,7 +29,7 @@ from typing import Final
 
 from cardferry.pcsc.errors import CardferryError
 from cardferry.wire.errors import WireError
-from cardferry.wire.link.frames import HEADER_SIZE, MAX_PAYLOAD, Frame, FrameReader, Kind, encode
+from cardferry.wire.link.frames import HEADER_SIZE, MAX_PAYLOAD, Frame, FrameReader, Kind, encode, encode_data
 from cardferry.wire.link.greeting import IDENTITY_SIZE, Bye, Hello, Reason, Role, agree
 
 _PROBE: Final = struct.Struct("!Q")
@@ -200,6 +200,13 @@ class Session:
         self._kept[self._last] = payload
         self._kept_bytes += size
 
+    def send_now(self, payload: bytes) -> bytes:
+        """`send`, and what `take` gives if this message is all that waits: then nothing is pending. Else nothing."""
+        self.send(payload)
+        if self._cursor == self._last and self.phase is Phase.TOGETHER and not self._aside:
+            return self._take_one(payload)
+        return b""
+
     # pipes come and go
 
     def attach(self, now: float) -> None:
@@ -250,31 +257,34 @@ class Session:
             WireError: the other end broke the protocol. End the session with `close`.
         """
         delivered: list[bytes] = []
-        if self.phase in (Phase.APART, Phase.OVER):
+        if self.phase is Phase.TOGETHER:
+            self._heard = now
+            single = self._reader.only_data(data)
+            if single is not None:
+                number, acknowledged, payload = single
+                self._acknowledge(acknowledged)
+                self._data(number, payload, now, delivered)
+                return delivered
+        elif self.phase is not Phase.GREETING:
             return delivered
-        self._heard_now(now)
         for frame in self._reader.receive(data):
             if frame.kind is Kind.DATA and self.phase is Phase.TOGETHER:
                 self._acknowledge(frame.acknowledged)
-                self._data(frame, now, delivered)
+                self._data(frame.number, frame.payload, now, delivered)
             elif not self._special(frame, now):
                 break
         return delivered
 
-    def _heard_now(self, now: float) -> None:
-        if self.phase is Phase.TOGETHER:
-            self._heard = now
-
-    def _data(self, frame: Frame, now: float, delivered: list[bytes]) -> None:
-        if frame.number == self.received + 1:
-            self.received = frame.number
-            delivered.append(frame.payload)
-        elif frame.number > self.received:
-            raise WireError(f"frame {frame.number} came after frame {self.received}")
+    def _data(self, number: int, payload: bytes, now: float, delivered: list[bytes]) -> None:
+        if number == self.received + 1:
+            self.received = number
+            delivered.append(payload)
+        elif number > self.received:
+            raise WireError(f"frame {number} came after frame {self.received}")
         else:
             self.duplicates += 1
         self._ack_frames += 1
-        self._ack_bytes += len(frame.payload)
+        self._ack_bytes += len(payload)
         if self._ack_due is None:
             self._ack_due = now + self.timing.ack_delay
         if self._ack_frames >= _ACK_FRAMES or self._ack_bytes >= _ACK_BYTES:
@@ -346,7 +356,7 @@ class Session:
         if self.phase is Phase.APART:
             return b""
         if not self._aside and self.phase is Phase.TOGETHER and self._cursor == self._last:
-            return self._take_one()
+            return self._take_one(self._kept[self._last])
         parts = [encode(kind, 0, self.received, payload) for kind, payload in self._aside]
         self._aside = []
         if self.phase is Phase.TOGETHER:
@@ -362,14 +372,14 @@ class Session:
             self._ack_frames = self._ack_bytes = 0
         return b"".join(parts)
 
-    def _take_one(self) -> bytes:
+    def _take_one(self, payload: bytes) -> bytes:
         """The one message that waits: what `take` gives mostly, without lists."""
-        number = self._cursor
+        number = self._last
         self._cursor = number + 1
         self._sent = max(self._sent, number)
         self._ack_due = None
         self._ack_frames = self._ack_bytes = 0
-        return encode(Kind.DATA, number, self.received, self._kept[number])
+        return encode_data(number, self.received, payload)
 
     @property
     def pending(self) -> bool:
