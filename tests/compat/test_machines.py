@@ -19,8 +19,9 @@ from tests.lab import Computer, Lab
 from tests.lab.cards import fake_card
 from tests.lab.computer import REPOSITORY
 from tests.lab.ferry import Ferry, over
-from tests.lab.pcscd import SOCKET, Pcscd
-from tests.lab.process import Result, Running
+from tests.lab.link import install_cardferry
+from tests.lab.pcscd import SOCKET, Pcscd, accepts
+from tests.lab.process import Result, Running, wait_until
 from tests.lab.sshd import PORT, Sshd
 
 pytestmark = pytest.mark.usefixtures("releases")
@@ -102,6 +103,17 @@ def test_chroot(machine: Machine, as_root: None) -> None:
 
 def test_namespace(machine: Machine, as_root: None) -> None:
     assert_card_seen(shell(machine.computer, lines("chroot", 2)))
+
+
+def test_container_with_cardferry_inside(machine: Machine, as_root: None) -> None:
+    """A link instead of the programs' socket."""
+    computer = machine.computer
+    install_cardferry(computer)
+    prepare, listen = lines("chroot", 3).splitlines()
+    shell(computer, prepare).check()
+    agent = computer.popen(["bash", "-euc", f"exec {listen}"])
+    wait_until(lambda: accepts(computer.home / "links" / "card"), f"the agent listens: {agent}")
+    assert_card_seen(shell(computer, lines("chroot", 4)))
 
 
 def test_bubblewrap_as_flatpak_uses_it(machine: Machine) -> None:

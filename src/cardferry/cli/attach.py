@@ -41,6 +41,9 @@ def command(
     HOST is an ssh destination (name, user@name, ssh://user@name:port): its pcscd is reached through ssh, nothing else
     is needed there; if cardferry is there, too, it is much faster over a distance and survives a broken network.
 
+    Without ssh: unix:PATH or vsock://CID:PORT, where `cardferry host --listen` takes links, out of a container or a
+    virtual machine.
+
     Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT, for cards that dial in; virtual:, the built-in
     card. Runs until Ctrl-C.
     """
