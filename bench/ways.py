@@ -17,8 +17,8 @@ from tests.lab.delay import DelayedPort
 from tests.lab.lab import Lab
 from tests.lab.link import install_cardferry
 from tests.lab.namespaces import PLAIN_PYTHON
-from tests.lab.pcscd import SOCKET
-from tests.lab.process import LabError, Running
+from tests.lab.pcscd import SOCKET, accepts
+from tests.lab.process import LabError, Running, wait_until
 from tests.lab.recipe import Forward, Recipe
 
 
@@ -156,6 +156,17 @@ def _share_linked(site: Site) -> OpenWay:
     install_cardferry(site.guest)
     path = site.new_socket()
     return OpenWay(site.guest, path, (_linked(site.host, *_share_words(site, path)),))
+
+
+def _attach_neighbour(site: Site) -> OpenWay:
+    """Host and guest on one computer, without ssh."""
+    folder = site.host.home / "links"
+    folder.mkdir(mode=0o700)
+    link, path = f"unix:{folder / 'card'}", site.new_socket()
+    agent = site.host.popen([CARDFERRY, "host", "--listen", link])
+    wait_until(lambda: accepts(folder / "card"), f"the agent listens: {agent}")
+    guest = _linked(site.host, "attach", "--socket", path, link)
+    return OpenWay(site.host, path, (guest, agent))
 
 
 @dataclass(frozen=True, slots=True)

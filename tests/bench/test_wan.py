@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from bench.figures import Figures
-from bench.lan import DIRECT, LINK, SSH
+from bench.lan import DIRECT, LINK, SSH, UNIX
 from bench.lan import table as near_table
 from bench.wan import LINK as FAR_LINK
 from bench.wan import LOCAL, TABLE, Measured, Row
@@ -56,11 +56,12 @@ def test_goals_next_door_are_judged() -> None:
     figures = {
         (metric, way): Figures(10, seconds, 2 * seconds, seconds, 2 * seconds)
         for metric in ("one APDU", "begin + APDU + end", "pkcs11-tool -L")
-        for way, seconds in ((DIRECT, 0.001), (SSH, 0.002), (LINK, 0.0025))
+        for way, seconds in ((DIRECT, 0.001), (SSH, 0.002), (LINK, 0.0025), (UNIX, 0.0015))
     }
     text = near_table(figures)
-    assert "| one APDU, p50: at most 1.5 of ssh -N -L | 1.25 | met |" in text
-    assert "| begin + APDU + end, p50: at most 0.7 of ssh -N -L | 1.25 | missed |" in text
+    assert "| one APDU, p50: link over ssh at most 1.5 of ssh -N -L | 1.25 | met |" in text
+    assert "| begin + APDU + end, p50: link over ssh at most 0.7 of ssh -N -L | 1.25 | missed |" in text
+    assert "| one APDU, p50: link over unix: at most 1 of link over ssh | 0.60 | met |" in text
 
 
 def test_requests_are_counted_by_their_headers(tmp_path: Path) -> None:
