@@ -100,7 +100,9 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._congested = False
         self._timer: asyncio.TimerHandle | None = None
+        #: When what waits is sent; and whether that is after `LINGER`, and not at the end of this pass.
         self._flush_handle: asyncio.Handle | None = None
+        self._lingering = False
         self._room: asyncio.Future[None] | None = None
         self._told_over = False
 
@@ -163,6 +165,7 @@ class Channel:
         if not urgent:
             self.session.send(payload)
             if self._flush_handle is None:
+                self._lingering = True
                 self._flush_handle = self._loop.call_later(LINGER, self._flush)
         elif end is None or self._congested or self._flush_handle is not None:
             self.session.send(payload)
@@ -177,7 +180,11 @@ class Channel:
         """Send a message at the end of this pass of the event loop, with all others of this pass."""
         self.messages_sent += 1
         self.session.send(payload)
+        if self._lingering and self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
         if self._flush_handle is None:
+            self._lingering = False
             self._flush_handle = self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:

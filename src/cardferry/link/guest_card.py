@@ -34,6 +34,9 @@ _PASSING: Final = frozenset(
     }
 )
 
+#: Messages after which the card may be somebody else's.
+_GIVING_BACK: Final = (m.End, m.Disconnect)
+
 
 class GuestCard:
     """A handle; see `cardferry.pcsc.interface.Card`.
@@ -125,6 +128,12 @@ class GuestCard:
         return None if state is None else state.marks
 
     @property
+    def _shared(self) -> bool:
+        """Whether others may be waiting for the card."""
+        state = self._context.guest.readers.find(self._reader)
+        return state is None or state.sharing > 1
+
+    @property
     def _well(self) -> bool:
         """Whether a call that only fails when the handle was marked can be believed to succeed."""
         return not self._troubled and self._marks is not None and self._marks == self._current_marks
@@ -182,7 +191,7 @@ class GuestCard:
 
     def _tell_now(self, message: m.Call) -> None:
         self._speak()
-        self._session.tell(message)
+        self._session.tell(message, soon=isinstance(message, _GIVING_BACK) and self._shared)
         self._context.unseen(self._session)
 
     # calls

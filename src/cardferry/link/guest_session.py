@@ -173,10 +173,22 @@ class GuestSession:
         if self.dead:
             raise PcscError(GONE, "the link was away for too long")
 
-    def tell(self, message: m.FromGuest) -> None:
-        """Say something that nothing answers; it may wait a moment for company. Ask `ready` before."""
-        if not self.dead:
-            self._send(message, urgent=False)
+    def tell(self, message: m.FromGuest, *, soon: bool = False) -> None:
+        """Say something that nothing answers; ask `ready` before.
+
+        Args:
+            message: what.
+            soon: not to wait a moment for company, because others may be waiting for what it gives back.
+        """
+        if self.dead:
+            return
+        try:
+            if soon:
+                self.channel.post(m.encode(message))
+            else:
+                self.channel.send(m.encode(message), urgent=False)
+        except SessionOverflowError as error:
+            self.channel.breach(error)
 
     async def ask(self, make: m.MakeCall, size: int = 0, card: GuestCard | None = None) -> m.Answer:
         """Make a call and wait for its answer, however often the pipe breaks meanwhile. Ask `ready` before.

@@ -85,6 +85,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._room: asyncio.Future[None] | None = None
+        #: Requests that wait for company until the end of this pass of the event loop.
+        self._held = b""
         self._answered = False
         self.on_event: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
@@ -154,9 +156,24 @@ class Connection(asyncio.Protocol):
 
     def post_all(self, *requests: Request) -> list[Pending]:
         """Send several requests in one write."""
+        futures = self._ask(requests)
+        self._flush()
+        return futures
+
+    def post_soon(self, *requests: Request) -> list[Pending]:
+        """Send several requests, which nobody waits for, with the next ones or at the end of this pass of the loop."""
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        return self._ask(requests)
+
+    def _flush(self) -> None:
+        held, self._held = self._held, b""
+        if held and self._transport is not None:
+            self._transport.write(held)
+
+    def _ask(self, requests: tuple[Request, ...]) -> list[Pending]:
         futures: list[Pending] = []
-        transport = self._transport
-        if transport is None:
+        if self._transport is None:
             for _ in requests:
                 future = self._loop.create_future()
                 future.set_exception(self._lost_error())
@@ -164,16 +181,14 @@ class Connection(asyncio.Protocol):
                 futures.append(future)
             return futures
         codec = self._codec
-        message = b""
         for request in requests:
-            message += codec.send(request)
+            self._held += codec.send(request)
             future = self._loop.create_future()
             if isinstance(request, WaitReaderStateChange) and codec.minor not in _WAIT_ANSWERED:
                 future.set_result(None)
             else:
                 self._replies.append(future)
             futures.append(future)
-        transport.write(message)
         return futures
 
     @property
@@ -189,19 +204,16 @@ class Connection(asyncio.Protocol):
             taker: must not raise.
             behind: requests with a reply; those replies are returned.
         """
-        transport, codec = self._transport, self._codec
+        transport = self._transport
         if transport is None:
             raise RuntimeError("there is no connection")
-        message = codec.send(request)
+        message = self._codec.send(request)
         self._replies.append(_Taking(taker))
-        futures: list[Pending] = []
-        for other in behind:
-            message += codec.send(other)
-            future = self._loop.create_future()
-            self._replies.append(future)
-            futures.append(future)
-        transport.write(message)
-        return futures
+        if not behind and not self._held:
+            transport.write(message)
+            return []
+        self._held += message
+        return self.post_all(*behind)
 
     async def room(self) -> None:
         """Wait while many replies are outstanding: callers that were cancelled leave theirs behind."""
@@ -271,6 +283,7 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         self._transport = None
+        self._held = b""
         self.on_event = self.on_lost = None
         for future in self._replies:
             if not future.done():

@@ -192,7 +192,7 @@ class CardHandle:
     def ask_lock_at_once(self, behind: Request | None = None) -> Pending | None:
         """`ask_lock`, when nothing is `crowded`."""
         requests = [BeginTransaction(self._card), *([] if behind is None else [behind])]
-        begin, *others = self._connection.post_all(*requests)
+        begin, *others = self._connection.post_soon(*requests)
         self._begins.append(begin)
         return others[0] if others else None
 
@@ -227,7 +227,7 @@ class CardHandle:
         if self.closed:
             return None
         requests: list[Request] = [EndTransaction(self._card, Disposition.LEAVE)] * count
-        replies = self._connection.post_all(*requests, *([] if behind is None else [behind]))
+        replies = self._connection.post_soon(*requests, *([] if behind is None else [behind]))
         for end in replies[:count]:
             end.add_done_callback(self._ended)
         return replies[count] if behind is not None else None

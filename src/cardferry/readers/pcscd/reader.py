@@ -78,6 +78,8 @@ class PcscdReader:
         self._handle: CardHandle | None = None
         self._opening: Opening | None = None
         self._claimed = False
+        #: The claim is over, and the lock goes back at the end of this pass of the event loop.
+        self._letting_go = False
         self._gone = False
         #: The card was reset, and whoever should have been told was cancelled before.
         self._untold = False
@@ -149,6 +151,7 @@ class PcscdReader:
             await asyncio.sleep(gap)
             handle = self._usable()
         now = self._loop.time()
+        self._let_go()
         if handle.lock is Lock.FREE:
             if self._neighbours.alone(now):
                 self._look(await handle.ask_lock(self._glance(now)))
@@ -163,6 +166,9 @@ class PcscdReader:
         neighbours = self._neighbours
         if self._untold or handle is None or handle.crowded or not neighbours.alone(now) or neighbours.gap(now):
             return False
+        if self._letting_go and neighbours.stale(now):
+            self._let_go()
+        self._letting_go = False
         if handle.lock is Lock.FREE:
             self._look(handle.ask_lock_at_once(self._glance(now)))
         self._claimed = True
@@ -181,10 +187,18 @@ class PcscdReader:
 
     def _release(self) -> None:
         self._claimed = False
-        now = self._loop.time()
-        self._neighbours.released(now)
+        self._neighbours.released(self._loop.time())
+        if not self._letting_go:
+            self._letting_go = True
+            self._loop.call_soon(self._let_go)
+
+    def _let_go(self) -> None:
+        """Give the lock back, unless there is another claim in the same moment: nobody could have come in between."""
+        if not self._letting_go:
+            return
+        self._letting_go = False
         if self._handle is not None:
-            self._look(self._handle.drop_lock(self._glance(now)))
+            self._look(self._handle.drop_lock(self._glance(self._loop.time())))
 
     async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
         """Send a command APDU, return the response.
