@@ -239,11 +239,9 @@ class LocalCard:
     def transmit_at_once(self, apdu: bytes, protocol: int, done: Done) -> bool:
         """Send a command APDU, if nobody is in the way."""
         device = self.slot.device
-        if not self._in_order or len(apdu) > MAX_APDU_SIZE or not device.card_present:
+        if not self._in_order or len(apdu) > MAX_APDU_SIZE or protocol != device.protocol or not protocol:
             return False
-        if protocol == device.protocol and protocol:
-            return self.slot.transmit_at_once(self, apdu, device.protocol, done)
-        return False
+        return self.slot.transmit_at_once(self, apdu, device.protocol, done)
 
     # one operation each
 

@@ -10,20 +10,21 @@ class Inbox:
 
     Attributes:
         need: bytes the codec needs for its next step, at least 1 between two calls of `take`.
+        held: what is held back; for a look only.
     """
 
-    __slots__ = ("_held", "need")
+    __slots__ = ("held", "need")
 
     def __init__(self, need: int) -> None:
         self.need = need
-        self._held = bytearray()
+        self.held = bytearray()
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self.held)
 
     def take(self, data: bytes | bytearray | memoryview) -> bytes:
         """All bytes held and ``data`` when that is at least ``need``, otherwise nothing."""
-        held = self._held
+        held = self.held
         if held:
             held += data
             if len(held) < self.need:
@@ -37,4 +38,4 @@ class Inbox:
     def keep(self, data: bytes, offset: int) -> None:
         """Hold ``data`` from ``offset`` on for the next `take`."""
         if offset < len(data):
-            self._held += memoryview(data)[offset:]
+            self.held += memoryview(data)[offset:]

@@ -97,7 +97,7 @@ class FrameReader:
         None has taken nothing: `receive` is the way then.
         """
         size = len(data)
-        if size < HEADER_SIZE or len(self._inbox):
+        if size < HEADER_SIZE or self._inbox.held:
             return None
         length, kind, number, acknowledged = _HEADER.unpack_from(data)
         if length != size - HEADER_SIZE or kind != _DATA or not number or length > MAX_PAYLOAD:

@@ -33,7 +33,7 @@ from collections.abc import Set
 from enum import Enum, auto
 from typing import Final
 
-from cardferry.pcsc.constants import MAX_READERNAME
+from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_READERNAME
 from cardferry.pcsc.errors import ReturnCode
 from cardferry.wire.errors import WireError
 from cardferry.wire.inbox import Inbox
@@ -47,6 +47,7 @@ from cardferry.wire.pcsclite.layout import (
     ByteOrder,
     Command,
     Dialect,
+    compiled,
     layout_of,
 )
 from cardferry.wire.pcsclite.messages import (
@@ -60,6 +61,7 @@ from cardferry.wire.pcsclite.messages import (
     StatesReply,
     Stopped,
     StopWaiting,
+    Transmit,
     TransmitReply,
     Version,
     VersionReply,
@@ -67,6 +69,9 @@ from cardferry.wire.pcsclite.messages import (
 )
 
 _WORD_SIZE: Final = 4
+_MASK: Final = 0xFFFF_FFFF
+#: Bytes of the reply to a transmit in front of the response.
+_TRANSMIT_REPLY: Final = compiled(NATIVE, MAX_READERNAME).transmit.size
 _SIGNAL_SIZE: Final = 8
 #: The newest level whose wait and stop have bodies, and whose events begin with anything.
 _OLD_EVENTS: Final = 3
@@ -273,6 +278,9 @@ class ClientCodec:
             raise WireError(str(self.error))
         inbox = self._inbox
         data = inbox.take(data)
+        transmitted = self._only_transmitted(data)
+        if transmitted is not None:
+            return [transmitted]
         received: list[Reply | Event] = []
         offset = 0
         try:
@@ -284,6 +292,23 @@ class ClientCodec:
             raise
         inbox.keep(data, offset)
         return received
+
+    def _only_transmitted(self, data: bytes) -> TransmitReply | None:
+        """The reply, when these bytes are a whole good one to `Transmit` and nothing else, as most pieces are."""
+        if self._awaiting is not _Awaiting.REPLY or self._raw is not None or len(data) <= _TRANSMIT_REPLY:
+            return None
+        oldest = self._outstanding[0]
+        request = oldest.request
+        if len(self._outstanding) > 1 or not isinstance(request, Transmit):
+            return None
+        card, _, _, _, protocol, _, length, rv = self._layout.transmit.unpack_from(data)
+        if rv or length != len(data) - _TRANSMIT_REPLY or length > min(request.receive_length, MAX_APDU_SIZE):
+            return None
+        if card & _MASK != (oldest.first or 0):
+            return None
+        self._outstanding.popleft()
+        self._expect(_Awaiting.NOTHING, 1)
+        return TransmitReply(rv, data[_TRANSMIT_REPLY:], length, protocol)
 
     def _step(self, data: bytes, offset: int, received: list[Reply | Event]) -> int:
         """Consume the ``need`` bytes from ``offset``, or only look at them. Return where the next ones begin."""

@@ -55,6 +55,9 @@ _HEADER_SIZE: Final = 8
 _SIZE_LIMIT: Final = 0x1_0000
 _CONNECT: Final = Command.CONNECT.value
 _CONNECT_OLD_SIZE: Final = compiled(NATIVE, OLD_NAME_SIZE).connect.size
+#: A transmit without its command, and how it begins.
+_TRANSMIT_SIZE: Final = _HEADER_SIZE + compiled(NATIVE, OLD_NAME_SIZE).transmit.size
+_TRANSMIT_HEADER: Final = (_TRANSMIT_SIZE - _HEADER_SIZE, Command.TRANSMIT.value)
 #: The fixed-size state replies of 4:4 and 4:5 also answer the wait.
 _WAIT_ANSWERED: Final = (4, 5)
 
@@ -150,6 +153,9 @@ class ServerCodec:
             raise WireError(str(self.error))
         inbox = self._inbox
         data = inbox.take(data)
+        transmit = self._only_transmit(data)
+        if transmit is not None:
+            return [transmit]
         requests: list[Request] = []
         offset = 0
         try:
@@ -160,6 +166,19 @@ class ServerCodec:
         else:
             inbox.keep(data, offset)
         return requests
+
+    def _only_transmit(self, data: bytes) -> Transmit | None:
+        """The request, when these bytes are a whole `Transmit` and nothing else, as most pieces are."""
+        size = len(data)
+        if size <= _TRANSMIT_SIZE or self._body is not None or self._raw is not None or self._byte_order is None:
+            return None
+        layout = self._layout
+        if layout.header.unpack_from(data) != _TRANSMIT_HEADER:
+            return None
+        body = layout.transmit.unpack_from(data, _HEADER_SIZE)
+        if body[3] != size - _TRANSMIT_SIZE or size - _TRANSMIT_SIZE > MAX_APDU_SIZE:
+            return None
+        return Transmit(body[0], body[1], data[_TRANSMIT_SIZE:], body[6], body[4], body[2], body[5])
 
     def _step(self, data: bytes, offset: int, requests: list[Request]) -> int:
         """Consume a header, a body or raw bytes: ``need`` bytes from ``offset``. Return where the next one begins."""
