@@ -294,8 +294,6 @@ class _RenamedCard:
         self.end, self.end_at_once = card.end, card.end_at_once
         self.transmit, self.transmit_at_once = card.transmit, card.transmit_at_once
         self.control = card.control
-        self.begin_at_once, self.end_at_once = card.begin_at_once, card.end_at_once
-        self.transmit_at_once = card.transmit_at_once
         self.attribute, self.set_attribute = card.attribute, card.set_attribute
 
     @property
