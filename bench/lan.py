@@ -21,11 +21,21 @@ from tests.lab.process import LabError
 from bench.figures import Figures, duration
 from bench.page import write_section
 from bench.wan import PAGE
-from bench.ways import OpenWay, Site, _attach, _attach_neighbour, _direct, _ssh  # the same ways as everywhere
+from bench.ways import (
+    OpenWay,
+    Site,
+    _attach,
+    _attach_neighbour,
+    _direct,
+    _nothing_twice,
+    _ssh,
+)  # the same ways as everywhere
 
 _COUNT = 25
 DIRECT, SSH, LINK, ECHO = "on the host itself", "ssh -N -L", "link over ssh", "ssh HOST cat"
 UNIX = "link over unix:"
+#: What two Python processes in the places of ours cost that do nothing but pass bytes on.
+BARE = "bare relays over ssh"
 #: What ssh alone needs to carry 60 bytes to a process on the other side and back.
 _ECHO = """
 import json, socket, subprocess, sys, time
@@ -69,7 +79,7 @@ def measure(rounds: int) -> dict[tuple[str, str], Figures]:
     """By metric and way."""
     durations: dict[tuple[str, str], list[float]] = {}
     with Lab() as lab:
-        sites = [Site(lab, number) for number in range(4)]
+        sites = [Site(lab, number) for number in range(5)]
         install_cardferry(sites[2].host)
         cards = [fake_card(site.recipe.pcscd) for site in sites]
         ways = {
@@ -77,6 +87,7 @@ def measure(rounds: int) -> dict[tuple[str, str], Figures]:
             SSH: _ssh(sites[1]),
             LINK: _attach(sites[2]),
             UNIX: _attach_neighbour(sites[3]),
+            BARE: _nothing_twice(sites[4]),
         }
         for number in range(rounds):
             for name in _turned(list(ways), number):
@@ -88,7 +99,7 @@ def measure(rounds: int) -> dict[tuple[str, str], Figures]:
             card.remove()
             piv_card(site.recipe.pcscd)
         for number in range(max(5, rounds // 8)):
-            for name in _turned(list(ways), number):
+            for name in _turned([name for name in ways if name != BARE], number):
                 durations.setdefault(("pkcs11-tool -L", name), []).extend(_list(ways[name]))
     return {key: Figures.of(values) for key, values in durations.items()}
 
@@ -114,7 +125,7 @@ def _list(way: OpenWay) -> list[float]:
 
 def table(figures: dict[tuple[str, str], Figures]) -> str:
     """Figures, then goals."""
-    ways = (DIRECT, ECHO, SSH, LINK, UNIX)
+    ways = (DIRECT, ECHO, SSH, BARE, LINK, UNIX)
     lines = ["| | " + " | ".join(ways) + " |", "|---" * (len(ways) + 1) + "|"]
     for metric in dict.fromkeys(metric for metric, _ in figures):
         for figure in ("p50", "p99"):

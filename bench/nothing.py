@@ -1,6 +1,8 @@
-"""A relay between a program and a pcscd that does nothing: what any hop through a Python process costs at least.
+"""Relays that do nothing: what any hop through a Python process costs at least.
 
-    python -m bench.nothing SOCKET PCSCD      listen at SOCKET, pass everything on to the socket PCSCD
+    python -m bench.nothing SOCKET PCSCD              listen at SOCKET, pass everything on to the socket PCSCD
+    python -m bench.nothing SOCKET -- COMMAND...      likewise, to the standard streams of a command
+    python -m bench.nothing - PCSCD                   pass standard input and output on to the socket PCSCD
 
 Requests are passed on message by message, each in one write, as cardferry does; replies as they come.
 """
@@ -8,8 +10,10 @@ Requests are passed on message by message, each in one write, as cardferry does;
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 import sys
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import uvloop
@@ -37,7 +41,7 @@ def whole(data: bytes) -> int:
 class Replies(asyncio.Protocol):
     """The side of pcscd."""
 
-    def __init__(self, program: asyncio.Transport) -> None:
+    def __init__(self, program: asyncio.WriteTransport) -> None:
         self._program = program
 
     def data_received(self, data: bytes) -> None:
@@ -49,22 +53,33 @@ class Replies(asyncio.Protocol):
         self._program.close()
 
 
-class Requests(asyncio.Protocol):
-    """The side of a program."""
+#: Opens the way to pcscd, whose replies go to that protocol.
+Dial = Callable[[Replies], Awaitable[asyncio.Transport]]
 
-    def __init__(self, path: str, tasks: asyncio.TaskGroup) -> None:
-        self._path = path
+
+class Requests(asyncio.Protocol):
+    """The side of a program.
+
+    Args:
+        dial: opens the way to pcscd.
+        tasks: runs it.
+        sink: where replies go, when that is not where requests come from.
+    """
+
+    def __init__(self, dial: Dial, tasks: asyncio.TaskGroup, sink: asyncio.WriteTransport | None = None) -> None:
+        self._dial = dial
         self._tasks = tasks
+        self._sink = sink
         self._pcscd: asyncio.Transport | None = None
         self._held = b""
+        self.gone = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Dial."""
-        self._tasks.create_task(self._dial(cast(asyncio.Transport, transport)))
+        self._tasks.create_task(self._connect(self._sink or cast(asyncio.Transport, transport)))
 
-    async def _dial(self, program: asyncio.Transport) -> None:
-        loop = asyncio.get_running_loop()
-        self._pcscd, _ = await loop.create_unix_connection(lambda: Replies(program), self._path)
+    async def _connect(self, program: asyncio.WriteTransport) -> None:
+        self._pcscd = await self._dial(Replies(program))
         self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
@@ -79,15 +94,48 @@ class Requests(asyncio.Protocol):
         """Hang up at the other side, too."""
         if self._pcscd is not None:
             self._pcscd.close()
+        self.gone.set_result(None)
+
+
+def to_socket(path: str) -> Dial:
+    """The way to a socket."""
+
+    async def dial(replies: Replies) -> asyncio.Transport:
+        transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: replies, path)
+        return transport
+
+    return dial
+
+
+def to_command(words: list[str]) -> Dial:
+    """The way to a command's standard streams."""
+
+    async def dial(replies: Replies) -> asyncio.Transport:
+        near, far = socket.socketpair()
+        with far:
+            await asyncio.create_subprocess_exec(*words, stdin=far, stdout=far)
+        near.setblocking(False)
+        transport, _ = await asyncio.get_running_loop().create_connection(lambda: replies, sock=near)
+        return transport
+
+    return dial
 
 
 async def main() -> None:
-    """Relay until killed."""
-    path, pcscd = sys.argv[1:]
+    """Relay until killed, or until standard input ends."""
+    listen, *words = sys.argv[1:]
+    dial = to_command(words[1:]) if words[0] == "--" else to_socket(words[0])
+    loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as tasks:
-        await asyncio.get_running_loop().create_unix_server(lambda: Requests(pcscd, tasks), path)
-        print("ready", flush=True)
-        await asyncio.get_running_loop().create_future()
+        if listen == "-":
+            sink, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, sys.stdout)
+            requests = Requests(dial, tasks, sink)
+            await loop.connect_read_pipe(lambda: requests, sys.stdin)
+            await requests.gone
+        else:
+            await loop.create_unix_server(lambda: Requests(dial, tasks), listen)
+            print("ready", flush=True)
+            await loop.create_future()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ follows the recipe by hand, or cardferry as anybody starts it.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,17 @@ def _nothing(site: Site) -> OpenWay:
     relay = site.guest.popen([python, "-m", "bench.nothing", path, forward.socket], {"PYTHONPATH": str(REPOSITORY)})
     relay.wait_for("^ready$")
     return OpenWay(site.guest, path, (relay, forward.ssh))
+
+
+def _nothing_twice(site: Site) -> OpenWay:
+    """A bare relay at both ends of an ssh session."""
+    path, python, module = site.new_socket(), CARDFERRY.with_name("python"), ("-m", "bench.nothing")
+    env = {"PYTHONPATH": str(REPOSITORY)}
+    there = f"PYTHONPATH={REPOSITORY} exec {python} {shlex.join(module)} - {SOCKET}"
+    ssh: list[str | Path] = ["ssh", "-F", site.to_host, "-T", "host", there]
+    relay = site.guest.popen([python, *module, path, "--", *ssh], env)
+    relay.wait_for("^ready$")
+    return OpenWay(site.guest, path, (relay,))
 
 
 def _cardferry(computer: Computer, *words: str | Path) -> Running:
