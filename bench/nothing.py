@@ -113,7 +113,7 @@ def to_command(words: list[str]) -> Dial:
     async def dial(replies: Replies) -> asyncio.Transport:
         near, far = socket.socketpair()
         with far:
-            await asyncio.create_subprocess_exec(*words, stdin=far, stdout=far)
+            await asyncio.create_subprocess_exec(*words, stdin=far.fileno(), stdout=far.fileno())
         near.setblocking(False)
         transport, _ = await asyncio.get_running_loop().create_connection(lambda: replies, sock=near)
         return transport

@@ -128,13 +128,13 @@ async def serving(
 
 
 def recording(path: Path) -> Sink:
-    """A sink that adds each record to a file, as a line of JSON; readable by the user alone.
+    """A sink that adds each record to a file, as a line of JSON; readable by the user alone. It never blocks.
 
     Raises:
         RecordError: the file cannot be written.
     """
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except OSError as error:
         raise RecordError(f"cannot record to {path}: {error.strerror}", "name another file with --record") from error
     full = False

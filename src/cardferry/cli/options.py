@@ -10,11 +10,10 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from cardferry.app.host import FORMS, Host, SshHost, parse_host
+from cardferry.app.host import FORMS, Host, HostSyntaxError, SshHost, parse_host
 from cardferry.app.serving import Access, Service
 from cardferry.manager import ExclusivePolicy, Settings
 from cardferry.pcsc.constants import MAX_READERNAME
-from cardferry.pcsc.errors import UserError
 from cardferry.transports.ssh import SshCommand
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS, OLD_NAME_SIZE
 
@@ -140,9 +139,9 @@ def service_options(function: Function) -> Function:
 
 
 def ssh_host(host: Host, command: str) -> SshHost:
-    """The host, if it is another computer; else a `UserError`."""
+    """The host, if it is another computer; else a `HostSyntaxError`."""
     if not isinstance(host, SshHost):
-        raise UserError(
+        raise HostSyntaxError(
             f"{command} needs another computer, reached with ssh", f"HOST is one of {FORMS.split(', p')[0]}"
         )
     return host

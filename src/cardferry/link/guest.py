@@ -255,7 +255,9 @@ class Guest:
 
     def _missed(self, error: Exception) -> None:
         self.error = error
-        log.info("%s cannot be reached: %s", self._name or "the host", error)
+        # The first attempt's error is for whoever waits for it.
+        level = logging.DEBUG if self.state is LinkState.CONNECTING else logging.INFO
+        log.log(level, "%s cannot be reached: %s", self._name or "the host", error)
         self._tell_news()
 
     # what sessions tell

@@ -51,6 +51,12 @@ _VERSION = re.compile(r"OpenSSH\D*?_(\d+)\.(\d+)")
 _PR_SET_PDEATHSIG: Final = 1
 
 
+class SshCommandError(UserError):
+    """What was given as the ssh program is no command."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True, slots=True)
 class SshCommand:
     """A program that takes OpenSSH's arguments.
@@ -65,13 +71,13 @@ class SshCommand:
 
     @classmethod
     def parse(cls, text: str) -> SshCommand:
-        """The value of ``-e/--ssh COMMAND``, split as a shell would; `UserError` when it cannot be."""
+        """The value of ``-e/--ssh COMMAND``, split as a shell would; `SshCommandError` when it cannot be."""
         try:
             words = shlex.split(text)
         except ValueError as error:
-            raise UserError(f"not a command: {text!r} ({error})", "quote it as for a shell") from None
+            raise SshCommandError(f"not a command: {text!r} ({error})", "quote it as for a shell") from None
         if not words:
-            raise UserError("the ssh command is empty", "leave -e/--ssh out to use ssh")
+            raise SshCommandError("the ssh command is empty", "leave -e/--ssh out to use ssh")
         return cls(tuple(words))
 
     def master(self, destination: str, control: str, remote_command: str, terminal: bool = True) -> list[str]:
