@@ -134,6 +134,23 @@ async def test_a_patient_one_does_not_wait_for_what_cannot_heal() -> None:
         await play.supervisor.run()
 
 
+async def test_an_enduring_one_ends_quietly_when_nothing_can_heal_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    refused = RefusedError("refused the login", "")
+    play = Play(["lost", refused, "never"])
+    play.supervisor = Supervisor("computer1", play.dial, play.on_up, play.sleep, lambda: 0.5, enduring=True)
+    await play.supervisor.run()
+    assert play.script == ["never"]
+    assert (play.supervisor.state, play.supervisor.error) == ("refused the login", refused)
+    assert caplog.messages[-1] == "refused the login; it is not tried again"
+
+
+async def test_an_enduring_ones_first_failure_is_an_error_all_the_same() -> None:
+    play = Play([RefusedError("refused the login", "")])
+    play.supervisor = Supervisor("computer1", play.dial, play.on_up, play.sleep, lambda: 0.5, enduring=True)
+    with pytest.raises(RefusedError):
+        await play.supervisor.run()
+
+
 @pytest.mark.parametrize(("spread", "factor"), [(0.0, 0.9), (1.0, 1.1)])
 async def test_many_computers_do_not_come_back_in_the_same_moment(spread: float, factor: float) -> None:
     play = Play(["lost"])
