@@ -15,7 +15,7 @@ def deaf(folder: Path) -> tuple[SshCommand, Path]:
     """An ssh that reaches nobody, and notes what it was asked."""
     notes = folder / "notes"
     program = folder / "ssh"
-    program.write_text(f'#!/bin/sh\n[ "$1" = -V ] || echo "$*" >> {notes}\nexit 255\n')
+    program.write_text(f'#!/bin/sh\ncase "$*" in *-V) ;; *) echo "$*" >> {notes};; esac\nexit 255\n')
     program.chmod(0o755)
     return SshCommand((str(program),)), notes
 
