@@ -195,6 +195,12 @@ async def test_the_protocol_in_force_is_used_and_raw_stays_raw() -> None:
     assert [request.protocol for request in transmits] == [Protocol.T1, Protocol.RAW]
 
 
+async def test_a_protocol_that_does_not_exist_goes_no_further() -> None:
+    _, there, reader = prepared()
+    there.protocol = 0x7FFF_FF02
+    assert await reader.connect(ShareMode.SHARED, Protocol.ANY) is Protocol.T1
+
+
 async def test_a_reader_that_pcscd_has_no_more() -> None:
     pcscd, _, reader = await connected()
     pcscd.remove_reader(NAME)

@@ -120,7 +120,7 @@ class CardHandle:
         self._loop = asyncio.get_running_loop()
         #: Replies to the BEGINs that are not ended and not known to have failed.
         self._begins: list[Pending] = []
-        self.protocol = Protocol(protocol)
+        self.protocol = in_force(protocol)
         self.closed = False
 
     @classmethod
@@ -338,6 +338,11 @@ class CardHandle:
     def _forget(self) -> None:
         self.closed = True
         self._begins = []
+
+
+def in_force(protocol: int) -> Protocol:
+    """The protocol that pcscd names; bits that no protocol has are nobody's business above."""
+    return Protocol(protocol & (Protocol.ANY | Protocol.RAW | Protocol.T15))
 
 
 def _rv(future: Pending) -> int:

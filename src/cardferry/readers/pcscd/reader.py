@@ -33,7 +33,7 @@ from cardferry.readers.base import Answered
 from cardferry.readers.pcscd.connection import Connection, Pending
 from cardferry.readers.pcscd.dial import Dial
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
-from cardferry.readers.pcscd.handle import RETRY, CardHandle, CardReply, CardRequest, Lock, Opening, Outcome
+from cardferry.readers.pcscd.handle import RETRY, CardHandle, CardReply, CardRequest, Lock, Opening, Outcome, in_force
 from cardferry.readers.pcscd.neighbours import Neighbours
 from cardferry.wire.pcsclite.messages import (
     AttributeReply,
@@ -123,7 +123,7 @@ class PcscdReader:
     async def reset(self, disposition: Disposition, protocols: Protocol) -> Protocol:
         """Reset the card, warm or cold. Other users of the reader at pcscd get ``W_RESET_CARD``."""
         reply = await self._exchange(lambda handle: handle.reset(disposition, protocols))
-        protocol = Protocol(cast(ReconnectReply, reply).protocol)
+        protocol = in_force(cast(ReconnectReply, reply).protocol)
         if self._handle is not None:
             self._handle.protocol = protocol
         return protocol
