@@ -36,7 +36,7 @@ def command(
     service: Service,
     verbose: int,
 ) -> None:
-    """Use HOST's readers here, or those of several HOSTs side by side.
+    """Use HOST's readers here, or those of several HOSTs side by side, each in the best way there is.
 
     HOST is an ssh destination (name, user@name, ssh://user@name:port): its pcscd is reached through ssh, nothing else
     is needed there; if cardferry is there, too, it is much faster over a distance and survives a broken network.
