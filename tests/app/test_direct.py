@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from cardferry.app import direct
-from cardferry.app.attach import Attachment, attached
+from cardferry.app.attach import attached
+from cardferry.app.attachment import Attachment
 from cardferry.app.direct import NoHostError, NotCardferryError, linked_directly
 from cardferry.app.doctor import there
 from cardferry.app.doctor.finding import Finding, State

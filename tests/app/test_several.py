@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cardferry.app import several
-from cardferry.app.attach import Attachment
+from cardferry.app.attachment import Attachment
 from cardferry.app.control import Link
 from cardferry.app.host import Host, SshHost, spelled
 from cardferry.app.lifetime import root_cause

@@ -22,6 +22,7 @@ from cardferry.app.doors import Door, Doors, entrance
 from cardferry.app.handover import Visitor
 from cardferry.app.host import Host as Readers
 from cardferry.app.host import spelled
+from cardferry.app.lifetime import root_cause
 from cardferry.app.linked import SOFTWARE
 from cardferry.app.origin import opened
 from cardferry.app.paths import runtime_folder, scratch
@@ -76,9 +77,11 @@ async def serve(agency: Agency, ready: int | None = None) -> None:
     starter = Starter(ready)
     try:
         await _serve(agency, starter)
-    except UserError as error:
-        starter.tell(News.of(error))
-        raise
+    except (BaseExceptionGroup, UserError) as error:
+        cause = root_cause(error)
+        if isinstance(cause, UserError):
+            starter.tell(News.of(cause))
+        raise cause from None
 
 
 async def _serve(agency: Agency, starter: Starter) -> None:

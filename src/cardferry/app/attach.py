@@ -10,39 +10,17 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from cardferry.app import limits
+from cardferry.app.attachment import Attachment
 from cardferry.app.control import Running, controllable
-from cardferry.app.host import Host, label
+from cardferry.app.host import label
 from cardferry.app.paths import runtime_folder, scratch
 from cardferry.app.reach import reached
-from cardferry.app.serving import Service, fronts, public_path
+from cardferry.app.serving import fronts, public_path
 from cardferry.app.several import reached_all
 from cardferry.frontends.listening import ListeningSocket
-from cardferry.transports.ssh import SshCommand
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """What to attach.
-
-    Attributes:
-        hosts: where the readers are, one or more.
-        ssh: the ssh program.
-        socket: where applications shall connect, None for a path of ours.
-        service: how they are served.
-        link: whether to use the cardferry over there, if there is one.
-        grace: s that programs wait for a host that is out of reach, None for the link's own.
-    """
-
-    hosts: tuple[Host, ...]
-    ssh: SshCommand = field(default_factory=SshCommand)
-    socket: Path | None = None
-    service: Service = field(default_factory=Service)
-    link: bool = True
-    grace: float | None = None
 
 
 @asynccontextmanager

@@ -56,13 +56,16 @@ async def _stoppable(main: Coroutine[Any, Any, Result]) -> Result | None:
     return None if task.cancelled() else task.result()
 
 
-def root_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception that a person must read: a `UserError` if there is one, else the only leaf, else the group."""
-    leaves = list(_leaves(group))
+def root_cause(error: BaseException) -> BaseException:
+    """The one exception of a group that a person must read: a `UserError` if there is one, else the only one, else all.
+
+    What is no group is its own cause.
+    """
+    leaves = _leaves(error)
     for leaf in leaves:
         if isinstance(leaf, UserError):
             return leaf
-    return leaves[0] if len(leaves) == 1 else group
+    return leaves[0] if len(leaves) == 1 else error
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

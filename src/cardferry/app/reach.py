@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from cardferry.app.attachment import Attachment
 from cardferry.app.carrier import Carrier
 from cardferry.app.control import Link
 from cardferry.app.direct import linked_directly
@@ -24,9 +24,6 @@ from cardferry.link import Guest
 from cardferry.manager import LocalManager, Settings
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.interface import ResourceManager
-
-if TYPE_CHECKING:
-    from cardferry.app.attach import Attachment
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from cardferry.app.attach import Attachment, attached
+from cardferry.app.attach import attached
+from cardferry.app.attachment import Attachment
 from cardferry.app.control import Running
 from cardferry.app.host import Host, spelled
 from cardferry.app.lifetime import signals_to

@@ -14,8 +14,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from cardferry.app.attachment import Attachment
 from cardferry.app.control import Link
 from cardferry.app.host import Host, label, spelled
 from cardferry.app.lifetime import in_foreground, root_cause
@@ -25,9 +26,6 @@ from cardferry.fleet import Member, Union
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.errors import TransportError
-
-if TYPE_CHECKING:
-    from cardferry.app.attach import Attachment
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +113,7 @@ class _Berth:
                     self._start.tried(well=True)
                 yield self
         except (BaseExceptionGroup, UserError) as error:
-            cause = root_cause(error) if isinstance(error, BaseExceptionGroup) else error
+            cause = root_cause(error)
             if isinstance(cause, UserError):
                 self._failed(cause, first=first)
             raise cause from None

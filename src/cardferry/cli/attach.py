@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from cardferry.app import lifetime, logs
-from cardferry.app.attach import Attachment, attached
+from cardferry.app.attach import attached
+from cardferry.app.attachment import Attachment
 from cardferry.app.host import Host
 from cardferry.app.run import export_line
 from cardferry.app.serving import Service

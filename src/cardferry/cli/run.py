@@ -7,7 +7,7 @@ import sys
 import click
 
 from cardferry.app import control, lifetime, logs
-from cardferry.app.attach import Attachment
+from cardferry.app.attachment import Attachment
 from cardferry.app.host import Host
 from cardferry.app.paths import runtime_folder
 from cardferry.app.run import NotAttachedError, choose, execute, run_attached
