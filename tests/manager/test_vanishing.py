@@ -8,9 +8,27 @@ from typing import Any
 
 import pytest
 
-from cardferry.manager import Settings
+from cardferry.manager import LocalManager, Settings
+from cardferry.pcsc.constants import Protocol
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from tests.manager.desk import APDU, ATR, DIRECT, EXCLUSIVE, LEAVE, OK, READER, RESET, SHARED, T1, UNPOWER, Client, Desk
+from cardferry.pcsc.interface import Peer
+from cardferry.readers.base import Answered, ReaderObserver
+from tests.manager.desk import (
+    APDU,
+    ATR,
+    DIRECT,
+    EXCLUSIVE,
+    LEAVE,
+    OK,
+    READER,
+    RESET,
+    SHARED,
+    T1,
+    UNPOWER,
+    Client,
+    Desk,
+    FakeReader,
+)
 from tests.virtual_time import quiet
 
 
@@ -353,3 +371,38 @@ async def test_manager_that_ends_does_not_wait_for_ever() -> None:
         desk.reader.gates["reset RESET"] = asyncio.Event()
         start = loop.time()
     assert loop.time() - start == pytest.approx(5.0)
+
+
+async def test_all_ends_while_a_command_is_under_way() -> None:
+    reader = FakeReader()
+    fail: list[Answered] = []
+
+    class Source:
+        async def run(self, observer: ReaderObserver) -> None:
+            observer.reader_added(reader)
+            reader.empty = False
+            observer.card_inserted(reader, ATR)
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                fail[0](b"", lambda: reader.transmit(APDU, T1))  # as a connection does that is closed
+
+    def never_answered(apdu: bytes, protocol: Protocol, answered: Answered) -> bool:
+        fail.append(answered)
+        return True
+
+    async def use() -> None:
+        async with LocalManager([Source()]) as manager:
+            await manager.changed(manager.snapshot.serial)
+            card = await (await manager.open(Peer("somebody"))).connect(READER, SHARED, Protocol.ANY)
+            reader.transmit_at_once = never_answered  # type: ignore[method-assign]
+            assert card.transmit_at_once(APDU, int(T1), lambda response, error: None)
+            using.set_result(None)
+            await asyncio.get_running_loop().create_future()
+
+    using: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(use())
+        await using
+        task.cancel()
+    assert task.cancelled()

@@ -46,6 +46,7 @@ class LocalManager:
         self._dirty = False
         self._waiters: set[asyncio.Future[None]] = set()
         self._tasks = asyncio.TaskGroup()
+        self._ended = False
         self._running: list[asyncio.Task[None]] = []
         self._cleaning: set[asyncio.Task[None]] = set()
         self._reader_events = 1
@@ -69,9 +70,13 @@ class LocalManager:
             task.cancel()
         for slot in tuple(self._slots.values()):
             slot.removed()
+        self._ended = True
         await self._tasks.__aexit__(kind, error, trace)
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
+        if self._ended:
+            work.close()  # a call that was under way when all ended: nobody waits for it
+            return
         task = self._tasks.create_task(work)
         self._cleaning.add(task)
         task.add_done_callback(self._cleaning.discard)
