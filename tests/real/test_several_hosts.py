@@ -12,6 +12,7 @@ from tests.lab import Lab
 from tests.lab.cards import fake_card, piv_card
 from tests.lab.computer import CARDFERRY, PCSC_CLIENT, Computer
 from tests.lab.ferry import Ferry, cardferry, over
+from tests.lab.link import install_cardferry, kill
 from tests.lab.namespaces import PLAIN_PYTHON
 from tests.lab.pcscd import Pcscd
 from tests.lab.process import wait_until
@@ -139,4 +140,22 @@ def test_two_guests_of_one_share_are_in_one_queue(third: Third) -> None:
     order = [number for when, number in owned if start <= when <= end]
     repeats = sum(one == other for one, other in itertools.pairwise(order))
     assert repeats <= len(order) * 0.05, f"{repeats} of {len(order)} turns did not alternate"
+    assert ferry.stop().code == 0
+
+
+@pytest.mark.parametrize("way", ["link", "forwarding"])
+def test_a_guest_that_refuses_us_later_is_given_up_alone(third: Third, way: str) -> None:
+    host = third.recipe.host
+    if way == "link":
+        install_cardferry(third.computer)
+    ferry = Ferry(host, ["share", "guest", "third", *over(third.from_host)])
+    first = ferry.socket
+    ferry.wait_until_ready()
+    third.computer.outside("/run/sshd/authorized_keys").write_text("")
+    kill(host, "ssh .*-M .* third")
+    ferry.process.wait_for("third refused the login: .*; it is not tried again", stream="err", timeout=40)
+    links = json.loads(cardferry(host, "status", "--json").check().out)[0]["links"]
+    assert "refused the login" in next(link["state"] for link in links if link["host"] == "third")
+    assert third.recipe.guest.pcsc("list", first)["readers"]
+    assert ferry.process.code is None
     assert ferry.stop().code == 0

@@ -22,13 +22,13 @@ from cardferry.app.doors import Door, Doors, entrance
 from cardferry.app.handover import Visitor
 from cardferry.app.host import Host as Readers
 from cardferry.app.host import spelled
+from cardferry.app.lending import LOCAL_PCSCD
 from cardferry.app.lifetime import root_cause
 from cardferry.app.linked import SOFTWARE
 from cardferry.app.origin import opened
 from cardferry.app.paths import runtime_folder, scratch
 from cardferry.app.reception import Reception, Tell
 from cardferry.app.serving import Access, Service, recorded
-from cardferry.app.share import LOCAL_PCSCD
 from cardferry.app.visit import agent_path
 from cardferry.frontends.listening import ListeningSocket
 from cardferry.link import Host, Timing

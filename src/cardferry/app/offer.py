@@ -8,11 +8,13 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cardferry.app.carrier import Carrier
 from cardferry.app.control import Link
 from cardferry.app.host import SshHost, spelled
+from cardferry.app.lending import Share
+from cardferry.app.lifetime import root_cause
 from cardferry.app.linked import own_name, remote_command
 from cardferry.app.paths import this_computer
 from cardferry.app.supervise import DELAYS, Supervisor
@@ -20,9 +22,6 @@ from cardferry.link import Host
 from cardferry.transports.errors import TransportError
 from cardferry.transports.ssh import RemoteSocket, SessionError, SshConnection
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS, OLD_NAME_SIZE
-
-if TYPE_CHECKING:
-    from cardferry.app.share import Share
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +51,7 @@ class Offer:
         path: of the socket over there, as far as it is known.
         state: ``up``, or why it is not.
         way: ``link`` or ``forwarding``, empty before that is known.
+        error: why the guest was given up, None while it is not.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Offer:
         self.path = ""
         self.state = "connecting"
         self.way = ""
+        self.error: TransportError | None = None
         self._wanted = wanted
         self._parts = parts
         self._front = front
@@ -84,15 +85,29 @@ class Offer:
         self._fruitless = 0
 
     async def run(self) -> None:
-        """Offer the readers until cancelled; raises `TransportError` if that cannot be."""
-        async with self._carrier:
-            if self._wanted.link:
-                await self._link_while_possible()
-            await self._supervisor.run()
+        """Offer the readers until cancelled; one of several that was there and will not be again is given up.
+
+        Raises:
+            TransportError: it cannot be.
+        """
+        try:
+            async with self._carrier:
+                if self._wanted.link:
+                    await self._link_while_possible()
+                await self._supervisor.run()
+        except (BaseExceptionGroup, TransportError) as error:
+            cause = root_cause(error)
+            if not (isinstance(cause, TransportError) and self._patient and self.way):
+                raise
+            log.error("%s; it is not tried again", cause.message)
+            self.error = cause
 
     def describe(self, readers: str) -> Link:
         """For ``status``: the state of the connection, or else of the readers."""
-        state = self.state if self.way == "link" else self._supervisor.state or self.state
+        if self.error is not None:
+            state = self.error.message
+        else:
+            state = self.state if self.way == "link" else self._supervisor.state or self.state
         mine = [one for one in self._host.status.guests if one.guest == self.guest.destination]
         status = next((one for one in mine if one.connected), mine[0] if mine else None)
         return Link(spelled(self.guest), readers if state == "up" else state, self.path, self.way, guest=status)

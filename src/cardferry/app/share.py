@@ -11,48 +11,21 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from cardferry.app import limits
 from cardferry.app.control import Running, controllable
-from cardferry.app.host import Host, PcscdHost, SshHost
+from cardferry.app.host import SshHost
+from cardferry.app.lending import Share
 from cardferry.app.linked import SOFTWARE
 from cardferry.app.offer import Offer
 from cardferry.app.origin import opened
 from cardferry.app.paths import runtime_folder, scratch
-from cardferry.app.serving import Service, offering, serving
+from cardferry.app.serving import offering, serving
 from cardferry.frontends.listening import ListeningSocket
 from cardferry.link import Host as LinkHost
 from cardferry.link import Timing
 from cardferry.pcsc.interface import Peer
-from cardferry.transports.ssh import SshCommand
-
-LOCAL_PCSCD: Final = PcscdHost(Path("/run/pcscd/pcscd.comm"))
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What to share with whom.
-
-    Attributes:
-        guests: the computers whose programs shall use the readers, one or more.
-        readers: where the readers are.
-        ssh: the ssh program.
-        remote_socket: path of the socket over there, None for one in the account's own folder.
-        service: how applications are served.
-        link: whether to use the cardferry over there, if there is one.
-        grace: s that a guest that is out of reach keeps what it holds.
-    """
-
-    guests: tuple[SshHost, ...]
-    readers: Host = LOCAL_PCSCD
-    ssh: SshCommand = field(default_factory=SshCommand)
-    remote_socket: str | None = None
-    service: Service = field(default_factory=Service)
-    link: bool = True
-    grace: float = Timing().grace
 
 
 async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None:
@@ -63,7 +36,8 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
             changes.
 
     Raises:
-        UserError: in words for people, when that cannot be; with several guests, one that is away is tried again.
+        UserError: in words for people, when that cannot be. With several guests, one that is away is tried again,
+            and one that was lent to and cannot be any more is given up alone.
     """
     limits.raise_open_files()
     folder = runtime_folder()
@@ -96,9 +70,15 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
                     offered = wanted.service.offered(status.readers)
                     return Running("share", os.getpid(), since, links, status.contexts, offered)
 
+                async def lend(offer: Offer) -> None:
+                    await offer.run()
+                    errors = [offer.error for offer in offers]
+                    if errors[0] is not None and None not in errors:
+                        raise errors[0]  # nobody is left
+
                 async with controllable(folder, describe):
                     for offer in offers:
-                        tasks.create_task(offer.run(), name=f"connection to {offer.guest.destination}")
+                        tasks.create_task(lend(offer), name=f"connection to {offer.guest.destination}")
                     # The link says good-bye before connections end, so wait here, not for the tasks.
                     await asyncio.get_running_loop().create_future()
 

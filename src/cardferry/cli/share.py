@@ -6,9 +6,10 @@ import click
 
 from cardferry.app import lifetime, logs
 from cardferry.app.host import Host, SshHost, spelled
+from cardferry.app.lending import LOCAL_PCSCD, Share
 from cardferry.app.run import export_line
 from cardferry.app.serving import Service
-from cardferry.app.share import LOCAL_PCSCD, Share, share
+from cardferry.app.share import share
 from cardferry.cli.options import (
     HostType,
     hosts_argument,

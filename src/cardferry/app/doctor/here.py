@@ -13,9 +13,9 @@ from cardferry.app.doctor.finding import Finding, note, ok, problem
 from cardferry.app.doctor.levels import release_of
 from cardferry.app.doctor.reading import look
 from cardferry.app.host import Host, label
+from cardferry.app.lending import LOCAL_PCSCD
 from cardferry.app.origin import check_pcscd
 from cardferry.app.run import VARIABLE, export_line
-from cardferry.app.share import LOCAL_PCSCD
 from cardferry.frontends.listening import MAX_SOCKET_PATH, listener
 from cardferry.pcsc.errors import UserError
 
