@@ -235,6 +235,7 @@ async def test_a_dead_pcscd_is_not_sent_requests_without_end() -> None:
         while True:
             await reader.claim()
             await reader.release()
+            await asyncio.sleep(0)
 
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(empty_transactions(), 10)
@@ -485,6 +486,7 @@ async def test_a_lock_that_is_known_to_be_ours_is_asked_for_once() -> None:
         await transmit(reader)
         await transmit(reader)
         await reader.release()
+        await asyncio.sleep(0.001)
     await asyncio.sleep(1)
     requests = kinds(pcscd.dialled[0].requests)
     assert requests.count(BeginTransaction) == requests.count(EndTransaction) == 5

@@ -193,8 +193,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def crowded(self) -> bool:
-        """Whether `room` would wait, or there is no connection any more."""
-        return self._transport is None or len(self._replies) >= _MANY
+        """Whether `room` would wait, or there is no connection any more, or pcscd has just broken the protocol."""
+        return self._transport is None or len(self._replies) >= _MANY or self._codec.error is not None
 
     def hand(self, request: Request, taker: Taker, *behind: Request) -> list[Pending]:
         """Send a request now, and others behind it in the same write, over a connection that is not `crowded`.

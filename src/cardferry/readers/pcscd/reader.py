@@ -193,7 +193,10 @@ class PcscdReader:
             self._loop.call_soon(self._let_go)
 
     def _let_go(self) -> None:
-        """Give the lock back, unless there is another claim in the same moment: nobody could have come in between."""
+        """Give the lock back, unless there is another claim in the same moment: nobody could have come in between.
+
+        What is done outside of claims must see to it first, or it would pass for a part of the last one.
+        """
         if not self._letting_go:
             return
         self._letting_go = False
@@ -216,6 +219,8 @@ class PcscdReader:
             return False
         if self._claimed and handle.lock is Lock.FREE:
             return False
+        if self._letting_go:
+            self._let_go()
         begin: Pending | None = None
         request = _transmit(apdu, protocol, handle)
 
@@ -276,6 +281,7 @@ class PcscdReader:
                 have it: the request was not executed.
         """
         await self._tell()
+        self._let_go()
         while True:
             handle = self._handle
             if handle is None:
