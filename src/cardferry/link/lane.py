@@ -159,7 +159,7 @@ class Lane:
             self._go()
 
     def _go(self) -> None:
-        if self._at_once:
+        if self._at_once and not self._closing:
             return  # what comes after it comes when it is done
         if self._worker is None:
             self._worker = self._start(self._work())
@@ -203,7 +203,10 @@ class Lane:
             self._worker.cancel()
 
     def close(self) -> None:
-        """The context closes: what waits ends, what gives something back is still done."""
+        """The context closes: what waits ends, what gives something back is still done.
+
+        But not behind a call at once, which cannot be interrupted: the manager takes back what the context has.
+        """
         if self._closing:
             return
         self._closing = True
@@ -212,7 +215,7 @@ class Lane:
         ):
             self._interrupt()
         for job in tuple(self._queue):
-            if not isinstance(job.message, _GIVING_BACK):
+            if self._at_once or not isinstance(job.message, _GIVING_BACK):
                 self._refuse(job, ReturnCode.E_CANCELLED)
         self._go()
 
