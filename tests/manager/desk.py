@@ -60,11 +60,15 @@ class FakeReader:
         removals: how often it was taken out.
         gates: a call of that name waits until its event is set; ``claimed`` is a claim that has taken effect.
         misuse: what the manager must not do, but did.
+        deliberate: calls of these names are not made at once, whatever they would take.
         at_once: how many calls were made at once.
+        answering: what is being done for transmits at once; ``rest`` is a call of its own, see `takes`.
     """
 
     def __init__(self, name: str = READER) -> None:
         self.at_once = 0
+        self.deliberate: set[str] = set()
+        self.answering: set[asyncio.Task[bytes]] = set()
         self._name = name
         self.calls: list[str] = []
         self.session: list[bytes] = []
@@ -197,20 +201,26 @@ class FakeReader:
 
     async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
         with self._one_at_a_time("transmit"):
-            removals = self.removals
-            await self._use("transmit")
-            if self.empty or removals != self.removals:
-                raise PcscError(ReturnCode.E_NO_SMARTCARD)
-            self.session.append(apdu)
-            self.history.append(apdu)
-            return OK
+            return await self._execute(apdu, protocol)
 
-    # at once: all that takes no time; and a transmit that turns out to need more
+    async def _execute(self, apdu: bytes, protocol: Protocol) -> bytes:
+        removals = self.removals
+        await self._use("transmit")
+        if self.empty or removals != self.removals:
+            raise PcscError(ReturnCode.E_NO_SMARTCARD)
+        self.session.append(apdu)
+        self.history.append(apdu)
+        return OK
 
-    def _slow(self, call: str) -> bool:
+    # at once: a transmit always leaves, and claim and release are made if they take no time
+
+    def _refuses(self, call: str) -> bool:
         if self._at_work is not None:
             self.misuse.append(f"{call} at once during {self._at_work}")
-        return call in self.takes or call in self.gates or call in self.fails
+        return call in self.deliberate
+
+    def _slow(self, call: str) -> bool:
+        return self._refuses(call) or call in self.takes or call in self.gates or call in self.fails
 
     def claim_at_once(self) -> bool:
         if self._slow("claim") or "claimed" in self.gates or not self._local_done.is_set():
@@ -231,30 +241,30 @@ class FakeReader:
         return True
 
     def transmit_at_once(self, apdu: bytes, protocol: Protocol, answered: Answered) -> bool:
-        if self._slow("transmit") and "transmit" not in self.fails:
+        if self._refuses("transmit"):
             return False
-        if not self.connected:
-            self.misuse.append("transmit without connection")
         self.at_once += 1
         self._at_work = "transmit"
+        # The first part of it is done before the next thing happens, as when it is written to a socket.
+        answering = asyncio.get_running_loop().create_task(self._execute(apdu, protocol))
+        self.answering.add(answering)
 
-        def rest() -> Coroutine[Any, Any, bytes]:
+        def answer(answering: asyncio.Task[bytes]) -> None:
+            self.answering.discard(answering)
             self._at_work = None
-            return self.transmit(apdu, protocol)
+            error = answering.exception()
+            if error is None:
+                answered(answering.result(), None)
+            else:
+                answered(b"", lambda: self._rest(error))
 
-        def answer() -> None:
-            in_order = self._local_done.is_set() and not self.reset_by_others and "transmit" not in self.fails
-            if not in_order or self.empty:
-                answered(b"", rest)
-                return
-            self._at_work = None
-            self.calls.append("transmit")
-            self.session.append(apdu)
-            self.history.append(apdu)
-            answered(OK, None)
-
-        asyncio.get_running_loop().call_soon(answer)
+        answering.add_done_callback(answer)
         return True
+
+    async def _rest(self, error: BaseException) -> bytes:
+        with self._one_at_a_time("rest"):
+            await self._do("rest")
+        raise error
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         with self._one_at_a_time("control"):
@@ -369,6 +379,7 @@ class Desk:
         await asyncio.sleep(self.manager.settings.linger + 1)
         assert self.manager.contexts == set()
         assert self.reader.misuse == []
+        assert self.reader.answering == set()
         slot = self.slot_if_there
         if slot is not None:
             assert slot.turns.owner is None

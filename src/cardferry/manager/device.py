@@ -170,7 +170,8 @@ class Device:
     def transmit_at_once(self, apdu: bytes, protocol: Protocol, answered: Answered) -> bool:
         """Send a command if it can leave now; the device must be `idle`. False says that nothing was done.
 
-        The call ends with the response that ``answered`` gets, or with `finish` of what it gets instead.
+        The call ends with the response that ``answered`` gets, or with `finish` of what it gets instead, or with
+        `give_up` when the reader is gone by then.
         """
 
         def taken(response: bytes, rest: Rest | None) -> None:
@@ -194,6 +195,11 @@ class Device:
             return await self._within(rest)
         finally:
             self._end_at_once()
+
+    def give_up(self) -> PcscError:
+        """Leave the rest of a transmit at once undone, because the reader is gone; returns what the caller is told."""
+        self._end_at_once()
+        return PcscError(ReturnCode.E_READER_UNAVAILABLE)
 
     def _end_at_once(self) -> None:
         self._at_once = False

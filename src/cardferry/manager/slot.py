@@ -265,13 +265,17 @@ class Slot:
         until = self.deadline(card.context.patience)
 
         def answered(response: bytes, rest: Rest | None) -> None:
+            failure = None
             if rest is not None:
-                self._start(self._finish(card, rest, lambda: device.reader.transmit(apdu, protocol), until, done))
-                return
+                if not device.gone:
+                    self._start(self._finish(card, rest, lambda: device.reader.transmit(apdu, protocol), until, done))
+                    return
+                # There is nothing left to do; and the manager may be ending, and start nothing any more.
+                failure = device.give_up()
             turns.busy(False)
             if not card.lock_count:
                 turns.leave(card)
-            done(response, None)
+            done(response, failure)
 
         if device.transmit_at_once(apdu, protocol, answered):
             turns.busy(True)
@@ -300,11 +304,14 @@ class Slot:
                 response = await self._insist(card, again, until)
         except PcscError as error:
             failure = error
+        except asyncio.CancelledError:
+            failure = PcscError(ReturnCode.E_CANCELLED, "the resource manager stops")
+            raise
         finally:
             self.turns.busy(False)
             if not card.lock_count:
                 self.turns.leave(card)
-        done(response, failure)
+            done(response, failure)
 
     # transactions
 

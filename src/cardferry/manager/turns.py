@@ -77,8 +77,11 @@ class Turns:
         self.owned_since = 0.0
 
     def enter_at_once(self, caller: Hashable) -> bool:
-        """`enter` if nobody has the card; whether the caller owns the card now."""
-        if self.owner is None:
+        """`enter` if nobody has the card; whether the caller owns the card now.
+
+        Not for who has a place in the queue: he would lose it if the turn that he gets were of no use to him.
+        """
+        if self.owner is None and caller not in self._tickets:
             self._take(caller)
         return self.owner is caller
 
