@@ -453,3 +453,23 @@ async def test_nobody_is_told_of_a_reset_that_was_not_tried() -> None:
         await alice.card.disconnect(RESET)
         desk.reader.local_end()
         await bob.card.status()
+
+
+async def test_a_reset_that_somebody_is_told_of_is_told_to_a_command_that_waits_behind_him() -> None:
+    """An attribute needs no turn, so it can come between the claim that a command needs and the command."""
+    async with Desk() as desk:
+        alice, bob = await desk.client("alice"), await desk.client("bob")
+        desk.reader.local_begin()
+        command = desk.start(alice.card.transmit(APDU, T1))
+        await asyncio.sleep(0.1)
+        asked = desk.start(bob.card.attribute(1))
+        await asyncio.sleep(0.1)
+        desk.reader.reset_by_others = True
+        desk.reader.local_end()
+        with raises(ReturnCode.W_RESET_CARD):
+            await asked
+        with raises(ReturnCode.W_RESET_CARD):
+            await command
+        assert desk.reader.session == []
+        await alice.card.reconnect(SHARED, Protocol.ANY, LEAVE)
+        assert await alice.card.transmit(APDU, T1) == OK

@@ -127,11 +127,15 @@ class Device:
 
     # calls
 
-    async def call(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, work: Callable[[], Awaitable[T]], check: Callable[[], None] | None = None) -> T:
         """Do something with the reader, when nothing else is done with it.
 
+        Args:
+            work: what to do.
+            check: raises `PcscError` when it must not be done any more, after what was done until then.
+
         Raises:
-            PcscError: what ``work`` raises. After ``W_RESET_CARD`` the handles have been told.
+            PcscError: what ``check`` or ``work`` raises. After ``W_RESET_CARD`` of the reader the handles have been told.
         """
         async with self._one_call:
             while self._at_once:
@@ -139,6 +143,8 @@ class Device:
                     self._at_once_ended = self._loop.create_future()
                 await asyncio.shield(self._at_once_ended)
             self.check_gone()
+            if check is not None:
+                check()
             return await self._within(work)
 
     async def _within(self, work: Callable[[], Awaitable[T]]) -> T:

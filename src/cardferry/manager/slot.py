@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Start = Callable[[Coroutine[object, object, None]], None]
+Check = Callable[[], None]
 
 
 class Happened(Enum):
@@ -215,41 +216,44 @@ class Slot:
         until = self.deadline(patience)
         await self.take(card, patience)
         try:
-            card.check_happened()
-            return await self.insist(card, work, until)
+            return await self.insist(card, work, until, card.check_happened)
         finally:
             if not card.lock_count:
                 self.turns.leave(card)
 
-    async def insist(self, card: LocalCard, work: Callable[[], Awaitable[T]], until: float | None) -> T:
-        """Do one thing with the reader in a turn that the caller has.
+    async def insist(
+        self, card: LocalCard, work: Callable[[], Awaitable[T]], until: float | None, check: Check | None = None
+    ) -> T:
+        """Do one thing with the reader in a turn that the caller has; for ``check`` see `Device.call`.
 
         Outside a transaction the reader is not claimed. So another user of it (a program on this computer, at pcscd)
         can be in the way; then the reader is claimed for this one thing.
         """
         try:
-            return await self.call(work)
+            return await self.call(work, check)
         except PcscError as error:
             if not self._in_the_way(card, error):
                 raise
-        return await self._insist(card, work, until)
+        return await self._insist(card, work, until, check)
 
     def _in_the_way(self, card: LocalCard, error: PcscError) -> bool:
         """Whether another user of the reader is in the caller's way, and a claim would help."""
         return error.code is ReturnCode.E_SHARING_VIOLATION and not card.lock_count and self.turns.owner is card
 
-    async def _insist(self, card: LocalCard, work: Callable[[], Awaitable[T]], until: float | None) -> T:
+    async def _insist(
+        self, card: LocalCard, work: Callable[[], Awaitable[T]], until: float | None, check: Check | None
+    ) -> T:
         await self.claim(card, until)
         try:
-            return await self.call(work)
+            return await self.call(work, check)
         finally:
             await self._release_for(card)
 
-    async def call(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, work: Callable[[], Awaitable[T]], check: Check | None = None) -> T:
         """Do one thing with the reader, see `Device.call`; the owner is not idle meanwhile."""
         self.turns.busy(True)
         try:
-            return await self.device.call(work)
+            return await self.device.call(work, check)
         finally:
             self.turns.busy(False)
 
@@ -301,7 +305,7 @@ class Slot:
                 self.turns.busy(False)
                 if not self._in_the_way(card, error):
                     raise
-                response = await self._insist(card, again, until)
+                response = await self._insist(card, again, until, card.check_happened)
         except PcscError as error:
             failure = error
         except asyncio.CancelledError:
