@@ -1,4 +1,7 @@
-"""The link's tests run in virtual time; whatever goes wrong without a test's looking fails the test."""
+"""The link's tests run in virtual time; whatever goes wrong without a test's looking fails the test.
+
+They run twice: with begin, end and transmit as they are, and in the form without a task wherever that can be had.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 
+from tests.link.forms import AT_ONCE, FORMS, at_once_at_both_ends
 from tests.virtual_time import VirtualTimeLoop, loop_factories
 
 
@@ -24,3 +28,12 @@ async def no_problems() -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     if isinstance(loop, VirtualTimeLoop):  # tests without await get a loop of the usual kind
         assert loop.problems == []
+
+
+@pytest.fixture(autouse=True, params=FORMS)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """In which form the calls are made."""
+    chosen: str = request.param
+    if chosen == AT_ONCE:
+        at_once_at_both_ends(monkeypatch)
+    return chosen

@@ -43,7 +43,7 @@ async def test_a_context_closes_although_its_card_does_not_answer() -> None:
         assert silent.asked
         transmit.cancel()
         await context.close()
-        await quiet()
+        await asyncio.sleep(0.01)
         assert not desk.manager.contexts, "whoever has gone is gone, whatever the card does"
         silent.asked[0](b"\x90\x00", None)
         await quiet()

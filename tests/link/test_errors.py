@@ -13,6 +13,7 @@ from cardferry.pcsc.constants import Protocol
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from tests.link.cards import COUNT, CountingCard
 from tests.link.desk import ALICE, ANY, BOB, EXCLUSIVE, LEAVE, READER, RESET, SHARED, T1, Desk, raises
+from tests.link.forms import COROUTINES
 from tests.virtual_time import quiet
 
 #: Long enough that what happens at the host is not known to the guest yet.
@@ -280,6 +281,7 @@ async def test_an_orderly_end_does_not_reset_the_card() -> None:
         assert not desk.manager.contexts
 
 
+@pytest.mark.parametrize("form", [COROUTINES], indirect=True)  # a call at once is not given up
 async def test_a_call_that_is_given_up_gives_up_its_place() -> None:
     async with Desk(delay=DELAY) as desk:
         guest = await desk.guest()
@@ -415,7 +417,9 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[ReturnCode]:
             raise PcscError(codes.pop())
         await begin(card)
 
+    begin_at_once = LocalCard.begin_at_once
     monkeypatch.setattr(LocalCard, "begin", fail)
+    monkeypatch.setattr(LocalCard, "begin_at_once", lambda card: not codes and begin_at_once(card))
     return codes
 
 

@@ -243,7 +243,8 @@ class GuestSession:
         try:
             self.channel.send(m.encode(message), urgent=urgent)
         except SessionOverflowError as error:
-            self.channel.breach(error)
+            # Later: no call may end before it has begun.
+            asyncio.get_running_loop().call_soon(self.channel.breach, error)
 
     # what the host says
 

@@ -135,7 +135,7 @@ class Device:
             check: raises `PcscError` when it must not be done any more, after what was done until then.
 
         Raises:
-            PcscError: what ``check`` or ``work`` raises. After ``W_RESET_CARD`` of the reader the handles have been told.
+            PcscError: what ``check`` or ``work`` raises. After ``W_RESET_CARD`` of ``work`` the handles have been told.
         """
         async with self._one_call:
             while self._at_once:
