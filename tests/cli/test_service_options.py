@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from cardferry.app.serving import Service
+from cardferry.cli import attach, guest, host, share
 from cardferry.cli.options import service_options
 from cardferry.manager.status import SlotStatus
 
@@ -44,6 +45,19 @@ def test_readers_keep_their_order() -> None:
 def test_impossible_number_of_slots(number: str) -> None:
     with pytest.raises(click.UsageError, match="--reader-slots"):
         parsed("--reader-slots", number)
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [(command, "--grace") for command in (attach.command, share.command, host.command, guest.command)]
+    + [(command, "--max-idle") for command in (attach.command, share.command, host.command)]
+    + [(host.command, "--idle")],
+)
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "1e300", "long"])
+def test_what_is_no_time_is_wrong_usage(command: click.Command, option: str, seconds: str) -> None:
+    result = CliRunner().invoke(command, [option, seconds])
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.output
 
 
 def test_status_shows_what_programs_see_in_their_order() -> None:

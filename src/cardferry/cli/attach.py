@@ -14,6 +14,7 @@ from cardferry.app.host import Host
 from cardferry.app.run import export_line
 from cardferry.app.serving import Service
 from cardferry.cli.options import hosts_argument, service_options, ssh_option, verbose_option
+from cardferry.cli.seconds import SecondsType
 from cardferry.transports.ssh import SshCommand
 
 
@@ -23,7 +24,7 @@ from cardferry.transports.ssh import SshCommand
 @click.option("--socket", type=click.Path(path_type=Path), help="where programs shall connect")
 @click.option("--link/--no-link", default=True, help="use the cardferry over there, if there is one  [default: link]")
 @click.option(
-    "--grace", type=click.FloatRange(min=0), metavar="S", help="programs wait S seconds for a host that is out of reach"
+    "--grace", type=SecondsType(), metavar="S", help="programs wait S seconds for a host that is out of reach"
 )
 @service_options
 @verbose_option

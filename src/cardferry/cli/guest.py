@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from cardferry.cli.seconds import SecondsType
+
 
 @click.command("guest")
 @click.option("--stdio", is_flag=True, help="hand standard input and output to the guest; what ssh runs")
@@ -18,7 +20,7 @@ import click
 @click.option("--old-names", is_flag=True, help="for programs with pcsc-lite 1.6.5 to 1.8.3, whose names are short")
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=SecondsType(),
     default=10.0,
     show_default=True,
     metavar="S",

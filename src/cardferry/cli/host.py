@@ -6,6 +6,8 @@ import os
 
 import click
 
+from cardferry.cli.seconds import SecondsType
+
 
 @click.command("host")
 @click.option("--stdio", is_flag=True, help="hand standard input and output to the agent; what ssh runs")
@@ -28,14 +30,14 @@ import click
 @click.option("--accelerate/--no-accelerate", default=True, show_default=True, help="run ahead where that is safe")
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=SecondsType(),
     default=10.0,
     show_default=True,
     metavar="S",
     help="a guest that is out of reach keeps what it holds for S seconds",
 )
-@click.option("--max-idle", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, metavar="S")
-@click.option("--idle", type=click.FloatRange(min=0), metavar="S", help="leave after S seconds without a guest")
+@click.option("--max-idle", type=SecondsType(zero=False), default=30.0, show_default=True, metavar="S")
+@click.option("--idle", type=SecondsType(), metavar="S", help="leave after S seconds without a guest")
 @click.option("--ready", type=int, hidden=True)
 @click.option("-v", "--verbose", count=True, help="say more; twice: the traffic, secrets left out")
 def command(

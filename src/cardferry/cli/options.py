@@ -12,6 +12,7 @@ import click
 
 from cardferry.app.host import FORMS, Host, HostSyntaxError, SshHost, parse_host
 from cardferry.app.serving import Access, Service
+from cardferry.cli.seconds import SecondsType
 from cardferry.manager import ExclusivePolicy, Settings
 from cardferry.pcsc.constants import MAX_READERNAME
 from cardferry.transports.ssh import SshCommand
@@ -74,7 +75,7 @@ _service_options = _all(
     click.option("--group", metavar="GROUP", help="the group that gets the socket"),
     click.option(
         "--max-idle",
-        type=click.FloatRange(min=0, min_open=True),
+        type=SecondsType(zero=False),
         default=Settings().max_idle,
         show_default=True,
         metavar="S",

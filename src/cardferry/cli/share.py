@@ -18,6 +18,7 @@ from cardferry.cli.options import (
     ssh_option,
     verbose_option,
 )
+from cardferry.cli.seconds import SecondsType
 from cardferry.transports.ssh import SshCommand
 
 
@@ -35,7 +36,7 @@ from cardferry.transports.ssh import SshCommand
 @click.option("--link/--no-link", default=True, help="use the cardferry over there, if there is one  [default: link]")
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=SecondsType(),
     default=10.0,
     show_default=True,
     metavar="S",
