@@ -102,6 +102,7 @@ async def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 async def test_a_path_that_no_socket_can_have(tmp_path: Path) -> None:
     told = await refusal(UnixHost(tmp_path / ("x" * 107)))
     assert (type(told), told.exit_code) == (SocketPathError, 10)
+    assert "--listen" in told.hint
 
 
 async def test_a_pcsc_lite_socket_is_told_from_a_link(tmp_path: Path) -> None:

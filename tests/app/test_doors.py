@@ -25,6 +25,7 @@ from cardferry.manager import LocalManager
 from cardferry.readers.virtual import VirtualReaderSource
 from cardferry.transports import vsock
 from cardferry.transports.base import Pipe
+from cardferry.transports.sockets import FolderUnsafeError
 from cardferry.transports.vsock import ANY, MakeSocket, VsockAddress, VsockError, vsock_socket
 from cardferry.wire.link.frames import Kind, encode
 from cardferry.wire.link.greeting import Hello, Reason, Role
@@ -159,6 +160,13 @@ def test_a_dead_socket_is_replaced(tmp_path: Path) -> None:
     before = path.stat().st_ctime_ns
     with entrance(UnixDoor(path), Access()):
         assert path.stat().st_ctime_ns != before
+
+
+def test_a_folder_that_is_not_there_is_an_error_that_names_our_own_option(tmp_path: Path) -> None:
+    with pytest.raises(FolderUnsafeError) as raised, entrance(UnixDoor(tmp_path / "nothing" / "link"), Access()):
+        pass
+    assert raised.value.exit_code == 12
+    assert "--listen PATH" in raised.value.hint
 
 
 def test_a_live_socket_and_what_is_none_are_left_alone(tmp_path: Path) -> None:

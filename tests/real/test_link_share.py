@@ -136,6 +136,7 @@ def test_a_path_that_cannot_be_a_socket_is_refused_in_the_same_words(recipe: Rec
     refused = cardferry(recipe.host, "share", "guest", *over(recipe.to_guest), "--remote-socket", str(precious))
     assert refused.code == 11
     assert "is not a socket" in refused.err
+    assert "choose another path with --remote-socket PATH" in refused.err
     assert precious.read_text() == "letter"
 
 

@@ -74,7 +74,7 @@ def dial_of(host: LinkHost) -> Dial:
 
 
 async def _dial_unix(path: Path) -> Pipe:
-    check_path(path)
+    check_path(path, "where the reader is, choose a shorter one with --listen; here, mount its folder at a shorter one")
     try:
         return await unix.dial(path)
     except OSError as error:

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds without the computer that lends its readers until nobody waits for it any longer.
 AWAY: Final = 120.0
+#: What chooses the programs' socket, for who shares; it is they who read our hints.
+_OPTION: Final = "--remote-socket"
+_ELSEWHERE: Final = f"choose another path with {_OPTION} PATH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class _Door:
             return News.of(
                 SocketInUseError(
                     f"{self._path} is in use by cardferry of {self.visitor.name}",
-                    "end that one, or choose another path with --remote-socket PATH",
+                    f"end that one, or {_ELSEWHERE}",
                 )
             )
         self.visitor = visitor
@@ -172,10 +175,10 @@ async def _lodge(lodging: Lodging, starter: Starter) -> None:
     folder = runtime_folder()
     since = time.time()
     service = lodging.service
-    path = public_path(lodging.path, service.access)
+    path = public_path(lodging.path, service.access, _OPTION)
     door = _Door(path)
     with (
-        ListeningSocket(path, service.access.mode, service.access.group) as programs,
+        ListeningSocket(path, service.access.mode, service.access.group, _ELSEWHERE) as programs,
         ListeningSocket(guest_door(folder, path)) as listening,
     ):
         async with (

@@ -109,12 +109,16 @@ def this_computer() -> str:
     return socket.gethostname().partition(".")[0] or "cardferry"
 
 
-def folder_permissions(folder: Path) -> str:
-    """The folder's permissions as ``ls -l`` writes them; raises `FolderUnsafeError` when there is none."""
+def folder_permissions(folder: Path, option: str = "--socket") -> str:
+    """The folder's permissions as ``ls -l`` writes them; raises `FolderUnsafeError` when there is none.
+
+    Args:
+        option: the one that chooses another path, for the hint.
+    """
     try:
         return stat.filemode(folder.stat().st_mode)
     except OSError as error:
         raise FolderUnsafeError(
             f"the folder {folder} cannot be used: {error.strerror}",
-            "make it, or choose another path with --socket PATH",
+            f"make it, or choose another path with {option} PATH",
         ) from None

@@ -82,7 +82,7 @@ def public_path(path: Path, access: Access, option: str = "--socket") -> Path:
         option: the one that chooses another path, for hints.
     """
     absolute = Path(checked_path(os.path.abspath(path), option))  # noqa: PTH100 - a symbolic link stays
-    checked_reach(str(absolute), folder_permissions(absolute.parent), access.mode, access.group, option)
+    checked_reach(str(absolute), folder_permissions(absolute.parent, option), access.mode, access.group, option)
     return absolute
 
 

@@ -23,6 +23,7 @@ from cardferry.pcsc.errors import UserError
 MAX_SOCKET_PATH = 107
 #: What to do when a path is not to be had, for those who can choose one.
 ELSEWHERE = "choose another place with --socket PATH"
+_SHORTER = "choose a shorter one, or set XDG_RUNTIME_DIR to a folder of your own with a shorter path"
 #: Connections the kernel keeps for us until we accept them. pcscd's own backlog is 1.
 BACKLOG = 4096
 _UCRED = struct.Struct("3i")
@@ -106,8 +107,11 @@ class ListeningSocket:
         self.close()
 
 
-def check_path(path: Path) -> Path:
+def check_path(path: Path, shorter: str = _SHORTER) -> Path:
     """The path, if it fits into a socket address.
+
+    Args:
+        shorter: how to get a shorter one, for the hint.
 
     Raises:
         SocketPathError: it is longer than 107 bytes.
@@ -116,7 +120,7 @@ def check_path(path: Path) -> Path:
     if size > MAX_SOCKET_PATH:
         raise SocketPathError(
             f"the socket's path has {size} bytes, and {MAX_SOCKET_PATH} is the most: {path}",
-            "choose a shorter one, or set XDG_RUNTIME_DIR to a folder of your own with a shorter path",
+            shorter,
         )
     return path
 
