@@ -262,14 +262,14 @@ class Session:
             single = self._reader.only_data(data)
             if single is not None:
                 number, acknowledged, payload = single
-                self._acknowledge(acknowledged)
+                self._acknowledge(acknowledged, self._cursor - 1)
                 self._data(number, payload, now, delivered)
                 return delivered
         elif self.phase is not Phase.GREETING:
             return delivered
         for frame in self._reader.receive(data):
             if frame.kind is Kind.DATA and self.phase is Phase.TOGETHER:
-                self._acknowledge(frame.acknowledged)
+                self._acknowledge(frame.acknowledged, self._cursor - 1)
                 self._data(frame.number, frame.payload, now, delivered)
             elif not self._special(frame, now):
                 break
@@ -303,7 +303,7 @@ class Session:
         if kind is Kind.HELLO:
             self._greeted(Hello.parse(frame.payload), now)
         else:
-            self._acknowledge(frame.acknowledged)
+            self._acknowledge(frame.acknowledged, self._cursor - 1)
             if kind is Kind.PING:
                 if len(self._aside) >= _MOST_ASIDE:
                     raise WireError("pings come faster than answers can leave")
@@ -320,7 +320,7 @@ class Session:
         version = agree(self.hello, hello)
         if self.established and version != self.version:
             raise WireError(f"the session began with version {self.version}, not {version}")
-        self._acknowledge(hello.received)
+        self._acknowledge(hello.received, self._sent)
         self.resumes += self.established
         self.repeated += self._sent - hello.received
         self._cursor = hello.received + 1
@@ -330,11 +330,12 @@ class Session:
         self._heard = now
         self._ping(now)
 
-    def _acknowledge(self, number: int) -> None:
+    def _acknowledge(self, number: int, sent: int) -> None:
+        """The other end has received up to ``number``; ``sent`` is the last one that it can have received."""
         if number == self._acknowledged:
             return
-        if number > self._sent:
-            raise WireError(f"frame {number} is acknowledged, {self._sent} was the last one sent")
+        if number > sent:
+            raise WireError(f"frame {number} is acknowledged, {sent} was the last one sent")
         if number < self._acknowledged:
             raise WireError(f"frame {number} is acknowledged after frame {self._acknowledged}")
         for known in range(self._acknowledged + 1, number + 1):

@@ -1,0 +1,139 @@
+"""What comes in one piece is read in one step, and is the same as what comes byte by byte, whatever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from cardferry.pcsc.constants import MAX_APDU_SIZE
+from cardferry.wire.errors import WireError
+from cardferry.wire.pcsclite import messages as m
+from cardferry.wire.pcsclite.client import ClientCodec
+from cardferry.wire.pcsclite.layout import Command, layout_of
+from cardferry.wire.pcsclite.server import ServerCodec
+from tests.wire.pcsclite.peers import BYTE_ORDERS, agreed
+
+CARD = 0x1234
+words = st.one_of(st.integers(0, 40), st.sampled_from([CARD, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]))
+#: How much more, or less, a length says than there is.
+wrong = st.sampled_from([0, 0, 0, 0, 1, -1, 7, 0x10000, 0x80000000])
+bodies = st.one_of(st.binary(max_size=50), st.sampled_from([bytes(MAX_APDU_SIZE), bytes(MAX_APDU_SIZE + 1)]))
+orders = st.sampled_from(BYTE_ORDERS)
+
+
+def cuts(data: bytes) -> Iterator[list[bytes]]:
+    """The ways in which a message comes: whole first."""
+    yield [data]
+    yield [data[:1], data[1:]]
+    for at in (4, 8, 31, 32, 33, 39, 40, 41):
+        yield [data[:at], data[at:]]
+    yield [data[:8], data[8:40], data[40:]]
+    if len(data) < 500:
+        yield [data[at : at + 1] for at in range(len(data))]
+
+
+def the_same(data: bytes, fed: Callable[[list[bytes]], object]) -> object:
+    """What comes of the message in all ways."""
+    first, *others = [fed(pieces) for pieces in cuts(data)]
+    for other in others:
+        assert other == first
+    return first
+
+
+@settings(deadline=None)
+@given(orders, st.tuples(words, words, words, words, words, words, words), wrong, bodies, st.booleans(), words)
+@example("little", (CARD, 2, 8, 0, 0, 8, 65548), 0, b"\x00\xa4\x00\x00", False, 32)
+@example("big", (CARD, 2, 8, 0, 0, 8, 65548), 0, b"\x00\xa4\x00\x00", False, 32)
+@example("little", (CARD, 2, 8, 0, 0, 8, 65548), 0, bytes(MAX_APDU_SIZE), False, 32)
+@example("little", (CARD, 2, 8, 0, 0, 8, 65548), 0, bytes(MAX_APDU_SIZE + 1), False, 32)
+@example("little", (CARD, 2, 8, 0, 0, 8, 65548), 0, b"", False, 32)
+def test_a_transmit(order: str, fields: tuple[int, ...], lie: int, apdu: bytes, at_first: bool, size: int) -> None:
+    card, protocol, pci, receive_protocol, receive_pci, receive_length, rv = fields
+    order_ = BYTE_ORDERS[order == "big"]
+    layout = layout_of(ClientCodec(byte_order=order_).dialect)
+    length = (len(apdu) + lie) & 0xFFFFFFFF
+    signed = card if card < 0x80000000 else card - (1 << 32)
+    for header_size in (layout.transmit.size, size):
+        body = layout.transmit.pack(
+            *_fitting(layout, signed, card), protocol, pci, length, receive_protocol, receive_pci, receive_length, rv
+        )
+        data = layout.header.pack(header_size, Command.TRANSMIT) + body + apdu
+
+        def fed(pieces: list[bytes]) -> object:
+            server = ServerCodec() if at_first else agreed(4, order_)[1]
+            requests: list[m.Request] = []
+            for piece in pieces:
+                if server.error is None:
+                    requests += server.receive(piece)
+            # And what comes next is understood, or not, in the same way.
+            buffered = None if server.error else server.buffered
+            if server.error is None:
+                requests += server.receive(layout.header.pack(0, Command.GET_READER_EVENTS))
+            return requests, str(server.error), buffered
+
+        the_same(data, fed)
+
+
+def _fitting(layout: object, signed: int, unsigned: int) -> tuple[int]:
+    """A handle as this layout packs it."""
+    pack = layout.transmit.pack  # type: ignore[attr-defined]
+    try:
+        pack(signed, *[0] * 7)
+    except Exception:  # noqa: BLE001 - struct.error, whichever module it is from
+        return (unsigned,)
+    return (signed,)
+
+
+@settings(deadline=None)
+@given(
+    orders,
+    st.tuples(words, words, words, words, words, words),
+    st.sampled_from([0, 0, 0, 1, 0x80100002]),
+    wrong,
+    bodies,
+    st.sampled_from([10, 65548, 1 << 20]),
+    st.sampled_from(["alone", "two", "begin behind", "registered"]),
+)
+@example("little", (CARD, 2, 8, 4, 2, 8), 0, 0, b"\x90\x00", 65548, "alone")
+@example("big", (CARD, 2, 8, 4, 2, 8), 0, 0, b"\x90\x00", 65548, "alone")
+@example("little", (CARD, 2, 8, 4, 2, 8), 0, 0, b"", 65548, "alone")
+@example("little", (CARD, 2, 8, 4, 2, 8), 0, 0, bytes(11), 10, "alone")
+@example("little", (CARD + 1, 2, 8, 4, 2, 8), 0, 0, b"\x90\x00", 65548, "alone")
+@example("little", (CARD, 2, 8, 4, 2, 8), 1, 0, b"\x90\x00", 65548, "alone")
+@example("little", (CARD, 2, 8, 4, 2, 8), 0, 0, b"\x90\x00", 65548, "two")
+@example("little", (CARD, 2, 8, 4, 2, 8), 0, 0, b"\x90\x00", 65548, "registered")
+@example("little", (CARD, 2, 8, 4, 2, 8), 0, 0, bytes(MAX_APDU_SIZE + 1), 1 << 20, "alone")
+def test_the_answer_to_a_transmit(
+    order: str, fields: tuple[int, ...], rv: int, lie: int, response: bytes, room: int, company: str
+) -> None:
+    card, protocol, pci, sent_length, receive_protocol, receive_pci = fields
+    order_ = BYTE_ORDERS[order == "big"]
+    layout = layout_of(ClientCodec(byte_order=order_).dialect)
+    length = (len(response) + lie) & 0xFFFFFFFF
+    signed = card if card < 0x80000000 else card - (1 << 32)
+    data = layout.transmit.pack(
+        *_fitting(layout, signed, card), protocol, pci, sent_length, receive_protocol, receive_pci, length, rv
+    )
+    data += response
+
+    def fed(pieces: list[bytes]) -> object:
+        client = agreed(4 if company != "registered" else 6, order_)[0]
+        if company == "registered":
+            client.send(m.WaitReaderStateChange())
+        client.send(m.Transmit(CARD, 2, b"\x00\xa4\x00\x00", room))
+        if company == "two":
+            client.send(m.Transmit(CARD, 2, b"\x00\xa4\x00\x00", room))
+        elif company == "begin behind":
+            client.send(m.BeginTransaction(CARD))
+        replies: list[m.Reply | m.Event] = []
+        try:
+            for piece in pieces:
+                replies += client.receive(piece)
+        except WireError as error:
+            replies += [*error.received]  # type: ignore[list-item]
+            return replies, str(client.error)
+        return replies, str(client.error), client.pending, client.buffered, client.registered
+
+    the_same(data, fed)
