@@ -118,7 +118,9 @@ async def test_a_transaction_without_waiting(host_at_once: None) -> None:
         card = await connected(guest)
         assert card.begin_at_once()
         command = sent(card)
+        assert session_of(guest).unseen == 1
         assert await command.answer == b"\0\0\0\3\x90\0"
+        assert session_of(guest).unseen == 0, "what came before the answer has been carried out"
         assert card.end_at_once(LEAVE)
         assert not card.end_at_once(LEAVE), "it has ended"
         await asyncio.sleep(1)
@@ -163,10 +165,27 @@ async def test_an_error_that_says_nothing_about_the_handle_leaves_it_in_order() 
         assert card.end_at_once(LEAVE)
 
 
+async def test_after_an_error_of_the_reader_the_handle_is_in_doubt(host_at_once: None) -> None:
+    async with Desk(delay=DELAY) as desk:
+        card = await connected(await desk.guest())
+
+        async def broken(apdu: bytes, protocol: object) -> bytes:
+            raise PcscError(ReturnCode.F_COMM_ERROR)
+
+        desk.reader.transmit = broken  # type: ignore[method-assign]
+        with raises(ReturnCode.F_COMM_ERROR):
+            await sent(card).answer
+        assert not card.begin_at_once()
+        await card.status()
+        assert card.begin_at_once()
+        assert card.end_at_once(LEAVE)
+
+
 async def test_a_closed_handle_and_one_whose_context_is_closed() -> None:
     async with Desk(delay=DELAY) as desk:
         guest = await desk.guest()
         closed, freed = await connected(guest), await connected(guest)
+        assert closed.begin_at_once()
         await closed.disconnect(LEAVE)
         await freed._context.close()
         for card in (closed, freed):
@@ -181,6 +200,21 @@ async def test_what_is_too_long_does_not_leave() -> None:
         card = await connected(guest)
         assert not leaves(card, bytes(MAX_APDU_SIZE + 1))
         assert nothing_under_way(desk, guest)
+
+
+async def test_while_the_host_does_not_keep_up_nothing_is_done_without_waiting() -> None:
+    async with Desk(delay=DELAY) as desk:
+        guest = await desk.guest(bounds=Bounds(full_frames=2))
+        card = await connected(guest)
+        assert card.begin_at_once()
+        assert card.begin_at_once()
+        assert session_of(guest).crowded
+        assert not leaves(card)
+        assert not card.begin_at_once()
+        assert not card.end_at_once(LEAVE)
+        await asyncio.sleep(1)
+        assert card.end_at_once(LEAVE)
+        assert card.end_at_once(LEAVE)
 
 
 async def test_a_transaction_that_waits_for_ourselves_is_not_begun() -> None:
@@ -405,6 +439,27 @@ async def test_nothing_is_done_at_once_through_a_broken_handle(host_at_once: Non
         again = sent(card)
         with raises(ReturnCode.W_REMOVED_CARD):
             await again.answer
+
+
+async def test_a_begin_behind_one_that_failed_does_nothing(host_at_once: None) -> None:
+    async with Desk(delay=DELAY) as desk:
+        card = await connected(await desk.guest())
+        (known, _), *_ = host_session(desk)._cards.values()
+
+        async def fail() -> None:
+            del desk.reader.claim
+            raise PcscError(ReturnCode.F_COMM_ERROR)
+
+        desk.reader.claim = fail  # type: ignore[method-assign]
+        assert card.begin_at_once()
+        await asyncio.sleep(0.002)  # so long it waits for company
+        assert card.begin_at_once()
+        await asyncio.sleep(1)
+        assert (known.depth, known.owed) == (0, 0)
+        assert known.broken is not None
+        assert not holder(desk)
+        with raises(ReturnCode.F_COMM_ERROR):
+            await sent(card).answer
 
 
 async def test_a_transaction_that_was_lost_is_not_counted_any_more(host_at_once: None) -> None:

@@ -245,10 +245,11 @@ async def test_a_transaction_does_not_nest_or_end_on_a_reader_that_has_gone() ->
     async with Desk() as desk:
         client = await desk.client()
         assert client.card.begin_at_once()
+        assert client.card.begin_at_once()
         desk.unplug()
         client.card.happened = None
         assert nothing_at_once(client)
-        assert client.card.lock_count == 1
+        assert client.card.lock_count == 2
 
 
 @pytest.mark.parametrize("protocol", [Protocol.T0, Protocol.RAW, PROTOCOL_ANY_OLD, Protocol.UNDEFINED, 0x10001])

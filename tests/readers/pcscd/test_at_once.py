@@ -154,6 +154,8 @@ async def test_a_reset_of_which_nobody_was_told_is_told_before_anything_is_sent(
             await reader.transmit(VERIFY, Protocol.T1)
     await reader.release()
     await asyncio.sleep(2)
+    reader.table(there.record)
+    assert reader._neighbours.alone(now())
     assert not leaves(reader)
     assert not reader.claim_at_once()
     with pytest.raises(PcscError) as caught:
@@ -536,3 +538,11 @@ async def test_the_table_is_looked_at_once_a_second_although_the_lock_is_kept() 
         await Sent(reader).response()
         assert reader.release_at_once()
     assert now() - began < FRESH + 0.1
+
+
+async def test_the_table_is_looked_at_along_with_a_claim_after_a_while() -> None:
+    pcscd, _, reader = await connected()
+    await asyncio.sleep(2 * FRESH)
+    assert reader.claim_at_once()
+    await Sent(reader).response()
+    assert kinds(pcscd.dialled[0].writes[-1]) == [BeginTransaction, GetReadersState, Transmit, BeginTransaction]
