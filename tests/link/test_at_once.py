@@ -393,9 +393,15 @@ async def test_a_begin_that_ran_out_of_patience_is_made_up_for_by_the_command(ho
         await asyncio.sleep(1)
         await bob.end(LEAVE)
         await asyncio.sleep(1)
+        (known, _), *_ = host_session(desk)._cards.values()
+        assert card.begin_at_once()
+        await asyncio.sleep(1)
+        assert (known.depth, known.owed) == (0, 2), "what is owed comes first"
         command = sent(card)
         await command.answer
+        assert (known.depth, known.owed) == (2, 0)
         assert holder(desk), "the transaction that was owed"
+        assert card.end_at_once(LEAVE)
         assert card.end_at_once(LEAVE)
         await asyncio.sleep(1)
         assert not holder(desk)
