@@ -393,6 +393,7 @@ async def test_a_begin_that_ran_out_of_patience_is_made_up_for_by_the_command(ho
         await asyncio.sleep(1)
         await bob.end(LEAVE)
         await asyncio.sleep(1)
+        assert not holder(desk), "and no place in the queue is kept any more"
         (known, _), *_ = host_session(desk)._cards.values()
         assert card.begin_at_once()
         await asyncio.sleep(1)
