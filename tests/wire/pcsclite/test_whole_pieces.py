@@ -137,3 +137,57 @@ def test_the_answer_to_a_transmit(
         return replies, str(client.error), client.pending, client.buffered, client.registered
 
     the_same(data, fed)
+
+
+def _transmit(size: int) -> bytes:
+    """A whole request to transmit, of so many bytes."""
+    data = agreed(4, "little")[0].send(m.Transmit(CARD, 2, bytes(size - 40)))
+    assert len(data) == size
+    return data
+
+
+def _answer(size: int) -> bytes:
+    """A whole answer to a transmit, of so many bytes."""
+    layout = layout_of(ClientCodec(byte_order="little").dialect)
+    return bytes(layout.transmit.pack(CARD, 2, 16, 4, 2, 16, size - 32, 0)) + bytes(size - 32)
+
+
+def test_what_looks_like_a_transmit_inside_another_request_is_none() -> None:
+    client, server = agreed(4, "little")
+    inside = _transmit(280)
+    attribute = client.send(m.SetAttribute(CARD, 1, b""))
+    assert server.receive(attribute[:8]) == []
+    (request,) = server.receive(inside)
+    assert isinstance(request, m.SetAttribute)
+    control = client.send(m.Control(CARD, 1, inside))
+    assert server.receive(control[:-280]) == []
+    (request,) = server.receive(control[-280:])
+    assert isinstance(request, m.Control)
+    assert request.data == inside
+
+
+def test_what_looks_like_an_answer_inside_another_one_is_none() -> None:
+    client = agreed(4, "little")[0]
+    inside = _answer(100)
+    client.send(m.Transmit(CARD, 2, b"\x00\xa4\x00\x00"))
+    layout = layout_of(client.dialect)
+    assert client.receive(layout.transmit.pack(CARD, 2, 16, 4, 2, 16, 100, 0)) == []
+    (reply,) = client.receive(inside)
+    assert isinstance(reply, m.TransmitReply)
+    assert reply.response == inside
+    client.send(m.Control(CARD, 1, b"", 100))
+    data = (16).to_bytes(4, "little") + bytes(20)
+    (control,) = client.receive(layout.control.pack(CARD, 1, 0, 100, 24, 0) + data)
+    assert isinstance(control, m.ControlReply)
+    assert control.response == data
+
+
+def test_answers_that_come_one_by_one_to_requests_sent_together() -> None:
+    client = agreed(4, "little")[0]
+    for _ in range(3):
+        client.send(m.Transmit(CARD, 2, b"\x00\xa4\x00\x00"))
+    client.send(m.BeginTransaction(CARD))
+    for _ in range(3):
+        (reply,) = client.receive(_answer(40))
+        assert isinstance(reply, m.TransmitReply)
+    assert client.receive(CARD.to_bytes(4, "little") + bytes(4)) == [m.Acknowledged(0)]
