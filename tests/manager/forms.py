@@ -35,8 +35,6 @@ def try_at_once_first(monkeypatch: pytest.MonkeyPatch) -> None:
             answers += 1
             assert left, "answered before it was sent"
             assert answers == 1, "answered again"
-            if answer.cancelled():
-                return
             if error is None:
                 answer.set_result(response)
             else:
@@ -45,8 +43,22 @@ def try_at_once_first(monkeypatch: pytest.MonkeyPatch) -> None:
         left = self.transmit_at_once(apdu, protocol, done)
         if not left:
             return await transmit(self, apdu, protocol)
-        return await answer
+        return await _not_given_up(answer)
 
     monkeypatch.setattr(LocalCard, "begin", begin_at_once)
     monkeypatch.setattr(LocalCard, "end", end_at_once)
     monkeypatch.setattr(LocalCard, "transmit", transmit_at_once)
+
+
+async def _not_given_up(answer: asyncio.Future[bytes]) -> bytes:
+    """Wait for the answer to a call at once, which cannot be cancelled: the next call of its context comes after it."""
+    cancelled: asyncio.CancelledError | None = None
+    while not answer.done():
+        try:
+            await asyncio.wait((answer,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        answer.exception()
+        raise cancelled
+    return answer.result()
