@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POWERED = CardState.PRESENT | CardState.POWERED | CardState.NEGOTIABLE
+#: A card that was pulled has forgotten everything by itself.
+_NO_CARD = (ReturnCode.E_NO_SMARTCARD, ReturnCode.W_REMOVED_CARD)
 _MUTE = CardState.PRESENT | CardState.SWALLOWED
 
 
@@ -281,7 +283,8 @@ class Device:
         try:
             await self.reset(Disposition.RESET, Protocol.ANY)
         except PcscError as error:
-            log.warning("%s: the card could not be reset, so it loses its power: %s", self.reader.name, error)
+            level = logging.INFO if error.code in _NO_CARD else logging.WARNING
+            log.log(level, "%s: the card could not be reset, so it loses its power: %s", self.reader.name, error)
             await self.unpower()
 
     async def unpower(self) -> None:
