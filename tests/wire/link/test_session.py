@@ -400,3 +400,25 @@ def test_nothing_goes_into_a_pipe_that_is_not_there() -> None:
     assert not guest.pending
     assert guest.receive(b"late bytes of an old pipe", 0.0) == []
     assert Frame(Kind.ACK, 0, 1).payload == b""
+
+
+def test_a_guest_that_comes_back_gets_no_new_time_before_it_has_heard_the_host() -> None:
+    guest, host = together()
+    part(guest, host)
+    guest.attach(8.0)
+    host.attach(8.0)
+    host.receive(guest.take(), 8.0)
+    assert host.phase is Phase.TOGETHER
+    assert host.over_at == TIMING.grace  # since they were together: the host's hello may never arrive
+    assert host.tick(8.0 + TIMING.dead) is Due.PIPE_DEAD
+    host.detach()
+    assert host.tick(8.0 + TIMING.dead) is Due.OVER
+    assert guest.over_at == TIMING.grace + TIMING.silence
+
+
+def test_a_guest_that_has_heard_the_host_again_has_all_its_time() -> None:
+    guest, host = together()
+    part(guest, host)
+    join(guest, host, 8.0)
+    assert host.over_at == 8.0 + TIMING.grace
+    assert guest.over_at == 8.0 + TIMING.grace + TIMING.silence

@@ -163,7 +163,9 @@ class Session:
         self._cursor = 1
         #: The greatest number that ever went into a pipe.
         self._sent = 0
+        #: When anything came through a pipe; and when that was a sign that the other end hears us, too.
         self._heard = now
+        self._sure = now
         self._attached = now
         self._ack_due: float | None = None
         self._ack_frames = self._ack_bytes = 0
@@ -258,7 +260,7 @@ class Session:
         """
         delivered: list[bytes] = []
         if self.phase is Phase.TOGETHER:
-            self._heard = now
+            self._heard = self._sure = now
             single = self._reader.only_data(data)
             if single is not None:
                 number, acknowledged, payload = single
@@ -324,6 +326,8 @@ class Session:
         self.resumes += self.established
         self.repeated += self._sent - hello.received
         self._cursor = hello.received + 1
+        if self.role is Role.GUEST or not (self.established or hello.established):
+            self._sure = now  # a guest that comes back may not hear us; its next frame says that it does
         self.peer, self.version, self.established = hello, version, True
         self._grace = min(self.timing.grace, hello.grace / 1000)
         self.phase = Phase.TOGETHER
@@ -404,7 +408,7 @@ class Session:
         """When the session ends unless the other end is heard before; None while that cannot happen."""
         if self.phase is Phase.OVER or (self.role is Role.GUEST and not self.established):
             return None
-        return self._heard + self._grace + (self.timing.silence if self.role is Role.GUEST else 0.0)
+        return self._sure + self._grace + (self.timing.silence if self.role is Role.GUEST else 0.0)
 
     @property
     def deadline(self) -> float | None:
