@@ -45,8 +45,8 @@ class Fleet:
         return Ferry(self.guest, ["attach", *OF, *over(self.config), *arguments], timeout)
 
     def readers(self, ferry: Ferry) -> list[str]:
-        """What programs see."""
-        return [reader["name"] for reader in self.guest.pcsc("list", ferry.socket)["readers"]]
+        """What programs see; nothing when readers come or go between a program's two questions about them."""
+        return [reader["name"] for reader in self.guest.pcsc("list", ferry.socket).get("readers", [])]
 
     def links(self) -> dict[str, Link]:
         """The hosts, as ``cardferry status`` finds them."""
