@@ -7,9 +7,12 @@ the next timer when nothing can. When there is none, everybody waits for nothing
 from __future__ import annotations
 
 import asyncio
+import gc
 import selectors
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
+
+import pytest
 
 T = TypeVar("T")
 
@@ -73,3 +76,13 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 def loop_factories(*_: object) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """For ``pytest_asyncio_loop_factories`` in a conftest: all tests of that folder run in virtual time."""
     return {"virtual time": VirtualTimeLoop}
+
+
+@pytest.fixture(autouse=True)
+async def no_problems() -> AsyncIterator[None]:
+    """For a conftest: whatever goes wrong without a test's looking fails the test."""
+    yield
+    gc.collect(1)
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, VirtualTimeLoop):  # tests without await get a loop of the usual kind
+        assert loop.problems == []

@@ -79,7 +79,7 @@ def holder(desk: Desk) -> str:
 def nothing_under_way(desk: Desk, guest: Guest) -> bool:
     """Whether neither end believes that there is a call."""
     there, near = host_session(desk), session_of(guest)
-    counts = (there._jobs, there._job_bytes, len(near._calls), near.call_bytes)
+    counts = (there._jobs, there._job_bytes, len(near._calls), near._call_bytes)
     return counts == (0, 0, 0, 0)
 
 
@@ -239,11 +239,11 @@ async def test_more_calls_than_the_host_allows_do_not_leave() -> None:
         welcome = session.welcome
         session._welcome = type(welcome)(welcome.contexts, welcome.handles, 64, len(COUNT) * 2)
         commands = [sent(card) for card in cards[:2]]
-        assert session.call_bytes == 2 * len(COUNT)
+        assert session._call_bytes == 2 * len(COUNT)
         assert not leaves(cards[2]), "too many bytes"
         for command in commands:
             await command.answer
-        assert session.call_bytes == 0
+        assert session._call_bytes == 0
         session._welcome = type(welcome)(welcome.contexts, welcome.handles, 1, 1000)
         command = sent(cards[0])
         assert not leaves(cards[1]), "too many calls"

@@ -6,28 +6,20 @@ They run twice: with begin, end and transmit as they are, and in the form withou
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 
 from tests.manager.forms import AT_ONCE, FORMS, try_at_once_first
-from tests.virtual_time import VirtualTimeLoop, loop_factories
+from tests.virtual_time import loop_factories, no_problems
+
+__all__ = ["no_problems"]
 
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return loop_factories()
-
-
-@pytest.fixture(autouse=True)
-async def no_problems() -> AsyncIterator[None]:
-    yield
-    gc.collect(1)
-    loop = asyncio.get_running_loop()
-    if isinstance(loop, VirtualTimeLoop):  # tests without await get a loop of the usual kind
-        assert loop.problems == []
 
 
 @pytest.fixture(autouse=True, params=FORMS)

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from cardferry.fleet.naming import ReaderNames
+from cardferry.news import News
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, Peer, ResourceManager
@@ -114,7 +115,7 @@ class Union:
         self._sides = tuple(_Side(number, member) for number, member in enumerate(members))
         self._names = ReaderNames()
         self._snapshot = Snapshot()
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._news = News()
         self._tasks = asyncio.TaskGroup()
         self._running: list[asyncio.Task[None]] = []
 
@@ -146,7 +147,7 @@ class Union:
     async def changed(self, serial: int) -> Snapshot:
         """Wait until the snapshot's serial is another one than ``serial``."""
         while self.snapshot.serial == serial:
-            await self._news()
+            await self._news.wait()
         return self.snapshot
 
     async def open(self, peer: Peer, patience: float | None = None) -> Context:
@@ -159,7 +160,7 @@ class Union:
         for side in self._sides:
             await side.member.known.wait()
         while not all(side.admitted for side in self._sides):
-            await self._news()
+            await self._news.wait()
 
     def find(self, reader: str) -> tuple[ResourceManager, str]:
         """Who serves the reader that has this name here, and what it is called there.
@@ -195,7 +196,7 @@ class Union:
             await member.joined.wait()
         serial = manager.snapshot.serial
         while True:
-            self._tell_news()
+            self._news.tell()
             serial = (await manager.changed(serial)).serial
 
     async def _admit(self) -> None:
@@ -204,24 +205,11 @@ class Union:
             async with asyncio.timeout(FIRST_CHOICE):
                 for side in self._sides:
                     side.admitted = True
-                    self._tell_news()
+                    self._news.tell()
                     await side.member.known.wait()
         for side in self._sides:
             side.admitted = True
-        self._tell_news()
-
-    async def _news(self) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
-
-    def _tell_news(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._news.tell()
 
 
 class _UnionContext:

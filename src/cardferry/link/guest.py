@@ -20,6 +20,7 @@ from cardferry.link.foreseen import Foreseen
 from cardferry.link.guest_context import GuestContext
 from cardferry.link.guest_session import GuestSession
 from cardferry.link.readers import ReadersReceiver
+from cardferry.news import News
 from cardferry.pcsc.errors import CardferryError
 from cardferry.pcsc.interface import Peer
 from cardferry.pcsc.reader_state import Snapshot
@@ -146,7 +147,7 @@ class Guest:
         self._latest: GuestSession | None = None
         self._sessions = 0
         self._past = (0, 0, 0, 0, 0)
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._news = News()
         self._pause = _FIRST_PAUSE
         #: Whether the last pipe was good for anything; otherwise there is a pause before the next one.
         self._met = False
@@ -184,7 +185,7 @@ class Guest:
     async def changed(self, serial: int) -> Snapshot:
         """Wait until the snapshot's serial is another one than ``serial``."""
         while self.snapshot.serial == serial:
-            await self._news()
+            await self._news.wait()
         return self.snapshot
 
     async def open(self, peer: Peer, patience: float | None = None) -> GuestContext:
@@ -200,22 +201,9 @@ class Guest:
         while self.state is LinkState.CONNECTING:
             if self.error is not None:
                 raise self.error
-            await self._news()
+            await self._news.wait()
         while self.state is LinkState.UP and self.snapshot.serial == 0:
-            await self._news()
-
-    async def _news(self) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
-
-    def _tell_news(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            await self._news.wait()
 
     # keeping the link
 
@@ -258,7 +246,7 @@ class Guest:
         # The first attempt's error is for whoever waits for it.
         level = logging.DEBUG if self.state is LinkState.CONNECTING else logging.INFO
         log.log(level, "%s cannot be reached: %s", self._name or "the host", error)
-        self._tell_news()
+        self._news.tell()
 
     # what sessions tell
 
@@ -291,11 +279,11 @@ class Guest:
             self.session = None
             self.readers.vanish()
             self._become(LinkState.DOWN)
-        self._tell_news()
+        self._news.tell()
 
     def readers_changed(self) -> None:
         """The snapshot is a new one."""
-        self._tell_news()
+        self._news.tell()
 
     def _become(self, state: LinkState) -> None:
         if state is not self.state:
@@ -303,7 +291,7 @@ class Guest:
             self.state = state
             if self._report is not None:
                 self._report(state)
-        self._tell_news()
+        self._news.tell()
 
     # status
 

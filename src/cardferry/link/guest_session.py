@@ -31,9 +31,10 @@ GONE: Final = ReturnCode.E_READER_UNAVAILABLE
 class _Waiting:
     """A call whose answer a task waits for."""
 
-    __slots__ = ("answered", "card")
+    __slots__ = ("answered", "card", "size")
 
-    def __init__(self, card: GuestCard | None) -> None:
+    def __init__(self, size: int, card: GuestCard | None) -> None:
+        self.size = size
         self.answered: asyncio.Future[m.Answer] = asyncio.get_running_loop().create_future()
         self.card = card
 
@@ -57,15 +58,13 @@ Take = Callable[[m.Answer | None, PcscError | None], None]
 class _Taking:
     """A call whose answer is taken without a task."""
 
-    __slots__ = ("_session", "_size", "_take")
+    __slots__ = ("_take", "size")
 
-    def __init__(self, session: GuestSession, size: int, take: Take) -> None:
-        self._session = session
-        self._size = size
+    def __init__(self, size: int, take: Take) -> None:
+        self.size = size
         self._take = take
 
     def end(self, answer: m.Answer) -> None:
-        self._session.call_bytes -= self._size
         self._take(answer, None)
 
     def fail(self, error: PcscError) -> None:
@@ -83,7 +82,6 @@ class GuestSession:
         facts: what the readers always say.
         cards: handles by number.
         contexts, handles: how many are open at the host, or about to be.
-        call_bytes: of the commands whose answers have not come.
         unseen: calls sent without waiting of which it is not known whether the host has carried them out.
         dead: whether the session is over.
     """
@@ -99,7 +97,7 @@ class GuestSession:
         self._guest = guest
         self._welcome: m.Welcome | None = None
         self._calls: dict[int, _Waiting | _Taking] = {}
-        self.call_bytes = 0
+        self._call_bytes = 0
         self._last_call = self._last_context = self._last_handle = 0
 
     # ChannelOwner
@@ -118,6 +116,7 @@ class GuestSession:
         self.bye = bye
         calls = tuple(self._calls.values())
         self._calls.clear()
+        self._call_bytes = 0
         for pending in calls:
             pending.fail(PcscError(GONE, bye.text or "the link is closed"))
         for card in self.cards.values():
@@ -205,8 +204,8 @@ class GuestSession:
             raise PcscError(ReturnCode.E_NO_MEMORY, "too many calls at the same time")
         self._last_call += 1
         call = self._last_call
-        pending = self._calls[call] = _Waiting(card)
-        self.call_bytes += size
+        pending = self._calls[call] = _Waiting(size, card)
+        self._call_bytes += size
         self._guest.counters.round_trips += 1
         self._send(make(call), urgent=True)
         try:
@@ -216,16 +215,22 @@ class GuestSession:
                 self._send(m.Cancel(call), urgent=True)
             raise
         finally:
-            self._calls.pop(call, None)
-            self.call_bytes -= size
+            self._ended(call)
         if answer.code:
             raise PcscError(answer.code, "the host says")
         return answer
 
+    def _ended(self, call: int) -> _Waiting | _Taking | None:
+        """A call that has ended, unless that was known."""
+        pending = self._calls.pop(call, None)
+        if pending is not None:
+            self._call_bytes -= pending.size
+        return pending
+
     def _allows(self, size: int) -> bool:
         """Whether the host allows another call, with a command of so many bytes."""
         welcome = self.welcome
-        return len(self._calls) + self.unseen < welcome.calls and self.call_bytes + size <= welcome.call_bytes
+        return len(self._calls) + self.unseen < welcome.calls and self._call_bytes + size <= welcome.call_bytes
 
     def transmit_at_once(self, handle: int, apdu: bytes, protocol: int, take: Take) -> bool:
         """Send a command; ``take``, which must not raise, gets the answer later. False: it cannot leave now."""
@@ -233,8 +238,8 @@ class GuestSession:
         if self.dead or self.channel.session.full or not self._allows(size):
             return False
         self._last_call = call = self._last_call + 1
-        self._calls[call] = _Taking(self, size, take)
-        self.call_bytes += size
+        self._calls[call] = _Taking(size, take)
+        self._call_bytes += size
         self._guest.counters.round_trips += 1
         self._send(m.Transmit(call, handle, apdu, protocol), urgent=True)
         return True
@@ -262,7 +267,7 @@ class GuestSession:
         self.facts.learn(message.reader, About(message.about), message.key, Known(message.code, message.value))
 
     def _answer(self, message: m.Answer) -> None:
-        pending = self._calls.pop(message.call, None)
+        pending = self._ended(message.call)
         if pending is not None:
             pending.end(message)
         elif message.call > self._last_call:

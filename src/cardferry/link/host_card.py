@@ -259,7 +259,7 @@ class HostCard:
             response = await self._timed(card.transmit(message.apdu, message.protocol))
         return Done(message.call, data=response)
 
-    def begin_at_once(self, message: m.Call) -> bool:
+    def begin_or_end_at_once(self, message: m.Call) -> bool:
         """`perform` a begin or an end that nobody waits for, if that needs no waiting; else nothing is done."""
         card = self.card
         if message.call or card is None or self.broken is not None or self.owed:

@@ -263,10 +263,7 @@ class HostSession:
             case _:
                 pass
         self._tell_urgent_news()
-        if now:
-            self._send_now(answer)
-        else:
-            self._post(answer)
+        self._post(answer, now=now)
 
     def failed(self, job: Job, error: PcscError) -> None:
         """A call has failed, or was refused."""
@@ -342,15 +339,14 @@ class HostSession:
         if news is not None:
             self._post(news)
 
-    def _send_now(self, message: m.FromHost) -> None:
+    def _post(self, message: m.FromHost, *, now: bool = False) -> None:
+        """Say it at the end of this pass of the event loop, or now."""
+        payload = m.encode(message)
         try:
-            self.channel.send(m.encode(message), urgent=True)
-        except SessionOverflowError as error:
-            self._loop.call_soon(self.channel.breach, error)
-
-    def _post(self, message: m.FromHost) -> None:
-        try:
-            self.channel.post(m.encode(message))
+            if now:
+                self.channel.send(payload, urgent=True)
+            else:
+                self.channel.post(payload)
         except SessionOverflowError as error:
             self._loop.call_soon(self.channel.breach, error)
 

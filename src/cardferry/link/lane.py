@@ -141,7 +141,7 @@ class Lane:
             self._running = job
             self._at_once = True
             return True
-        if not job.card.begin_at_once(message):
+        if not job.card.begin_or_end_at_once(message):
             return False
         self._owner.done(job, m.Answer(0))
         return True

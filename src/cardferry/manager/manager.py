@@ -17,6 +17,7 @@ from cardferry.manager.context import LocalContext
 from cardferry.manager.settings import Settings
 from cardferry.manager.slot import Slot
 from cardferry.manager.status import ManagerStatus, SlotStatus, WaiterStatus
+from cardferry.news import News
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Peer
 from cardferry.pcsc.reader_state import Snapshot
@@ -44,7 +45,7 @@ class LocalManager:
         self._by_name: dict[str, Slot] = {}
         self._snapshot = Snapshot()
         self._dirty = False
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._news = News()
         self._tasks = asyncio.TaskGroup()
         self._ended = False
         self._running: list[asyncio.Task[None]] = []
@@ -93,12 +94,7 @@ class LocalManager:
     async def changed(self, serial: int) -> Snapshot:
         """Wait until the snapshot's serial is another one than ``serial``."""
         while self.snapshot.serial == serial:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
+            await self._news.wait()
         return self.snapshot
 
     async def open(self, peer: Peer, patience: float | None = None) -> LocalContext:
@@ -164,9 +160,7 @@ class LocalManager:
     def _publish(self) -> None:
         if self._dirty:
             self._renew()
-        for waiter in tuple(self._waiters):
-            if not waiter.done():
-                waiter.set_result(None)
+        self._news.tell()
 
     # status
 

@@ -182,15 +182,12 @@ class PcscdReader:
     def release_at_once(self) -> bool:
         """`release` never waits."""
         if self._claimed:
-            self._release()
+            self._claimed = False
+            self._neighbours.released(self._loop.time())
+            if not self._letting_go:
+                self._letting_go = True
+                self._loop.call_soon(self._let_go)
         return True
-
-    def _release(self) -> None:
-        self._claimed = False
-        self._neighbours.released(self._loop.time())
-        if not self._letting_go:
-            self._letting_go = True
-            self._loop.call_soon(self._let_go)
 
     def _let_go(self) -> None:
         """Give the lock back, unless there is another claim in the same moment: nobody could have come in between.
