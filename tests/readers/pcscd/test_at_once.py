@@ -13,7 +13,7 @@ from cardferry.readers.pcscd.neighbours import CONNECTING, FRESH
 from cardferry.readers.pcscd.reader import PcscdReader
 from cardferry.wire.pcsclite.messages import BeginTransaction, EndTransaction, GetReadersState, Request, Transmit
 from tests.readers.pcscd.fake import LOCK_POLL, FakePcscd, FakeReader
-from tests.readers.pcscd.test_lock import quiet, slip_in
+from tests.readers.pcscd.neighbour import quiet, slip_in, untold_reset
 from tests.readers.pcscd.test_reader import SELECT, VERIFY, connected, kinds, now
 
 OK = b"\x90\x00"
@@ -144,14 +144,7 @@ async def test_nothing_is_sent_through_a_handle_that_was_closed_because_of_a_res
 
 
 async def test_a_reset_of_which_nobody_was_told_is_told_before_anything_is_sent() -> None:
-    _, there, reader = await connected()
-    there.lock()
-    await reader.claim()
-    asyncio.get_running_loop().call_later(LOCK_POLL / 2, there.unlock)
-    slip_in(there)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.5):
-            await reader.transmit(VERIFY, Protocol.T1)
+    there, reader = await untold_reset()
     await reader.release()
     await asyncio.sleep(2)
     reader.table(there.record)

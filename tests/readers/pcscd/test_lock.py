@@ -14,6 +14,7 @@ from cardferry.readers.pcscd.neighbours import CONNECTED, CONNECTING
 from cardferry.readers.pcscd.reader import PcscdReader
 from cardferry.wire.pcsclite.messages import BeginTransaction, EndTransaction, GetReadersState, Transmit
 from tests.readers.pcscd.fake import LOCK_POLL, OTHER, FakePcscd, FakeReader
+from tests.readers.pcscd.neighbour import quiet, slip_in, untold_reset
 from tests.readers.pcscd.test_reader import SELECT, VERIFY, connected, failure, kinds, now, transmit
 
 RTT = 0.05
@@ -30,12 +31,6 @@ async def transaction(reader: PcscdReader, *apdus: bytes) -> None:
 def executed_inside(there: FakeReader) -> bool:
     """Whether each command ran while the lock was ours."""
     return all(owner > 0 for _, _, owner in there.executed)
-
-
-async def quiet(there: FakeReader) -> None:
-    """When all is done the lock is free."""
-    await asyncio.sleep(1)
-    assert there.owner in (0, OTHER)
 
 
 # alone
@@ -129,18 +124,6 @@ async def test_a_command_that_ran_when_the_lock_came_free_is_as_good_as_inside(b
     assert there.owner == 0
 
 
-def slip_in(there: FakeReader) -> None:
-    """Another program takes the lock right behind the next command, for a second."""
-
-    def response(apdu: bytes) -> bytes:
-        there.response = lambda apdu: b"\x90\x00"
-        there.lock()
-        asyncio.get_running_loop().call_later(1, there.unlock)
-        return b"\x90\x00"
-
-    there.response = response
-
-
 async def test_when_somebody_slips_in_behind_a_command_the_card_is_reset() -> None:
     _, there, reader = await connected()
     there.lock()
@@ -157,14 +140,7 @@ async def test_when_somebody_slips_in_behind_a_command_the_card_is_reset() -> No
 
 
 async def test_a_reset_of_ours_whose_caller_was_cancelled_is_told_to_the_next_one() -> None:
-    _, there, reader = await connected()
-    there.lock()
-    await reader.claim()
-    asyncio.get_running_loop().call_later(LOCK_POLL / 2, there.unlock)
-    slip_in(there)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.5):
-            await transmit(reader, VERIFY)
+    there, reader = await untold_reset()
     assert there.commands == [VERIFY]
     await reader.release()
     assert await failure(reader, SELECT) is ReturnCode.W_RESET_CARD
