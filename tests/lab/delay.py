@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.lab.computer import Computer
 from tests.lab.namespaces import PLAIN_PYTHON
@@ -14,12 +15,17 @@ from tests.lab.sshd import PORT
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What went through: connections, bytes each way, and round trips (turns from upward to downward)."""
+    """What went through: connections, bytes each way, and round trips (turns from upward to downward).
+
+    Attributes:
+        quiet: s since the last byte came.
+    """
 
     connections: int
     up: int
     down: int
     turns: int
+    quiet: float
 
 
 class _Relay:
@@ -48,7 +54,7 @@ class _Relay:
     def traffic(self) -> Traffic:
         """What went through so far."""
         self._process.write("count\n")
-        counts: dict[str, int] = json.loads(self._process.wait_for(r"^\{.*\}$").group())
+        counts: dict[str, Any] = json.loads(self._process.wait_for(r"^\{.*\}$").group())
         return Traffic(**counts)
 
     def close(self) -> None:

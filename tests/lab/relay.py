@@ -6,8 +6,9 @@ port does not matter then). On start it prints `listening`. Orders, one a line o
     black            from now on everything that comes, either way, is swallowed; connections stay open
     light            from now on bytes are passed again (on new connections: what was swallowed is missing for ever)
     cut              close all connections with a reset
-    count            print {"connections": n, "up": bytes, "down": bytes, "turns": n}; turns counts how often the
-                     conversation went from upward to downward, that is round trips, over all connections
+    count            print {"connections": n, "up": bytes, "down": bytes, "turns": n, "quiet": seconds}; turns counts
+                     how often the conversation went from upward to downward, that is round trips, over all connections;
+                     quiet is how long ago the last byte came
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import socket
 import struct
 import sys
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -33,6 +35,7 @@ class Link:
     down: int = 0
     turns: int = 0
     last_up: bool = False
+    last_at: float = 0.0
 
     def counted(self, size: int, upward: bool) -> None:
         """Note that ``size`` bytes came."""
@@ -42,6 +45,7 @@ class Link:
             self.down += size
             self.turns += self.last_up
         self.last_up = upward
+        self.last_at = time.monotonic()
 
 
 class Side(asyncio.Protocol):
@@ -157,7 +161,13 @@ class Relay:
                 print("cut", flush=True)
             case "count":
                 link = self.link
-                counts = {"connections": link.connections, "up": link.up, "down": link.down, "turns": link.turns}
+                counts = {
+                    "connections": link.connections,
+                    "up": link.up,
+                    "down": link.down,
+                    "turns": link.turns,
+                    "quiet": time.monotonic() - link.last_at,
+                }
                 print(json.dumps(counts), flush=True)
 
 
