@@ -313,6 +313,48 @@ async def test_when_the_host_does_not_keep_up_the_session_ends_after_the_call_ha
         assert command.answers == 1
 
 
+async def test_for_a_guest_that_takes_no_answers_no_more_commands_are_carried_out(host_at_once: None) -> None:
+    async with Desk(bounds=Bounds(full_frames=3)) as desk:
+        guest = await desk.guest()
+        cards = [await connected(guest) for _ in range(6)]
+        before = desk.card.count
+        near, _ = desk.roads[0].pipes[-1]
+        near.pause_reading()
+        commands = []
+        for card in cards:
+            commands.append(sent(card))
+            await asyncio.sleep(0.1)
+        assert desk.card.count == before + 3, "as many as there is room for answers"
+        near.resume_reading()
+        answers = [await command.answer for command in commands]
+        assert sorted(answers) == [count.to_bytes(4, "big") + b"\x90\0" for count in range(before + 1, before + 7)]
+        await asyncio.sleep(1)
+        assert nothing_under_way(desk, guest)
+
+
+async def test_what_runs_ahead_for_one_card_goes_before_the_next_call_of_the_context(host_at_once: None) -> None:
+    content = bytes(range(200))
+    async with Desk(FileCard(content, 100), delay=DELAY, card_delay=0.5) as desk:
+        context = await (await desk.guest()).open(ALICE, 1.0)
+        other = FileCard()
+        desk.source.add_reader("Reader 01 00", 0.01).insert(other)
+        await asyncio.sleep(1)
+        near_it = await context.connect("Reader 01 00", SHARED, ANY)
+        await near_it.transmit(COUNT, T1)
+        card = await context.connect(READER, SHARED, ANY)
+        await card.begin()
+        await card.transmit(COUNT, T1)
+        assert (await sent(card, GET).answer)[-2] == 0x61
+        command = sent(near_it)
+        await asyncio.sleep(0.4)
+        assert not command.has_ended()
+        assert len(other.seen) == 1, "the rest of the response is being fetched"
+        await command.answer
+        assert len(cast(FileCard, desk.card).seen) == 3
+        assert len(other.seen) == 2
+        await card.end(LEAVE)
+
+
 async def test_the_context_closes_with_a_command_under_way(host_at_once: None) -> None:
     async with Desk(delay=DELAY, card_delay=1.0) as desk:
         guest = await desk.guest()

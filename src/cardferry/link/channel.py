@@ -167,9 +167,8 @@ class Channel:
             if self._flush_handle is None:
                 self._lingering = True
                 self._flush_handle = self._loop.call_later(LINGER, self._flush)
-        elif end is None or self._congested or self._flush_handle is not None:
+        elif end is None or self._congested:
             self.session.send(payload)
-            self._flush()
         elif data := self.session.send_now(payload):
             self.bytes_sent += len(data)
             end.pipe.write(data)
