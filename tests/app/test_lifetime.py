@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from cardferry.app import lifetime
-from cardferry.app.lifetime import STOP_SIGNALS, root_cause, run, signals_to
+from cardferry.app.lifetime import STOP_SIGNALS, root_cause, run, signals_to_child
 from cardferry.pcsc.errors import UserError
 
 
@@ -82,14 +84,27 @@ def test_a_single_bug_is_shown_as_itself_and_several_stay_together() -> None:
     assert root_cause(both) is both
 
 
-async def pass_on(number: signal.Signals) -> int:
+@asynccontextmanager
+async def waiting_child() -> AsyncIterator[asyncio.subprocess.Process]:
+    """A child that any signal ends, and that is there to be ended."""
     script = "import signal; print(flush=True); signal.pause()"
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=subprocess.PIPE)
     assert child.stdout is not None
     await child.stdout.readline()
-    with signals_to(child.pid):
-        os.kill(os.getpid(), number)
-        return await child.wait()
+    try:
+        yield child
+    finally:
+        with suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+
+
+async def pass_on(number: signal.Signals) -> int:
+    async with waiting_child() as child:
+        with signals_to_child() as to:
+            to(child.pid)
+            os.kill(os.getpid(), number)
+            return await child.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
@@ -104,11 +119,45 @@ async def test_an_interrupt_from_elsewhere_goes_to_the_child(monkeypatch: pytest
 
 async def test_what_the_terminal_sends_to_both_is_not_sent_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifetime, "in_foreground", lambda: True)
-    received: list[signal.Signals] = []
-    child = await asyncio.create_subprocess_exec("sleep", "60")
-    with signals_to(child.pid):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGUSR1)
-        code = await child.wait()
-    received.append(signal.Signals(-code))
-    assert received == [signal.SIGUSR1]
+    async with waiting_child() as child:
+        with signals_to_child() as to:
+            to(child.pid)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert await child.wait() == -signal.SIGUSR1
+
+
+async def test_a_signal_that_comes_before_the_child_reaches_it() -> None:
+    async with waiting_child() as child:
+        with signals_to_child() as to:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0.01)  # the event loop hears of it
+            assert child.returncode is None
+            to(child.pid)
+            assert await child.wait() == -signal.SIGTERM
+
+
+def test_ctrl_c_while_a_child_starts_does_not_stop_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifetime, "in_foreground", lambda: True)
+
+    async def main() -> int:
+        with signals_to_child() as to:
+            creating = asyncio.create_subprocess_exec("sh", "-c", "exit 3")
+            os.kill(os.getpid(), signal.SIGINT)
+            child = await creating
+            to(child.pid)
+            return await child.wait()
+
+    assert run(main) == 3
+
+
+def test_a_signal_after_the_child_does_not_disturb_the_cleaning_up() -> None:
+    async def main() -> str:
+        with signals_to_child():
+            pass
+        for number in STOP_SIGNALS:
+            os.kill(os.getpid(), number)
+        await asyncio.sleep(0.01)
+        return "cleaned up"
+
+    assert run(main) == "cleaned up"

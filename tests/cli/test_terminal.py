@@ -51,7 +51,10 @@ class Terminal:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._ours], [], [], left)[0]:
                 raise LabError(f"the terminal does not show {text!r}: {self.shown}")
-            self.shown += os.read(self._ours, 65536).decode()
+            try:
+                self.shown += os.read(self._ours, 65536).decode()
+            except OSError as error:  # nobody has it open any more
+                raise LabError(f"the terminal did not show {text!r}: {self.shown}") from error
         self._seen = found + len(text)
 
     def type(self, text: bytes) -> None:

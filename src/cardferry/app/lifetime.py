@@ -83,26 +83,44 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 @contextmanager
-def signals_to(pid: int) -> Iterator[None]:
-    """Pass signals on to a child instead of stopping, for the block.
+def signals_to_child() -> Iterator[Callable[[int], None]]:
+    """Pass signals on to a child instead of stopping, for the block; enter it before there is a child.
 
     What the terminal sends (Ctrl-C) it sends to the child, too, when both are in its foreground: that is not passed on.
+    After the block, signals that would stop do nothing: what is left is to clean up.
+
+    Yields:
+        what to call with the child's process id; what was sent before that reaches the child then.
     """
     loop = asyncio.get_running_loop()
+    child: int | None = None
+    early: list[signal.Signals] = []
 
     def pass_on(number: signal.Signals) -> None:
         if number in _FROM_TERMINAL and in_foreground():
             return
+        if child is None:
+            early.append(number)
+            return
         with suppress(ProcessLookupError):
-            os.kill(pid, number)
+            os.kill(child, number)
+
+    def to(pid: int) -> None:
+        nonlocal child
+        child = pid
+        for number in early:
+            pass_on(number)
 
     for number in _PASSED_ON:
         loop.add_signal_handler(number, pass_on, number)
     try:
-        yield
+        yield to
     finally:
         for number in _PASSED_ON:
-            loop.remove_signal_handler(number)
+            if number in STOP_SIGNALS:
+                loop.add_signal_handler(number, lambda: None)
+            else:
+                loop.remove_signal_handler(number)
 
 
 def in_foreground() -> bool:

@@ -13,7 +13,7 @@ from cardferry.app.attach import attached
 from cardferry.app.attachment import Attachment
 from cardferry.app.control import Running
 from cardferry.app.host import Host, spelled
-from cardferry.app.lifetime import signals_to
+from cardferry.app.lifetime import signals_to_child
 from cardferry.pcsc.errors import UserError
 
 #: What libpcsclite reads to find its socket (``winscard_clnt.c``), once per process.
@@ -83,10 +83,11 @@ async def run_attached(command: Sequence[str], attachment: Attachment) -> int:
 
 
 async def _run(command: Sequence[str], socket: Path) -> int:
-    try:
-        process = await asyncio.create_subprocess_exec(*command, env={**os.environ, VARIABLE: str(socket)})
-    except OSError as error:
-        raise CommandNotStartedError(command[0], error) from None
-    with signals_to(process.pid):
+    with signals_to_child() as to:
+        try:
+            process = await asyncio.create_subprocess_exec(*command, env={**os.environ, VARIABLE: str(socket)})
+        except OSError as error:
+            raise CommandNotStartedError(command[0], error) from None
+        to(process.pid)
         code = await process.wait()
     return code if code >= 0 else _SIGNALLED - code
