@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from bench.figures import Figures
-from bench.lan import DIRECT, LINK, SSH, UNIX
+from bench.lan import DIRECT, LINK, ONE_CARD, SSH, TWO_CARDS, UNIX
 from bench.lan import table as near_table
 from bench.wan import LINK as FAR_LINK
 from bench.wan import LOCAL, TABLE, Measured, Row
@@ -55,7 +55,7 @@ def test_the_same_figures_draw_the_same_picture(tmp_path: Path) -> None:
 def test_goals_next_door_are_judged() -> None:
     figures = {
         (metric, way): Figures(10, seconds, 2 * seconds, seconds, 2 * seconds)
-        for metric in ("one APDU", "begin + APDU + end", "pkcs11-tool -L")
+        for metric in ("one APDU", "begin + APDU + end", ONE_CARD, TWO_CARDS)
         for way, seconds in ((DIRECT, 0.001), (SSH, 0.002), (LINK, 0.0025), (UNIX, 0.0015))
     }
     text = near_table(figures)
