@@ -83,7 +83,18 @@ async def test_what_it_tells_is_heard_and_no_complaint(tmp_path: Path) -> None:
 async def test_a_command_that_does_not_end_is_ended(tmp_path: Path) -> None:
     pipe = await open_alone("far", fake_ssh(tmp_path, "exec >&- <&-; exec sleep 60"), "command")
     user = User(pipe)
-    await asyncio.wait_for(user.lost_with, 5)
+    assert await asyncio.wait_for(user.lost_with, 5) is None, "that it was ended says nothing about the other side"
+
+
+async def test_a_command_that_fails_without_listening_is_heard_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    script = f"while [ -e {tmp_path}/go ]; do sleep 0.01; done; echo it is broken >&2; exit 3"
+    pipe = await open_alone("far", fake_ssh(tmp_path, script), "command")
+    user = User(pipe)
+    pipe.write(b"hello")
+    (tmp_path / "go").unlink()
+    error = await asyncio.wait_for(user.lost_with, 5)
+    assert "it is broken" in str(error), "and not that the streams were reset"
 
 
 async def test_a_missing_ssh_is_an_error_at_once() -> None:

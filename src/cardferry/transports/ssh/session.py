@@ -24,7 +24,7 @@ from cardferry.transports.unix import adopt
 log = logging.getLogger("cardferry.ssh")
 
 #: s that the end of the command may come later than the end of its output.
-_LAST_WORDS_TIME: Final = 0.3
+_LAST_WORDS_TIME: Final = 1.0
 _KEPT_LINES: Final = 20
 #: What lines begin with that are no complaints.
 NEWS: Final = "cardferry is "
@@ -86,7 +86,7 @@ class _Command(asyncio.SubprocessProtocol):
         if said:
             hint = hints[-1] if hints else f"see `ssh {self._destination}`"
             return SessionError(f"{self._destination} says: {said[-1]}", hint, status or 1, told=True)
-        if not status:
+        if not status or status < 0:  # it was ended by us, or by a signal: that says nothing about the other side
             return None
         if status == SSH_FAILED:
             return before_login(self.complaints, status, self._destination)
@@ -134,16 +134,19 @@ class SessionPipe:
         return self._command.error()
 
     def lost(self, error: Exception | None) -> None:
-        """The streams have ended: hear what the command has to say about that."""
+        """The streams have ended: hear what the command has to say about that.
+
+        It knows better: who ends without reading what was written to it resets its streams.
+        """
         if self._command.gone.done():
-            self._user.lost(error or self._command.error())
+            self._user.lost(self._command.error() or error)
             return
         loop = asyncio.get_running_loop()
         waiting = loop.call_later(_LAST_WORDS_TIME, self._command.end)
 
         def ended(_: object) -> None:
             waiting.cancel()
-            self._user.lost(error or self._command.error())
+            self._user.lost(self._command.error() or error)
 
         self._command.gone.add_done_callback(ended)
 
