@@ -13,7 +13,7 @@ import pytest
 
 from tests.lab import Computer, Lab
 from tests.lab.cards import fake_card
-from tests.lab.computer import PCSC_CLIENT
+from tests.lab.computer import CARDFERRY, PCSC_CLIENT
 from tests.lab.delay import DelayedPort
 from tests.lab.ferry import Ferry, cardferry, over, share
 from tests.lab.link import (
@@ -160,6 +160,13 @@ def test_beyond_grace_the_host_has_its_card_again_and_programs_an_error(lab: Lab
     far.cut()
     ferry.process.wait_for("guest is back", stream="err", timeout=30)
     assert_works(recipe, ferry.socket)
+
+
+def test_a_guest_whose_host_goes_before_it_has_said_hello_ends(recipe: Recipe) -> None:
+    words = f"true | {CARDFERRY} guest --stdio --name host --token t | cat"
+    recipe.guest.run(["sh", "-c", words]).check()
+    wait_until(lambda: not processes(recipe.guest, GUEST), "nobody stays for nobody")
+    assert recipe.guest.run(["find", recipe.guest.runtime / "cardferry", "-type", "s"]).check().out == ""
 
 
 def test_a_guest_whose_host_stays_away_ends_and_takes_its_socket_along(recipe: Recipe) -> None:
