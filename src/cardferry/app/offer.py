@@ -176,10 +176,11 @@ class Offer:
         pipe = await self._carrier.session(remote_command(self._words()), self._heard)
         await self._host.serve(pipe, name)
         pipe.abort()
-        error = await pipe.ended()
         if self._serving:
+            pipe.end()
             self._fruitless = 0
             return True
+        error = await pipe.ended()
         self._fruitless += 1
         if isinstance(error, SessionError) and error.status in _ABOUT_THE_PATH and error.told:
             error.exit_code = error.status

@@ -127,8 +127,12 @@ class SessionPipe:
         """The other side does not keep up, or has caught up."""
         self._user.congested(congested)
 
+    def end(self) -> None:
+        """Be done with the command, whatever it has to say."""
+        self._command.end()
+
     async def ended(self) -> SshError | None:
-        """Wait until the command has ended, or be done with it; return why it has."""
+        """Wait a moment for the command's end, then be done with it; return why it has ended."""
         await asyncio.wait({self._command.gone}, timeout=_LAST_WORDS_TIME)
         self._command.end()
         return self._command.error()
