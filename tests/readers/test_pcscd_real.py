@@ -157,7 +157,7 @@ async def test_local_programs_get_their_turn_while_we_loop(host: Host) -> None:
         reader = await card_of(observer, host)
         await reader.connect(SHARED, ANY)
         ended = asyncio.Event()
-        ours = 0
+        ours = started_over = 0
         async with asyncio.TaskGroup() as tasks:
 
             async def all_ended() -> list[str]:
@@ -168,8 +168,15 @@ async def test_local_programs_get_their_turn_while_we_loop(host: Host) -> None:
 
             outputs = tasks.create_task(all_ended())
             while not ended.is_set():
-                await transaction(reader, SELECT)
-                ours += 1
+                try:
+                    await transaction(reader, SELECT)
+                except PcscError as error:
+                    if error.code is not ReturnCode.W_RESET_CARD:
+                        raise
+                    started_over += 1
+                else:
+                    ours += 1
+        assert started_over <= 2, "each program can come as a surprise once"
         for output in outputs.result():
             done = json.loads(output)
             waits = sorted(done["waits"])
