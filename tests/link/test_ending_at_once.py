@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from cardferry.pcsc.constants import Protocol
 from cardferry.readers.base import Answered
 from tests.link.desk import ALICE, ANY, LEAVE, READER, SHARED, T1, Desk
@@ -31,7 +33,8 @@ def patience() -> asyncio.Timeout:
     return asyncio.timeout(600.0)
 
 
-async def test_a_context_closes_although_its_card_does_not_answer() -> None:
+@pytest.mark.parametrize("ends", [False, True], ids=["in its transaction", "an end waits behind the command"])
+async def test_a_context_closes_although_its_card_does_not_answer(ends: bool) -> None:
     async with patience(), Desk() as desk:
         context = await (await desk.guest()).open(ALICE, 1.0)
         card = await context.connect(READER, SHARED, ANY)
@@ -42,6 +45,9 @@ async def test_a_context_closes_although_its_card_does_not_answer() -> None:
         await quiet()
         assert silent.asked
         transmit.cancel()
+        if ends:
+            await card.end(LEAVE)
+            await asyncio.sleep(0.01)
         await context.close()
         await asyncio.sleep(0.01)
         assert not desk.manager.contexts, "whoever has gone is gone, whatever the card does"
@@ -49,29 +55,7 @@ async def test_a_context_closes_although_its_card_does_not_answer() -> None:
         await quiet()
         assert desk.host.status.guests[0].waiting == 0
         await (await (await desk.guest()).open(ALICE, 1.0)).connect(READER, SHARED, ANY)
-        assert desk.card.resets == 1, "nobody inherits what was begun"
-
-
-async def test_an_end_behind_a_command_without_an_answer_goes_with_its_context() -> None:
-    async with patience(), Desk() as desk:
-        context = await (await desk.guest()).open(ALICE, 1.0)
-        card = await context.connect(READER, SHARED, ANY)
-        await card.begin()
-        await card.transmit(APDU, int(T1))
-        silent = SilentCard(desk)
-        transmit = desk.start(card.transmit(APDU, int(T1)))
-        await quiet()
-        transmit.cancel()
-        await card.end(LEAVE)
-        await asyncio.sleep(0.01)
-        await context.close()
-        await asyncio.sleep(0.01)
-        assert not desk.manager.contexts
-        silent.asked[0](b"\x90\x00", None)
-        await quiet()
-        assert desk.host.status.guests[0].waiting == 0
-        await (await (await desk.guest()).open(ALICE, 1.0)).connect(READER, SHARED, ANY)
-        assert desk.card.resets == 1, "its transaction had not ended"
+        assert desk.card.resets == 1, "nobody inherits what was begun, and had not ended"
 
 
 async def test_a_host_stops_although_a_card_does_not_answer() -> None:

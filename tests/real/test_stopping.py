@@ -18,11 +18,9 @@ from tests.lab import Computer, Lab
 from tests.lab.cards import fake_card
 from tests.lab.computer import CARDFERRY
 from tests.lab.ferry import over
-from tests.lab.link import GUEST, MASTER, SESSION, STDIO, install_cardferry, processes
+from tests.lab.link import AGENT, GUEST, MASTER, SESSION, STDIO, install_cardferry, processes
 from tests.lab.process import Running, wait_until
 from tests.lab.recipe import Recipe
-
-pytestmark = pytest.mark.real
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: s; a start takes less, so some moments are in the middle of work.
@@ -59,7 +57,7 @@ def stops(chance: random.Random) -> list[Stop]:
 def left_behind(computer: Computer) -> list[str]:
     """Sockets and folders of processes that have gone, and processes."""
     running = [f"process {pid}" for pid in processes(computer, _ITS)]
-    agents = {f"{pid}.ctl" for pid in processes(computer, "-m cardferry host ")}
+    agents = {f"{pid}.ctl" for pid in processes(computer, AGENT)}
     found = [path.name for path in computer.outside(computer.runtime / "cardferry").glob("*")]
     files = [name for name in found if name not in agents and name not in ("agent", "agent.log", "guest.log")]
     scratch = [name for name in files if name.startswith(".part-")]

@@ -105,7 +105,6 @@ class _Door:
         self._guest: Guest | None = None
         self._pipes: asyncio.Queue[_Handed] = asyncio.Queue()
         self._present: _Handed | None = None
-        self._met = False
         self._tell: Tell = lambda news: None
 
     def guest(self, timing: Timing) -> Guest:
@@ -119,7 +118,6 @@ class _Door:
     def _report(self, link: LinkState) -> None:
         log.info("%s: %s", self.visitor.name, link.value)
         if link is LinkState.UP:
-            self._met = True
             self._tell(News(serving=str(self._path)))
         elif link is LinkState.DOWN and self._guest is not None and self.reception is not None:
             bye = self._guest.farewell
@@ -153,7 +151,8 @@ class _Door:
                 self._path.unlink(missing_ok=True)  # before that is known: a forwarded socket comes in its place
                 self.reception.leave()
             tell(News.of(RefusedError(f"no link: {error}", "install the same cardferry on both computers")))
-        if not self._met and self._present is handed and self.reception is not None:
+        never_up = self._guest is not None and self._guest.state is LinkState.CONNECTING
+        if never_up and self._present is handed and self.reception is not None:
             self.reception.leave()  # who came has gone again before there was anything to keep
 
 
