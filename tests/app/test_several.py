@@ -18,8 +18,8 @@ from cardferry.app.reach import Reached
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import UserError
-from cardferry.pcsc.interface import Peer
 from cardferry.transports.errors import TransportError
+from tests.callers import somebody
 from tests.fleet.hosts import Said
 from tests.virtual_time import loop_factories, quiet
 
@@ -234,7 +234,7 @@ async def test_who_uses_which_reader_is_told_under_the_names_that_programs_see(
     hosts = Hosts(laptop=[Said("Reader", "Other")], desk=[Said("Reader")])
     async with hosts.all(monkeypatch, tmp_path) as everything:
         await everything.known()
-        context = await everything.manager.open(Peer("program"))
+        context = await everything.manager.open(somebody("program"))
         await context.connect("Reader (desk)", ShareMode.SHARED, Protocol.ANY)
         contexts, slots = everything.users()
         assert contexts == 1

@@ -9,7 +9,8 @@ from typing import cast
 from unittest.mock import AsyncMock
 
 from cardferry.fleet import Member, Union
-from cardferry.pcsc.interface import Context, Peer, ResourceManager
+from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.interface import Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
 
 
@@ -36,7 +37,7 @@ class Said:
             await self._news.wait()
         return self.snapshot
 
-    async def open(self, peer: Peer, patience: float | None = None) -> Context:
+    async def open(self, caller: Caller, patience: float | None = None) -> Context:
         return cast("Context", self.context)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 
 from cardferry.pcsc.constants import Protocol, ShareMode
-from cardferry.pcsc.interface import Card, Context, Peer, ResourceManager
+from cardferry.pcsc.interface import Card, Context, ResourceManager
+from tests.callers import somebody
 from tests.fleet.hosts import Said, shown, united
 from tests.link.cards import CountingCard
 from tests.link.desk import READER, Desk
@@ -37,7 +38,9 @@ async def world(history: list[tuple[int, tuple[Any, ...]]], *, far: bool, among:
         async with united(laptop=Said(READER), desk=manager) as both:
             assert shown(both) == [READER, RENAMED]
             programs = [
-                Program(Renaming(await both.open(Peer(name), 0.5)) if among else await manager.open(Peer(name), 0.5))
+                Program(
+                    Renaming(await both.open(somebody(name), 0.5)) if among else await manager.open(somebody(name), 0.5)
+                )
                 for name in ("alice", "bob")
             ]
             play = World(desk, programs)

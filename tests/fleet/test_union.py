@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from cardferry.fleet import Member, Union, union
 from cardferry.fleet.union import FIRST_CHOICE
 from cardferry.link import LinkState, Timing
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import CardState, Protocol
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Context, Peer
+from cardferry.pcsc.interface import Context
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
 from tests.fleet.hosts import Said, shown, united
 from tests.link.cards import ATR, COUNT
@@ -257,12 +258,12 @@ async def test_a_host_hears_of_a_context_when_it_is_used_there() -> None:
 
 
 async def test_peer_and_patience_are_the_same_everywhere() -> None:
-    opened: list[tuple[Peer, float | None]] = []
+    opened: list[tuple[Caller, float | None]] = []
 
     class Noting(Said):
-        async def open(self, peer: Peer, patience: float | None = None) -> Context:
-            opened.append((peer, patience))
-            return await super().open(peer, patience)
+        async def open(self, caller: Caller, patience: float | None = None) -> Context:
+            opened.append((caller, patience))
+            return await super().open(caller, patience)
 
     async with united(laptop=Noting("Reader"), desk=Noting("Other")) as both:
         context = await both.open(BOB, 0.7)
@@ -298,9 +299,9 @@ async def test_a_context_that_is_closed_while_it_opens_leaves_nothing() -> None:
     gate = asyncio.Event()
 
     class Slow(Said):
-        async def open(self, peer: Peer, patience: float | None = None) -> Context:
+        async def open(self, caller: Caller, patience: float | None = None) -> Context:
             await gate.wait()
-            return await super().open(peer, patience)
+            return await super().open(caller, patience)
 
     slow = Slow("Reader")
     async with united(slow=slow) as one, asyncio.TaskGroup() as tasks:

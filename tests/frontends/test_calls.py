@@ -13,9 +13,9 @@ from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import ExclusivePolicy, LocalManager, Settings
 from cardferry.manager.card import LocalCard
 from cardferry.manager.context import LocalContext
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import ReturnCode
-from cardferry.pcsc.interface import Peer
 from tests.frontends.at_desk import CONNECT, NEWEST, RECONNECT, STATUS, at_desk
 from tests.frontends.library import (
     BEGIN,
@@ -368,9 +368,9 @@ async def test_program_that_goes_before_a_slow_manager_has_answered(
     late: list[LocalContext | LocalCard] = []
     manager_open = LocalManager.open
 
-    async def slow_open(self: LocalManager, peer: Peer, patience: float | None = None) -> LocalContext:
+    async def slow_open(self: LocalManager, caller: Caller, patience: float | None = None) -> LocalContext:
         await asyncio.sleep(1)
-        context = await manager_open(self, peer, patience)
+        context = await manager_open(self, caller, patience)
         late.append(context)
         return context
 

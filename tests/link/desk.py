@@ -23,16 +23,16 @@ from cardferry.link import Guest, Host, Limits, LinkState, Timing
 from cardferry.manager import LocalManager, Settings
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Peer
 from cardferry.readers.virtual import VirtualReader, VirtualReaderSource
 from cardferry.transports.base import Pipe, PipeUser
 from cardferry.transports.memory import memory_pipe
 from cardferry.wire.link.session import Bounds
+from tests.callers import somebody
 from tests.link.cards import CountingCard
 
 T = TypeVar("T")
 
-ALICE, BOB = Peer("alice", 1000, 1), Peer("bob", 1000, 2)
+ALICE, BOB = somebody("alice", 1000, 1), somebody("bob", 1000, 2)
 SHARED, EXCLUSIVE, DIRECT = ShareMode.SHARED, ShareMode.EXCLUSIVE, ShareMode.DIRECT
 LEAVE, RESET, UNPOWER = Disposition.LEAVE, Disposition.RESET, Disposition.UNPOWER
 ANY, T1 = Protocol.ANY, Protocol.T1

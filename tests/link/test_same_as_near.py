@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from cardferry.manager import Settings
 from cardferry.pcsc.constants import Attribute, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError
-from cardferry.pcsc.interface import Card, Context, Peer, ResourceManager
+from cardferry.pcsc.interface import Card, Context, ResourceManager
+from tests.callers import somebody
 from tests.link.cards import COUNT, CountingCard
 from tests.link.desk import ANY, READER, T1, Desk
 from tests.virtual_time import run
@@ -119,7 +120,7 @@ async def world(history: list[tuple[int, tuple[Any, ...]]], *, far: bool) -> tup
     card = CountingCard()
     async with Desk(card, delay=0.01, settings=SETTINGS) as desk:
         manager: ResourceManager = await desk.guest() if far else desk.manager
-        programs = [Program(await manager.open(Peer(name), 0.5)) for name in ("alice", "bob")]
+        programs = [Program(await manager.open(somebody(name), 0.5)) for name in ("alice", "bob")]
         play = World(desk, programs)
         for who, step in history:
             await play.play(who, step)

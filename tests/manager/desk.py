@@ -16,7 +16,7 @@ When the desk is left, nothing may be left on it: see `Desk.check_clean`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -28,10 +28,11 @@ from cardferry.manager import LocalManager, Settings
 from cardferry.manager.card import LocalCard
 from cardferry.manager.context import LocalContext
 from cardferry.manager.slot import Slot
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Peer
-from cardferry.readers.base import Answered
+from cardferry.pcsc.reply import replying
+from tests.callers import somebody
 from tests.virtual_time import quiet
 
 T = TypeVar("T")
@@ -60,15 +61,9 @@ class FakeReader:
         removals: how often it was taken out.
         gates: a call of that name waits until its event is set; ``claimed`` is a claim that has taken effect.
         misuse: what the manager must not do, but did.
-        deliberate: calls of these names are not made at once, whatever they would take.
-        at_once: how many calls were made at once.
-        answering: what is being done for transmits at once; ``rest`` is a call of its own, see `takes`.
     """
 
     def __init__(self, name: str = READER) -> None:
-        self.at_once = 0
-        self.deliberate: set[str] = set()
-        self.answering: set[asyncio.Task[bytes]] = set()
         self._name = name
         self.calls: list[str] = []
         self.session: list[bytes] = []
@@ -182,6 +177,7 @@ class FakeReader:
             self.connected = self._claimed = False
             self.forget()
 
+    @replying
     async def claim(self) -> None:
         with self._one_at_a_time("claim"):
             if self._claimed:
@@ -192,6 +188,7 @@ class FakeReader:
             if "claimed" in self.gates:
                 await self.gates["claimed"].wait()
 
+    @replying
     async def release(self) -> None:
         with self._one_at_a_time("release"):
             try:
@@ -199,72 +196,16 @@ class FakeReader:
             finally:
                 self._claimed = False
 
+    @replying
     async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
         with self._one_at_a_time("transmit"):
-            return await self._execute(apdu, protocol)
-
-    async def _execute(self, apdu: bytes, protocol: Protocol) -> bytes:
-        removals = self.removals
-        await self._use("transmit")
-        if self.empty or removals != self.removals:
-            raise PcscError(ReturnCode.E_NO_SMARTCARD)
-        self.session.append(apdu)
-        self.history.append(apdu)
-        return OK
-
-    # at once: a transmit always leaves, and claim and release are made if they take no time
-
-    def _refuses(self, call: str) -> bool:
-        if self._at_work is not None:
-            self.misuse.append(f"{call} at once during {self._at_work}")
-        return call in self.deliberate
-
-    def _slow(self, call: str) -> bool:
-        return self._refuses(call) or call in self.takes or call in self.gates or call in self.fails
-
-    def claim_at_once(self) -> bool:
-        if self._slow("claim") or "claimed" in self.gates or not self._local_done.is_set():
-            return False
-        self.calls.append("claim")
-        if self._claimed:
-            self.misuse.append("claimed twice")
-        self._claimed = True
-        self.at_once += 1
-        return True
-
-    def release_at_once(self) -> bool:
-        if self._slow("release"):
-            return False
-        self.calls.append("release")
-        self._claimed = False
-        self.at_once += 1
-        return True
-
-    def transmit_at_once(self, apdu: bytes, protocol: Protocol, answered: Answered) -> bool:
-        if self._refuses("transmit"):
-            return False
-        self.at_once += 1
-        self._at_work = "transmit"
-        # The first part of it is done before the next thing happens, as when it is written to a socket.
-        answering = asyncio.get_running_loop().create_task(self._execute(apdu, protocol))
-        self.answering.add(answering)
-
-        def answer(answering: asyncio.Task[bytes]) -> None:
-            self.answering.discard(answering)
-            self._at_work = None
-            error = answering.exception()
-            if error is None:
-                answered(answering.result(), None)
-            else:
-                answered(b"", lambda: self._rest(error))
-
-        answering.add_done_callback(answer)
-        return True
-
-    async def _rest(self, error: BaseException) -> bytes:
-        with self._one_at_a_time("rest"):
-            await self._do("rest")
-        raise error
+            removals = self.removals
+            await self._use("transmit")
+            if self.empty or removals != self.removals:
+                raise PcscError(ReturnCode.E_NO_SMARTCARD)
+            self.session.append(apdu)
+            self.history.append(apdu)
+            return OK
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         with self._one_at_a_time("control"):
@@ -284,11 +225,11 @@ class FakeReader:
 class Call(Generic[T]):
     """A call that was started; await it for what it returns or raises."""
 
-    def __init__(self, work: Coroutine[Any, Any, T], tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, work: Awaitable[T], tasks: asyncio.TaskGroup) -> None:
         self._outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._task = tasks.create_task(self._run(work))
 
-    async def _run(self, work: Coroutine[Any, Any, T]) -> None:
+    async def _run(self, work: Awaitable[T]) -> None:
         try:
             self._outcome.set_result(await work)
         except PcscError as error:
@@ -379,13 +320,12 @@ class Desk:
         await asyncio.sleep(self.manager.settings.linger + 1)
         assert self.manager.contexts == set()
         assert self.reader.misuse == []
-        assert self.reader.answering == set()
         slot = self.slot_if_there
         if slot is not None:
             assert slot.turns.owner is None
             assert slot.turns.waiting == []
             assert slot.sharing == 0
-            assert slot.cards == slot.dispossessed == set()
+            assert slot.handles == slot.dispossessed == set()
             assert not self.reader.held()
             assert not self.reader.connected
 
@@ -412,7 +352,7 @@ class Desk:
         """How many handles applications see."""
         return self.manager.snapshot.readers[0].sharing
 
-    def start(self, work: Coroutine[Any, Any, T]) -> Call[T]:
+    def start(self, work: Awaitable[T]) -> Call[T]:
         """Let a call run beside the test."""
         return Call(work, self._tasks)
 
@@ -423,10 +363,10 @@ class Desk:
         *,
         patience: float | None = None,
         protocols: Protocol = Protocol.ANY,
-        peer: Peer | None = None,
+        caller: Caller | None = None,
     ) -> Client:
         """A program with a context, and connected unless ``share`` is None."""
-        client = Client(await self.manager.open(peer or Peer(name), patience))
+        client = Client(await self.manager.open(caller or somebody(name), patience))
         self._clients.append(client)
         if share is not None:
             client.handle = await client.context.connect(self.reader.name, share, protocols)

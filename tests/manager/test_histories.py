@@ -436,13 +436,15 @@ class Histories(RuleBasedStateMachine):
 
     def check_order(self, lucky: Program, handle: Handle) -> None:
         """*in order*, at the moment when somebody's turn has come"""
-        if handle.card.lock_count > 1:
+        if handle.card.state.lock_count > 1:
             return  # it was its turn before
         assert lucky.place is not None
         tickets = self.desk.slot.turns._tickets
         for program in self.programs:
             if program is not lucky and program.place is not None:
-                waits = any(card in tickets and tickets[card].present() for card in program.client.context.handles)
+                waits = any(
+                    card.state in tickets and tickets[card.state].present() for card in program.client.context.cards
+                )
                 assert not waits or program.place > lucky.place, "overtaken"
 
     @invariant()
@@ -481,9 +483,9 @@ class Histories(RuleBasedStateMachine):
             for handle in program.handles:
                 slot = handle.card.slot
                 marks = slot.state.marks
-                if handle.card.happened is None and program.call is None:
+                if handle.card.state.happened is None and program.call is None:
                     handle.in_order_at = marks
-                elif handle.card.happened is not None and not slot.device.gone:
+                elif handle.card.state.happened is not None and not slot.device.gone:
                     assert handle.in_order_at != marks, "marked in secret"
 
     @invariant()
@@ -492,8 +494,10 @@ class Histories(RuleBasedStateMachine):
         if not self.programs or not self.plugged or any(program.call is not None for program in self.programs):
             return
         slot = self.desk.slot
-        known = {handle.card for program in self.programs for handle in program.handles if handle.card.slot is slot}
-        assert slot.cards == known
+        known = {
+            handle.card.state for program in self.programs for handle in program.handles if handle.card.slot is slot
+        }
+        assert slot.handles == known
         assert self.desk.sharing == (-1 if slot.exclusive_owner else len(known - slot.dispossessed))
 
 

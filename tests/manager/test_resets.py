@@ -243,7 +243,7 @@ async def test_exclusive_owner_gets_its_lock_again_after_a_removal() -> None:
         await alice.card.reconnect(EXCLUSIVE, T1, LEAVE)
         assert desk.sharing == -1
         assert desk.reader.held()
-        assert desk.slot.turns.owner is alice.card
+        assert desk.slot.turns.owner is alice.card.state
 
 
 @pytest.mark.parametrize("call", ["connect SHARED", "reset RESET"])

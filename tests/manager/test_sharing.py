@@ -11,7 +11,7 @@ import pytest
 from cardferry.manager import ExclusivePolicy, Settings
 from cardferry.pcsc.constants import PROTOCOL_ANY_OLD, CardState, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Peer
+from tests.callers import somebody
 from tests.manager.desk import (
     APDU,
     DIRECT,
@@ -371,9 +371,9 @@ async def test_dispossessed_owner_can_simply_go() -> None:
 async def test_second_connect_of_the_exclusive_process_is_refused_at_once(policy: ExclusivePolicy) -> None:
     """Its threads would wait for each other; upstream's SCardExclusiveBehaviour.py expects the refusal."""
     async with Desk(Settings(exclusive=policy)) as desk:
-        process = Peer("program (process 7)", uid=0, pid=7)
-        alice = await desk.client(share=EXCLUSIVE, peer=process)
-        for context in (alice.context, (await desk.client(share=None, peer=process)).context):
+        process = somebody("program", uid=0, pid=7)
+        alice = await desk.client(share=EXCLUSIVE, caller=process)
+        for context in (alice.context, (await desk.client(share=None, caller=process)).context):
             call = desk.start(context.connect(READER, SHARED, T1))
             assert await elapsed(call) == 0
             assert call.code is ReturnCode.E_SHARING_VIOLATION
@@ -381,8 +381,8 @@ async def test_second_connect_of_the_exclusive_process_is_refused_at_once(policy
 
 async def test_same_process_number_on_another_computer_is_another_process() -> None:
     async with Desk(Settings(max_idle=30)) as desk:
-        await desk.client(share=EXCLUSIVE, peer=Peer("one: program (process 7)", uid=0, pid=7))
-        other = await desk.client(share=None, peer=Peer("two: program (process 7)", uid=0, pid=7))
+        await desk.client(share=EXCLUSIVE, caller=replace(somebody("program", uid=0, pid=7), session=1))
+        other = await desk.client(share=None, caller=replace(somebody("program", uid=0, pid=7), session=2))
         assert await elapsed(other.context.connect(READER, SHARED, T1)) == pytest.approx(30)
 
 

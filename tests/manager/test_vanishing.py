@@ -11,8 +11,9 @@ import pytest
 from cardferry.manager import LocalManager, Settings
 from cardferry.pcsc.constants import Protocol
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Peer
-from cardferry.readers.base import Answered, ReaderObserver
+from cardferry.pcsc.reply import Reply
+from cardferry.readers.base import ReaderObserver
+from tests.callers import somebody
 from tests.manager.desk import (
     APDU,
     ATR,
@@ -375,7 +376,8 @@ async def test_manager_that_ends_does_not_wait_for_ever() -> None:
 
 async def test_all_ends_while_a_command_is_under_way() -> None:
     reader = FakeReader()
-    fail: list[Answered] = []
+    never = Reply[bytes]()
+    ended: list[Reply[bytes]] = []
 
     class Source:
         async def run(self, observer: ReaderObserver) -> None:
@@ -385,18 +387,14 @@ async def test_all_ends_while_a_command_is_under_way() -> None:
             try:
                 await asyncio.get_running_loop().create_future()
             finally:
-                fail[0](b"", lambda: reader.transmit(APDU, T1))  # as a connection does that is closed
-
-    def never_answered(apdu: bytes, protocol: Protocol, answered: Answered) -> bool:
-        fail.append(answered)
-        return True
+                never.fail(PcscError(ReturnCode.E_READER_UNAVAILABLE))  # as a connection does that is closed
 
     async def use() -> None:
         async with LocalManager([Source()]) as manager:
             await manager.changed(manager.snapshot.serial)
-            card = await (await manager.open(Peer("somebody"))).connect(READER, SHARED, Protocol.ANY)
-            reader.transmit_at_once = never_answered  # type: ignore[method-assign]
-            assert card.transmit_at_once(APDU, int(T1), lambda response, error: None)
+            card = await (await manager.open(somebody("somebody"))).connect(READER, SHARED, Protocol.ANY)
+            reader.transmit = lambda apdu, protocol: never  # type: ignore[method-assign]
+            card.transmit(APDU, int(T1)).then(ended.append)
             using.set_result(None)
             await asyncio.get_running_loop().create_future()
 
@@ -406,3 +404,4 @@ async def test_all_ends_while_a_command_is_under_way() -> None:
         await using
         task.cancel()
     assert task.cancelled()
+    assert [reply.error for reply in ended] == [never.error]

@@ -9,11 +9,13 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import CardState, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Context, Peer
+from cardferry.pcsc.interface import Context
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
 from cardferry.policy.offered import Offered, rank
+from tests.callers import somebody
 
 
 class Readers:
@@ -35,7 +37,7 @@ class Readers:
             await self._news.wait_for(lambda: self.snapshot.serial != serial)
             return self.snapshot
 
-    async def open(self, peer: Peer, patience: float | None = None) -> Context:
+    async def open(self, caller: Caller, patience: float | None = None) -> Context:
         return cast("Context", self.context)
 
 
@@ -78,7 +80,7 @@ async def test_a_pattern_for_everything_else_may_come_last() -> None:
 
 async def test_readers_that_are_not_offered_do_not_exist() -> None:
     readers = Readers("Acme", "Zeta")
-    context = await Offered(readers, ["Acme"]).open(Peer("program"))
+    context = await Offered(readers, ["Acme"]).open(somebody("program"))
     await context.connect("Acme", ShareMode.SHARED, Protocol.ANY)
     with pytest.raises(PcscError) as refused:
         await context.connect("Zeta", ShareMode.SHARED, Protocol.ANY)

@@ -19,9 +19,10 @@ from typing import Final, Self
 
 from cardferry.fleet.naming import ReaderNames
 from cardferry.news import News
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Card, Context, Peer, ResourceManager
+from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
 
 #: s that the hosts have to report their readers, before those that come after them in the list may take their names.
@@ -150,10 +151,10 @@ class Union:
             await self._news.wait()
         return self.snapshot
 
-    async def open(self, peer: Peer, patience: float | None = None) -> Context:
+    async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context; hosts hear of it when it is used with their readers."""
         self.contexts += 1
-        return _UnionContext(self, peer, patience)
+        return _UnionContext(self, caller, patience)
 
     async def ready(self) -> None:
         """Wait until the readers of all hosts are shown, but for hosts that cannot be reached at present."""
@@ -215,11 +216,11 @@ class Union:
 class _UnionContext:
     """One SCARDCONTEXT: has one at each host whose readers it has used."""
 
-    __slots__ = ("_closed", "_contexts", "_patience", "_peer", "_union")
+    __slots__ = ("_caller", "_closed", "_contexts", "_patience", "_union")
 
-    def __init__(self, union: Union, peer: Peer, patience: float | None) -> None:
+    def __init__(self, union: Union, caller: Caller, patience: float | None) -> None:
         self._union = union
-        self._peer = peer
+        self._caller = caller
         self._patience = patience
         self._contexts: dict[ResourceManager, Context] = {}
         self._closed = False
@@ -236,7 +237,7 @@ class _UnionContext:
         return card if name == reader else _RenamedCard(card, reader)
 
     async def _open(self, manager: ResourceManager) -> Context:
-        context = await manager.open(self._peer, self._patience)
+        context = await manager.open(self._caller, self._patience)
         if self._closed:
             await context.close()
             raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
@@ -261,26 +262,21 @@ class _RenamedCard:
         "_card",
         "attribute",
         "begin",
-        "begin_at_once",
         "control",
         "disconnect",
         "end",
-        "end_at_once",
         "reader",
         "reconnect",
         "set_attribute",
         "status",
         "transmit",
-        "transmit_at_once",
     )
 
     def __init__(self, card: Card, reader: str) -> None:
         self._card = card
         self.reader = reader
         self.reconnect, self.disconnect, self.status = card.reconnect, card.disconnect, card.status
-        self.begin, self.begin_at_once = card.begin, card.begin_at_once
-        self.end, self.end_at_once = card.end, card.end_at_once
-        self.transmit, self.transmit_at_once = card.transmit, card.transmit_at_once
+        self.begin, self.end, self.transmit = card.begin, card.end, card.transmit
         self.control = card.control
         self.attribute, self.set_attribute = card.attribute, card.set_attribute
 

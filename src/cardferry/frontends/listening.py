@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import pwd
 import shutil
 import socket
 import stat
@@ -185,3 +186,11 @@ def process_name(pid: int) -> str:
     except OSError:
         return "another program"
     return "".join(character if character.isprintable() else "?" for character in name)
+
+
+def user_name(uid: int) -> str:
+    """The name of an account; its number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

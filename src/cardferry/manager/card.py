@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
+from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy
-from cardferry.manager.slot import Happened, Slot
+from cardferry.manager.slot import Slot
 from cardferry.pcsc.constants import (
     MAX_APDU_SIZE,
     PROTOCOL_ANY_OLD,
@@ -16,10 +16,7 @@ from cardferry.pcsc.constants import (
     ShareMode,
 )
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Done
-
-if TYPE_CHECKING:
-    from cardferry.manager.context import LocalContext
+from cardferry.pcsc.reply import replying
 
 log = logging.getLogger(__name__)
 
@@ -30,23 +27,25 @@ class LocalCard:
     """A handle; see `cardferry.pcsc.interface.Card` for what the calls mean.
 
     Args:
-        context: whose handle it is.
         slot: the reader it is on.
+        state: the handle as the slot sees it.
+        patience: s that each call waits for its turn at most, None for ever.
+        when_closed: called when the handle has been closed.
 
     Attributes:
-        happened: what the caller must be told before it may go on.
-        lock_count: open transactions, one inside the other; an exclusive connection counts as one.
-        closed: whether the handle is closed, or its context.
+        slot: the reader it is on.
+        state: the handle as the slot sees it.
     """
 
-    __slots__ = ("_active", "closed", "context", "happened", "lock_count", "slot")
+    __slots__ = ("_active", "_patience", "_when_closed", "slot", "state")
 
-    def __init__(self, context: LocalContext, slot: Slot) -> None:
-        self.context = context
+    def __init__(
+        self, slot: Slot, state: HandleState, patience: float | None, when_closed: Callable[[LocalCard], None]
+    ) -> None:
         self.slot = slot
-        self.happened: Happened | None = None
-        self.lock_count = 0
-        self.closed = False
+        self.state = state
+        self._patience = patience
+        self._when_closed = when_closed
         self._active = Protocol.UNDEFINED
 
     @property
@@ -62,12 +61,12 @@ class LocalCard:
     @property
     def exclusive(self) -> bool:
         """Whether this handle holds the reader exclusively at this moment."""
-        return self.slot.exclusive_owner is self
+        return self.slot.exclusive_owner is self.state
 
-    def check_happened(self) -> None:
-        """Raise when the card was reset or removed and this handle has not reconnected yet."""
-        if self.happened is not None:
-            raise PcscError(self.happened.value)
+    @property
+    def closed(self) -> bool:
+        """Whether the handle is closed, or its context."""
+        return self.state.closed
 
     def _check_open(self) -> None:
         if self.closed:
@@ -76,7 +75,7 @@ class LocalCard:
 
     def _check_usable(self) -> None:
         self._check_open()
-        self.check_happened()
+        self.state.check_happened()
 
     # connect
 
@@ -91,15 +90,15 @@ class LocalCard:
         if self._refused_at_once(share):
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "somebody is connected")
         until = slot.deadline(self._connect_patience)
-        if slot.holder is not None and slot.holder.context is self.context:
+        if slot.holder is not None and slot.holder.context is self.state.context:
             await self._join(share, protocols, until)
             return
-        async with slot.turn(self, self._connect_patience):
+        async with slot.turn(self.state, self._connect_patience):
             await self._join(share, protocols, until)
 
     @property
     def _connect_patience(self) -> float | None:
-        return None if self.context.patience is None else self.slot.settings.connect_patience
+        return None if self._patience is None else self.slot.settings.connect_patience
 
     def _refused_at_once(self, share: ShareMode) -> bool:
         """Whether waiting would be of no use, or is not wanted."""
@@ -109,8 +108,8 @@ class LocalCard:
         exclusive = slot.exclusive_owner
         if exclusive is None:
             return False
-        mine, its = self.context.peer, exclusive.context.peer
-        same_process = exclusive.context is self.context or (mine.pid is not None and mine == its)
+        mine = self.state
+        same_process = exclusive.context is mine.context or exclusive.caller.same_process(mine.caller)
         return same_process or slot.settings.exclusive is ExclusivePolicy.HONOUR
 
     async def _join(self, share: ShareMode, protocols: Protocol, until: float | None) -> None:
@@ -120,15 +119,15 @@ class LocalCard:
         self._active = await slot.call(lambda: slot.device.power(share, protocols))
         if self.closed:
             raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
-        slot.add(self)
+        slot.add(self.state)
         if share is ShareMode.EXCLUSIVE:
             await self._become_exclusive(until)
 
     async def _become_exclusive(self, until: float | None) -> None:
-        if not self.lock_count:
-            await self.slot.claim(self, until)
-        self.lock_count += 1
-        self.slot.exclusive_owner = self
+        if not self.state.lock_count:
+            await self.slot.claim(self.state, until)
+        self.state.lock_count += 1
+        self.slot.exclusive_owner = self.state
         self.slot.touch()
 
     async def reconnect(self, share: ShareMode, protocols: Protocol, initialization: Disposition) -> Protocol:
@@ -138,10 +137,10 @@ class LocalCard:
         protocols = _checked(share, protocols)
         self._check_open()
         slot = self.slot
-        patience = self.context.patience
+        patience = self._patience
         until = slot.deadline(patience)
-        async with slot.turn(self, patience):
-            if share is ShareMode.EXCLUSIVE and slot.others(self):
+        async with slot.turn(self.state, patience):
+            if share is ShareMode.EXCLUSIVE and slot.others(self.state):
                 raise PcscError(ReturnCode.E_SHARING_VIOLATION, "somebody else is connected")
             if not slot.device.card_present:
                 raise PcscError(ReturnCode.E_NO_SMARTCARD)
@@ -149,13 +148,13 @@ class LocalCard:
                 wanted = Protocol.ANY if Protocol.RAW in protocols or not protocols else protocols
                 await self._reset(lambda: slot.device.reset(initialization, wanted), until)
             # What happens from now on counts again, also if it happens before we are through.
-            happened, self.happened = self.happened, None
+            happened, self.state.happened = self.state.happened, None
             try:
                 await self._renew(share, protocols, until)
             except BaseException:
-                self.happened = self.happened or happened
+                self.state.happened = self.state.happened or happened
                 raise
-            slot.dispossessed.discard(self)
+            slot.dispossessed.discard(self.state)
             slot.touch()
         return self._active
 
@@ -183,25 +182,27 @@ class LocalCard:
                 raise
 
         try:
-            await self.slot.insist(self, watched, until)
+            await self.slot.insist(self.state, watched, until)
         finally:
             if executed:
                 self.slot.tell(Happened.RESET)
 
     # transactions
 
+    @replying
     async def begin(self) -> None:
         """Begin a transaction."""
         self._check_usable()
-        await self.slot.lock(self, self.context.patience)
+        await self.slot.lock(self.state, self._patience)
 
+    @replying
     async def end(self, disposition: Disposition) -> None:
         """End a transaction; a disposition that resets marks this handle, too, as pcscd does."""
         self._check_usable()
         slot = self.slot
-        if slot.holder is not None and slot.holder is not self and slot.holder.lock_count:
+        if slot.holder is not None and slot.holder is not self.state and slot.holder.lock_count:
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "the transaction is somebody else's")
-        if self.lock_count <= self.exclusive:
+        if self.state.lock_count <= self.exclusive:
             raise PcscError(ReturnCode.E_NOT_TRANSACTED)
         try:
             if disposition in _RESETS:
@@ -210,41 +211,14 @@ class LocalCard:
             await self._unlock_once()
 
     async def _unlock_once(self) -> None:
-        if self.lock_count > 1:
-            self.lock_count -= 1
-        elif self.lock_count:
-            await self.slot.unlock(self)
-
-    # at once
-
-    @property
-    def _in_order(self) -> bool:
-        return self.happened is None and not self.closed
-
-    def begin_at_once(self) -> bool:
-        """Begin a transaction, if nobody is in the way."""
-        return self._in_order and not self.slot.device.gone and self.slot.lock_at_once(self)
-
-    def end_at_once(self, disposition: Disposition) -> bool:
-        """End a transaction that leaves the card as it is."""
-        if disposition is not Disposition.LEAVE or not self._in_order or self.lock_count <= self.exclusive:
-            return False
-        if self.slot.device.gone:
-            return False
-        if self.lock_count > 1:
-            self.lock_count -= 1
-            return True
-        return self.slot.unlock_at_once(self)
-
-    def transmit_at_once(self, apdu: bytes, protocol: int, done: Done) -> bool:
-        """Send a command APDU, if nobody is in the way."""
-        device = self.slot.device
-        if not self._in_order or len(apdu) > MAX_APDU_SIZE or protocol != device.protocol or not protocol:
-            return False
-        return self.slot.transmit_at_once(self, apdu, device.protocol, done)
+        if self.state.lock_count > 1:
+            self.state.lock_count -= 1
+        elif self.state.lock_count:
+            await self.slot.unlock(self.state)
 
     # one operation each
 
+    @replying
     async def transmit(self, apdu: bytes, protocol: int) -> bytes:
         """Send a command APDU in this handle's turn."""
         self._check_usable()
@@ -252,9 +226,9 @@ class LocalCard:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
         slot = self.slot
         return await slot.operate(
-            self,
+            self.state,
             lambda: slot.device.reader.transmit(apdu, self._transmit_protocol(protocol)),
-            self.context.patience,
+            self._patience,
         )
 
     def _transmit_protocol(self, protocol: int) -> Protocol:
@@ -271,9 +245,9 @@ class LocalCard:
         """Send a control code in this handle's turn. Works without a card, and whatever happened to it."""
         self._check_open()
         slot = self.slot
-        until = slot.deadline(self.context.patience)
-        async with slot.turn(self, self.context.patience):
-            return await slot.insist(self, lambda: slot.device.control(code, data, max_response), until)
+        until = slot.deadline(self._patience)
+        async with slot.turn(self.state, self._patience):
+            return await slot.insist(self.state, lambda: slot.device.control(code, data, max_response), until)
 
     async def attribute(self, attribute: int) -> bytes:
         """A reader attribute. It concerns the reader, not the card, so it needs no turn.
@@ -287,19 +261,19 @@ class LocalCard:
         except PcscError as error:
             if error.code is not ReturnCode.E_SHARING_VIOLATION:
                 raise
-        return await slot.operate(self, lambda: slot.device.reader.attribute(attribute), self.context.patience)
+        return await slot.operate(self.state, lambda: slot.device.reader.attribute(attribute), self._patience)
 
     async def set_attribute(self, attribute: int, value: bytes) -> None:
         """Set a reader attribute in this handle's turn."""
         self._check_usable()
         slot = self.slot
-        await slot.operate(self, lambda: slot.device.reader.set_attribute(attribute, value), self.context.patience)
+        await slot.operate(self.state, lambda: slot.device.reader.set_attribute(attribute, value), self._patience)
 
     async def status(self) -> None:
         """Raise what ``SCardStatus`` would return."""
         self._check_usable()
-        async with self.slot.turn(self, self.context.patience):
-            self.check_happened()
+        async with self.slot.turn(self.state, self._patience):
+            self.state.check_happened()
 
     # the end
 
@@ -317,7 +291,7 @@ class LocalCard:
     async def _dispose(self, disposition: Disposition) -> None:
         slot, device = self.slot, self.slot.device
         until = slot.deadline(self._connect_patience)
-        async with slot.turn(self, self._connect_patience):
+        async with slot.turn(self.state, self._connect_patience):
             try:
                 if disposition is Disposition.UNPOWER:
                     await self._reset(device.unpower, until)
@@ -329,24 +303,24 @@ class LocalCard:
                 log.info("%s: the card could not be reset: %s", self.reader, error)
 
     async def _close(self) -> None:
-        if self._forget() and self.lock_count:
-            await self.slot.unlock(self)
+        if self._forget() and self.state.lock_count:
+            await self.slot.unlock(self.state)
 
     def _forget(self) -> bool:
         if self.closed:
             return False
-        self.closed = True
-        self.context.handles.discard(self)
-        self.slot.discard(self)
+        self.state.closed = True
+        self._when_closed(self)
+        self.slot.discard(self.state)
         return True
 
     def vanish(self) -> None:
         """The client went without a word: a card that it held is reset, everything is freed. Never raises."""
         slot = self.slot
-        slot.closing(self)
+        slot.closing(self.state)
         self._forget()
-        if self.lock_count:
-            slot.take_away(self, reset=self.happened is None)
+        if self.state.lock_count:
+            slot.take_away(self.state, reset=self.state.happened is None)
 
 
 def _checked(share: ShareMode, protocols: Protocol) -> Protocol:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from cardferry.manager.card import LocalCard
+from cardferry.manager.handle import HandleState
+from cardferry.manager.slot import Slot
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Peer
-
-if TYPE_CHECKING:
-    from cardferry.manager.manager import LocalManager
 
 #: Handles that one context may have open, as with pcscd (``PCSC_MAX_CONTEXT_CARD_HANDLES``): a program that forgets to
 #: disconnect learns it before it has filled our memory.
@@ -21,28 +21,39 @@ class LocalContext:
     """A caller's context; see `cardferry.pcsc.interface.Context`.
 
     Args:
-        manager: where the readers are.
-        peer: who calls.
+        find: the slot of the reader that has a name; raises ``E_UNKNOWN_READER``.
+        caller: who calls.
         patience: s that each call waits for its turn at most, None for ever.
+        closed: called when the context has been closed.
+
+    Attributes:
+        cards: its open handles.
     """
 
-    __slots__ = ("closed", "handles", "manager", "patience", "peer")
+    __slots__ = ("_caller", "_closed", "_find", "_patience", "_when_closed", "cards")
 
-    def __init__(self, manager: LocalManager, peer: Peer, patience: float | None) -> None:
-        self.manager = manager
-        self.peer = peer
-        self.patience = patience
-        self.handles: set[LocalCard] = set()
-        self.closed = False
+    def __init__(
+        self,
+        find: Callable[[str], Slot],
+        caller: Caller,
+        patience: float | None,
+        closed: Callable[[LocalContext], None],
+    ) -> None:
+        self._find = find
+        self._caller = caller
+        self._patience = patience
+        self._when_closed = closed
+        self.cards: set[LocalCard] = set()
+        self._closed = False
 
     async def connect(self, reader: str, share: ShareMode, protocols: Protocol) -> LocalCard:
         """Connect to a reader."""
-        if self.closed:
+        if self._closed:
             raise PcscError(ReturnCode.E_INVALID_HANDLE)
-        if len(self.handles) >= MAX_HANDLES:
+        if len(self.cards) >= MAX_HANDLES:
             raise PcscError(ReturnCode.E_NO_MEMORY, f"{MAX_HANDLES} handles are open in this context")
-        card = LocalCard(self, self.manager.slot(reader))
-        self.handles.add(card)
+        card = LocalCard(self._find(reader), HandleState(self, self._caller), self._patience, self.cards.discard)
+        self.cards.add(card)
         try:
             await card.connect(share, protocols)
         except BaseException:
@@ -52,7 +63,7 @@ class LocalContext:
 
     async def close(self) -> None:
         """Free every handle, at once. Calls that wait end; a command that is at the card is finished, then dropped."""
-        self.closed = True
-        self.manager.contexts.discard(self)
-        for card in tuple(self.handles):
+        self._closed = True
+        self._when_closed(self)
+        for card in tuple(self.cards):
             card.vanish()

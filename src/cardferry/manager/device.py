@@ -3,8 +3,6 @@
 Where bugs of readers stop. `Device.call` is the only way to a `Reader`. An exception that is no `PcscError` is logged
 there with its traceback and becomes ``F_INTERNAL_ERROR``: the broken reader fails, everything else goes on.
 
-A call at once (see `cardferry.pcsc.interface`) is a call, too: while it is under way no other one begins.
-
 The methods under "inside a call" are what is given to `Device.call`: they talk to the reader and keep our picture of
 it in step.
 """
@@ -18,7 +16,7 @@ from typing import TypeVar
 
 from cardferry.pcsc.constants import CardState, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.readers.base import Answered, Reader, Rest
+from cardferry.readers.base import Reader
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +68,7 @@ class Device:
         self._changed = changed
         self._reset_by_others = reset_by_others
         self._loop = asyncio.get_running_loop()
-        self._one_call = asyncio.Lock()
-        #: A call at once is under way; done when it has ended, if anybody waits for that.
-        self._at_once = False
-        self._at_once_ended: asyncio.Future[None] | None = None
+        self._mutex = asyncio.Lock()
         #: How we are connected to the reader; `ShareMode.SHARED` means that the card has power.
         self._connected: ShareMode | None = None
         self._to_let_go = False
@@ -139,81 +134,19 @@ class Device:
         Raises:
             PcscError: what ``check`` or ``work`` raises. After ``W_RESET_CARD`` of ``work`` the handles have been told.
         """
-        async with self._one_call:
-            while self._at_once:
-                if self._at_once_ended is None:
-                    self._at_once_ended = self._loop.create_future()
-                await asyncio.shield(self._at_once_ended)
+        async with self._mutex:
             self.check_gone()
             if check is not None:
                 check()
-            return await self._within(work)
-
-    async def _within(self, work: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await work()
-        except PcscError as error:
-            if error.code is ReturnCode.W_RESET_CARD:
-                self._reset_by_others()
-            raise
-        except Exception as error:  # the boundary that the module's docstring describes
-            log.exception("%s: a bug in the reader", self.reader.name)
-            raise PcscError(ReturnCode.F_INTERNAL_ERROR, repr(error)) from error
-
-    # calls at once
-
-    @property
-    def idle(self) -> bool:
-        """Whether a call could begin now."""
-        return not (self._at_once or self.gone or self._one_call.locked())
-
-    def claim_at_once(self) -> bool:
-        """Claim the reader if that needs no waiting; the device must be `idle`."""
-        return self._try(self.reader.claim_at_once)
-
-    def release_at_once(self) -> bool:
-        """Release the reader if that needs no waiting; the device must be `idle`."""
-        return self._try(self.reader.release_at_once)
-
-    def transmit_at_once(self, apdu: bytes, protocol: Protocol, answered: Answered) -> bool:
-        """Send a command if it can leave now; the device must be `idle`. False says that nothing was done.
-
-        The call ends with the response that ``answered`` gets, or with `finish` of what it gets instead, or with
-        `give_up` when the reader is gone by then.
-        """
-
-        def taken(response: bytes, rest: Rest | None) -> None:
-            if rest is None:
-                self._end_at_once()
-            answered(response, rest)
-
-        self._at_once = self._try(lambda: self.reader.transmit_at_once(apdu, protocol, taken))
-        return self._at_once
-
-    def _try(self, work: Callable[[], bool]) -> bool:
-        try:
-            return work()
-        except Exception:  # the boundary that the module's docstring describes
-            log.exception("%s: a bug in the reader", self.reader.name)
-            return False
-
-    async def finish(self, rest: Rest) -> bytes:
-        """Do the rest of a transmit at once; returns and raises as `call` does."""
-        try:
-            return await self._within(rest)
-        finally:
-            self._end_at_once()
-
-    def give_up(self) -> PcscError:
-        """Leave the rest of a transmit at once undone, because the reader is gone; returns what the caller is told."""
-        self._end_at_once()
-        return PcscError(ReturnCode.E_READER_UNAVAILABLE)
-
-    def _end_at_once(self) -> None:
-        self._at_once = False
-        ended, self._at_once_ended = self._at_once_ended, None
-        if ended is not None:
-            ended.set_result(None)
+            try:
+                return await work()
+            except PcscError as error:
+                if error.code is ReturnCode.W_RESET_CARD:
+                    self._reset_by_others()
+                raise
+            except Exception as error:  # the boundary that the module's docstring describes
+                log.exception("%s: a bug in the reader", self.reader.name)
+                raise PcscError(ReturnCode.F_INTERNAL_ERROR, repr(error)) from error
 
     # inside a call
 

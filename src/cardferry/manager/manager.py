@@ -10,16 +10,16 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
-from cardferry.manager.card import LocalCard
 from cardferry.manager.context import LocalContext
+from cardferry.manager.handle import HandleState
 from cardferry.manager.settings import Settings
 from cardferry.manager.slot import Slot
 from cardferry.manager.status import ManagerStatus, SlotStatus, WaiterStatus
 from cardferry.news import News
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Peer
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.readers.base import Reader, ReaderSource
 
@@ -97,9 +97,9 @@ class LocalManager:
             await self._news.wait()
         return self.snapshot
 
-    async def open(self, peer: Peer, patience: float | None = None) -> LocalContext:
+    async def open(self, caller: Caller, patience: float | None = None) -> LocalContext:
         """Open a context."""
-        context = LocalContext(self, peer, patience)
+        context = LocalContext(self.slot, caller, patience, self.contexts.discard)
         self.contexts.add(context)
         return context
 
@@ -175,11 +175,12 @@ def _slot_status(slot: Slot) -> SlotStatus:
     owner = slot.holder
     return SlotStatus.of(
         slot.state,
-        clients=sorted(card.context.peer.name for card in slot.cards),
-        holder=owner.context.peer.name if owner is not None else None,
+        clients=sorted(str(handle.caller) for handle in slot.handles),
+        holder=str(owner.caller) if owner is not None else None,
         held=now - slot.turns.owned_since if owner is not None else 0.0,
         waiters=[
-            WaiterStatus(cast("LocalCard", waiting.caller).context.peer.name, now - waiting.since)
+            WaiterStatus(str(waiting.caller.caller), now - waiting.since)
             for waiting in slot.turns.waiting
+            if isinstance(waiting.caller, HandleState)
         ],
     )

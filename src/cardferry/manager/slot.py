@@ -15,33 +15,23 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from enum import Enum
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar
 
 from cardferry.manager.device import Device
+from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy, Settings
 from cardferry.manager.turns import Turns
-from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol
+from cardferry.pcsc.constants import SHARING_EXCLUSIVE
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Done
 from cardferry.pcsc.reader_state import ReaderState
-from cardferry.readers.base import Reader, Rest
-
-if TYPE_CHECKING:
-    from cardferry.manager.card import LocalCard
+from cardferry.pcsc.reply import Reply, replying, within
+from cardferry.readers.base import Reader
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Start = Callable[[Coroutine[object, object, None]], None]
 Check = Callable[[], None]
-
-
-class Happened(Enum):
-    """What a handle must be told before it may go on (pcsc-lite's reader event state)."""
-
-    RESET = ReturnCode.W_RESET_CARD
-    REMOVED = ReturnCode.W_REMOVED_CARD
 
 
 class Slot:
@@ -55,8 +45,8 @@ class Slot:
 
     Attributes:
         device: the reader and its card.
-        turns: the queue; its owner is a `LocalCard`, or the slot itself while it cleans up.
-        cards: all open handles.
+        turns: the queue; its owner is a handle, or the slot itself while it cleans up.
+        handles: all that are open.
         exclusive_owner: the one that shares with nobody.
         dispossessed: handles that were exclusive and are not any more. They do not count as connected until they
             reconnect.
@@ -66,13 +56,13 @@ class Slot:
         self.settings = settings
         self.device = Device(reader, settings.linger, start, self.touch, self._reset_by_others)
         self.turns = Turns(settings.max_idle, settings.ticket_life, self._evict)
-        self.cards: set[LocalCard] = set()
-        self.exclusive_owner: LocalCard | None = None
-        self.dispossessed: set[LocalCard] = set()
+        self.handles: set[HandleState] = set()
+        self.exclusive_owner: HandleState | None = None
+        self.dispossessed: set[HandleState] = set()
         self._publish = publish
         self._start = start
         self._loop = asyncio.get_running_loop()
-        self._claiming: asyncio.Timeout | None = None
+        self._claiming: Reply[None] | None = None
         self._state: ReaderState | None = None
         self._marks = 0
 
@@ -104,17 +94,17 @@ class Slot:
         """0 nobody, n shared handles, -1 exclusive."""
         if self.exclusive_owner is not None:
             return SHARING_EXCLUSIVE
-        return len(self.cards) - len(self.dispossessed)
+        return len(self.handles) - len(self.dispossessed)
 
-    def others(self, card: LocalCard) -> int:
+    def others(self, handle: HandleState) -> int:
         """How many handles besides that one are connected."""
-        return len(self.cards) - len(self.dispossessed) - (card in self.cards and card not in self.dispossessed)
+        return len(self.handles) - len(self.dispossessed) - (handle in self.handles and handle not in self.dispossessed)
 
     @property
-    def holder(self) -> LocalCard | None:
+    def holder(self) -> HandleState | None:
         """The handle whose turn it is."""
         owner = self.turns.owner
-        return None if owner is None or owner is self else cast("LocalCard", owner)
+        return owner if isinstance(owner, HandleState) else None
 
     def touch(self) -> None:
         """The state may be another one from now on."""
@@ -143,42 +133,42 @@ class Slot:
     def _reset_by_others(self) -> None:
         self.tell(Happened.RESET)
 
-    def tell(self, happened: Happened, *, but: LocalCard | None = None) -> None:
+    def tell(self, happened: Happened, *, but: HandleState | None = None) -> None:
         """Mark all handles, except one, so that their next call says what happened."""
-        self._mark(happened, [card for card in self.cards if card is not but])
+        self._mark(happened, [handle for handle in self.handles if handle is not but])
 
-    def _mark(self, happened: Happened, cards: Iterable[LocalCard]) -> None:
+    def _mark(self, happened: Happened, handles: Iterable[HandleState]) -> None:
         """A removal is not outdone by a reset."""
-        for card in cards:
-            if card.happened is not Happened.REMOVED:
-                card.happened = happened
+        for handle in handles:
+            if handle.happened is not Happened.REMOVED:
+                handle.happened = happened
         self._marks += 1
         self.touch()
 
     # handles come and go
 
-    def add(self, card: LocalCard) -> None:
+    def add(self, handle: HandleState) -> None:
         """A handle was opened."""
-        self.cards.add(card)
+        self.handles.add(handle)
         self.settle()
 
-    def discard(self, card: LocalCard) -> None:
+    def discard(self, handle: HandleState) -> None:
         """A handle was closed, or could not be opened."""
-        self.cards.discard(card)
-        self.dispossessed.discard(card)
-        if self.exclusive_owner is card:
+        self.handles.discard(handle)
+        self.dispossessed.discard(handle)
+        if self.exclusive_owner is handle:
             self.exclusive_owner = None
-        self.turns.drop(card)
+        self.turns.drop(handle)
         self.settle()
 
     def settle(self) -> None:
         """Handles have come or gone."""
-        self.device.settle(len(self.cards))
+        self.device.settle(len(self.handles))
         self.touch()
 
     # turns
 
-    async def take(self, card: LocalCard, patience: float | None) -> None:
+    async def take(self, handle: HandleState, patience: float | None) -> None:
         """Wait until the card is the caller's; nothing happens when it is already.
 
         When another handle of the same context owns the card, waiting would be a deadlock: the one request that
@@ -186,26 +176,26 @@ class Slot:
         """
         self.device.check_gone()
         holder = self.holder
-        if holder is card:
+        if holder is handle:
             return
-        same = holder is not None and holder.context is card.context
-        await self.turns.enter(card, 0.0 if same else patience)
-        if self.device.gone or card.closed:
-            self.turns.leave(card)
+        same = holder is not None and holder.context is handle.context
+        await self.turns.enter(handle, 0.0 if same else patience)
+        if self.device.gone or handle.closed:
+            self.turns.leave(handle)
             self.device.check_gone()
             raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
 
     @asynccontextmanager
-    async def turn(self, card: LocalCard, patience: float | None) -> AsyncIterator[None]:
+    async def turn(self, handle: HandleState, patience: float | None) -> AsyncIterator[None]:
         """For one operation: wait until the card is the caller's, or go ahead inside the caller's transaction."""
-        await self.take(card, patience)
+        await self.take(handle, patience)
         try:
             yield
         finally:
-            if not card.lock_count:
-                self.turns.leave(card)
+            if not handle.lock_count:
+                self.turns.leave(handle)
 
-    async def operate(self, card: LocalCard, work: Callable[[], Awaitable[T]], patience: float | None) -> T:
+    async def operate(self, handle: HandleState, work: Callable[[], Awaitable[T]], patience: float | None) -> T:
         """Do one thing with the reader in the caller's turn, unless the card was reset or removed.
 
         Args:
@@ -214,15 +204,15 @@ class Slot:
             patience: s to wait for the turn and for other users of the reader together, None for ever.
         """
         until = self.deadline(patience)
-        await self.take(card, patience)
+        await self.take(handle, patience)
         try:
-            return await self.insist(card, work, until, card.check_happened)
+            return await self.insist(handle, work, until, handle.check_happened)
         finally:
-            if not card.lock_count:
-                self.turns.leave(card)
+            if not handle.lock_count:
+                self.turns.leave(handle)
 
     async def insist(
-        self, card: LocalCard, work: Callable[[], Awaitable[T]], until: float | None, check: Check | None = None
+        self, handle: HandleState, work: Callable[[], Awaitable[T]], until: float | None, check: Check | None = None
     ) -> T:
         """Do one thing with the reader in a turn that the caller has; for ``check`` see `Device.call`.
 
@@ -232,22 +222,22 @@ class Slot:
         try:
             return await self.call(work, check)
         except PcscError as error:
-            if not self._in_the_way(card, error):
+            if not self._in_the_way(handle, error):
                 raise
-        return await self._insist(card, work, until, check)
+        return await self._insist(handle, work, until, check)
 
-    def _in_the_way(self, card: LocalCard, error: PcscError) -> bool:
+    def _in_the_way(self, handle: HandleState, error: PcscError) -> bool:
         """Whether another user of the reader is in the caller's way, and a claim would help."""
-        return error.code is ReturnCode.E_SHARING_VIOLATION and not card.lock_count and self.turns.owner is card
+        return error.code is ReturnCode.E_SHARING_VIOLATION and not handle.lock_count and self.turns.owner is handle
 
     async def _insist(
-        self, card: LocalCard, work: Callable[[], Awaitable[T]], until: float | None, check: Check | None
+        self, handle: HandleState, work: Callable[[], Awaitable[T]], until: float | None, check: Check | None
     ) -> T:
-        await self.claim(card, until)
+        await self.claim(handle, until)
         try:
             return await self.call(work, check)
         finally:
-            await self._release_for(card)
+            await self._release_for(handle)
 
     async def call(self, work: Callable[[], Awaitable[T]], check: Check | None = None) -> T:
         """Do one thing with the reader, see `Device.call`; the owner is not idle meanwhile."""
@@ -261,97 +251,22 @@ class Slot:
         """When that patience ends, on the loop's clock; None never."""
         return None if patience is None else self._loop.time() + patience
 
-    def transmit_at_once(self, card: LocalCard, apdu: bytes, protocol: Protocol, done: Done) -> bool:
-        """`operate` with a command that can leave now, if the card is the caller's or nobody's."""
-        turns, device = self.turns, self.device
-        if not device.idle or not turns.enter_at_once(card):
-            return False
-        until = self.deadline(card.context.patience)
-
-        def answered(response: bytes, rest: Rest | None) -> None:
-            failure = None
-            if rest is not None:
-                if not device.gone:
-                    self._start(self._finish(card, rest, lambda: device.reader.transmit(apdu, protocol), until, done))
-                    return
-                # There is nothing left to do; and the manager may be ending, and start nothing any more.
-                failure = device.give_up()
-            turns.busy(False)
-            if not card.lock_count:
-                turns.leave(card)
-            done(response, failure)
-
-        if device.transmit_at_once(apdu, protocol, answered):
-            turns.busy(True)
-            return True
-        if not card.lock_count:
-            turns.leave(card)
-        return False
-
-    async def _finish(
-        self,
-        card: LocalCard,
-        rest: Rest,
-        again: Rest,
-        until: float | None,
-        done: Done,
-    ) -> None:
-        """What was sent at once has not just been answered: go on as `operate` does."""
-        response, failure = b"", None
-        try:
-            try:
-                response = await self.device.finish(rest)
-            except PcscError as error:
-                self.turns.busy(False)
-                if not self._in_the_way(card, error):
-                    raise
-                response = await self._insist(card, again, until, card.check_happened)
-        except PcscError as error:
-            failure = error
-        except asyncio.CancelledError:
-            failure = PcscError(ReturnCode.E_CANCELLED, "the resource manager stops")
-            raise
-        finally:
-            self.turns.busy(False)
-            if not card.lock_count:
-                self.turns.leave(card)
-            done(response, failure)
-
     # transactions
 
-    def lock_at_once(self, card: LocalCard) -> bool:
-        """`lock`, if nobody is in the way."""
-        if not card.lock_count:
-            if not self.device.idle or not self.turns.enter_at_once(card):
-                return False
-            if not self.device.claim_at_once():
-                self.turns.leave(card)
-                return False
-        card.lock_count += 1
-        return True
-
-    def unlock_at_once(self, card: LocalCard) -> bool:
-        """`unlock`, if the reader can be released now."""
-        if not self.device.idle or not self.device.release_at_once():
-            return False
-        card.lock_count = 0
-        self.turns.leave(card)
-        return True
-
-    async def lock(self, card: LocalCard, patience: float | None) -> None:
+    async def lock(self, handle: HandleState, patience: float | None) -> None:
         """Begin a transaction: make the caller the owner, here and towards other users of the reader."""
-        if not card.lock_count:
+        if not handle.lock_count:
             until = self.deadline(patience)
-            await self.take(card, patience)
+            await self.take(handle, patience)
             try:
-                card.check_happened()
-                await self.claim(card, until)
+                handle.check_happened()
+                await self.claim(handle, until)
             except BaseException:
-                self.turns.leave(card)
+                self.turns.leave(handle)
                 raise
-        card.lock_count += 1
+        handle.lock_count += 1
 
-    async def claim(self, card: LocalCard, until: float | None) -> None:
+    async def claim(self, handle: HandleState, until: float | None) -> None:
         """The card is the caller's here; keep other users of the reader away, too.
 
         Raises:
@@ -359,45 +274,50 @@ class Slot:
                 turn is over, and the caller has the first place in the queue. ``E_CANCELLED`` when the caller was
                 closed, ``W_REMOVED_CARD`` when the card went, or the reader's own error.
         """
+        claiming = self._claiming = self._claim()
         try:
-            async with asyncio.timeout_at(until) as self._claiming:
-                await self.call(self.device.reader.claim)
+            await within(claiming, until)
         except (TimeoutError, asyncio.CancelledError) as error:
-            self._let_go(card)
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            self._check_meanwhile(card)
-            self.turns.keep_first(card)
+            self._let_go(handle)
+            if isinstance(error, asyncio.CancelledError) and self._claiming is claiming:
+                raise  # we are cancelled, and `_stop_claiming` was not called
+            self._check_meanwhile(handle)
+            self.turns.keep_first(handle)
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "a local program has the card") from None
         finally:
             self._claiming = None
         try:
-            self._check_meanwhile(card)
+            self._check_meanwhile(handle)
         except PcscError:
-            self._let_go(card)
+            self._let_go(handle)
             raise
 
-    def _check_meanwhile(self, card: LocalCard) -> None:
+    @replying
+    async def _claim(self) -> None:
+        await self.call(self.device.reader.claim)
+
+    def _check_meanwhile(self, handle: HandleState) -> None:
         self.device.check_gone()
-        if card.closed:
+        if handle.closed:
             raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
-        card.check_happened()
+        handle.check_happened()
 
     def _stop_claiming(self) -> None:
-        if self._claiming is not None and not self._claiming.expired():
-            self._claiming.reschedule(self._loop.time())
+        claiming, self._claiming = self._claiming, None
+        if claiming is not None:
+            claiming.cancel()
 
-    async def unlock(self, card: LocalCard) -> None:
+    async def unlock(self, handle: HandleState) -> None:
         """The caller's outermost transaction ends."""
-        card.lock_count = 0
-        await self._release_for(card)
-        self.turns.leave(card)
+        handle.lock_count = 0
+        await self._release_for(handle)
+        self.turns.leave(handle)
 
-    async def _release_for(self, card: LocalCard) -> None:
+    async def _release_for(self, handle: HandleState) -> None:
         try:
             await self._release()
         except asyncio.CancelledError:
-            self._let_go(card)
+            self._let_go(handle)
             raise
 
     async def _release(self) -> None:
@@ -408,32 +328,32 @@ class Slot:
 
     # when a call or a transaction shall end before its time
 
-    def closing(self, card: LocalCard) -> None:
+    def closing(self, handle: HandleState) -> None:
         """The caller closes the handle, or has vanished: its place in the queue and its waits end."""
-        self.turns.drop(card)
-        if self.turns.owner is card:
+        self.turns.drop(handle)
+        if self.turns.owner is handle:
             self._stop_claiming()
 
-    def take_away(self, card: LocalCard, *, reset: bool) -> None:
+    def take_away(self, handle: HandleState, *, reset: bool) -> None:
         """End the transaction of an owner that does not end it. The owner must have one.
 
         Args:
-            card: the owner.
+            handle: the owner.
             reset: whether the card must forget what the owner did; the other handles are told.
         """
-        card.lock_count = 0
-        if self.exclusive_owner is card:
+        handle.lock_count = 0
+        if self.exclusive_owner is handle:
             self.exclusive_owner = None
-            self.dispossessed.add(card)
+            self.dispossessed.add(handle)
         reset = reset and self.device.session
         if reset:
-            self.tell(Happened.RESET, but=card)
-        self._let_go(card, reset=reset)
+            self.tell(Happened.RESET, but=handle)
+        self._let_go(handle, reset=reset)
         self.touch()
 
-    def _let_go(self, card: LocalCard, *, reset: bool = False) -> None:
+    def _let_go(self, handle: HandleState, *, reset: bool = False) -> None:
         """Make the slot the owner, and the next in the queue when the card was reset and released."""
-        if self.turns.hand_over(card, self):
+        if self.turns.hand_over(handle, self):
             self._start(self._recover(reset))
 
     async def _recover(self, reset: bool) -> None:
@@ -448,15 +368,14 @@ class Slot:
             finally:
                 self.turns.leave(self)
 
-    def _evict(self, owner: object) -> None:
-        if owner is self:
-            return
-        card = cast("LocalCard", owner)
-        if self.exclusive_owner is card and self.settings.exclusive is ExclusivePolicy.HONOUR:
+    def _evict(self, handle: object) -> None:
+        if not isinstance(handle, HandleState):
+            return  # the slot itself: it is cleaning up
+        if self.exclusive_owner is handle and self.settings.exclusive is ExclusivePolicy.HONOUR:
             return
         log.warning("%s: %s idle for %g s while others wait: the card is reset and goes to the next one",
-                    self.name, card.context.peer.name, self.settings.max_idle)  # fmt: skip
-        self._mark(Happened.RESET, (card,))
-        if self.exclusive_owner is card:
+                    self.name, handle.caller, self.settings.max_idle)  # fmt: skip
+        self._mark(Happened.RESET, (handle,))
+        if self.exclusive_owner is handle:
             self.device.exchanged()
-        self.take_away(card, reset=True)
+        self.take_away(handle, reset=True)

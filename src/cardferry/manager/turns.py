@@ -76,15 +76,6 @@ class Turns:
         self.owner: Hashable | None = None
         self.owned_since = 0.0
 
-    def enter_at_once(self, caller: Hashable) -> bool:
-        """`enter` if nobody has the card; whether the caller owns the card now.
-
-        Not for who has a place in the queue: he would lose it if the turn that he gets were of no use to him.
-        """
-        if self.owner is None and caller not in self._tickets:
-            self._take(caller)
-        return self.owner is caller
-
     async def enter(self, caller: Hashable, patience: float | None) -> None:
         """Wait until the card is the caller's.
 

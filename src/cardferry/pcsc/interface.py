@@ -15,38 +15,18 @@ moment. It ends the calls that wait.
 A cancelled call (``asyncio.CancelledError``) gives up its place; an APDU that has been handed to the reader
 is still answered by the card, and the answer is dropped.
 
-Calls at once: begin, end and transmit, which programs make most, have a second form that needs no task. It does the
-same when nothing has to be waited for first, and otherwise does nothing and says so; then the coroutine is the way. A
-layer that has nothing to gain derives from `Deliberate`, which always says so.
+Begin, end and transmit, which programs make most, return a `Reply`: it is there at once when nothing had to be waited
+for, and otherwise comes without a task. A layer that wraps a card adds what it wants by `Reply.then`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol as Interface
 
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
-from cardferry.pcsc.errors import PcscError
 from cardferry.pcsc.reader_state import Snapshot
-
-#: Takes the end of a call at once: the response, or why there is none.
-Done = Callable[[bytes, PcscError | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who is calling, as far as it is known. Shown in ``status``, logs and audit; never trusted blindly.
-
-    Attributes:
-        name: words for people, such as ``pid 4711 opensc-tool``.
-        uid: user id of the calling process on its own computer, where the kernel told us.
-        pid: its process id, likewise.
-    """
-
-    name: str
-    uid: int | None = None
-    pid: int | None = None
+from cardferry.pcsc.reply import Reply
 
 
 class Card(Interface):
@@ -66,37 +46,20 @@ class Card(Interface):
         """Renew the connection: clears ``W_RESET_CARD`` and ``W_REMOVED_CARD``; returns the active protocol."""
         ...
 
-    async def begin(self) -> None:
+    def begin(self) -> Reply[None]:
         """Begin a transaction. Nested calls count up."""
         ...
 
-    async def end(self, disposition: Disposition) -> None:
+    def end(self, disposition: Disposition) -> Reply[None]:
         """End a transaction. ``E_NOT_TRANSACTED`` when there is none, ``E_SHARING_VIOLATION`` for non-owners."""
         ...
 
-    async def transmit(self, apdu: bytes, protocol: int) -> bytes:
+    def transmit(self, apdu: bytes, protocol: int) -> Reply[bytes]:
         """Send a command APDU, return the response with its status word.
 
         Args:
             apdu: the command, at most `MAX_APDU_SIZE` bytes.
             protocol: ``ioSendPciProtocol`` as the application gave it, checked against the active protocol.
-        """
-        ...
-
-    def begin_at_once(self) -> bool:
-        """`begin` if it can be done now without waiting; False says that nothing was done. Never raises."""
-        ...
-
-    def end_at_once(self, disposition: Disposition) -> bool:
-        """`end` if it can be done now without waiting; False says that nothing was done. Never raises."""
-        ...
-
-    def transmit_at_once(self, apdu: bytes, protocol: int, done: Done) -> bool:
-        """`transmit` if the command can leave now; False says that nothing was done. Never raises.
-
-        Args:
-            apdu, protocol: as for `transmit`.
-            done: called once, and not before this method has returned True. It must not raise.
         """
         ...
 
@@ -119,26 +82,6 @@ class Card(Interface):
     async def disconnect(self, disposition: Disposition) -> None:
         """Close the handle. It is closed even when an error is raised."""
         ...
-
-
-class Deliberate:
-    """For a `Card` that does nothing at once."""
-
-    __slots__ = ()
-
-    def begin_at_once(self) -> bool:
-        """Nothing was done."""
-        return False
-
-    def end_at_once(self, disposition: Disposition) -> bool:
-        """Nothing was done."""
-        del disposition
-        return False
-
-    def transmit_at_once(self, apdu: bytes, protocol: int, done: Done) -> bool:
-        """Nothing was done."""
-        del apdu, protocol, done
-        return False
 
 
 class Context(Interface):
@@ -165,6 +108,6 @@ class ResourceManager(Interface):
         """Wait until the snapshot's serial is another one than ``serial``; return that snapshot."""
         ...
 
-    async def open(self, peer: Peer, patience: float | None = None) -> Context:
-        """Open a context for ``peer``; ``patience`` in s bounds each wait for a turn."""
+    async def open(self, caller: Caller, patience: float | None = None) -> Context:
+        """Open a context for ``caller``; ``patience`` in s bounds each wait for a turn."""
         ...

@@ -10,9 +10,10 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Card, Context, Peer, ResourceManager
+from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
 
 #: Reader events wrap from here to 1, see `Snapshot`.
@@ -66,9 +67,9 @@ class Offered:
             await self._manager.changed(self._all.serial)
         return self.snapshot
 
-    async def open(self, peer: Peer, patience: float | None = None) -> Context:
+    async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context."""
-        return _OfferedContext(await self._manager.open(peer, patience), self._patterns)
+        return _OfferedContext(await self._manager.open(caller, patience), self._patterns)
 
     def _chosen(self, readers: Sequence[ReaderState]) -> tuple[ReaderState, ...]:
         ranked = [(rank(reader.name, self._patterns), reader) for reader in readers]

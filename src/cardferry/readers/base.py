@@ -9,22 +9,15 @@ A cancelled method leaves the reader in step: what was sent to the card is still
 the next call comes after it. A cancelled `Reader.connect` may have connected, a cancelled `Reader.claim` may have
 claimed: the manager calls `Reader.disconnect` or `Reader.release` then.
 
-Claim, release and transmit have a second form that needs no task, see `cardferry.pcsc.interface`. A reader that has
-nothing to gain from it derives from `Deliberate`.
+Claim, release and transmit return a `Reply`; see `cardferry.pcsc.interface`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Protocol as Interface
 
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
-
-#: What is left to do of a transmit at once when the answer was not simply the response. It is called at most once,
-#: belongs to the same call, and returns the response or raises what `Reader.transmit` would.
-Rest = Callable[[], Awaitable[bytes]]
-#: Takes what came of a transmit at once: the response, or the rest.
-Answered = Callable[[bytes, Rest | None], None]
+from cardferry.pcsc.reply import Reply
 
 
 class Reader(Interface):
@@ -57,7 +50,7 @@ class Reader(Interface):
         """The last handle has gone. The card may be powered off, whatever the disposition. Ends a claim."""
         ...
 
-    async def claim(self) -> None:
+    def claim(self) -> Reply[None]:
         """Somebody above holds the card from now on: keep other users of the reader away.
 
         May return before that is certain; the next call then waits, or carries the error. May take as long as other
@@ -69,11 +62,11 @@ class Reader(Interface):
         """
         ...
 
-    async def release(self) -> None:
+    def release(self) -> Reply[None]:
         """Nobody above holds the card any more. Without a claim, nothing happens."""
         ...
 
-    async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
+    def transmit(self, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
         """Send a command APDU, return the response with its status word.
 
         Inside a claim this waits as long as another user of the reader keeps the card for itself. May be cancelled; the
@@ -90,23 +83,6 @@ class Reader(Interface):
         """
         ...
 
-    def claim_at_once(self) -> bool:
-        """`claim` if it can be done now without waiting; False says that nothing was done."""
-        ...
-
-    def release_at_once(self) -> bool:
-        """`release` if it can be done now without waiting; False says that nothing was done."""
-        ...
-
-    def transmit_at_once(self, apdu: bytes, protocol: Protocol, answered: Answered) -> bool:
-        """`transmit` if the command can leave now; False says that nothing was done.
-
-        Args:
-            apdu, protocol: as for `transmit`.
-            answered: called once, and not before this method has returned True.
-        """
-        ...
-
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader itself."""
         ...
@@ -118,25 +94,6 @@ class Reader(Interface):
     async def set_attribute(self, attribute: int, value: bytes) -> None:
         """Set a reader attribute."""
         ...
-
-
-class Deliberate:
-    """For a `Reader` that does nothing at once."""
-
-    __slots__ = ()
-
-    def claim_at_once(self) -> bool:
-        """Nothing was done."""
-        return False
-
-    def release_at_once(self) -> bool:
-        """Nothing was done."""
-        return False
-
-    def transmit_at_once(self, apdu: bytes, protocol: Protocol, answered: Answered) -> bool:
-        """Nothing was done."""
-        del apdu, protocol, answered
-        return False
 
 
 class ReaderObserver(Interface):

@@ -26,7 +26,8 @@ from cardferry.pcsc.constants import (
     ShareMode,
 )
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.readers.base import Deliberate, ReaderObserver
+from cardferry.pcsc.reply import DONE, Reply, replying
+from cardferry.readers.base import ReaderObserver
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def negotiate(atr: bytes, wanted: Protocol) -> Protocol:
     raise PcscError(ReturnCode.E_PROTO_MISMATCH, f"the card offers {offered!r}, {wanted!r} is wanted")
 
 
-class SlotReader(Deliberate):
+class SlotReader:
     """A reader with one slot.
 
     Args:
@@ -164,12 +165,15 @@ class SlotReader(Deliberate):
             self._powered = False
             self._protocol = Protocol.UNDEFINED
 
-    async def claim(self) -> None:
+    def claim(self) -> Reply[None]:
         """Nobody else can use this reader: nothing to do."""
+        return DONE
 
-    async def release(self) -> None:
+    def release(self) -> Reply[None]:
         """Nothing to do."""
+        return DONE
 
+    @replying
     async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
         """Let the card answer a command."""
         port = self._port

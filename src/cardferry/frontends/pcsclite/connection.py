@@ -1,16 +1,14 @@
 """One application's connection: requests in, replies out, strictly one after the other, as pcscd does it.
 
 What is known without asking anybody (versions, reader states, waiting for changes) is answered at once from the
-snapshot. A call that may have to wait runs in a task of the front, and the next request is looked at when its reply
-has been written. The semantics are those of pcsc-lite's ``winscard_svc.c``; differences are in ``docs/semantics.md``.
+snapshot. Of all else the next request is looked at when the reply to the last one has been written. The semantics are those of pcsc-lite's ``winscard_svc.c``; differences are in ``docs/semantics.md``.
 
 Waiting for changes. A wait registers the connection for one event, and a stop takes that back; exactly one of event and
 answer to the stop goes out for each registration. A client of level 4:6 asks for the states right after its wait, and
 would take an event before them for their size: the event is held back until they are out, or until the client asks for
 something else, and thus not for states.
 
-Where bugs stop. `Connection._call` runs what a resource manager does. An exception from there that is no `PcscError` is
-logged with its traceback and becomes ``F_INTERNAL_ERROR`` for the one program that asked.
+Where bugs stop. A call is a `Reply`: an exception behind it becomes ``F_INTERNAL_ERROR`` for the one program that asked.
 """
 
 from __future__ import annotations
@@ -19,13 +17,16 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from cardferry.frontends.pcsclite.payload import turned_attribute
+from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 from cardferry.pcsc.constants import Disposition, Protocol, Scope, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Card, Context, Peer
+from cardferry.pcsc.interface import Card, Context
 from cardferry.pcsc.reader_state import ReaderState
+from cardferry.pcsc.reply import Reply, in_task, replying
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
 from cardferry.wire.pcsclite.layout import NATIVE
@@ -53,6 +54,24 @@ _AFTER_WAIT = (
 _SHORTEST_RESPONSE = 2
 
 
+#: Who calls, as long as nobody has looked.
+NOBODY = Caller(Principal(PrincipalKind.LOCAL_USER, ""))
+
+R = TypeVar("R", bound=m.Request)
+
+
+def _in_task(
+    call: Callable[[Connection, R], Coroutine[Any, Any, bytes]],
+) -> Callable[[Connection, R], Reply[bytes]]:
+    """For calls that are not made often: they run in a task of the front."""
+
+    @wraps(call)
+    def begin(connection: Connection, request: R) -> Reply[bytes]:
+        return in_task(connection._front.start, call(connection, request))
+
+    return begin
+
+
 class Connection(asyncio.Protocol):
     """The server side of one libpcsclite connection.
 
@@ -69,19 +88,18 @@ class Connection(asyncio.Protocol):
         "_context",
         "_context_number",
         "_front",
-        "_next",
         "_paused",
         "_reading",
         "_requests",
         "_told",
         "_transport",
         "_turned_away",
-        "peer",
+        "caller",
         "registered",
     )
 
     def __init__(self, front: PcscliteFrontend) -> None:
-        self.peer = Peer("a program")
+        self.caller = NOBODY
         #: The number of changes (`PcscliteFrontend.changes`) when the program began to wait, None while it does not.
         self.registered: int | None = None
         self._front = front
@@ -90,8 +108,6 @@ class Connection(asyncio.Protocol):
         self._requests: deque[m.Request] = deque()
         #: A call is under way.
         self._busy = False
-        #: What the task that does the calls waits for: the next one, or None at the end.
-        self._next: asyncio.Future[m.Request | None] | None = None
         self._paused = False
         self._reading = True
         self._context: Context | None = None
@@ -116,7 +132,7 @@ class Connection(asyncio.Protocol):
         if self._front.overrun:
             self.close()
             return
-        self.peer = self._front.identify(self._transport)
+        self.caller = self._front.identify(self._transport)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: whole requests among them are answered or queued. Garbage ends the connection."""
@@ -126,7 +142,7 @@ class Connection(asyncio.Protocol):
         except WireError:
             return  # said already; this was on its way
         if codec.error is not None:
-            log.warning("%s: connection closed, this is no pcsc-lite request: %s", self.peer.name, codec.error)
+            log.warning("%s: connection closed, this is no pcsc-lite request: %s", self.caller, codec.error)
             self._requests.clear()
             self.close()
             return
@@ -148,8 +164,6 @@ class Connection(asyncio.Protocol):
         del error
         self._transport = None
         self._requests.clear()
-        if self._next is not None and not self._next.done():
-            self._next.set_result(None)
         self._unregister()
         self._forget_context()
         self._front.lost(self)
@@ -183,48 +197,30 @@ class Connection(asyncio.Protocol):
             request = requests.popleft()
             if self._array_due and not isinstance(request, _AFTER_WAIT):
                 self._write(self._hold_back_no_more())
-            kind = type(request)
-            at_once = self._AT_ONCE.get(kind)
-            if at_once is not None:
-                if not at_once(self, request):
-                    self._start(request)
-                continue
-            answer = self._ANSWERS.get(kind)
+            answer = self._ANSWERS.get(type(request))
             if answer is not None:
                 self._write(answer(self, request))
+                continue
+            reply = self._CALLS[type(request)](self, request)
+            if reply.done():
+                self._write(self._answer(request, reply))
             else:
-                self._start(request)
+                self._busy = True
+                reply.then(partial(self._answered, request))
         self._throttle()
 
-    def _start(self, request: m.Request) -> None:
-        self._busy = True
-        if self._next is None:
-            self._front.start(self._call(request))
-        else:
-            self._next.set_result(request)
-
-    async def _call(self, request: m.Request | None) -> None:
-        """Do what must be waited for, one request after the other: a task for each would cost more than the call."""
-        loop = asyncio.get_running_loop()
-        while request is not None:
-            reply = await self._reply(request)
-            self._busy = False
-            self._write(reply)
-            if self._transport is None:
-                return
-            self._next = loop.create_future()
+    def _answered(self, request: m.Request, reply: Reply[bytes]) -> None:
+        self._busy = False
+        self._write(self._answer(request, reply))
+        if self._requests:
             self._advance()
-            request = await self._next
 
-    async def _reply(self, request: m.Request) -> bytes:
-        try:
-            return await self._CALLS[type(request)](self, request)
-        except PcscError as error:
-            log.debug("%s: %s: %s", self.peer.name, type(request).__name__, error)
-            return self._failed(request, error.code)
-        except Exception:  # the boundary that the module's docstring describes
-            log.exception("%s: a bug behind %s", self.peer.name, type(request).__name__)
-            return self._failed(request, ReturnCode.F_INTERNAL_ERROR)
+    def _answer(self, request: m.Request, reply: Reply[bytes]) -> bytes:
+        error = reply.error
+        if error is None:
+            return reply.result()
+        log.debug("%s: %s: %s", self.caller, type(request).__name__, error)
+        return self._failed(request, error.code if isinstance(error, PcscError) else ReturnCode.E_CANCELLED)
 
     def _failed(self, request: m.Request, rv: int) -> bytes:
         codec = self._codec
@@ -243,40 +239,6 @@ class Connection(asyncio.Protocol):
                 return codec.attribute(request, b"", rv)
             case _:
                 return codec.acknowledged(cast("Any", request), rv)
-
-    # Calls that can be made without a task, if nothing has to be waited for first: return whether that was so
-
-    def _begin_at_once(self, request: m.BeginTransaction) -> bool:
-        card = self._cards.get(request.card)
-        if card is None or not card.begin_at_once():
-            return False
-        self._write(self._codec.acknowledged(request))
-        return True
-
-    def _end_at_once(self, request: m.EndTransaction) -> bool:
-        card = self._cards.get(request.card)
-        if card is None or request.disposition or not card.end_at_once(Disposition.LEAVE):
-            return False
-        self._write(self._codec.acknowledged(request))
-        return True
-
-    def _transmit_at_once(self, request: m.Transmit) -> bool:
-        card = self._cards.get(request.card)
-        if card is None or request.receive_length < _SHORTEST_RESPONSE:
-            return False
-
-        def done(response: bytes, error: PcscError | None) -> None:
-            self._busy = False
-            if error is None:
-                self._write(self._codec.transmitted(request, response))
-            else:
-                log.debug("%s: transmit: %s", self.peer.name, error)
-                self._write(self._failed(request, error.code))
-            if self._requests:
-                self._advance()
-
-        self._busy = card.transmit_at_once(request.apdu, request.protocol, done)
-        return self._busy
 
     # Answered at once
 
@@ -364,13 +326,14 @@ class Connection(asyncio.Protocol):
 
     # Calls
 
+    @_in_task
     async def _establish(self, request: m.EstablishContext) -> bytes:
         if self._turned_away:
             raise PcscError(ReturnCode.E_NO_MEMORY, "too many connections")
         if request.scope not in Scope.__members__.values():
             raise PcscError(ReturnCode.E_INVALID_VALUE, "no such scope")
         if self._context is None:
-            context = await self._front.manager.open(self.peer, self._front.patience)
+            context = await self._front.manager.open(self.caller, self._front.patience)
             if self._transport is None:
                 await context.close()
                 return b""
@@ -380,6 +343,7 @@ class Connection(asyncio.Protocol):
         self._front.contexts[self._context_number] = self
         return self._codec.established(request, self._context_number)
 
+    @_in_task
     async def _release(self, request: m.ReleaseContext) -> bytes:
         if self._context is None or request.context != self._context_number:
             raise PcscError(ReturnCode.E_INVALID_VALUE, "not this connection's context")
@@ -401,6 +365,7 @@ class Connection(asyncio.Protocol):
         self._front.cards.difference_update(self._cards)
         self._cards.clear()
 
+    @_in_task
     async def _connect(self, request: m.Connect) -> bytes:
         if self._context is None or request.context != self._context_number:
             raise PcscError(ReturnCode.E_INVALID_VALUE, "not this connection's context")
@@ -422,6 +387,7 @@ class Connection(asyncio.Protocol):
             raise PcscError(ReturnCode.E_INVALID_HANDLE, "not this connection's handle")
         return card
 
+    @_in_task
     async def _reconnect(self, request: m.Reconnect) -> bytes:
         protocol = await self._card(request.card).reconnect(
             _share_mode(request.share),
@@ -430,6 +396,7 @@ class Connection(asyncio.Protocol):
         )
         return self._codec.reconnected(request, protocol)
 
+    @_in_task
     async def _disconnect(self, request: m.Disconnect) -> bytes:
         disposition = _disposition(request.disposition)
         card = self._card(request.card)
@@ -438,20 +405,24 @@ class Connection(asyncio.Protocol):
         await card.disconnect(disposition)
         return self._codec.acknowledged(request)
 
+    @replying
     async def _begin(self, request: m.BeginTransaction) -> bytes:
         await self._card(request.card).begin()
         return self._codec.acknowledged(request)
 
+    @replying
     async def _end(self, request: m.EndTransaction) -> bytes:
         await self._card(request.card).end(_disposition(request.disposition))
         return self._codec.acknowledged(request)
 
+    @replying
     async def _transmit(self, request: m.Transmit) -> bytes:
         if request.receive_length < _SHORTEST_RESPONSE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "no room for a status word: not executed")
         response = await self._card(request.card).transmit(request.apdu, request.protocol)
         return self._codec.transmitted(request, response)
 
+    @_in_task
     async def _control(self, request: m.Control) -> bytes:
         card, order = self._card(request.card), self._codec.dialect.byte_order
         if order == NATIVE:
@@ -463,14 +434,17 @@ class Connection(asyncio.Protocol):
             response = codes.answer(card.reader, request.code, response)
         return self._codec.controlled(request, response)
 
+    @_in_task
     async def _status(self, request: m.Status) -> bytes:
         await self._card(request.card).status()
         return self._codec.acknowledged(request)
 
+    @_in_task
     async def _get_attribute(self, request: m.GetAttribute) -> bytes:
         value = self._in_its_order(request.attribute, await self._card(request.card).attribute(request.attribute))
         return self._codec.attribute(request, value)
 
+    @_in_task
     async def _set_attribute(self, request: m.SetAttribute) -> bytes:
         value = self._in_its_order(request.attribute, request.value)
         await self._card(request.card).set_attribute(request.attribute, value)
@@ -491,13 +465,7 @@ class Connection(asyncio.Protocol):
         m.Cancel: _cancel,
     }
 
-    _AT_ONCE: ClassVar[dict[type, Callable[[Connection, Any], bool]]] = {
-        m.BeginTransaction: _begin_at_once,
-        m.EndTransaction: _end_at_once,
-        m.Transmit: _transmit_at_once,
-    }
-
-    _CALLS: ClassVar[dict[type, Callable[[Connection, Any], Coroutine[Any, Any, bytes]]]] = {
+    _CALLS: ClassVar[dict[type, Callable[[Connection, Any], Reply[bytes]]]] = {
         m.EstablishContext: _establish,
         m.ReleaseContext: _release,
         m.Connect: _connect,

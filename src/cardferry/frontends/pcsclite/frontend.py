@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Self
 
 from cardferry.frontends.descriptors import TURNED_AWAY, possible_connections
-from cardferry.frontends.listening import BACKLOG, ListeningSocket, peer_credentials, process_name
+from cardferry.frontends.listening import BACKLOG, ListeningSocket, peer_credentials, process_name, user_name
 from cardferry.frontends.pcsclite.connection import Connection
 from cardferry.frontends.pcsclite.payload import ControlCodes
+from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
 from cardferry.pcsc.constants import MAX_HANDLE, MAX_READERNAME
-from cardferry.pcsc.interface import Peer, ResourceManager
+from cardferry.pcsc.interface import ResourceManager
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS, encode_name
 
@@ -45,7 +46,7 @@ class PcscliteFrontend:
             process-wide locks meanwhile, so not much longer than 1 s.
         slots: readers that clients up to protocol 4:5 can see, and the size of their state array.
         name_size: bytes of a reader name in the protocol 4:2 of very old clients.
-        peer: who all callers are, where the kernel cannot tell (they come through ssh); None asks the kernel.
+        caller: who all callers are, where the kernel cannot tell (they come through ssh); None asks the kernel.
         max_connections: programs beyond this are told that memory is short (``E_NO_MEMORY``); None is as many as the
             process may have file descriptors for.
     """
@@ -58,7 +59,7 @@ class PcscliteFrontend:
         patience: float = 1.0,
         slots: int = FIXED_SLOTS,
         name_size: int = MAX_READERNAME,
-        peer: Peer | None = None,
+        caller: Caller | None = None,
         max_connections: int | None = None,
     ) -> None:
         self.manager = manager
@@ -75,7 +76,7 @@ class PcscliteFrontend:
         #: What control codes mean, for applications of the other byte order.
         self.control_codes = ControlCodes()
         self._listening = listening
-        self._peer = peer
+        self._caller = caller
         self._max_connections = possible_connections() if max_connections is None else max_connections
         self._full_reported = False
         self._tasks = asyncio.TaskGroup()
@@ -139,12 +140,12 @@ class PcscliteFrontend:
         """Whether there are so many more that there is nothing left to tell them so with."""
         return len(self.connections) > self._max_connections + TURNED_AWAY
 
-    def identify(self, transport: asyncio.Transport) -> Peer:
+    def identify(self, transport: asyncio.Transport) -> Caller:
         """Who is at the other end of a connection."""
-        if self._peer is not None:
-            return self._peer
+        if self._caller is not None:
+            return self._caller
         pid, uid = peer_credentials(transport.get_extra_info("socket"))
-        return Peer(f"{process_name(pid)} (process {pid}, user {uid})", uid=uid, pid=pid)
+        return Caller(Principal(PrincipalKind.LOCAL_USER, user_name(uid)), Program(process_name(pid), pid, uid, True))
 
     @property
     def most_readers(self) -> int:

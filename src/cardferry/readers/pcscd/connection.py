@@ -1,7 +1,7 @@
 """One connection to a pcscd: requests out, replies to whoever asked, in order.
 
 `Connection.open` dials and agrees on a protocol level. After that every `post` is one write, however many requests it
-carries; each reply resolves the future of the oldest request. Source: ``winscard_clnt.c`` of pcsc-lite.
+carries; each reply ends that of the oldest request. Source: ``winscard_clnt.c`` of pcsc-lite.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from cardferry.pcsc.constants import Scope
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.reply import Reply, failed, replying, within
 from cardferry.readers.pcscd.dial import Dial
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.wire.errors import WireError
@@ -22,12 +23,12 @@ from cardferry.wire.pcsclite.messages import (
     ContextReply,
     EstablishContext,
     Event,
-    Reply,
     Request,
     Version,
     VersionReply,
     WaitReaderStateChange,
 )
+from cardferry.wire.pcsclite.messages import Reply as Message
 
 #: How long a server may take for its first answer, in s: it has nothing to do for it.
 HANDSHAKE_TIMEOUT: Final = 20.0
@@ -40,30 +41,7 @@ _PLAUSIBLE: Final = 255
 #: ``rv`` of a version reply that means: another version, please.
 _OTHER_VERSION: Final = (ReturnCode.E_SERVICE_STOPPED, ReturnCode.E_NO_SERVICE)
 
-Pending = asyncio.Future[Any]
-#: Takes a reply, or why there is none, in the moment when it comes.
-Taker = Callable[[Any, PcscError | None], None]
-
-
-class _Taking:
-    """Stands in the queue of replies like a future, for somebody who takes the reply without a task."""
-
-    __slots__ = ("_taker",)
-
-    def __init__(self, taker: Taker) -> None:
-        self._taker = taker
-
-    def done(self) -> bool:
-        return False
-
-    def set_result(self, reply: Reply) -> None:
-        self._taker(reply, None)
-
-    def set_exception(self, error: PcscError) -> None:
-        self._taker(None, error)
-
-    def exception(self) -> None:
-        """As of a future, whose exception somebody must have looked at."""
+Pending = Reply[Any]
 
 
 class Connection(asyncio.Protocol):
@@ -81,7 +59,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, minor: int = NEWEST_MINOR) -> None:
         self._codec = ClientCodec(minor)
-        self._replies: deque[Pending | _Taking] = deque()
+        self._replies: deque[Pending] = deque()
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._room: asyncio.Future[None] | None = None
@@ -108,8 +86,7 @@ class Connection(asyncio.Protocol):
         connection = cls(NEWEST_MINOR if minor is None else minor)
         try:
             await dial(lambda: connection)
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                await connection._negotiate()
+            await within(connection._negotiate(), connection._loop.time() + HANDSHAKE_TIMEOUT)
         except TimeoutError as error:
             connection.close()
             raise NoPcscdError(Reason.SILENT, f"no answer in {HANDSHAKE_TIMEOUT:g} s") from error
@@ -126,6 +103,7 @@ class Connection(asyncio.Protocol):
         """The protocol level in force, 2 to 6."""
         return self._codec.minor
 
+    @replying
     async def _negotiate(self) -> None:
         tried: set[int] = set()
         request: Version | None = Version(minor=self._codec.minor)
@@ -148,17 +126,29 @@ class Connection(asyncio.Protocol):
         return reply.context
 
     def post(self, request: Request) -> Pending:
-        """Send a request now; its reply comes in the future, or a `PcscError` when the connection is lost.
+        """Send a request now; its reply comes later, or a `PcscError` when the connection is lost.
 
-        A wait that has no reply on this level gives a future that is done.
+        On levels where a wait has no reply, the reply to it is there at once.
         """
-        return self.post_all(request)[0]
+        transport = self._transport
+        if (
+            self._held
+            or transport is None
+            or self._codec.error is not None
+            or isinstance(request, WaitReaderStateChange)
+        ):
+            return self.post_all(request)[0]
+        message = self._codec.send(request)
+        reply = Pending()
+        self._replies.append(reply)
+        transport.write(message)
+        return reply
 
     def post_all(self, *requests: Request) -> list[Pending]:
         """Send several requests in one write."""
-        futures = self._ask(requests)
+        replies = self._ask(requests)
         self._flush()
-        return futures
+        return replies
 
     def post_soon(self, *requests: Request) -> list[Pending]:
         """Send several requests, which nobody waits for, with the next ones or at the end of this pass of the loop."""
@@ -172,52 +162,28 @@ class Connection(asyncio.Protocol):
             self._transport.write(held)
 
     def _ask(self, requests: tuple[Request, ...]) -> list[Pending]:
-        futures: list[Pending] = []
-        if self._transport is None:
-            for _ in requests:
-                future = self._loop.create_future()
-                future.set_exception(self._lost_error())
-                future.exception()  # not every request has somebody who waits for its reply
-                futures.append(future)
-            return futures
+        if self._transport is None or self._codec.error is not None:
+            return [failed(self._lost_error()) for _ in requests]
         codec = self._codec
+        replies: list[Pending] = []
         for request in requests:
             self._held += codec.send(request)
-            future = self._loop.create_future()
+            reply = Pending()
             if isinstance(request, WaitReaderStateChange) and codec.minor not in _WAIT_ANSWERED:
-                future.set_result(None)
+                reply.resolve(None)
             else:
-                self._replies.append(future)
-            futures.append(future)
-        return futures
+                self._replies.append(reply)
+            replies.append(reply)
+        return replies
 
     @property
     def crowded(self) -> bool:
-        """Whether `room` would wait, or there is no connection any more, or pcscd has just broken the protocol."""
-        return self._transport is None or len(self._replies) >= _MANY or self._codec.error is not None
-
-    def hand(self, request: Request, taker: Taker, *behind: Request) -> list[Pending]:
-        """Send a request now, and others behind it in the same write, over a connection that is not `crowded`.
-
-        Args:
-            request: what ``taker`` takes the reply to; it is called later, once.
-            taker: must not raise.
-            behind: requests with a reply; those replies are returned.
-        """
-        transport = self._transport
-        if transport is None:
-            raise RuntimeError("there is no connection")
-        message = self._codec.send(request)
-        self._replies.append(_Taking(taker))
-        if not behind and not self._held:
-            transport.write(message)
-            return []
-        self._held += message
-        return self.post_all(*behind)
+        """Whether `room` would wait."""
+        return len(self._replies) >= _MANY
 
     async def room(self) -> None:
         """Wait while many replies are outstanding: callers that were cancelled leave theirs behind."""
-        while len(self._replies) >= _MANY:
+        while self.crowded:
             if self._room is None:
                 self._room = self._loop.create_future()
             await asyncio.shield(self._room)
@@ -244,23 +210,26 @@ class Connection(asyncio.Protocol):
         try:
             received = self._codec.receive(data)
         except WireError as error:
-            self._hand_out(cast("list[Reply | Event]", list(error.received)))
-            self._fail(NoPcscdError(Reason.GARBAGE, str(error)))
+            failure = self.failure = NoPcscdError(Reason.GARBAGE, str(error))
+            self._hand_out(cast("list[Message | Event]", list(error.received)))
+            self._fail(failure)
             return
         self._hand_out(received)
 
-    def _hand_out(self, received: list[Reply | Event]) -> None:
+    def _hand_out(self, received: list[Message | Event]) -> None:
         replies = self._replies
-        for reply in received:
+        for message in received:
             self._answered = True
-            if isinstance(reply, Event):
+            if isinstance(message, Event):
                 if self.on_event is not None:
                     self.on_event()
                 continue
-            future = replies.popleft()
-            if not future.done():
-                future.set_result(reply)
-        if self._room is not None and len(replies) < _MANY:
+            if not replies:
+                return  # whoever took the last one has closed the connection
+            reply = replies.popleft()
+            if not reply.done():
+                reply.resolve(message)
+        if self._room is not None and not self.crowded:
             self._room.set_result(None)
             self._room = None
 
@@ -285,14 +254,19 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._held = b""
         self.on_event = self.on_lost = None
-        for future in self._replies:
-            if not future.done():
-                future.set_exception(self._lost_error())
-                future.exception()
+        replies = tuple(self._replies)
         self._replies.clear()
         if self._room is not None:
             self._room.set_result(None)
             self._room = None
+        if replies:
+            # Later, as who waits goes on at once, and whoever closes has not put everything in order yet.
+            self._loop.call_soon(self._fail_all, replies)
+
+    def _fail_all(self, replies: tuple[Pending, ...]) -> None:
+        for reply in replies:
+            if not reply.done():
+                reply.fail(self._lost_error())
 
     def _lost_error(self) -> PcscError:
         return PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd {self.failure or 'connection closed'}")

@@ -44,7 +44,7 @@ from typing import Any, Final, cast
 
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.readers.pcscd.connection import Connection, Pending, Taker
+from cardferry.readers.pcscd.connection import Connection, Pending
 from cardferry.wire.pcsclite.messages import (
     Acknowledged,
     AttributeReply,
@@ -156,7 +156,7 @@ class CardHandle:
         try:
             reply = cast(ConnectReply, await asyncio.shield(replies[connecting]))
         except asyncio.CancelledError:
-            replies[connecting].add_done_callback(partial(_abandon, connection))
+            replies[connecting].then(partial(_abandon, connection))
             raise
         if reply.rv:
             raise PcscError(reply.rv, opening.reader)
@@ -181,16 +181,10 @@ class CardHandle:
 
         (It waits when pcscd has left many requests unanswered.)
         """
-        await self._connection.room()
-        return None if self.closed else self.ask_lock_at_once(behind)
-
-    @property
-    def crowded(self) -> bool:
-        """Whether nothing can be sent at once."""
-        return self.closed or self._connection.crowded
-
-    def ask_lock_at_once(self, behind: Request | None = None) -> Pending | None:
-        """`ask_lock`, when nothing is `crowded`."""
+        if self._connection.crowded:
+            await self._connection.room()
+        if self.closed:
+            return None
         requests = [BeginTransaction(self._card), *([] if behind is None else [behind])]
         begin, *others = self._connection.post_soon(*requests)
         self._begins.append(begin)
@@ -229,7 +223,7 @@ class CardHandle:
         requests: list[Request] = [EndTransaction(self._card, Disposition.LEAVE)] * count
         replies = self._connection.post_soon(*requests, *([] if behind is None else [behind]))
         for end in replies[:count]:
-            end.add_done_callback(self._ended)
+            end.then(self._ended)
         return replies[count] if behind is not None else None
 
     def _ended(self, end: Pending) -> None:
@@ -243,29 +237,17 @@ class CardHandle:
         Raises:
             PcscError: the connection was lost.
         """
-        await self._connection.room()
+        if self._connection.crowded:
+            await self._connection.room()
         if self.closed:
             return Outcome.ANSWERED, Acknowledged(ReturnCode.W_RESET_CARD)
-        if self.lock is Lock.ASKED:
-            answer, begin = self._connection.post_all(request, BeginTransaction(self._card))
-            self._begins.append(begin)
-            return await self.outcome(cast(CardReply, await answer), begin)
-        return await self.outcome(cast(CardReply, await self._connection.post(request)), None)
-
-    def exchange_at_once(self, request: CardRequest, taker: Taker) -> Pending | None:
-        """`exchange`, when nothing is `crowded`: ``taker`` gets the reply, and `outcome` tells what it means.
-
-        Returns:
-            the reply to the BEGIN behind the request, for `outcome`; None when there is none.
-        """
         if self.lock is not Lock.ASKED:
-            self._connection.hand(request, taker)
-            return None
-        (begin,) = self._connection.hand(request, taker, BeginTransaction(self._card))
+            return await self._outcome(cast(CardReply, await self._connection.post(request)), None)
+        answer, begin = self._connection.post_all(request, BeginTransaction(self._card))
         self._begins.append(begin)
-        return begin
+        return await self._outcome(cast(CardReply, await answer), begin)
 
-    async def outcome(self, reply: CardReply, begin: Pending | None) -> tuple[Outcome, CardReply]:
+    async def _outcome(self, reply: CardReply, begin: Pending | None) -> tuple[Outcome, CardReply]:
         """What the reply to a request means.
 
         Args:
@@ -285,7 +267,7 @@ class CardHandle:
         else:
             outcome = Outcome.OUTSIDE
         self._others()
-        await asyncio.wait((begin,))
+        await asyncio.wait((cast("asyncio.Future[Any]", begin),))
         if outcome is Outcome.OUTSIDE and self.is_ours:
             outcome = Outcome.ANSWERED
         return outcome, reply
@@ -328,7 +310,7 @@ class CardHandle:
             return
         self._forget()
         reply = self._connection.post(Disconnect(self._card, disposition))
-        reply.add_done_callback(self._disconnected)
+        reply.then(self._disconnected)
 
     def _disconnected(self, disconnect: Pending) -> None:
         # A disposition that touches the card can be refused because of somebody else's lock; leaving cannot.
@@ -345,15 +327,13 @@ def in_force(protocol: int) -> Protocol:
     return Protocol(protocol & (Protocol.ANY | Protocol.RAW | Protocol.T15))
 
 
-def _rv(future: Pending) -> int:
+def _rv(reply: Pending) -> int:
     """The return value of a reply that nobody waits for; of a lost connection that of its error."""
-    if future.cancelled():
-        return ReturnCode.E_CANCELLED
-    error = future.exception()
+    error = reply.error
     if error is None:
-        rv: int = future.result().rv
+        rv: int = reply.result().rv
         return rv
-    return cast(PcscError, error).code
+    return error.code if isinstance(error, PcscError) else ReturnCode.E_CANCELLED
 
 
 def _abandon(connection: Connection, connecting: Pending) -> None:

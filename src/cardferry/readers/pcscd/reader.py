@@ -29,7 +29,7 @@ from cardferry.pcsc.constants import (
 )
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
-from cardferry.readers.base import Answered
+from cardferry.pcsc.reply import DONE, Reply, replying
 from cardferry.readers.pcscd.connection import Connection, Pending
 from cardferry.readers.pcscd.dial import Dial
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
@@ -135,59 +135,45 @@ class PcscdReader:
         if handle is not None:
             handle.close(disposition)
 
+    @replying
     async def claim(self) -> None:
         """Take pcscd's lock.
 
         Alone on the reader we only ask for it; the next command brings the answer. With others we wait for it, after
-        the pause that we may owe them.
+        the pause that we may owe them. A claim that follows a release at once goes on with the lock that we have.
 
         Raises:
             PcscError: the lock is not ours and not asked for; no `release` is needed.
         """
-        await self._tell()
-        handle = self._usable()
-        gap = self._neighbours.gap(self._loop.time())
-        if gap:
-            await asyncio.sleep(gap)
-            handle = self._usable()
+        if self._untold:
+            await self._tell()
+        handle, neighbours = self._usable(), self._neighbours
         now = self._loop.time()
-        self._let_go()
+        if gap := neighbours.gap(now):
+            self._let_go()
+            await asyncio.sleep(gap)
+            handle, now = self._usable(), self._loop.time()
+        alone = neighbours.alone(now)
+        if not alone or neighbours.stale(now):
+            self._let_go()
+        self._letting_go = False
         if handle.lock is Lock.FREE:
-            if self._neighbours.alone(now):
+            if alone:
                 self._look(await handle.ask_lock(self._glance(now)))
             else:
                 await self._take(handle)
         self._claimed = True
-        self._neighbours.claimed(self._loop.time())
+        neighbours.claimed(self._loop.time())
 
-    def claim_at_once(self) -> bool:
-        """Ask for pcscd's lock, if we are alone on the reader and owe nobody a pause."""
-        handle, now = self._handle, self._loop.time()
-        neighbours = self._neighbours
-        if self._untold or handle is None or handle.crowded or not neighbours.alone(now) or neighbours.gap(now):
-            return False
-        if self._letting_go and neighbours.stale(now):
-            self._let_go()
-        self._letting_go = False
-        if handle.lock is Lock.FREE:
-            self._look(handle.ask_lock_at_once(self._glance(now)))
-        self._claimed = True
-        neighbours.claimed(now)
-        return True
-
-    async def release(self) -> None:
+    def release(self) -> Reply[None]:
         """Give pcscd's lock back, without waiting."""
-        self.release_at_once()
-
-    def release_at_once(self) -> bool:
-        """`release` never waits."""
         if self._claimed:
             self._claimed = False
             self._neighbours.released(self._loop.time())
             if not self._letting_go:
                 self._letting_go = True
                 self._loop.call_soon(self._let_go)
-        return True
+        return DONE
 
     def _let_go(self) -> None:
         """Give the lock back, unless there is another claim in the same moment: nobody could have come in between.
@@ -200,6 +186,7 @@ class PcscdReader:
         if self._handle is not None:
             self._look(self._handle.drop_lock(self._glance(self._loop.time())))
 
+    @replying
     async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
         """Send a command APDU, return the response.
 
@@ -208,49 +195,6 @@ class PcscdReader:
         """
         _check_size(apdu, MAX_APDU_SIZE)
         return _response(await self._exchange(partial(_transmit, apdu, protocol)))
-
-    def transmit_at_once(self, apdu: bytes, protocol: Protocol, answered: Answered) -> bool:
-        """`transmit`, if the lock is ours, or asked for, or not wanted."""
-        handle = self._handle
-        if self._untold or handle is None or handle.crowded or len(apdu) > MAX_APDU_SIZE:
-            return False
-        if self._claimed and handle.lock is Lock.FREE:
-            return False
-        if self._letting_go:
-            self._let_go()
-        begin: Pending | None = None
-        request = _transmit(apdu, protocol, handle)
-
-        def taken(reply: TransmitReply | None, error: PcscError | None) -> None:
-            if (
-                reply is not None
-                and not reply.rv
-                and len(reply.response) >= _SHORTEST_RESPONSE
-                and (begin is None or handle.is_ours)
-            ):
-                answered(reply.response, None)
-            else:
-                answered(b"", partial(self._rest_of, handle, request, reply, error, begin))
-
-        begin = handle.exchange_at_once(request, taken)
-        return True
-
-    async def _rest_of(
-        self,
-        handle: CardHandle,
-        request: Transmit,
-        reply: TransmitReply | None,
-        error: PcscError | None,
-        begin: Pending | None,
-    ) -> bytes:
-        """Do what a reply to `transmit_at_once` asks for that is not just the response."""
-        if reply is None:
-            raise error or PcscError(ReturnCode.F_INTERNAL_ERROR)
-        outcome = await handle.outcome(reply, begin)
-        concluded = await self._concluded(request, *outcome, asked=begin is not None)
-        if concluded is None:
-            concluded = await self._exchange(partial(_transmit, request.apdu, request.protocol))
-        return _response(concluded)
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader."""
@@ -277,7 +221,8 @@ class PcscdReader:
             PcscError: pcscd's or the card's error; ``E_SHARING_VIOLATION`` when the lock was not claimed and others
                 have it: the request was not executed.
         """
-        await self._tell()
+        if self._untold:
+            await self._tell()
         self._let_go()
         while True:
             handle = self._handle
@@ -324,8 +269,7 @@ class PcscdReader:
         raise PcscError(ReturnCode.W_RESET_CARD, "another program came in between")
 
     async def _tell(self) -> None:
-        if self._untold:
-            await self._failed(ReturnCode.W_RESET_CARD)
+        await self._failed(ReturnCode.W_RESET_CARD)
 
     async def _take(self, handle: CardHandle) -> None:
         rv = await handle.take_lock(asyncio.sleep)
@@ -439,15 +383,11 @@ class PcscdReader:
         return GetReadersState() if self._neighbours.stale(now) else None
 
     def _look(self, states: Pending | None) -> None:
-        if states is None:
-            return
-        if states.done():
-            self._looked(states)
-        else:
-            states.add_done_callback(self._looked)
+        if states is not None:
+            states.then(self._looked)
 
     def _looked(self, states: Pending) -> None:
-        if states.cancelled() or states.exception() is not None:
+        if states.error is not None:
             return
         for record in cast(StatesReply, states.result()).readers:
             if record.name == self._name:

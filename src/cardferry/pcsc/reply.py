@@ -1,0 +1,347 @@
+"""`Reply`: the answer to a call, which may be there already.
+
+A reply can be awaited, by a task or by another call, and `Reply.then` calls a function with it: in the moment when the
+answer comes, or at once when it is there. Either way there is no task and no pass of the event loop in between. So an
+answer that has come from a card goes up through all layers, from function to function.
+
+There are three ways to make one:
+
+- whoever gets answers from elsewhere makes a `Reply` and ends it by `Reply.resolve` or `Reply.fail`;
+- `replying` turns a coroutine function into one that returns a reply. The coroutine begins at once, in its caller's
+  stack, and goes on in the stack of whoever ends the reply that it waits for. It may wait for futures as well: then
+  the event loop goes on with it.
+
+What a coroutine must know that runs this way: it is in no task, so `asyncio.timeout`, which interrupts the task that it
+is in, would interrupt the caller. `within` is for that. And whoever ends a reply must have put his own house in order
+before, because the callers run inside of `Reply.resolve`.
+
+Where bugs stop. What a callback raises is logged and goes no further. An exception in a coroutine that is no
+`CardferryError` is logged with its traceback, and becomes ``F_INTERNAL_ERROR`` for the one who waits for this reply.
+
+This is the only module of the room that knows asyncio: replies look like futures to its tasks (`asyncio.isfuture`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
+from functools import wraps
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar
+
+from cardferry.pcsc.errors import CardferryError, PcscError, ReturnCode
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+class Reply(Generic[T]):
+    """The answer to a call: a value, or a `CardferryError`, or `asyncio.CancelledError` when it was cancelled."""
+
+    __slots__ = ("_asyncio_future_blocking", "_callbacks", "_done", "_error", "_value")
+
+    _value: T
+
+    def __init__(self) -> None:
+        self._done = False
+        self._error: BaseException | None = None
+        #: None, one callback, or a list of them: hardly any reply has more than one.
+        self._callbacks: Any = None
+        #: Tasks look for this attribute, and set it (``Task.__step``).
+        self._asyncio_future_blocking = False
+
+    # for who waits
+
+    def done(self) -> bool:
+        """Whether the answer is there, or the call was cancelled."""
+        return self._done
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the call failed; None when it did not, or the answer is not there yet."""
+        return self._error
+
+    def result(self) -> T:
+        """The value, of a reply that is done; raises the error of a call that failed."""
+        if self._error is not None:
+            raise asyncio.CancelledError if self.cancelled() else self._error
+        if not self._done:
+            raise asyncio.InvalidStateError("the answer is not there yet")
+        return self._value
+
+    def then(self, callback: Callable[[Reply[T]], object]) -> Self:
+        """Call a function with this reply when it is done, at once if it is.
+
+        Callbacks are called in the order in which they were given; what they raise is logged.
+
+        Returns:
+            this reply.
+        """
+        callbacks = self._callbacks
+        if self._done:
+            self._call(callback)
+        elif callbacks is None:
+            self._callbacks = callback
+        elif isinstance(callbacks, list):
+            callbacks.append(callback)
+        else:
+            self._callbacks = [callbacks, callback]
+        return self
+
+    def cancel(self, msg: object = None) -> bool:
+        """Nobody is interested any more: who waits gets `asyncio.CancelledError`. False when the reply is done."""
+        del msg
+        if self._done:
+            return False
+        self._end(asyncio.CancelledError())
+        return True
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if not self._done:
+            self._asyncio_future_blocking = True
+            yield self
+        return self.result()
+
+    # for who answers
+
+    def resolve(self, value: T) -> None:
+        """Here is the answer. The reply must not be done."""
+        self._value = value
+        self._end(None)
+
+    def fail(self, error: CardferryError) -> None:
+        """There is none, and this is why. The reply must not be done."""
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._done = True
+        self._error = error
+        callbacks = self._callbacks
+        if callbacks is None:
+            return
+        self._callbacks = None
+        if isinstance(callbacks, list):
+            for callback in callbacks:
+                self._call(callback)
+        else:
+            self._call(callbacks)
+
+    def _call(self, callback: Callable[[Reply[T]], object]) -> None:
+        try:
+            callback(self)
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("a bug in %r, which takes an answer", callback)
+
+    # what tasks, and `asyncio.wait`, ask of a future
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop."""
+        return asyncio.get_running_loop()
+
+    def add_done_callback(self, callback: Callable[[Any], object], *, context: Context | None = None) -> None:
+        """Call a function with this reply in a later pass of the event loop, as futures do."""
+        soon = self.get_loop().call_soon
+        self.then(_Later(callback, lambda: soon(callback, self, context=context)))
+
+    def remove_done_callback(self, callback: Callable[[Any], object]) -> int:
+        """Take back what `add_done_callback` was given; returns how often it was."""
+        before = self._callbacks if isinstance(self._callbacks, list) else [self._callbacks]
+        kept = [one for one in before if one is not None and not (isinstance(one, _Later) and one.is_for(callback))]
+        self._callbacks = kept or None
+        return len([one for one in before if one is not None]) - len(kept)
+
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled."""
+        return isinstance(self._error, asyncio.CancelledError)
+
+    def exception(self) -> BaseException | None:
+        """Why the call failed; raises `asyncio.CancelledError` when it was cancelled."""
+        if self.cancelled():
+            self.result()
+        return self._error
+
+
+class _Later:
+    """A callback for a later pass of the event loop."""
+
+    __slots__ = ("_callback", "_schedule")
+
+    def __init__(self, callback: Callable[[Any], object], schedule: Callable[[], object]) -> None:
+        self._callback = callback
+        self._schedule = schedule
+
+    def is_for(self, callback: Callable[[Any], object]) -> bool:
+        return bool(self._callback == callback)
+
+    def __call__(self, reply: Reply[Any]) -> None:
+        self._schedule()
+
+
+class _Running(Reply[T]):
+    """The reply of a coroutine, which runs it."""
+
+    __slots__ = ("_cancel_next", "_coroutine", "_waits_for")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._done = False
+        self._error = None
+        self._callbacks = None
+        self._asyncio_future_blocking = False
+        self._coroutine = coroutine
+        self._waits_for: Any = None
+        self._cancel_next = False
+        self._go_on()
+
+    def cancel(self, msg: object = None) -> bool:
+        """Raise `asyncio.CancelledError` where the coroutine waits. It may catch it, as in a task."""
+        del msg
+        if self._done:
+            return False
+        waits_for = self._waits_for
+        if waits_for is None or not waits_for.cancel():
+            self._cancel_next = True
+        return True
+
+    def _go_on(self, _: object = None) -> None:
+        self._waits_for = None
+        try:
+            if self._cancel_next:
+                self._cancel_next = False
+                waits_for = self._coroutine.throw(asyncio.CancelledError())
+            else:
+                waits_for = self._coroutine.send(None)
+        except StopIteration as end:
+            self._value = end.value
+            self._end(None)
+        except (CardferryError, asyncio.CancelledError) as error:
+            self._end(error)
+        except Exception as error:  # the boundary that the module's docstring describes
+            log.exception("a bug in %s", getattr(self._coroutine, "__qualname__", self._coroutine))
+            self._end(_internal(error))
+        except BaseException as error:
+            self._end(error)
+            raise
+        else:
+            self._wait(waits_for)
+
+    def _wait(self, waits_for: Any) -> None:
+        self._waits_for = waits_for
+        if isinstance(waits_for, Reply):
+            if self._cancel_next:
+                self._cancel_next = False
+                waits_for.then(self._go_on)
+                waits_for.cancel()
+            else:
+                waits_for.then(self._go_on)
+        elif waits_for is None:  # asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            waits_for._asyncio_future_blocking = False
+            waits_for.add_done_callback(self._go_on)
+            if self._cancel_next and waits_for.cancel():
+                self._cancel_next = False
+
+
+class _InTask(Reply[T]):
+    """The reply of a coroutine that runs in a task."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, start: Start, coroutine: Coroutine[Any, Any, T]) -> None:
+        super().__init__()
+        self._task = start(self._run(coroutine))
+
+    async def _run(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        try:
+            self._value = await coroutine
+        except CardferryError as error:
+            self._end(error)
+        except asyncio.CancelledError as error:
+            self._end(error)
+            raise
+        except Exception as error:  # the boundary that the module's docstring describes
+            log.exception("a bug in %s", getattr(coroutine, "__qualname__", coroutine))
+            self._end(_internal(error))
+        else:
+            self._end(None)
+
+    def cancel(self, msg: object = None) -> bool:
+        """Cancel the task."""
+        return not self._done and self._task.cancel(msg)
+
+
+def _internal(error: Exception) -> PcscError:
+    failure = PcscError(ReturnCode.F_INTERNAL_ERROR, repr(error))
+    failure.__cause__ = error
+    return failure
+
+
+def replying(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Reply[T]]:
+    """Make a coroutine function one that returns a `Reply`; see the module for how it runs."""
+
+    @wraps(function)
+    def begin(*args: P.args, **kwargs: P.kwargs) -> Reply[T]:
+        return _Running(function(*args, **kwargs))
+
+    return begin
+
+
+def in_task(start: Start, coroutine: Coroutine[Any, Any, T]) -> Reply[T]:
+    """Run a coroutine in a task.
+
+    Args:
+        start: makes the task, and owns it: such as the ``create_task`` of a task group.
+        coroutine: as for `replying`, but it may do what needs a task.
+    """
+    return _InTask(start, coroutine)
+
+
+def answered(value: T) -> Reply[T]:
+    """A reply that is there."""
+    reply = Reply[T]()
+    reply.resolve(value)
+    return reply
+
+
+def failed(error: CardferryError) -> Reply[Any]:
+    """A reply that says why there is none."""
+    reply = Reply[Any]()
+    reply.fail(error)
+    return reply
+
+
+#: The reply of a call without a value that is over.
+DONE: Final[Reply[None]] = answered(None)
+
+
+async def within(reply: Reply[T], until: float | None) -> T:
+    """Await a reply, but not for ever.
+
+    Args:
+        reply: is cancelled when time is over.
+        until: on the event loop's clock, in s; None never.
+
+    Raises:
+        TimeoutError: the answer did not come in time.
+    """
+    if until is None or reply.done():
+        return await reply
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = reply.cancel()
+
+    timer = asyncio.get_running_loop().call_at(until, expire)
+    try:
+        return await reply
+    except asyncio.CancelledError:
+        if expired:
+            raise TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
