@@ -172,17 +172,18 @@ async def test_hanging_up_in_the_middle_of_a_command() -> None:
 
 
 async def test_an_answer_after_its_caller_has_gone_reaches_nobody_else() -> None:
-    async with running() as (source, observer, tasks):
+    async with running() as (source, observer, _):
         card = await Card.dial(source.ports[0])
         await card.until_asked()
         await card.answer(ATR)
         await observer.take(1)
         reader = source.readers[0]
         await reader.connect(ShareMode.SHARED, Protocol.ANY)
-        abandoned = tasks.create_task(reader.transmit(APDU, Protocol.T1))
+        abandoned = reader.transmit(APDU, Protocol.T1)
         await card.until_asked()
         abandoned.cancel()
-        following = tasks.create_task(reader.transmit(APDU, Protocol.T1))
+        await asyncio.sleep(0)
+        following = reader.transmit(APDU, Protocol.T1)
         await asyncio.sleep(0)
         await card.answer(b"first\x90\x00")
         await card.until_asked()

@@ -8,9 +8,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 
-from cardferry.pcsc.constants import Protocol
-from cardferry.readers.base import Rest
-from cardferry.readers.pcscd.reader import PcscdReader
 from tests.virtual_time import VirtualTimeLoop
 
 
@@ -28,42 +25,3 @@ async def no_problems() -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     if isinstance(loop, VirtualTimeLoop):  # tests without await get a loop of the usual kind
         assert loop.problems == []
-
-
-@pytest.fixture(autouse=True, params=["coroutines", "at once"])
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Claim, release and transmit as they are, and in the form without a task wherever that can be had.
-
-    As a manager does, whose tests look after it: what was sent at once is never given up.
-    """
-    chosen: str = request.param
-    if chosen == "at once":
-        claim, release, transmit = PcscdReader.claim, PcscdReader.release, PcscdReader.transmit
-
-        async def claim_at_once(self: PcscdReader) -> None:
-            if not self.claim_at_once():
-                await claim(self)
-
-        async def release_at_once(self: PcscdReader) -> None:
-            if not self.release_at_once():
-                await release(self)
-
-        async def transmit_at_once(self: PcscdReader, apdu: bytes, protocol: Protocol) -> bytes:
-            answer: asyncio.Future[tuple[bytes, Rest | None]] = asyncio.get_running_loop().create_future()
-            left = False
-
-            def answered(response: bytes, rest: Rest | None) -> None:
-                assert left, "answered before it was sent"
-                if not answer.cancelled():
-                    answer.set_result((response, rest))
-
-            left = self.transmit_at_once(apdu, protocol, answered)
-            if not left:
-                return await transmit(self, apdu, protocol)
-            response, rest = await answer
-            return response if rest is None else await rest()
-
-        monkeypatch.setattr(PcscdReader, "claim", claim_at_once)
-        monkeypatch.setattr(PcscdReader, "release", release_at_once)
-        monkeypatch.setattr(PcscdReader, "transmit", transmit_at_once)
-    return chosen
