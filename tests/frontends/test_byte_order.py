@@ -12,7 +12,8 @@ from cardferry.frontends.listening import ListeningSocket
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import LocalManager
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
-from cardferry.readers.base import Deliberate, ReaderObserver
+from cardferry.pcsc.reply import DONE, Reply, answered
+from cardferry.readers.base import ReaderObserver
 from cardferry.wire.pcsclite.layout import ByteOrder
 from tests.frontends.library import Build, Library
 from tests.frontends.served import ATR
@@ -30,7 +31,7 @@ def verify(order: str) -> bytes:
     return bytes.fromhex("1E1E820400{}0201{}00000000{}0020008000".format(*numbers))
 
 
-class PinPad(Deliberate):
+class PinPad:
     """A reader with a key pad, of this computer's byte order; notes what it is told."""
 
     name = "Pin Pad 00 00"
@@ -51,12 +52,14 @@ class PinPad(Deliberate):
 
     async def disconnect(self, disposition: Disposition) -> None: ...
 
-    async def claim(self) -> None: ...
+    def claim(self) -> Reply[None]:
+        return DONE
 
-    async def release(self) -> None: ...
+    def release(self) -> Reply[None]:
+        return DONE
 
-    async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
-        return b"\x90\x00"
+    def transmit(self, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
+        return answered(b"\x90\x00")
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         if code == GET_FEATURE_REQUEST:

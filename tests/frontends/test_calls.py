@@ -366,7 +366,7 @@ async def test_program_that_goes_before_a_slow_manager_has_answered(
 ) -> None:
     """A manager on another computer may answer after it was told that the program has gone."""
     late: list[LocalContext | LocalCard] = []
-    manager_open = LocalManager.open
+    manager_open, context_connect = LocalManager.open, LocalContext.connect
 
     async def slow_open(self: LocalManager, caller: Caller, patience: float | None = None) -> LocalContext:
         await asyncio.sleep(1)
@@ -376,7 +376,7 @@ async def test_program_that_goes_before_a_slow_manager_has_answered(
 
     async def slow_connect(self: LocalContext, reader: str, share: ShareMode, protocols: Protocol) -> LocalCard:
         await asyncio.sleep(1)
-        late.append(LocalCard(self, self.manager.slot(reader)))
+        late.append(await context_connect(self, reader, share, protocols))
         return late[-1]  # type: ignore[return-value]
 
     async with at_desk(tmp_path) as post:

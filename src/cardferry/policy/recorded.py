@@ -88,7 +88,9 @@ class _Note:
 
     __slots__ = ("_apdu", "_sink", "_start", "record")
 
-    def __init__(self, sink: Sink, caller: Caller, reader: str, call: str, what: str = "", apdu: bytes = b"") -> None:
+    def __init__(
+        self, sink: Sink, caller: Caller, reader: str, call: str, *, what: str = "", apdu: bytes = b""
+    ) -> None:
         self._sink = sink
         self._apdu = apdu
         self.record = CallRecord(
@@ -127,7 +129,7 @@ class _RecordedContext:
         self._sink = sink
 
     async def connect(self, reader: str, share: ShareMode, protocols: Protocol) -> Card:
-        with _Note(self._sink, self._caller, reader, "connect", share.name.lower()) as record:
+        with _Note(self._sink, self._caller, reader, "connect", what=share.name.lower()) as record:
             card = await self._context.connect(reader, share, protocols)
             record.outcome = card.protocol.name or ""
         return _RecordedCard(card, self._caller, self._sink)
@@ -152,7 +154,7 @@ class _RecordedCard:
         return self._card.protocol
 
     def _note(self, call: str, what: str = "", apdu: bytes = b"") -> _Note:
-        return _Note(self._sink, self._caller, self._card.reader, call, what, apdu)
+        return _Note(self._sink, self._caller, self._card.reader, call, what=what, apdu=apdu)
 
     async def reconnect(self, share: ShareMode, protocols: Protocol, initialization: Disposition) -> Protocol:
         with self._note("reconnect", f"{share.name.lower()}, {initialization.name.lower()}") as record:

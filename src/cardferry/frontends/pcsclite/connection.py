@@ -1,14 +1,15 @@
 """One application's connection: requests in, replies out, strictly one after the other, as pcscd does it.
 
 What is known without asking anybody (versions, reader states, waiting for changes) is answered at once from the
-snapshot. Of all else the next request is looked at when the reply to the last one has been written. The semantics are those of pcsc-lite's ``winscard_svc.c``; differences are in ``docs/semantics.md``.
+snapshot. Of all else the next request is looked at when the reply to the last one has been written. The semantics are
+those of pcsc-lite's ``winscard_svc.c``; differences are in ``docs/semantics.md``.
 
 Waiting for changes. A wait registers the connection for one event, and a stop takes that back; exactly one of event and
 answer to the stop goes out for each registration. A client of level 4:6 asks for the states right after its wait, and
 would take an event before them for their size: the event is held back until they are out, or until the client asks for
 something else, and thus not for states.
 
-Where bugs stop. A call is a `Reply`: an exception behind it becomes ``F_INTERNAL_ERROR`` for the one program that asked.
+Where bugs stop. A call is a `Reply`: what goes wrong behind it is ``F_INTERNAL_ERROR`` for the program that asked.
 """
 
 from __future__ import annotations
