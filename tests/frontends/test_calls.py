@@ -13,9 +13,11 @@ from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import ExclusivePolicy, LocalManager, Settings
 from cardferry.manager.card import LocalCard
 from cardferry.manager.context import LocalContext
+from cardferry.manager.handle import HandleState
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import ReturnCode
+from tests.callers import somebody
 from tests.frontends.at_desk import CONNECT, NEWEST, RECONNECT, STATUS, at_desk
 from tests.frontends.library import (
     BEGIN,
@@ -366,7 +368,7 @@ async def test_program_that_goes_before_a_slow_manager_has_answered(
 ) -> None:
     """A manager on another computer may answer after it was told that the program has gone."""
     late: list[LocalContext | LocalCard] = []
-    manager_open, context_connect = LocalManager.open, LocalContext.connect
+    manager_open = LocalManager.open
 
     async def slow_open(self: LocalManager, caller: Caller, patience: float | None = None) -> LocalContext:
         await asyncio.sleep(1)
@@ -376,7 +378,8 @@ async def test_program_that_goes_before_a_slow_manager_has_answered(
 
     async def slow_connect(self: LocalContext, reader: str, share: ShareMode, protocols: Protocol) -> LocalCard:
         await asyncio.sleep(1)
-        late.append(await context_connect(self, reader, share, protocols))
+        slot = post.desk.manager.slot(reader)
+        late.append(LocalCard(slot, HandleState(self, somebody()), None, self.cards.discard))
         return late[-1]  # type: ignore[return-value]
 
     async with at_desk(tmp_path) as post:
