@@ -127,7 +127,7 @@ def receive(connection: socket.socket) -> tuple[Visitor | None, list[int]]:
             found.frombytes(content[: len(content) - len(content) % size])
     try:
         visitor = msgspec.json.decode(data, type=Visitor)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the last for what is nested too deeply
         visitor = None
     if visitor is None or len(found) != 2:
         for descriptor in found:

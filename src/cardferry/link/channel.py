@@ -108,11 +108,12 @@ def guarded(method: Callable[Concatenate[Channel, Args], None]) -> Callable[Conc
     """For what the event loop or a pipe calls; see the module."""
 
     @wraps(method)
-    def stops(channel: Channel, *args: Args.args, **named: Args.kwargs) -> None:
+    def stops(channel: Channel, /, *args: Args.args, **named: Args.kwargs) -> None:
         try:
             method(channel, *args, **named)
-        except Exception as error:  # the boundary that the module's docstring describes
-            channel.fault(error)
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind its session", channel.name)
+            channel.fault()
 
     return stops
 
@@ -137,8 +138,8 @@ class Channel:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._congested = False
-        #: When `_tick` runs next, and what for. The deadline is kept here, because not every handle knows it: uvloop gives
-        #: a plain one for what is due within half a millisecond.
+        #: When `_tick` runs next. It is kept here because not every handle knows it: uvloop gives a plain one for what is
+        #: due within half a millisecond.
         self._due = 0.0
         self._timer: asyncio.Handle | None = None
         #: When what waits is sent; and whether that is after `LINGER`, and not at the end of this pass.
@@ -146,6 +147,11 @@ class Channel:
         self._lingering = False
         self._room: asyncio.Future[None] | None = None
         self._told_over = False
+
+    @property
+    def name(self) -> str:
+        """Where the present pipe leads, in words for people."""
+        return self.end.pipe.name if self.end is not None else "link"
 
     @property
     def over(self) -> bool:
@@ -168,8 +174,8 @@ class Channel:
     def _forget_pipe(self) -> None:
         end, self.end = self.end, None
         if end is not None:
-            end.pipe.abort()
             end.release()
+            end.pipe.abort()
 
     @guarded
     def drop(self, error: Exception | None = None) -> None:
@@ -250,14 +256,14 @@ class Channel:
         """Bytes came."""
         self.bytes_received += len(data)
         end = self.end
-        if end is not None and (end.unread or len(data) > max(SLICE, self.session.next_size(data))):
-            begun = bool(end.unread)
-            end.unread += data
-            end.pipe.pause_reading()
-            if not begun:
-                self._read_on(end)
-        else:
+        if end is None or (not end.unread and (len(data) <= SLICE or len(data) <= self.session.next_size(data))):
             self._deal_with(data)
+            return
+        begun = bool(end.unread)
+        end.unread += data
+        end.pipe.pause_reading()
+        if not begun:
+            self._read_on(end)
 
     @property
     def unread(self) -> int:
@@ -324,7 +330,7 @@ class Channel:
         """The other end broke the rules."""
         if self.over:
             return
-        log.warning("%s: session ended: %s", self.end.pipe.name if self.end else "link", error)
+        log.warning("%s: session ended: %s", self.name, error)
         self.session.breach(error)
         self._finish(Bye(Reason.PROTOCOL, str(error)))
 
@@ -335,14 +341,13 @@ class Channel:
             self.session.close(bye)
             self._finish(bye)
 
-    def fault(self, error: Exception) -> None:
-        """An error of ours: it is logged, and ends the session."""
-        log.error("%s: an error behind a session, which ends", self.end.pipe.name if self.end else "link", exc_info=error)
+    def fault(self) -> None:
+        """An error of ours, which was logged: it ends the session."""
         try:
             self.session.close(FAULT)
             self._finish(FAULT)
         except Exception:
-            log.exception("an error while a session ends by another error")
+            log.exception("%s: another bug while its session ends", self.name)
 
     def _finish(self, bye: Bye) -> None:
         """Say the last words, give everything back, and tell the owner, whatever of that fails."""
@@ -385,8 +390,8 @@ class Channel:
     @guarded
     def _tick(self) -> None:
         self._timer = None
-        # A loop whose clock counts in ms, or rounds, is early by a little: without the deadline's own time nothing would be
-        # due yet, and the same timer be set again and again until it is.
+        # A loop whose clock counts in ms, or rounds, is early by a little. Without the deadline's own time nothing would
+        # be due yet, and the same timer be set again and again until it is.
         due = self.session.tick(max(self._loop.time(), self._due))
         self._flush()
         if due is Due.OVER:

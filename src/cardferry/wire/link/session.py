@@ -152,8 +152,8 @@ class Session:
         self._software = software
         self._grace = self.timing.grace
         self._reader = self._new_reader()
-        #: Frames without a number that wait to be taken. One of each kind says all there is to say: an end that does not
-        #: read what it is sent makes nothing grow here.
+        #: Frames without a number that wait to be taken. One of each kind says all there is to say: an end that does
+        #: not read what it is sent makes nothing grow here.
         self._aside: dict[Kind, bytes] = {}
         #: Data frames' payloads by number, from the first one that is not acknowledged.
         self._kept: dict[int, bytes] = {}
