@@ -13,9 +13,9 @@ from typing import Protocol as Interface
 #: Bytes that things cost beside the payload in them, rounded up (measured with CPython 3.11): a message that is not
 #: acknowledged; a call that is not carried out; a card handle; a context, which has a task.
 MESSAGE: Final = 192
-CALL: Final = 1024
-HANDLE: Final = 3072
-CONTEXT: Final = 6144
+CALL: Final = 1536
+HANDLE: Final = 2048
+CONTEXT: Final = 4096
 #: An account may grow by so many bytes before it is brought up to date.
 STEP: Final = 64 * 1024
 

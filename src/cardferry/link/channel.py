@@ -138,8 +138,8 @@ class Channel:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._congested = False
-        #: When `_tick` runs next. It is kept here because not every handle knows it: uvloop gives a plain one for what is
-        #: due within half a millisecond.
+        #: When `_tick` runs next. Kept here because not every handle knows it: uvloop gives a plain one for what is due
+        #: within half a millisecond.
         self._due = 0.0
         self._timer: asyncio.Handle | None = None
         #: When what waits is sent; and whether that is after `LINGER`, and not at the end of this pass.
@@ -390,8 +390,8 @@ class Channel:
     @guarded
     def _tick(self) -> None:
         self._timer = None
-        # A loop whose clock counts in ms, or rounds, is early by a little. Without the deadline's own time nothing would
-        # be due yet, and the same timer be set again and again until it is.
+        # A loop whose clock counts in ms, or rounds, is early by a little: without the deadline itself nothing would
+        # be due yet, and the same timer be set again and again.
         due = self.session.tick(max(self._loop.time(), self._due))
         self._flush()
         if due is Due.OVER:
