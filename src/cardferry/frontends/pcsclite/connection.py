@@ -10,7 +10,8 @@ would take an event before them for their size: the event is held back until the
 something else, and thus not for states.
 
 Where bugs stop. `Connection._call` runs what a resource manager does. An exception from there that is no `PcscError` is
-logged with its traceback and becomes ``F_INTERNAL_ERROR`` for the one program that asked.
+logged with its traceback and becomes ``F_INTERNAL_ERROR`` for the one program that asked. One from anywhere else here is
+logged, too, and closes this connection, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from cardferry.frontends.pcsclite.payload import turned_attribute
@@ -141,7 +143,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The program has read again."""
         self._paused = False
-        self._advance()
+        self.guarded(self._advance)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The program has gone, or we closed: everything it held is freed."""
@@ -150,14 +152,24 @@ class Connection(asyncio.Protocol):
         self._requests.clear()
         if self._next is not None and not self._next.done():
             self._next.set_result(None)
-        self._unregister()
-        self._forget_context()
-        self._front.lost(self)
+        try:
+            self._unregister()
+            self._forget_context()
+        finally:
+            self._front.lost(self)
 
     def close(self) -> None:
         """Hang up."""
         if self._transport is not None:
             self._transport.abort()
+
+    def guarded(self, call: Callable[[], None]) -> None:
+        """Call what is nobody else's concern, for somebody else."""
+        try:
+            call()
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind its connection, which is closed", self.peer.name)
+            self.close()
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and data:
@@ -199,7 +211,7 @@ class Connection(asyncio.Protocol):
     def _start(self, request: m.Request) -> None:
         self._busy = True
         if self._next is None:
-            self._front.start(self._call(request))
+            self._front.start(self, self._call(request))
         else:
             self._next.set_result(request)
 
@@ -265,7 +277,7 @@ class Connection(asyncio.Protocol):
         if card is None or request.receive_length < _SHORTEST_RESPONSE:
             return False
 
-        def done(response: bytes, error: PcscError | None) -> None:
+        def answer(response: bytes, error: PcscError | None) -> None:
             self._busy = False
             if error is None:
                 self._write(self._codec.transmitted(request, response))
@@ -274,6 +286,9 @@ class Connection(asyncio.Protocol):
                 self._write(self._failed(request, error.code))
             if self._requests:
                 self._advance()
+
+        def done(response: bytes, error: PcscError | None) -> None:
+            self.guarded(partial(answer, response, error))
 
         self._busy = card.transmit_at_once(request.apdu, request.protocol, done)
         return self._busy
@@ -393,7 +408,7 @@ class Connection(asyncio.Protocol):
         self._forget_numbers()
         if self._context is not None:
             context, self._context = self._context, None
-            self._front.start(context.close())
+            self._front.start(self, context.close())
 
     def _forget_numbers(self) -> None:
         self._front.contexts.pop(self._context_number, None)
