@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from cardferry.app import accepting
 from cardferry.app import doors as module
 from cardferry.app.direct import dial_of, linked_directly
 from cardferry.app.doors import Door, Doors, UnixDoor, VsockDoor, entrance, parse_door
@@ -278,7 +279,7 @@ async def test_a_first_frame_without_an_end_is_not_kept(tmp_path: Path) -> None:
 
 
 async def test_without_descriptors_the_doors_open_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SHORTAGE_PAUSE", 0.01)
+    monkeypatch.setattr(accepting, "SHORTAGE_PAUSE", 0.01)
     path = tmp_path / "link"
     failures = [OSError(errno.EMFILE, "Too many open files"), ConnectionAbortedError(errno.ECONNABORTED, "gone")]
     loop = asyncio.get_running_loop()

@@ -68,7 +68,7 @@ def decode(line: bytes) -> News:
     """Read a line of news; raises `BackgroundError` when it is none."""
     try:
         return msgspec.json.decode(line, type=News)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise BackgroundError("a process in the background says what nobody understands", "end it") from None
 
 

@@ -132,7 +132,7 @@ def _ask(path: Path) -> Running | None:
             return msgspec.json.decode(_read(connection), type=Running)
         except ConnectionRefusedError:
             _remove_dead(path)
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             log.warning("process %s does not answer: %s", path.stem, error)
     return None
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from cardferry.app.accepting import accept
 from cardferry.app.host import HostSyntaxError, socket_path
 from cardferry.app.serving import Access, public_path
 from cardferry.frontends.listening import ListeningSocket, peer_credentials, process_name
@@ -38,8 +39,6 @@ _GREETING_TIME: Final = 5.0
 _MOST_SILENT: Final = 64
 #: Bytes within which a hello ends.
 _MOST_HELLO: Final = 4096
-#: s until callers are taken again after this process, or the computer, had no descriptors left.
-_SHORTAGE_PAUSE: Final = 1.0
 _NOT_WELCOME: Final = encode(Kind.BYE, 0, 0, Bye(Reason.REFUSED, "the host is not for this machine").encode())
 _OPTION: Final = "--listen"
 _VSOCK: Final = re.compile(r"vsock:(?://)?(?P<cid>[^:]*):(?P<port>[0-9]+)")
@@ -186,21 +185,12 @@ class Doors:
         self._accepting = [self._tasks.create_task(self._accept(one, serve), name=one.name) for one in self._entrances]
 
     async def _accept(self, at: Entrance, serve: Serve) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, address = await loop.sock_accept(at.listening)
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                log.warning("%s: nobody can come in: %s", at.name, error.strerror)
-                self._dismiss(0)
-                await asyncio.sleep(_SHORTAGE_PAUSE)
-                continue
+        def take(connection: socket.socket, address: object) -> None:
             visit = self._tasks.create_task(self._visit(vsock.as_unix(connection), address, at, serve))
             self._silent[visit] = None
             self._dismiss(_MOST_SILENT)
-            await asyncio.sleep(0)  # however many come, others have their turn
+
+        await accept(at.listening, at.name, take, lambda: self._dismiss(0))
 
     def _dismiss(self, most: int) -> None:
         """Let go of those who have been silent for longest, until there are ``most`` of them."""
@@ -212,11 +202,14 @@ class Doors:
 
     async def _visit(self, connection: socket.socket, address: object, at: Entrance, serve: Serve) -> None:
         try:
-            came = await _let_in(connection, address, at)
-        finally:
-            self._silent.pop(asyncio.current_task(), None)
-        if came is not None:
-            await serve(*came)
+            try:
+                came = await _let_in(connection, address, at)
+            finally:
+                self._silent.pop(asyncio.current_task(), None)
+            if came is not None:
+                await serve(*came)
+        except Exception:  # a bug behind one caller is nobody else's
+            log.exception("%s: a bug behind a caller", at.name)
 
 
 async def _let_in(connection: socket.socket, address: object, at: Entrance) -> tuple[Pipe, str] | None:

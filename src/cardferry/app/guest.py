@@ -84,7 +84,8 @@ class _Handed:
 
     def lost(self, error: Exception | None) -> None:
         if self._user is not None:
-            self._user.lost(error)
+            # An end in order is all that is seen here of a connection that the other side's ssh has lost.
+            self._user.lost(error or ConnectionError("the session that brought the streams has ended"))
         if not self.gone.done():
             self.gone.set_result(None)
 

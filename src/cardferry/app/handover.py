@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -115,10 +116,15 @@ def receive(connection: socket.socket) -> tuple[Visitor | None, list[int]]:
     """Take a visitor and its streams from a connection that can be read; the descriptors are the caller's to close.
 
     Returns None and no descriptors for anything else.
+
+    Raises:
+        OSError: this process has no descriptors left.
     """
     size = array.array("i").itemsize
     try:
-        data, ancillary, _, _ = connection.recvmsg(_MAX_GREETING, socket.CMSG_LEN(2 * size), socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = connection.recvmsg(
+            _MAX_GREETING, socket.CMSG_LEN(2 * size), socket.MSG_CMSG_CLOEXEC
+        )
     except OSError:
         return None, []
     found = array.array("i")
@@ -127,10 +133,12 @@ def receive(connection: socket.socket) -> tuple[Visitor | None, list[int]]:
             found.frombytes(content[: len(content) - len(content) % size])
     try:
         visitor = msgspec.json.decode(data, type=Visitor)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the last for what is nested too deeply
         visitor = None
     if visitor is None or len(found) != 2:
         for descriptor in found:
             os.close(descriptor)
+        if visitor is not None and flags & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return None, []
     return visitor, list(found)

@@ -7,9 +7,11 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
 from typing import Final
 
-from cardferry.app.background import News
+from cardferry.app.accepting import accept
+from cardferry.app.background import BackgroundError, News
 from cardferry.app.handover import Visitor, receive
 from cardferry.transports.base import Pipe
 from cardferry.transports.stdio import open_pipe
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 
 #: s that a visitor gets to say who it is.
 _GREETING_TIME: Final = 5.0
+_MORE_PLACES: Final = "there, end some of the others, or raise the limit of open files (ulimit -n) and start it anew"
 
 #: Sends news to a visitor; it may have gone.
 Tell = Callable[[News], None]
@@ -56,16 +59,13 @@ class Reception:
 
     async def run(self) -> None:
         """Serve until cancelled, told to `leave`, or nobody has come for ``idle`` s."""
-        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
 
-            async def accept() -> None:
-                while True:
-                    connection, _ = await loop.sock_accept(self._listening)
-                    connection.setblocking(False)
-                    tasks.create_task(self._visit(connection))
+            def take(connection: socket.socket, _address: object) -> None:
+                connection.setblocking(False)
+                tasks.create_task(self._visit(connection))
 
-            accepting = tasks.create_task(accept())
+            accepting = tasks.create_task(accept(self._listening, "the agent's socket", take))
             self._watch_idleness()
             await self._left
             accepting.cancel()
@@ -93,6 +93,8 @@ class Reception:
         try:
             with connection:
                 await self._take(connection)
+        except Exception:  # a bug behind one visitor is nobody else's
+            log.exception("a bug behind a visitor")
         finally:
             self._here -= 1
             self._watch_idleness()
@@ -103,29 +105,33 @@ class Reception:
                 await _readable(connection)
         except TimeoutError:
             return
-        visitor, descriptors = receive(connection)
-        if visitor is None:
-            return
 
         def tell(news: News) -> None:
-            try:
+            with suppress(OSError):  # it may have gone
                 connection.send(news.line())
-            except OSError as error:
-                log.debug("%s has gone: %s", visitor.name, error)
 
-        news = self._welcome(visitor)
-        if news.error:
-            tell(news)
-            for descriptor in descriptors:
-                os.close(descriptor)
-            return
         try:
+            visitor, descriptors = receive(connection)
+            if visitor is None:
+                return
+            with ExitStack() as stack:
+                for descriptor in descriptors:
+                    stack.callback(os.close, descriptor)
+                news = self._welcome(visitor)
+                if news.error:
+                    tell(news)
+                    return
+                stack.pop_all()  # they are the pipe's now
             pipe = await open_pipe(descriptors[0], descriptors[1], visitor.name)
         except OSError as error:
-            log.warning("%s cannot be served: %s", visitor.name, error)
+            log.warning("a visitor cannot be served: %s", error)
+            tell(News.of(BackgroundError(f"no place for another visitor there: {error}", _MORE_PLACES)))
             return
         tell(news)
-        await self._serve(pipe, visitor, tell)
+        try:
+            await self._serve(pipe, visitor, tell)
+        finally:
+            pipe.abort()
 
 
 async def _readable(connection: socket.socket) -> None:

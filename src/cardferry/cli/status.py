@@ -13,6 +13,7 @@ from cardferry.app.paths import runtime_folder
 from cardferry.cli.options import json_option
 from cardferry.link import GuestStatus
 from cardferry.link.host_session import HostSessionStatus
+from cardferry.link.mends import FEW
 from cardferry.manager.status import SlotStatus
 
 
@@ -57,6 +58,8 @@ def link_lines(link: Link) -> list[str]:
             f"calls: {counters.round_trips} waited for the host, {counters.pipelined} did not, "
             f"{counters.local} were answered here; {_ahead(counters.hits, counters.waste)}",
         ]
+        if ours.unexplained > FEW:
+            lines.append(f"mended {ours.unexplained} times within an hour, and not because of the network: see its log")
     if (theirs := link.guest) is not None:
         lines += [
             _traffic(theirs),

@@ -2,13 +2,22 @@
 
 A message goes `Channel.send` -> `Session.send` -> `Session.take` -> `Pipe.write` in one call when it is urgent.
 Messages that nobody waits for are held for up to `LINGER`, so that they travel in one piece with the next one.
+
+However much comes in one piece, `SLICE` bytes of it, or one frame, are dealt with in one pass of the event loop: so the
+other end cannot stop the loop. The pipe is not read meanwhile.
+
+Where bugs stop. What the event loop or a pipe calls here runs the owner's code. An exception from there that is not one
+of the documented errors is logged with its traceback and ends this session, and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+from typing import Concatenate, Final, ParamSpec
 from typing import Protocol as Interface
 
 from cardferry.pcsc.errors import CardferryError
@@ -21,6 +30,12 @@ log = logging.getLogger(__name__)
 
 #: s that a message may wait for company when nobody waits for its answer.
 LINGER: Final = 0.001
+#: Bytes that are dealt with in one pass of the event loop: room for 90 of the smallest messages.
+SLICE: Final = 2048
+#: What the other end is told when the session ends by an error of ours.
+FAULT: Final = Bye(Reason.CLOSED, "an error at the other end; the log there has it")
+
+Args = ParamSpec("Args")
 
 
 class ChannelOwner(Interface):
@@ -44,13 +59,20 @@ class ChannelOwner(Interface):
 
 
 class PipeEnd:
-    """One pipe's callbacks; when the channel has gone on to another pipe, nobody listens any more."""
+    """One pipe's callbacks; when the channel has gone on to another pipe, nobody listens any more.
 
-    __slots__ = ("channel", "gone", "pipe", "unused")
+    Attributes:
+        unread: what has come and waits for the next pass of the event loop.
+        loss: why the pipe was lost before all of that was dealt with, None while it is not.
+    """
+
+    __slots__ = ("channel", "gone", "loss", "pipe", "unread", "unused")
 
     def __init__(self, channel: Channel, pipe: Pipe) -> None:
         self.channel = channel
         self.pipe = pipe
+        self.unread = bytearray()
+        self.loss: tuple[Exception | None] | None = None
         loop = asyncio.get_running_loop()
         #: Done when the channel does not use the pipe any more; when the pipe is lost.
         self.unused: asyncio.Future[None] = loop.create_future()
@@ -71,12 +93,29 @@ class PipeEnd:
         if not self.gone.done():
             self.gone.set_result(None)
         if self.channel.end is self:
-            self.channel.drop(error)
+            if self.unread:
+                self.loss = (error,)  # what the other end said last still counts
+            else:
+                self.channel.drop(error)
 
     def release(self) -> None:
         """The channel does not use the pipe any more."""
         if not self.unused.done():
             self.unused.set_result(None)
+
+
+def guarded(method: Callable[Concatenate[Channel, Args], None]) -> Callable[Concatenate[Channel, Args], None]:
+    """For what the event loop or a pipe calls; see the module."""
+
+    @wraps(method)
+    def stops(channel: Channel, /, *args: Args.args, **named: Args.kwargs) -> None:
+        try:
+            method(channel, *args, **named)
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind its session", channel.name)
+            channel.fault()
+
+    return stops
 
 
 class Channel:
@@ -99,12 +138,20 @@ class Channel:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._congested = False
-        self._timer: asyncio.TimerHandle | None = None
+        #: When `_tick` runs next. Kept here because not every handle knows it: uvloop gives a plain one for what is due
+        #: within half a millisecond.
+        self._due = 0.0
+        self._timer: asyncio.Handle | None = None
         #: When what waits is sent; and whether that is after `LINGER`, and not at the end of this pass.
         self._flush_handle: asyncio.Handle | None = None
         self._lingering = False
         self._room: asyncio.Future[None] | None = None
         self._told_over = False
+
+    @property
+    def name(self) -> str:
+        """Where the present pipe leads, in words for people."""
+        return self.end.pipe.name if self.end is not None else "link"
 
     @property
     def over(self) -> bool:
@@ -127,9 +174,10 @@ class Channel:
     def _forget_pipe(self) -> None:
         end, self.end = self.end, None
         if end is not None:
-            end.pipe.abort()
             end.release()
+            end.pipe.abort()
 
+    @guarded
     def drop(self, error: Exception | None = None) -> None:
         """The pipe is lost, or of no use: go on without it."""
         if self.end is None:
@@ -166,7 +214,7 @@ class Channel:
             self.session.send(payload)
             if self._flush_handle is None:
                 self._lingering = True
-                self._flush_handle = self._loop.call_later(LINGER, self._flush)
+                self._flush_handle = self._loop.call_later(LINGER, self._flush_later)
         elif end is None or self._congested:
             self.session.send(payload)
         elif data := self.session.send_now(payload):
@@ -184,7 +232,11 @@ class Channel:
             self._flush_handle = None
         if self._flush_handle is None:
             self._lingering = False
-            self._flush_handle = self._loop.call_soon(self._flush)
+            self._flush_handle = self._loop.call_soon(self._flush_later)
+
+    @guarded
+    def _flush_later(self) -> None:
+        self._flush()
 
     def _flush(self) -> None:
         if self._flush_handle is not None:
@@ -199,9 +251,43 @@ class Channel:
 
     # what the pipe tells
 
+    @guarded
     def received(self, data: bytes) -> None:
         """Bytes came."""
         self.bytes_received += len(data)
+        end = self.end
+        if end is None or (not end.unread and (len(data) <= SLICE or len(data) <= self.session.next_size(data))):
+            self._deal_with(data)
+            return
+        begun = bool(end.unread)
+        end.unread += data
+        end.pipe.pause_reading()
+        if not begun:
+            self._read_on(end)
+
+    @property
+    def unread(self) -> int:
+        """Bytes that have come and wait for the next pass of the event loop."""
+        return len(self.end.unread) if self.end is not None else 0
+
+    @guarded
+    def _read_on(self, end: PipeEnd) -> None:
+        if self.end is not end:
+            return
+        size = max(SLICE, self.session.next_size(end.unread))
+        data = bytes(memoryview(end.unread)[:size])
+        del end.unread[:size]
+        self._deal_with(data)
+        if self.end is not end:
+            return
+        if end.unread:
+            self._loop.call_soon(self._read_on, end)
+        elif end.loss is not None:
+            self.drop(end.loss[0])
+        else:
+            end.pipe.resume_reading()
+
+    def _deal_with(self, data: bytes) -> None:
         session = self.session
         greeting = session.phase is Phase.GREETING
         try:
@@ -223,9 +309,10 @@ class Channel:
             self._flush()
         if session.phase is Phase.OVER:
             self._finish(session.farewell or Bye(Reason.CLOSED))
-        elif (due := session.ack_due) is not None and (self._timer is None or self._timer.when() > due):
+        elif (due := session.ack_due) is not None and (self._timer is None or self._due > due):
             self._arm()
 
+    @guarded
     def congested(self, congested: bool) -> None:
         """The pipe cannot keep up, or can again."""
         self._congested = congested
@@ -243,33 +330,48 @@ class Channel:
         """The other end broke the rules."""
         if self.over:
             return
-        log.warning("%s: session ended: %s", self.end.pipe.name if self.end else "link", error)
+        log.warning("%s: session ended: %s", self.name, error)
         self.session.breach(error)
         self._finish(Bye(Reason.PROTOCOL, str(error)))
 
+    @guarded
     def close(self, bye: Bye) -> None:
         """End the session from this side."""
         if not self.over:
             self.session.close(bye)
             self._finish(bye)
 
+    def fault(self) -> None:
+        """An error of ours, which was logged: it ends the session."""
+        try:
+            self.session.close(FAULT)
+            self._finish(FAULT)
+        except Exception:
+            log.exception("%s: another bug while its session ends", self.name)
+
     def _finish(self, bye: Bye) -> None:
+        """Say the last words, give everything back, and tell the owner, whatever of that fails."""
         if self._told_over:
             return
         self._told_over = True
-        self._congested = False
-        self._flush()
-        end, self.end = self.end, None
-        if end is not None:
-            end.pipe.close()
-            end.release()
-            # A pipe that does not get rid of what was written is not waited for.
-            self._loop.call_later(self.session.timing.dead, end.pipe.abort)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._give_room()
-        self._owner.over(bye)
+        end = self.end
+        with ExitStack() as whatever_fails:
+            whatever_fails.callback(self._owner.over, bye)
+            whatever_fails.callback(self._give_room)
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if end is not None:
+                whatever_fails.callback(self._hang_up, end)
+            self._congested = False
+            self._flush()
+
+    def _hang_up(self, end: PipeEnd) -> None:
+        self.end = None
+        end.release()
+        # A pipe that does not get rid of what was written is not waited for.
+        self._loop.call_later(self.session.timing.dead, end.pipe.abort)
+        end.pipe.close()
 
     # time
 
@@ -279,14 +381,18 @@ class Channel:
         if deadline is None:
             return
         if self._timer is not None:
-            if self._timer.when() <= deadline and not self._timer.cancelled():
+            if self._due <= deadline:
                 return
             self._timer.cancel()
+        self._due = deadline
         self._timer = self._loop.call_at(deadline, self._tick)
 
+    @guarded
     def _tick(self) -> None:
         self._timer = None
-        due = self.session.tick(self._loop.time())
+        # A loop whose clock counts in ms, or rounds, is early by a little: without the deadline itself nothing would
+        # be due yet, and the same timer be set again and again.
+        due = self.session.tick(max(self._loop.time(), self._due))
         self._flush()
         if due is Due.OVER:
             self._finish(Bye(Reason.UNKNOWN_SESSION, "the other end was away for too long"))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute
+from cardferry.pcsc.constants import GET_FEATURE_REQUEST, MAX_ATTRIBUTE_SIZE, Attribute
 from cardferry.pcsc.errors import ReturnCode
 
 _STATIC_ATTRIBUTES: Final = frozenset(
@@ -91,6 +91,8 @@ class Facts:
         """
         if answer.code not in _LASTING or (reader, about, key) in self._known:
             return False
+        if len(answer.value) > MAX_ATTRIBUTE_SIZE:
+            return False  # nobody could be told, and there would be no bound to the features in it
         if about is About.ATTRIBUTE:
             static = key in _STATIC_ATTRIBUTES
         else:

@@ -19,6 +19,7 @@ from typing import Final, Self
 from cardferry.link.foreseen import Foreseen
 from cardferry.link.guest_context import GuestContext
 from cardferry.link.guest_session import GuestSession
+from cardferry.link.mends import Mends
 from cardferry.link.readers import ReadersReceiver
 from cardferry.news import News
 from cardferry.pcsc.errors import CardferryError
@@ -83,7 +84,11 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class GuestStatus:
-    """What ``cardferry status`` shows of a link. Times in s."""
+    """What ``cardferry status`` shows of a link. Times in s.
+
+    Attributes:
+        unexplained: resumes within the last hour for which the network was not to blame.
+    """
 
     state: str
     host: str
@@ -92,6 +97,7 @@ class GuestStatus:
     last_error: str
     sessions: int
     resumes: int
+    unexplained: int
     messages_sent: int
     messages_received: int
     bytes_sent: int
@@ -149,6 +155,9 @@ class Guest:
         self._past = (0, 0, 0, 0, 0)
         self._news = News()
         self._pause = _FIRST_PAUSE
+        #: Why the pipe was lost last, while it is; and what came of such breaks.
+        self._break: Exception | None = None
+        self._mends = Mends()
         #: Whether the last pipe was good for anything; otherwise there is a pause before the next one.
         self._met = False
         self._tasks = asyncio.TaskGroup()
@@ -215,6 +224,11 @@ class Guest:
                 self._missed(error)
                 await self._rest()
                 continue
+            except Exception as bug:  # the programs that wait are not to pay for it
+                log.exception("a bug behind the way to %s", self._name or "the host")
+                self._missed(bug)
+                await self._rest()
+                continue
             latest = self._latest
             if latest is None or latest.dead:
                 latest = self._latest = self._new_session()
@@ -252,16 +266,31 @@ class Guest:
 
     def together(self, session: GuestSession) -> None:
         """The host is there."""
+        if self.state is LinkState.BROKEN:
+            self._mended()
         self.session = session
         self.error = None
         self._met = True
         self._become(LinkState.UP)
+
+    def _mended(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._mends.mended(self._break, now):
+            log.warning(
+                "the link to %s was mended %d times within an hour, and not because of the network: %s",
+                self._name or "the host",
+                self._mends.recent(now),
+                repr(self._break)
+                if self._break is not None
+                else "its pipe was closed; the log at the other end may say why",
+            )
 
     def apart(self, session: GuestSession, error: Exception | None) -> None:
         """The pipe is gone."""
         if session is self.session:
             if self.state is LinkState.UP:
                 self._pause = _FIRST_PAUSE
+            self._break = error
             self._become(LinkState.BROKEN)
         else:
             self._missed(error or ConnectionError("the host closed the connection before it said hello"))
@@ -332,6 +361,7 @@ class Guest:
             last_error=str(self.error) if self.error is not None else "",
             sessions=self._sessions,
             resumes=resumes,
+            unexplained=self._mends.recent(asyncio.get_running_loop().time()),
             messages_sent=sent,
             messages_received=received,
             bytes_sent=bytes_sent,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from cardferry.link import messages as m
@@ -28,6 +29,16 @@ log = logging.getLogger(__name__)
 GONE: Final = ReturnCode.E_READER_UNAVAILABLE
 
 
+def _for_one(call: Callable[[], None], card: GuestCard | None = None) -> None:
+    """Tell one program something: a bug there is logged, and is nobody else's."""
+    try:
+        call()
+    except Exception:
+        log.exception("a bug behind what a program is told")
+        if card is not None:
+            card.failed(ReturnCode.F_INTERNAL_ERROR)
+
+
 class _Waiting:
     """A call whose answer a task waits for."""
 
@@ -43,7 +54,7 @@ class _Waiting:
         if not self.answered.done():
             self.answered.set_result(answer)
             if self.card is not None and answer.foreseen is not None:
-                self.card.promised(answer.call, answer.foreseen)
+                _for_one(partial(self.card.promised, answer.call, answer.foreseen), self.card)
 
     def fail(self, error: PcscError) -> None:
         """None will come."""
@@ -65,10 +76,10 @@ class _Taking:
         self._take = take
 
     def end(self, answer: m.Answer) -> None:
-        self._take(answer, None)
+        _for_one(partial(self._take, answer, None))
 
     def fail(self, error: PcscError) -> None:
-        self._take(None, error)
+        _for_one(partial(self._take, None, error))
 
 
 class GuestSession:
@@ -120,7 +131,7 @@ class GuestSession:
         for pending in calls:
             pending.fail(PcscError(GONE, bye.text or "the link is closed"))
         for card in self.cards.values():
-            card.session_over()
+            _for_one(card.session_over)
         self.cards.clear()
         self._guest.over(self)
 
@@ -264,6 +275,8 @@ class GuestSession:
         self._guest.readers_changed()
 
     def _fact(self, message: m.Fact) -> None:
+        if self._guest.readers.find(message.reader) is None:
+            return  # no more facts than there are readers
         self.facts.learn(message.reader, About(message.about), message.key, Known(message.code, message.value))
 
     def _answer(self, message: m.Answer) -> None:
@@ -276,12 +289,12 @@ class GuestSession:
     def _ahead(self, message: m.Ahead) -> None:
         card = self.cards.get(message.handle)
         if card is not None:
-            card.foreseen.came(message)
+            _for_one(partial(card.foreseen.came, message), card)
 
     def _failed(self, message: m.Failed) -> None:
         card = self.cards.get(message.handle)
         if card is not None:
-            card.failed(message.code)
+            _for_one(partial(card.failed, message.code))
 
     _HANDLERS: ClassVar[dict[type, Callable[..., None]]] = {
         m.Welcome: _welcomed,

@@ -10,9 +10,11 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
+from cardferry.link.budget import Budget
 from cardferry.link.facts import About, Facts, Known
 from cardferry.link.host_session import HostSession, HostSessionStatus
 from cardferry.link.settings import Limits
@@ -151,6 +153,7 @@ class Host:
         self.limits = limits or Limits()
         self.accelerate = accelerate
         self.facts = Facts()
+        self.budget = Budget(self.limits.memory)
         self._timing = timing or Timing()
         self._bounds = bounds or Bounds()
         self._software = software
@@ -180,7 +183,7 @@ class Host:
         await self._tasks.__aexit__(kind, error, trace)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something in a task of this host."""
+        """Run something in a task of this host; it must not raise."""
         return self._tasks.create_task(work)
 
     async def serve(self, pipe: Pipe, guest: str = "") -> None:
@@ -205,6 +208,9 @@ class Host:
             self._greetings.discard(greeting)
         try:
             await session.channel.attach(greeting).gone
+        except Exception:  # the boundary that `cardferry.link.channel` describes
+            log.exception("%s: a bug behind its pipe", session.guest)
+            session.fault()
         finally:
             pipe.abort()
 
@@ -227,6 +233,7 @@ class Host:
         agree(session.hello, hello)
         self._served += 1
         serving = self._sessions[hello.identity] = HostSession(self, session, self._served, guest)
+        self.budget.open(serving)
         return serving
 
     @staticmethod
@@ -245,6 +252,7 @@ class Host:
     def forget(self, session: HostSession) -> None:
         """A session is over."""
         self._sessions.pop(session.channel.session.identity, None)
+        self.budget.close(session)
 
     # what all guests are told
 
@@ -254,7 +262,7 @@ class Host:
             snapshot = await self.manager.changed(snapshot.serial)
             self.check_facts()
             for session in tuple(self._sessions.values()):
-                session.readers_changed()
+                session.guarded(session.readers_changed)
 
     def check_facts(self) -> None:
         """Forget what was known about readers when readers have come or gone."""
@@ -272,7 +280,7 @@ class Host:
         self.check_facts()
         if self.facts.learn(reader, about, key, known):
             for session in tuple(self._sessions.values()):
-                session.tell_fact(reader, about, key, known)
+                session.guarded(partial(session.tell_fact, reader, about, key, known))
 
     @property
     def status(self) -> HostStatus:

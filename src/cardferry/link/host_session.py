@@ -1,23 +1,27 @@
 """One guest, on the host: its contexts and handles, what it has been told, and what it may ask for.
 
 Messages come in by `HostSession.message`; calls go into the lane of their context; answers leave with everything
-that the guest must know before them, in one piece per pass of the event loop.
+that the guest must know before them, in one piece per pass of the event loop. Dealing with a message costs the same,
+however much the guest has open.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from cardferry.link import budget
 from cardferry.link import messages as m
 from cardferry.link.accelerate import RunAhead
 from cardferry.link.channel import Channel
 from cardferry.link.facts import About, Known
 from cardferry.link.host_card import HostCard
-from cardferry.link.lane import Job, Lane
+from cardferry.link.lane import Lane
+from cardferry.link.pace import CALL, Pace
+from cardferry.link.queue import Job
 from cardferry.link.readers import ReadersSender
 from cardferry.pcsc.constants import MAX_APDU_SIZE, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -77,8 +81,13 @@ class HostSession:
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[int, Lane] = {}
         self._cards: dict[int, tuple[HostCard, Lane]] = {}
-        self._last_context = self._last_handle = 0
+        #: Calls that somebody waits for, by number.
+        self._calls: dict[int, Job] = {}
+        self._last_context = self._last_handle = self._last_call = 0
         self._jobs = self._job_bytes = 0
+        self._pace = Pace()
+        #: Bytes by which our account may have grown since it was brought up to date.
+        self._growth = 0
         self._readers = ReadersSender()
         self._readers_timer: asyncio.TimerHandle | None = None
         self._news_waits = False
@@ -105,15 +114,26 @@ class HostSession:
         log.info("%s: out of reach%s", self.guest, f": {error}" if error else "")
 
     def over(self, bye: Bye) -> None:
-        """The session is over: everything that the guest had is given back."""
+        """The session is over: everything that the guest had is given back, as much in each pass as may be."""
         log.info("%s: gone%s", self.guest, f": {bye.text}" if bye.text else "")
+        self._host.forget(self)
         if self._readers_timer is not None:
             self._readers_timer.cancel()
-        for lane in self._lanes.values():
-            lane.close()
+        lanes = iter(tuple(self._lanes.values()))
         self._lanes.clear()
         self._cards.clear()
-        self._host.forget(self)
+        self._calls.clear()
+        while self._pace.may(CALL):
+            lane = next(lanes, None)
+            if lane is None:
+                return
+            self.guarded(lane.close)
+        self._host.start(self._give_back(lanes))
+
+    async def _give_back(self, lanes: Iterator[Lane]) -> None:
+        for lane in lanes:
+            await self._pace.step(CALL)
+            self.guarded(lane.close)
 
     def message(self, payload: bytes) -> None:
         """The guest says something.
@@ -136,12 +156,13 @@ class HostSession:
         if len(self._lanes) >= self._host.limits.contexts:
             raise WireError(f"more than {self._host.limits.contexts} contexts")
         self._last_context = message.context
+        self._grow(budget.CONTEXT)
         pid = None if message.pid is None else self._number << 32 | message.pid & 0xFFFF_FFFF
         peer = Peer(f"{message.peer} on {self.guest}" if self.guest else message.peer, message.uid, pid)
         patience = message.patience
         if patience is not None and patience > _MOST_PATIENCE:
             patience = None
-        lane = Lane(self, peer, patience, self._host.start)
+        lane = Lane(self, peer, patience, self._start)
         lane.accelerate = message.accelerate and self._host.accelerate
         self._lanes[message.context] = lane
 
@@ -154,8 +175,9 @@ class HostSession:
         lane.close()
 
     def _cancel(self, message: m.Cancel) -> None:
-        for lane in self._lanes.values():
-            lane.cancel(message.call)
+        job = self._calls.pop(message.call, None)
+        if job is not None:
+            job.lane.cancel(job)
 
     # calls
 
@@ -164,6 +186,10 @@ class HostSession:
         limits = self._host.limits
         if self._jobs >= limits.calls or self._job_bytes + size > limits.call_bytes:
             raise WireError(f"more than {limits.calls} calls, or {limits.call_bytes} bytes of them, at the same time")
+        if message.call:
+            if message.call <= self._last_call:
+                raise WireError(f"call {message.call} was made before")
+            self._last_call = message.call
         known = self._cards.get(message.handle)
         if isinstance(message, m.Connect):
             known = self._new_card(message)
@@ -176,7 +202,11 @@ class HostSession:
         card, lane = known
         self._jobs += 1
         self._job_bytes += size
-        lane.put(Job(card, message, size))
+        self._grow(budget.CALL + size)
+        job = Job(lane, card, message, size)
+        if message.call:
+            self._calls[message.call] = job
+        lane.put(job)
 
     def _new_card(self, message: m.Connect) -> tuple[HostCard, Lane]:
         lane = self._lanes.get(message.context)
@@ -187,6 +217,7 @@ class HostSession:
         if len(self._cards) >= self._host.limits.handles:
             raise WireError(f"more than {self._host.limits.handles} handles")
         self._last_handle = message.handle
+        self._grow(budget.HANDLE)
         ahead = RunAhead() if lane.accelerate else None
         card = HostCard(message.handle, message.reader, lane.context, ShareMode(message.share), ahead)
         card.curious = lane.accelerate and self._far and not self._host.knows(message.reader)
@@ -237,10 +268,40 @@ class HostSession:
         """Wait until an answer can be sent."""
         await self.channel.room()
 
-    def done(self, job: Job, answer: m.Answer, *, now: bool = False) -> None:
-        """A call has been carried out; whether the answer shall leave now, and not wait for company."""
+    async def step(self, steps: int) -> None:
+        """Wait until as much as that may be done for the guest."""
+        await self._pace.step(steps)
+
+    def fault(self) -> None:
+        """An error of ours, which was logged: it ends the session."""
+        self.channel.fault()
+
+    def guarded(self, call: Callable[[], None]) -> None:
+        """Call; an error of ours ends the session, and nothing else."""
+        try:
+            call()
+        except Exception:  # the boundary that `cardferry.link.channel` describes
+            log.exception("%s: a bug behind its session", self.guest)
+            self.fault()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._host.start(self._guarded(work))
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:  # likewise
+            log.exception("%s: a bug behind one of its contexts", self.guest)
+            self.fault()
+
+    def _ended(self, job: Job) -> None:
         self._jobs -= 1
         self._job_bytes -= job.size
+        self._calls.pop(job.message.call, None)
+
+    def done(self, job: Job, answer: m.Answer, *, now: bool = False) -> None:
+        """A call has been carried out; whether the answer shall leave now, and not wait for company."""
+        self._ended(job)
         card = job.card
         if card.learnt:
             for about, key, known in card.learnt:
@@ -267,8 +328,7 @@ class HostSession:
 
     def failed(self, job: Job, error: PcscError) -> None:
         """A call has failed, or was refused."""
-        self._jobs -= 1
-        self._job_bytes -= job.size
+        self._ended(job)
         if self.channel.over:
             return
         message, card = job.message, job.card
@@ -314,11 +374,11 @@ class HostSession:
         if self.channel.full:
             if not self._news_waits:
                 self._news_waits = True
-                self._host.start(self._tell_when_there_is_room())
+                self._start(self._tell_when_there_is_room())
         elif self._readers.urgent(self._host.manager.snapshot):
             self._tell_readers()
         elif self._readers_timer is None:
-            self._readers_timer = self._loop.call_later(SHARING_DELAY, self._tell_readers)
+            self._readers_timer = self._loop.call_later(SHARING_DELAY, self.guarded, self._tell_readers)
 
     async def _tell_when_there_is_room(self) -> None:
         await self.channel.room()
@@ -342,6 +402,7 @@ class HostSession:
     def _post(self, message: m.FromHost, *, now: bool = False) -> None:
         """Say it at the end of this pass of the event loop, or now."""
         payload = m.encode(message)
+        self._grow(len(payload) + budget.MESSAGE)
         try:
             if now:
                 self.channel.send(payload, urgent=True)
@@ -349,6 +410,31 @@ class HostSession:
                 self.channel.post(payload)
         except SessionOverflowError as error:
             self._loop.call_soon(self.channel.breach, error)
+
+    # memory
+
+    def _grow(self, size: int) -> None:
+        """So many bytes may be kept for the guest from now on."""
+        self._growth += size
+        if self._growth >= budget.STEP:
+            self._growth = 0
+            self._host.budget.update(self)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that are kept for the guest, about."""
+        messages, message_bytes = self.channel.session.kept
+        return (
+            (message_bytes + messages * budget.MESSAGE)
+            + (self._job_bytes + self._jobs * budget.CALL)
+            + (len(self._cards) * budget.HANDLE + len(self._lanes) * budget.CONTEXT)
+            + self.channel.unread
+        )
+
+    def exceeded(self, most: int) -> None:
+        """All guests together keep more than ``most`` bytes, and this one most of it."""
+        text = f"the host keeps {most >> 20} MiB for all guests together, and had to keep most for this one"
+        self._loop.call_soon(self.channel.breach, SessionOverflowError(text))
 
     # status
 

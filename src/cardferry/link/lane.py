@@ -4,38 +4,35 @@ A call that waits here behind another one is not at the manager, and the manager
 patience ends. So the lane does: a call that a library repeats (transmit, status, reconnect, begin) is refused with
 ``E_SHARING_VIOLATION`` when it has queued for so long, and is gone: it cannot be carried out later. A call that
 is under way is never refused here; its answer is what the manager says.
+
+Where bugs stop. An exception from a call that is no `PcscError` is logged with its traceback and becomes
+``F_INTERNAL_ERROR`` for that call. One from anywhere else here ends the guest's session, and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 from typing import Protocol as Interface
 
 from cardferry.link import messages as m
-from cardferry.link.host_card import HostCard
+from cardferry.link.host_card import Broken, HostCard
+from cardferry.link.pace import CALL
+from cardferry.link.queue import Job, JobQueue
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context, Peer
+
+log = logging.getLogger(__name__)
 
 #: Calls that libpcsclite repeats when it is told ``E_SHARING_VIOLATION`` (``winscard_clnt.c``).
 _REPEATED: Final = (m.Transmit, m.Status, m.Reconnect, m.Begin)
 #: Calls that give something back. They are carried out even when the context closes; all others may wait for a turn.
 _GIVING_BACK: Final = (m.End, m.Disconnect)
-
-
-class Job:
-    """A call on its way through the lane."""
-
-    __slots__ = ("card", "message", "size", "timer")
-
-    def __init__(self, card: HostCard, message: m.Call, size: int) -> None:
-        self.card = card
-        self.message = message
-        self.size = size
-        self.timer: asyncio.TimerHandle | None = None
+#: Calls that are refused in one pass of the event loop.
+_SOME: Final = 64
 
 
 class LaneOwner(Interface):
@@ -52,6 +49,14 @@ class LaneOwner(Interface):
 
     async def room(self) -> None:
         """Wait until an answer can be sent."""
+        ...
+
+    async def step(self, steps: int) -> None:
+        """Wait until as much as that may be done for the guest, see `cardferry.link.pace`."""
+        ...
+
+    def fault(self) -> None:
+        """An error of ours, which was logged: it ends the session."""
         ...
 
     def done(self, job: Job, answer: m.Answer, *, now: bool = False) -> None:
@@ -94,7 +99,7 @@ class Lane:
         self._patience = patience
         self._start = start
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[Job] = deque()
+        self._queue = JobQueue()
         #: What is carried out now; and the card with whose promises the lane goes on after the answer.
         self._running: Job | None = None
         self._ahead: HostCard | None = None
@@ -104,7 +109,8 @@ class Lane:
         self._worker: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
         self._context: Context | None = None
-        self._closing = False
+        #: The context closes; and it does so behind a call at once.
+        self._closing = self._cut_off = False
         #: Whether the call that is running shall end, and only that call.
         self._cancelled = False
 
@@ -123,7 +129,7 @@ class Lane:
                 self._limit(job, self._patience)
         elif self._do_at_once(job):
             return
-        self._queue.append(job)
+        self._queue.put(job)
         self._go()
 
     @property
@@ -134,27 +140,36 @@ class Lane:
         """Carry out a call that can be carried out without waiting; return whether it was."""
         if self._closing or self._worker is None or self._owner.crowded:
             return False
-        message = job.message
-        if isinstance(message, m.Transmit):
-            if not message.call or not job.card.transmit_at_once(message, partial(self._done_at_once, job)):
+        message, card = job.message, job.card
+        try:
+            if isinstance(message, m.Transmit):
+                self._at_once = bool(message.call) and card.transmit_at_once(message, partial(self._done_at_once, job))
+                if self._at_once:
+                    self._running = job
+                return self._at_once
+            if not card.begin_or_end_at_once(message):
                 return False
-            self._running = job
-            self._at_once = True
-            return True
-        if not job.card.begin_or_end_at_once(message):
-            return False
-        self._owner.done(job, m.Answer(0))
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind %s", self._peer.name, type(message).__name__)
+            self._owner.failed(job, _bug(job))
+        else:
+            self._owner.done(job, m.Answer(0))
         return True
 
     def _done_at_once(self, job: Job, answer: m.Answer | None, error: PcscError | None) -> None:
+        """The reader calls this: nothing that is raised here may come back to it."""
         self._running = None
         self._at_once = False
-        if answer is None:
-            self._owner.failed(job, error or PcscError(ReturnCode.F_INTERNAL_ERROR))
-        else:
-            self._owner.done(job, answer, now=True)
-            if job.card.promised is not None:
-                self._promising = job.card
+        try:
+            if answer is None:
+                self._owner.failed(job, error or PcscError(ReturnCode.F_INTERNAL_ERROR))
+            else:
+                self._owner.done(job, answer, now=True)
+                if job.card.promised is not None:
+                    self._promising = job.card
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind an answer", self._peer.name)
+            self._owner.fault()
         if self._queue or self._promising is not None or self._closing:
             self._go()
 
@@ -174,28 +189,32 @@ class Lane:
         running = self._running
         if running is not None and isinstance(running.message, m.Connect):
             self._limit(job, patience)  # a connect may take its time, and so may what waits for it
-        elif job in self._queue:
-            self._refuse(job, ReturnCode.E_SHARING_VIOLATION)
+        else:
+            self._refuse_some((job,))
+
+    def _refuse_some(self, jobs: tuple[Job, ...]) -> None:
+        """Those of them that still wait; a few in each pass of the event loop."""
+        try:
+            for job in jobs[:_SOME]:
+                if job in self._queue:
+                    self._refuse(job, ReturnCode.E_SHARING_VIOLATION)
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind a refusal", self._peer.name)
+            self._owner.fault()
+        else:
+            if len(jobs) > _SOME:
+                self._loop.call_soon(self._refuse_some, jobs[_SOME:])
 
     def _refuse(self, job: Job, code: ReturnCode) -> None:
         self._queue.remove(job)
-        self._stop_timer(job)
         self._owner.failed(job, PcscError(code, "waiting behind another call"))
 
-    @staticmethod
-    def _stop_timer(job: Job) -> None:
-        if job.timer is not None:
-            job.timer.cancel()
-            job.timer = None
-
-    def cancel(self, call: int) -> None:
+    def cancel(self, job: Job) -> None:
         """Nobody waits for this call any more: it gives up its place, or its waiting."""
-        if self._running is not None and self._running.message.call == call:
+        if job is self._running:
             self._interrupt()
-        for job in self._queue:
-            if job.message.call == call:
-                self._refuse(job, ReturnCode.E_CANCELLED)
-                break
+        elif job in self._queue:
+            self._refuse(job, ReturnCode.E_CANCELLED)
 
     def _interrupt(self) -> None:
         if self._worker is not None and not self._cancelled and not self._at_once:
@@ -214,41 +233,53 @@ class Lane:
             self._running is not None and not isinstance(self._running.message, _GIVING_BACK)
         ):
             self._interrupt()
-        for job in tuple(self._queue):
-            if self._at_once or not isinstance(job.message, _GIVING_BACK):
-                self._refuse(job, ReturnCode.E_CANCELLED)
+        self._cut_off = self._at_once
         self._go()
+
+    def _too_late(self, job: Job) -> bool:
+        """Whether a call that has waited is not carried out any more."""
+        return self._closing and (self._cut_off or not isinstance(job.message, _GIVING_BACK))
 
     # calls are carried out
 
     async def _work(self) -> None:
+        try:
+            await self._carry_out()
+        finally:
+            if self._context is not None:
+                await self._context.close()
+
+    async def _carry_out(self) -> None:
         while True:
             if self._promising is not None:
                 await self._keep_promises(self._promising)
             elif self._queue:
-                await self._do(self._queue.popleft())
+                await self._do(self._queue.take())
             elif self._closing:
                 break
             else:
                 self._wake = self._loop.create_future()
                 await self._wake
-        if self._context is not None:
-            await self._context.close()
 
     async def _do(self, job: Job) -> None:
-        self._stop_timer(job)
         self._running = job
         try:
+            if not self._too_late(job):
+                await self._owner.step(CALL)
+            if self._too_late(job):
+                await self._owner.step(1)
+                raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
             if self._owner.crowded:
                 await self._owner.room()
-            answer = await job.card.perform(job.message)
+            answer = await self._perform(job)
             self._running = None
             self._owner.done(job, answer)
             await self._run_ahead(job.card)
         except PcscError as error:
+            self._running = None
             self._owner.failed(job, error)
             if not job.message.call and error.code is ReturnCode.E_SHARING_VIOLATION:
-                self._refuse_those_behind(job.card)
+                self._refuse_some(self._queue.impatient(job.card))  # the turn that they count on has not come in time
         except asyncio.CancelledError:
             self._uncancel()
             if self._running is not None:
@@ -256,6 +287,15 @@ class Lane:
         finally:
             self._running = self._ahead = None
             self._cancelled = False
+
+    async def _perform(self, job: Job) -> m.Answer:
+        try:
+            return await job.card.perform(job.message)
+        except PcscError:
+            raise
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind %s", self._peer.name, type(job.message).__name__)
+            raise _bug(job) from None
 
     async def _keep_promises(self, card: HostCard) -> None:
         """Go on after a call that was carried out at once."""
@@ -285,10 +325,11 @@ class Lane:
 
     def _overtaken(self, card: HostCard) -> bool:
         """Whether the guest does not count on a promise any more, because it has sent something else."""
-        return self._closing or any(job.card is card for job in self._queue)
+        return self._closing or self._queue.has(card)
 
-    def _refuse_those_behind(self, card: HostCard) -> None:
-        """The turn did not come in time: neither do the calls that count on it."""
-        for job in tuple(self._queue):
-            if job.card is card and job.timer is not None:
-                self._refuse(job, ReturnCode.E_SHARING_VIOLATION)
+
+def _bug(job: Job) -> PcscError:
+    """How a call ends behind which there was a bug."""
+    if not job.message.call:
+        job.card.broken = Broken(ReturnCode.F_INTERNAL_ERROR)
+    return PcscError(ReturnCode.F_INTERNAL_ERROR, "a bug; the log has it")

@@ -268,13 +268,15 @@ FromHost = Welcome | Readers | Fact | Answer | Ahead | Failed
 encode: Final[Callable[[FromGuest | FromHost], bytes]] = msgspec.msgpack.Encoder().encode
 _from_guest: Final[msgspec.msgpack.Decoder[FromGuest]] = msgspec.msgpack.Decoder(FromGuest)
 _from_host: Final[msgspec.msgpack.Decoder[FromHost]] = msgspec.msgpack.Decoder(FromHost)
+#: What bytes that are no message end in; `RecursionError` is for what is nested deeply in a field that nobody knows.
+_NO_MESSAGE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode_from_guest(payload: bytes) -> FromGuest:
     """What a guest says; raises `WireError` when it is no message."""
     try:
         return _from_guest.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _NO_MESSAGE as error:
         raise WireError(f"not a message of a guest: {error}") from error
 
 
@@ -282,5 +284,5 @@ def decode_from_host(payload: bytes) -> FromHost:
     """What a host says; raises `WireError` when it is no message."""
     try:
         return _from_host.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _NO_MESSAGE as error:
         raise WireError(f"not a message of a host: {error}") from error

@@ -15,6 +15,8 @@ class Limits:
         handles: card handles of one guest. The next connect gets ``E_NO_MEMORY``.
         calls: calls of one guest that are not carried out yet. The next one gets ``E_NO_MEMORY``.
         call_bytes: bytes of their commands, likewise.
+        memory: bytes that are kept for all guests together; when it is more, the session of the one that has most of it
+            ends.
     """
 
     guests: int = 256
@@ -22,3 +24,4 @@ class Limits:
     handles: int = 8192
     calls: int = 8192
     call_bytes: int = 64 << 20
+    memory: int = 256 << 20

@@ -115,6 +115,32 @@ def test_a_size_is_checked_before_anything_is_held() -> None:
     assert reader.receive(largest[-1:]) == [Frame(Kind.DATA, 1, 0, bytes(MAX_PAYLOAD))]
 
 
+def test_who_takes_less_says_so_before_anything_is_held() -> None:
+    reader = FrameReader(100)
+    assert reader.receive(encode(Kind.DATA, 1, 0, bytes(100)))
+    too_large = encode(Kind.DATA, 1, 0, bytes(101))
+    assert reader.only_data(too_large) is None
+    with pytest.raises(WireError, match="cannot carry 101"):
+        reader.receive(too_large[:HEADER_SIZE])
+    assert reader.buffered == 0
+
+
+@given(st.lists(st.integers(0, 300), min_size=1), st.integers(1, 400))
+def test_the_next_size_is_where_the_next_frame_ends(sizes: list[int], piece: int) -> None:
+    """Whoever takes no more than that at a time gets at most one frame for it, and all of them in the end."""
+    data = b"".join(encode(Kind.DATA, number, 0, bytes(size)) for number, size in enumerate(sizes, 1))
+    reader, got, at = FrameReader(), 0, 0
+    while at < len(data):
+        known = data[at : at + piece]
+        size = reader.next_size(known)
+        assert size >= 1
+        frames = reader.receive(known[:size])
+        assert len(frames) <= 1
+        got += len(frames)
+        at += min(size, len(known))
+    assert got == len(sizes)
+
+
 @pytest.mark.parametrize(("kind", "size"), [(Kind.DATA, MAX_PAYLOAD + 1), (Kind.PING, 7), (Kind.ACK, 1)])
 def test_nothing_is_encoded_that_could_not_be_read(kind: Kind, size: int) -> None:
     with pytest.raises(ValueError, match="cannot carry"):

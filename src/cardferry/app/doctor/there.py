@@ -124,7 +124,7 @@ def _has_agent(listing: str) -> bool:
     """Whether ``status --json`` of any version lists an agent."""
     try:
         running = json.loads(listing)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(running, list) and any(isinstance(one, dict) and one.get("command") == "host" for one in running)
 

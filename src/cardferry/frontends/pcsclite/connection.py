@@ -9,7 +9,8 @@ answer to the stop goes out for each registration. A client of level 4:6 asks fo
 would take an event before them for their size: the event is held back until they are out, or until the client asks for
 something else, and thus not for states.
 
-Where bugs stop. A call is a `Reply`: what goes wrong behind it is ``F_INTERNAL_ERROR`` for the program that asked.
+Where bugs stop. A call is a `Reply`: what goes wrong behind it is ``F_INTERNAL_ERROR`` for the program that asked. What
+goes wrong here is logged, too, and closes this connection, and nothing else.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _in_task(
 
     @wraps(call)
     def begin(connection: Connection, request: R) -> Reply[bytes]:
-        return in_task(connection._front.start, call(connection, request))
+        return in_task(partial(connection._front.start, connection), call(connection, request))
 
     return begin
 
@@ -158,21 +159,31 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The program has read again."""
         self._paused = False
-        self._advance()
+        self.guarded(self._advance)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The program has gone, or we closed: everything it held is freed."""
         del error
         self._transport = None
         self._requests.clear()
-        self._unregister()
-        self._forget_context()
-        self._front.lost(self)
+        try:
+            self._unregister()
+            self._forget_context()
+        finally:
+            self._front.lost(self)
 
     def close(self) -> None:
         """Hang up."""
         if self._transport is not None:
             self._transport.abort()
+
+    def guarded(self, call: Callable[[], None]) -> None:
+        """Call what is nobody else's concern, for somebody else."""
+        try:
+            call()
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind its connection, which is closed", self.caller)
+            self.close()
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None and data:
@@ -211,6 +222,9 @@ class Connection(asyncio.Protocol):
         self._throttle()
 
     def _answered(self, request: m.Request, reply: Reply[bytes]) -> None:
+        self.guarded(partial(self._go_on, request, reply))
+
+    def _go_on(self, request: m.Request, reply: Reply[bytes]) -> None:
         self._busy = False
         self._write(self._answer(request, reply))
         if self._requests:
@@ -358,7 +372,7 @@ class Connection(asyncio.Protocol):
         self._forget_numbers()
         if self._context is not None:
             context, self._context = self._context, None
-            self._front.start(context.close())
+            self._front.start(self, context.close())
 
     def _forget_numbers(self) -> None:
         self._front.contexts.pop(self._context_number, None)

@@ -119,9 +119,16 @@ class PcscliteFrontend:
         if not self.connections and self._last_gone is not None and not self._last_gone.done():
             self._last_gone.set_result(None)
 
-    def start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def start(self, connection: Connection, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Run what a connection must wait for, in a task that this front owns."""
-        return self._tasks.create_task(work)
+        return self._tasks.create_task(self._guarded(connection, work))
+
+    async def _guarded(self, connection: Connection, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except Exception:  # the boundary that `cardferry.frontends.pcsclite.connection` describes
+            log.exception("%s: a bug behind its connection, which is closed", connection.caller)
+            connection.close()
 
     @property
     def full(self) -> bool:
@@ -184,21 +191,27 @@ class PcscliteFrontend:
         before = self.manager.snapshot
         while True:
             after = await self.manager.changed(before.serial)
-            if _urgent(before, after):
-                self._notify()
-            elif self._sharing_timer is None:
-                changes = self.changes
-                if any(connection.registered != changes for connection in self.registered):
-                    loop = asyncio.get_running_loop()
-                    self._sharing_timer = loop.call_later(SHARING_DELAY, self._notify)
+            try:
+                self._changed(before, after)
+            except Exception:  # programs go on as well as they can
+                log.exception("a bug behind news of the readers")
             before = after
+
+    def _changed(self, before: Snapshot, after: Snapshot) -> None:
+        if _urgent(before, after):
+            self._notify()
+        elif self._sharing_timer is None:
+            changes = self.changes
+            if any(connection.registered != changes for connection in self.registered):
+                loop = asyncio.get_running_loop()
+                self._sharing_timer = loop.call_later(SHARING_DELAY, self._notify)
 
     def _notify(self) -> None:
         if self._sharing_timer is not None:
             self._sharing_timer.cancel()
             self._sharing_timer = None
         for connection in tuple(self.registered):
-            connection.notify()
+            connection.guarded(connection.notify)
 
     @property
     def status(self) -> FrontendStatus:

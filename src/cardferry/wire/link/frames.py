@@ -79,17 +79,31 @@ def encode_data(number: int, acknowledged: int, payload: bytes) -> bytes:
 
 
 class FrameReader:
-    """Takes bytes in pieces of any size and gives whole frames; holds less than one frame."""
+    """Takes bytes in pieces of any size and gives whole frames; holds less than one frame.
 
-    __slots__ = ("_inbox",)
+    Args:
+        most: bytes of the largest payload of a data frame that is taken, `MAX_PAYLOAD` at most.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_inbox", "_most")
+
+    def __init__(self, most: int = MAX_PAYLOAD) -> None:
         self._inbox = Inbox(HEADER_SIZE)
+        self._most = most
 
     @property
     def buffered(self) -> int:
         """Bytes held of a frame that is not whole yet."""
         return len(self._inbox)
+
+    def next_size(self, data: bytes | bytearray) -> int:
+        """How many bytes of ``data`` it takes until the next frame is whole, as far as that can be seen; at least 1."""
+        held = len(self._inbox)
+        if held:
+            return max(1, self._inbox.need - held)
+        if len(data) < HEADER_SIZE:
+            return HEADER_SIZE
+        return HEADER_SIZE + int(_HEADER.unpack_from(data)[0])
 
     def only_data(self, data: bytes) -> tuple[int, int, bytes] | None:
         """Number, acknowledged and payload when these bytes are one whole data frame, as most pieces are; else None.
@@ -100,7 +114,7 @@ class FrameReader:
         if size < HEADER_SIZE or self._inbox.held:
             return None
         length, kind, number, acknowledged = _HEADER.unpack_from(data)
-        if length != size - HEADER_SIZE or kind != _DATA or not number or length > MAX_PAYLOAD:
+        if length != size - HEADER_SIZE or kind != _DATA or not number or length > self._most:
             return None
         return number, acknowledged, data[HEADER_SIZE:]
 
@@ -121,7 +135,7 @@ class FrameReader:
             if known is None:
                 raise WireError(f"no kind of frame has number {kind_number}", tuple(frames))
             kind, least, most = known
-            if not least <= length <= most:
+            if not least <= length <= most or (kind is Kind.DATA and length > self._most):
                 raise WireError(f"{kind.name} cannot carry {length} bytes", tuple(frames))
             if (number != 0) != (kind is Kind.DATA):
                 raise WireError(f"{kind.name} cannot have number {number}", tuple(frames))

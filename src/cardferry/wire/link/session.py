@@ -36,8 +36,8 @@ _PROBE: Final = struct.Struct("!Q")
 #: Acknowledgements are sent by themselves at once after so many frames, or bytes.
 _ACK_FRAMES: Final = 64
 _ACK_BYTES: Final = 256 * 1024
-#: Frames beside the messages that may wait to be taken; an honest end asks for one answer a second.
-_MOST_ASIDE: Final = 64
+#: Bytes of the largest message that a guest sends: a command, and what belongs to it. A host may have more to say.
+_MOST_FROM_GUEST: Final = 128 * 1024
 #: Weight of a new measurement in the round trip's running mean.
 _NEW_WEIGHT: Final = 0.25
 
@@ -151,9 +151,10 @@ class Session:
         self.resumes = self.repeated = self.duplicates = 0
         self._software = software
         self._grace = self.timing.grace
-        self._reader = FrameReader()
-        #: Frames without a number that wait to be taken.
-        self._aside: list[tuple[Kind, bytes]] = []
+        self._reader = self._new_reader()
+        #: Frames without a number that wait to be taken. One of each kind says all there is to say: an end that does
+        #: not read what it is sent makes nothing grow here.
+        self._aside: dict[Kind, bytes] = {}
         #: Data frames' payloads by number, from the first one that is not acknowledged.
         self._kept: dict[int, bytes] = {}
         self._kept_bytes = 0
@@ -217,9 +218,12 @@ class Session:
             return
         self.phase = Phase.GREETING
         self._attached = now
-        self._reader = FrameReader()
+        self._reader = self._new_reader()
         self._probe = self._ack_due = None
-        self._aside = [(Kind.HELLO, self.hello.encode())]
+        self._aside = {Kind.HELLO: self.hello.encode()}
+
+    def _new_reader(self) -> FrameReader:
+        return FrameReader(_MOST_FROM_GUEST if self.role is Role.HOST else MAX_PAYLOAD)
 
     @property
     def hello(self) -> Hello:
@@ -237,12 +241,12 @@ class Session:
         """The pipe is gone."""
         if self.phase is not Phase.OVER:
             self.phase = Phase.APART
-            self._aside = []
+            self._aside = {}
 
     def close(self, bye: Bye) -> None:
         """This end ends the session; the bye can still be taken."""
         if self.phase is Phase.TOGETHER or (self.phase is Phase.GREETING and self.role is Role.HOST):
-            self._aside.append((Kind.BYE, bye.encode()))
+            self._aside[Kind.BYE] = bye.encode()
         self._end()
 
     def _end(self) -> None:
@@ -251,6 +255,10 @@ class Session:
         self._kept_bytes = 0
 
     # bytes come in
+
+    def next_size(self, data: bytes | bytearray) -> int:
+        """How many bytes of ``data`` it takes until the next frame is whole, as far as that can be seen; at least 1."""
+        return self._reader.next_size(data)
 
     def receive(self, data: bytes, now: float) -> list[bytes]:
         """Take bytes from the pipe; return the messages that are new and whole, in order.
@@ -290,8 +298,13 @@ class Session:
         if self._ack_due is None:
             self._ack_due = now + self.timing.ack_delay
         if self._ack_frames >= _ACK_FRAMES or self._ack_bytes >= _ACK_BYTES:
-            self._aside.append((Kind.ACK, b""))
-            self._ack_frames = self._ack_bytes = 0
+            self._acknowledge_by_itself()
+
+    def _acknowledge_by_itself(self) -> None:
+        """It waits to be taken now; what comes meanwhile has a new delay, or the same tick would be due for ever."""
+        self._aside[Kind.ACK] = b""
+        self._ack_due = None
+        self._ack_frames = self._ack_bytes = 0
 
     def _special(self, frame: Frame, now: float) -> bool:
         """Take a frame that is no message; return whether the session goes on."""
@@ -307,9 +320,7 @@ class Session:
         else:
             self._acknowledge(frame.acknowledged, self._cursor - 1)
             if kind is Kind.PING:
-                if len(self._aside) >= _MOST_ASIDE:
-                    raise WireError("pings come faster than answers can leave")
-                self._aside.append((Kind.PONG, frame.payload))
+                self._aside[Kind.PONG] = frame.payload
             elif kind is Kind.PONG:
                 self._measured(frame.payload, now)
         return True
@@ -362,8 +373,8 @@ class Session:
             return b""
         if not self._aside and self.phase is Phase.TOGETHER and self._cursor == self._last:
             return self._take_one(self._kept[self._last])
-        parts = [encode(kind, 0, self.received, payload) for kind, payload in self._aside]
-        self._aside = []
+        parts = [encode(kind, 0, self.received, payload) for kind, payload in self._aside.items()]
+        self._aside = {}
         if self.phase is Phase.TOGETHER:
             room = most
             while self._cursor <= self._last and room > 0:
@@ -394,7 +405,7 @@ class Session:
     def _ping(self, now: float) -> None:
         self._probe = _PROBE.pack(int(now * 1_000_000) & 0xFFFF_FFFF_FFFF_FFFF)
         self._probed = now
-        self._aside.append((Kind.PING, self._probe))
+        self._aside[Kind.PING] = self._probe
 
     # time
 
@@ -445,7 +456,7 @@ class Session:
         if silent or now >= self._probed + timing.probe:
             self._ping(now)
         elif self._ack_due is not None and now >= self._ack_due:
-            self._aside.append((Kind.ACK, b""))
+            self._acknowledge_by_itself()
         return Due.NOTHING
 
     def breach(self, error: CardferryError) -> None:
