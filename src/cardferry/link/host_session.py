@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 SHARING_DELAY: Final = 0.25
 #: s; a guest whose round trip is shorter may ask for what it wants to know.
 NEAR: Final = 0.005
+#: So many handles of one guest on one reader are counted before each piece of news about it; of a guest that has more,
+#: all count as somebody else's, and its begins wait.
+_MOST_COUNTED: Final = 64
 #: s; a longer patience is none at all.
 _MOST_PATIENCE: Final = 86400.0
 
@@ -77,9 +80,11 @@ class HostSession:
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[int, Lane] = {}
         self._cards: dict[int, tuple[HostCard, Lane]] = {}
+        #: The guest's handles by reader, also while they are being closed.
+        self._on_reader: dict[str, set[HostCard]] = {}
         self._last_context = self._last_handle = 0
         self._jobs = self._job_bytes = 0
-        self._readers = ReadersSender()
+        self._readers = ReadersSender(self._own_handles)
         self._readers_timer: asyncio.TimerHandle | None = None
         self._news_waits = False
         self._hits = self._waste = 0
@@ -151,6 +156,7 @@ class HostSession:
             raise WireError(f"there is no context {message.context}")
         for card in tuple(lane.cards):
             self._forget_card(card)
+            self._not_on_reader(card)
         lane.close()
 
     def _cancel(self, message: m.Cancel) -> None:
@@ -192,7 +198,19 @@ class HostSession:
         card.curious = lane.accelerate and self._far and not self._host.knows(message.reader)
         lane.cards.add(card)
         self._cards[message.handle] = card, lane
+        self._on_reader.setdefault(card.reader, set()).add(card)
         return card, lane
+
+    def _not_on_reader(self, card: HostCard) -> None:
+        cards = self._on_reader.get(card.reader)
+        if cards is not None:
+            cards.discard(card)
+            if not cards:
+                del self._on_reader[card.reader]
+
+    def _own_handles(self, reader: str) -> int:
+        cards = self._on_reader.get(reader, ())
+        return sum(card.counted for card in cards) if len(cards) <= _MOST_COUNTED else 0
 
     @property
     def _far(self) -> bool:
@@ -239,8 +257,7 @@ class HostSession:
 
     def done(self, job: Job, answer: m.Answer, *, now: bool = False) -> None:
         """A call has been carried out; whether the answer shall leave now, and not wait for company."""
-        self._jobs -= 1
-        self._job_bytes -= job.size
+        self._ended(job)
         card = job.card
         if card.learnt:
             for about, key, known in card.learnt:
@@ -265,16 +282,26 @@ class HostSession:
         self._tell_urgent_news()
         self._post(answer, now=now)
 
-    def failed(self, job: Job, error: PcscError) -> None:
-        """A call has failed, or was refused."""
+    def _ended(self, job: Job) -> None:
         self._jobs -= 1
         self._job_bytes -= job.size
+        card, message = job.card, job.message
+        if not isinstance(message, m.Connect | m.Disconnect):
+            return
+        if message.call and card.card is None:
+            self._forget_card(card)
+        if card.handle not in self._cards:
+            self._not_on_reader(card)
+        self._readers.own_changed()
+        self.readers_changed()
+
+    def failed(self, job: Job, error: PcscError) -> None:
+        """A call has failed, or was refused."""
+        self._ended(job)
         if self.channel.over:
             return
         message, card = job.message, job.card
         log.debug("%s: %s: %s", self.guest, type(message).__name__, error)
-        if isinstance(message, m.Connect) and message.call:
-            self._forget_card(card)
         if error.code is ReturnCode.E_UNSUPPORTED_FEATURE:
             match message:
                 case m.Control() if not message.data:

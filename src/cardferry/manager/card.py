@@ -64,6 +64,12 @@ class LocalCard:
         """Whether this handle holds the reader exclusively at this moment."""
         return self.slot.exclusive_owner is self
 
+    @property
+    def counted(self) -> bool:
+        """Whether the reader's `sharing` counts this handle."""
+        slot = self.slot
+        return self in slot.cards and self not in slot.dispossessed and not slot.device.gone
+
     def check_happened(self) -> None:
         """Raise when the card was reset or removed and this handle has not reconnected yet."""
         if self.happened is not None:
@@ -196,7 +202,10 @@ class LocalCard:
         await self.slot.lock(self, self.context.patience)
 
     async def end(self, disposition: Disposition) -> None:
-        """End a transaction; a disposition that resets marks this handle, too, as pcscd does."""
+        """End a transaction; a disposition that resets marks this handle, too, as pcscd does.
+
+        No reader here can eject a card: ``E_UNSUPPORTED_FEATURE``, after the end, as pcscd says for such readers.
+        """
         self._check_usable()
         slot = self.slot
         if slot.holder is not None and slot.holder is not self and slot.holder.lock_count:
@@ -208,6 +217,8 @@ class LocalCard:
                 await self._reset(lambda: slot.device.reset(disposition, Protocol.ANY), None)
         finally:
             await self._unlock_once()
+        if disposition is Disposition.EJECT:
+            raise PcscError(ReturnCode.E_UNSUPPORTED_FEATURE, "the reader does not eject cards")
 
     async def _unlock_once(self) -> None:
         if self.lock_count > 1:
@@ -296,10 +307,12 @@ class LocalCard:
         await slot.operate(self, lambda: slot.device.reader.set_attribute(attribute, value), self.context.patience)
 
     async def status(self) -> None:
-        """Raise what ``SCardStatus`` would return."""
+        """Raise what ``SCardStatus`` would return.
+
+        It does nothing with the card, so it needs no turn. libykpiv asks right after its connect, and gives up when it
+        is told of a reset there: had it to wait, it would be told of every reset by those whose turn comes before.
+        """
         self._check_usable()
-        async with self.slot.turn(self, self.context.patience):
-            self.check_happened()
 
     # the end
 

@@ -12,6 +12,7 @@ becomes the owner at once, and a task of the manager resets and releases the car
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
@@ -35,6 +36,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Start = Callable[[Coroutine[object, object, None]], None]
 Check = Callable[[], None]
+
+#: Numbers for `ReaderState.marks`. All readers take theirs from here, so that one which comes again under its name is
+#: never taken for the one before, by whoever has not seen it go.
+_numbers = itertools.count()
 
 
 class Happened(Enum):
@@ -74,7 +79,7 @@ class Slot:
         self._loop = asyncio.get_running_loop()
         self._claiming: asyncio.Timeout | None = None
         self._state: ReaderState | None = None
-        self._marks = 0
+        self._marks = next(_numbers)
 
     # what everybody may know
 
@@ -152,7 +157,7 @@ class Slot:
         for card in cards:
             if card.happened is not Happened.REMOVED:
                 card.happened = happened
-        self._marks += 1
+        self._marks = next(_numbers)
         self.touch()
 
     # handles come and go

@@ -118,6 +118,10 @@ class _RecordedCard(Deliberate):
     def protocol(self) -> Protocol:
         return self._card.protocol
 
+    @property
+    def counted(self) -> bool:
+        return self._card.counted
+
     @contextmanager
     def _noting(self, call: str, what: str = "") -> Iterator[CallRecord]:
         with noting(self._sink, self._peer, self._card.reader, call, what) as record:

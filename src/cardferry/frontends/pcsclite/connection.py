@@ -22,7 +22,8 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from cardferry.frontends.pcsclite.payload import turned_attribute
-from cardferry.pcsc.constants import Disposition, Protocol, Scope, ShareMode
+from cardferry.pcsc.apdu import ApduError, CommandApdu
+from cardferry.pcsc.constants import MAX_APDU_SIZE, Disposition, Protocol, Scope, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, Peer
 from cardferry.pcsc.reader_state import ReaderState
@@ -448,18 +449,20 @@ class Connection(asyncio.Protocol):
 
     async def _transmit(self, request: m.Transmit) -> bytes:
         if request.receive_length < _SHORTEST_RESPONSE:
-            raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "no room for a status word: not executed")
+            # Not executed: a PIN try must not be burnt for an answer that nobody can read.
+            return self._codec.transmitted(request, bytes(_most_needed(request.apdu)), ReturnCode.E_INSUFFICIENT_BUFFER)
         response = await self._card(request.card).transmit(request.apdu, request.protocol)
         return self._codec.transmitted(request, response)
 
     async def _control(self, request: m.Control) -> bytes:
+        # With all the room there is, as pcscd does: the codec tells who has too little how much is needed.
         card, order = self._card(request.card), self._codec.dialect.byte_order
         if order == NATIVE:
-            response = await card.control(request.code, request.data, request.receive_length)
+            response = await card.control(request.code, request.data, MAX_APDU_SIZE)
         else:
             codes = self._front.control_codes
             data = codes.command(card.reader, request.code, request.data, order)
-            response = await card.control(request.code, data, request.receive_length)
+            response = await card.control(request.code, data, MAX_APDU_SIZE)
             response = codes.answer(card.reader, request.code, response)
         return self._codec.controlled(request, response)
 
@@ -511,6 +514,14 @@ class Connection(asyncio.Protocol):
         m.GetAttribute: _get_attribute,
         m.SetAttribute: _set_attribute,
     }
+
+
+def _most_needed(apdu: bytes) -> int:
+    """Bytes that a response to this command has at most, as far as the command says."""
+    try:
+        return CommandApdu.parse(apdu).ne + _SHORTEST_RESPONSE
+    except ApduError:
+        return _SHORTEST_RESPONSE
 
 
 def _share_mode(number: int) -> ShareMode:
