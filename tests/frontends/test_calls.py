@@ -16,7 +16,7 @@ from cardferry.manager.context import LocalContext
 from cardferry.manager.handle import HandleState
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Protocol, ShareMode
-from cardferry.pcsc.errors import ReturnCode
+from cardferry.pcsc.errors import PcscError, ReturnCode
 from tests.callers import somebody
 from tests.frontends.at_desk import CONNECT, NEWEST, RECONNECT, STATUS, at_desk
 from tests.frontends.library import (
@@ -31,7 +31,7 @@ from tests.frontends.library import (
     VERSION,
     Build,
 )
-from tests.manager.desk import APDU, LEAVE, READER, SHARED, T1, Desk
+from tests.manager.desk import APDU, LEAVE, READER, SHARED, T1, Desk, FakeReader
 from tests.virtual_time import quiet
 
 E = ReturnCode
@@ -195,12 +195,42 @@ async def test_response_that_does_not_fit_is_told_with_its_length(tmp_path: Path
         await program.silence()
 
 
+async def test_readers_are_given_all_the_room_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pcscd keeps an answer to itself that does not fit, and then nobody can say how long it is."""
+
+    async def control(self: FakeReader, code: int, data: bytes, max_response: int) -> bytes:
+        if max_response < 24:
+            raise PcscError(E.E_INSUFFICIENT_BUFFER)
+        return bytes(24)
+
+    monkeypatch.setattr(FakeReader, "control", control)
+    async with at_desk(tmp_path) as post, post.program() as program:
+        card = await program.connected()
+        program.tell(CONTROL, "iIIIII", card, 0x42000D48, 0, 4, 0, 0)
+        *_, length, rv = await program.hear("iIIIII")
+        assert (length, rv) == (24, E.E_INSUFFICIENT_BUFFER)
+        await program.silence()
+
+
+@pytest.mark.parametrize(
+    ("apdu", "needed"), [(APDU, 2), (bytes.fromhex("00b0000010"), 18), (bytes.fromhex("0018000000"), 258), (b"?", 2)]
+)
+async def test_command_that_is_not_executed_says_how_much_room_it_needs_at_most(
+    apdu: bytes, needed: int, tmp_path: Path
+) -> None:
+    async with at_desk(tmp_path) as post, post.program() as program:
+        card = await program.connected()
+        assert await program.sending(card, apdu, room=0) == (needed, E.E_INSUFFICIENT_BUFFER)
+        assert post.desk.reader.session == []
+        await program.silence()
+
+
 @pytest.mark.parametrize("room", [0, 1])
 async def test_command_whose_status_word_has_no_room_is_not_executed(room: int, tmp_path: Path) -> None:
     """A PIN try must not be burnt for an answer that nobody can read."""
     async with at_desk(tmp_path) as post, post.program() as program:
         card = await program.connected()
-        assert await program.sending(card, room=room) == (0, E.E_INSUFFICIENT_BUFFER)
+        assert await program.sending(card, room=room) == (2, E.E_INSUFFICIENT_BUFFER)
         assert post.desk.reader.session == []
         assert await program.sending(card, room=2) == (2, 0)
         await program.silence()

@@ -98,10 +98,11 @@ async def test_the_form_is_the_one_that_was_chosen(chosen: str, monkeypatch: pyt
     if chosen == AT_ONCE:
         at_once_at_both_ends(monkeypatch)
     async with Desk(delay=DELAY) as desk:
-        await connected(await desk.guest())
+        guest = await desk.guest()
+        await connected(guest)
         for name in count:
             count[name] = 0
-        card = await connected(await desk.guest())
+        card = await connected(guest)
         assert card.protocol == T1
     if chosen == AT_ONCE:
         assert all(count.values())
@@ -462,6 +463,7 @@ async def test_an_owed_transaction_that_ends_is_not_begun(host_at_once: None) ->
         await asyncio.sleep(1)
         assert not desk.manager.status.readers[0].waiters
         await bob.end(LEAVE)
+        await bob.disconnect(LEAVE)
         await asyncio.sleep(1)
         assert not holder(desk)
         assert card.begin_at_once()

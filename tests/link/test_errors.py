@@ -246,11 +246,10 @@ async def test_closing_a_context_frees_what_it_waits_for_and_what_it_holds() -> 
         await held.begin()
         await held.transmit(COUNT, T1)
         waiting = await waiter.connect(READER, SHARED, ANY)
-        await waiting.begin()
 
         async def get_stuck() -> None:
             with raises(ReturnCode.E_CANCELLED):
-                await waiting.transmit(COUNT, T1)
+                await waiting.begin()
 
         stuck = desk.start(get_stuck())
         await asyncio.sleep(0.2)

@@ -32,7 +32,7 @@ snapshots = st.lists(st.lists(states, max_size=4, unique_by=lambda reader: reade
 
 @given(snapshots, st.lists(st.integers(0, 3), min_size=10, max_size=10))
 def test_the_guest_shows_what_the_host_has(history: list[list[ReaderState]], events: list[int]) -> None:
-    sender, receiver = ReadersSender(), ReadersReceiver()
+    sender, receiver = ReadersSender(lambda reader: 0), ReadersReceiver()
     shown = receiver.snapshot
     total = 1
     for serial, (readers, step) in enumerate(zip(history, events, strict=False), 1):
@@ -56,7 +56,7 @@ def test_the_guest_shows_what_the_host_has(history: list[list[ReaderState]], eve
 
 
 def test_only_what_has_changed_is_told() -> None:
-    sender = ReadersSender()
+    sender = ReadersSender(lambda reader: 0)
     one, two = ReaderState("A"), ReaderState("B")
     sender.news(Snapshot(1, 1, (one, two)))
     news = sender.news(Snapshot(2, 1, (one, ReaderState("B", 1, CardState.PRESENT))))
@@ -67,7 +67,7 @@ def test_only_what_has_changed_is_told() -> None:
 
 def test_readers_go_and_come_with_sessions() -> None:
     receiver = ReadersReceiver()
-    sender = ReadersSender()
+    sender = ReadersSender(lambda reader: 0)
     snapshot = Snapshot(5, 3, (ReaderState("A"), ReaderState("B")))
     news = sender.news(snapshot)
     assert news is not None

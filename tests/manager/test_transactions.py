@@ -11,7 +11,7 @@ import pytest
 from cardferry.manager import Settings
 from cardferry.pcsc.constants import MAX_APDU_SIZE
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from tests.manager.desk import APDU, DIRECT, LEAVE, OK, RESET, SHARED, T1, Desk, elapsed, quiet, raises
+from tests.manager.desk import APDU, DIRECT, EJECT, LEAVE, OK, RESET, SHARED, T1, Desk, elapsed, quiet, raises
 
 
 async def test_transactions_are_first_come_first_served() -> None:
@@ -87,7 +87,7 @@ async def test_end_of_somebody_elses_transaction_is_refused() -> None:
         await alice.card.end(LEAVE)
 
 
-@pytest.mark.parametrize("call", ["transmit", "control", "set_attribute", "status", "reconnect", "begin"])
+@pytest.mark.parametrize("call", ["transmit", "control", "set_attribute", "reconnect", "begin"])
 async def test_others_take_their_turn_after_the_transaction(call: str) -> None:
     async with Desk() as desk:
         alice, bob = await desk.client("alice"), await desk.client("bob")
@@ -95,7 +95,6 @@ async def test_others_take_their_turn_after_the_transaction(call: str) -> None:
             "transmit": lambda: bob.card.transmit(APDU, T1),
             "control": lambda: bob.card.control(1, b"x", 10),
             "set_attribute": lambda: bob.card.set_attribute(1, b"x"),
-            "status": bob.card.status,
             "reconnect": lambda: bob.card.reconnect(DIRECT, T1, LEAVE),
             "begin": bob.card.begin,
         }
@@ -108,7 +107,7 @@ async def test_others_take_their_turn_after_the_transaction(call: str) -> None:
         await waiting
 
 
-@pytest.mark.parametrize("call", ["transmit", "control", "set_attribute", "status", "reconnect", "begin"])
+@pytest.mark.parametrize("call", ["transmit", "control", "set_attribute", "reconnect", "begin"])
 async def test_a_held_reply_is_bounded_by_patience(call: str) -> None:
     async with Desk() as desk:
         alice, bob = await desk.client("alice"), await desk.client("bob", patience=1.0)
@@ -116,7 +115,6 @@ async def test_a_held_reply_is_bounded_by_patience(call: str) -> None:
             "transmit": lambda: bob.card.transmit(APDU, T1),
             "control": lambda: bob.card.control(1, b"x", 10),
             "set_attribute": lambda: bob.card.set_attribute(1, b"x"),
-            "status": bob.card.status,
             "reconnect": lambda: bob.card.reconnect(DIRECT, T1, LEAVE),
             "begin": bob.card.begin,
         }
@@ -163,6 +161,37 @@ async def test_any_call_of_the_handle_takes_up_its_place() -> None:
         assert desk.reader.session == [b"bob!", APDU]
 
 
+async def test_status_is_answered_at_once_during_a_transaction() -> None:
+    """As libykpiv asks, right after its connect: when the owner leaves with a reset, it is not the one to be told."""
+    async with Desk() as desk:
+        alice, bob = await desk.client("alice"), await desk.client("bob")
+        await alice.card.begin()
+        desk.reader.takes["transmit"] = 2.0
+        working = desk.start(alice.card.transmit(APDU, T1))
+        await quiet()
+        assert await elapsed(bob.card.status()) == 0
+        await bob.card.status()
+        await working
+        await alice.card.end(RESET)
+        with raises(ReturnCode.W_RESET_CARD):
+            await bob.card.status()
+
+
+async def test_end_with_eject_ends_the_transaction_and_says_that_nothing_was_ejected() -> None:
+    async with Desk() as desk:
+        alice, bob = await desk.client("alice"), await desk.client("bob")
+        with raises(ReturnCode.E_NOT_TRANSACTED):
+            await alice.card.end(EJECT)
+        await alice.card.begin()
+        with raises(ReturnCode.E_SHARING_VIOLATION):
+            await bob.card.end(EJECT)
+        with raises(ReturnCode.E_UNSUPPORTED_FEATURE):
+            await alice.card.end(EJECT)
+        assert await elapsed(bob.card.begin()) == 0
+        await bob.card.end(LEAVE)
+        assert desk.reader.calls.count("reset RESET") == 0
+
+
 async def test_attributes_are_answered_at_once_during_a_transaction() -> None:
     async with Desk() as desk:
         alice, bob = await desk.client("alice"), await desk.client("bob")
@@ -186,7 +215,7 @@ async def test_same_context_is_refused_at_once_instead_of_deadlocking() -> None:
         client = await desk.client(patience=None)
         other = await client.context.connect(desk.reader.name, DIRECT, T1)
         await client.card.begin()
-        for call in (other.begin(), other.status(), other.transmit(APDU, T1), other.reconnect(DIRECT, T1, LEAVE)):
+        for call in (other.begin(), other.transmit(APDU, T1), other.reconnect(DIRECT, T1, LEAVE)):
             with raises(ReturnCode.E_SHARING_VIOLATION):
                 await call
         await client.card.end(LEAVE)

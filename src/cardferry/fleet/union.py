@@ -284,3 +284,8 @@ class _RenamedCard:
     def protocol(self) -> Protocol:
         """The active protocol."""
         return self._card.protocol
+
+    @property
+    def counted(self) -> bool:
+        """Whether the reader's `sharing` counts this handle."""
+        return self._card.counted

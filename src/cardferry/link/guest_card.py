@@ -1,8 +1,11 @@
 """One SCARDHANDLE whose card is on another computer: answers what it can, sends what it must.
 
 Begin, end and disconnect are sent without waiting as long as all is well: the handle has not heard of an error, and
-nobody has marked handles on its reader since it was known to be in order (`ReaderState.marks`). After an error the
-next calls wait for the host until one has succeeded that mends the handle.
+nobody has marked handles on its reader since it was known to be in order (`Marks`). After an error the next calls wait
+for the host until one has succeeded that mends the handle.
+
+Begin waits for the host, too, while somebody else could be in its way: programs act on what begin returns (libykpiv,
+yubikey.rs and pivy reconnect when it says ``W_RESET_CARD``, and after no other call).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from cardferry.link import messages as m
 from cardferry.link.facts import About
 from cardferry.link.foreseen import Foreseen
-from cardferry.link.guest_session import GONE, GuestSession
+from cardferry.link.guest_session import GONE, GuestSession, Marks
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Done
@@ -34,6 +37,7 @@ _PASSING: Final = frozenset(
     }
 )
 
+_RESETS: Final = (Disposition.RESET, Disposition.UNPOWER)
 #: Messages after which the card may be somebody else's.
 _GIVING_BACK: Final = (m.End, m.Disconnect)
 
@@ -49,6 +53,9 @@ class GuestCard:
         share: how it is connected.
         protocol: the active protocol.
         marks: of the reader, when the handle was known to be in order.
+
+    Attributes:
+        foreseen: responses that have come before the program asked for them.
     """
 
     __slots__ = (
@@ -59,11 +66,13 @@ class GuestCard:
         "_marks",
         "_protocol",
         "_reader",
+        "_resetting",
         "_sequence",
         "_session",
         "_share",
         "_transmitted",
         "_troubled",
+        "_unsure",
         "foreseen",
     )
 
@@ -76,7 +85,7 @@ class GuestCard:
         reader: str,
         share: ShareMode,
         protocol: Protocol,
-        marks: int | None,
+        marks: Marks | None,
     ) -> None:
         self.foreseen = Foreseen()
         self._context = context
@@ -88,11 +97,16 @@ class GuestCard:
         self._marks = marks
         #: Transactions that the program has begun, one inside the other.
         self._depth = 0
+        #: Whether it has a transaction, or had, of which only the host knows whether it has survived.
+        self._unsure = False
+        #: Whether it is resetting the card.
+        self._resetting = False
         self._troubled = self._closed = False
         #: Counts messages about this handle: a promise holds only until the next one.
         self._sequence = 0
         #: Of the last transmit: the count with it, and its protocol.
         self._transmitted = (0, 0)
+        self._account()
 
     @property
     def reader(self) -> str:
@@ -105,9 +119,19 @@ class GuestCard:
         return self._protocol
 
     @property
-    def holds(self) -> bool:
+    def counted(self) -> bool:
+        """Whether the reader's `sharing` counts this handle, as far as it is known here."""
+        return not self._closed and not self._session.dead
+
+    @property
+    def _has_card(self) -> bool:
         """Whether the program believes to have the card for itself."""
         return self._depth > 0 or self._share is ShareMode.EXCLUSIVE
+
+    def _account(self) -> None:
+        """Keep the list of those who may have the card, or have asked for it, or are resetting it."""
+        in_the_way = (not self._closed and (self._has_card or self._unsure)) or self._resetting
+        self._session.in_the_way(self, self._reader, in_the_way)
 
     # what has become of the handle
 
@@ -123,11 +147,6 @@ class GuestCard:
         self.foreseen.drop()
 
     @property
-    def _current_marks(self) -> int | None:
-        state = self._context.guest.readers.find(self._reader)
-        return None if state is None else state.marks
-
-    @property
     def _shared(self) -> bool:
         """Whether others may be waiting for the card."""
         state = self._context.guest.readers.find(self._reader)
@@ -136,7 +155,17 @@ class GuestCard:
     @property
     def _well(self) -> bool:
         """Whether a call that only fails when the handle was marked can be believed to succeed."""
-        return not self._troubled and self._marks is not None and self._marks == self._current_marks
+        marks = self._marks
+        return not self._troubled and marks is not None and marks == self._session.marks(self._reader)
+
+    @property
+    def _may_begin(self) -> bool:
+        """Whether a transaction may begin without waiting: what the host will say is known."""
+        return (
+            self._well
+            and self._context.may_begin(self._session)
+            and (self._has_card or not self._session.contended(self, self._reader))
+        )
 
     def _check(self) -> None:
         if self._closed:
@@ -178,7 +207,7 @@ class GuestCard:
 
     async def _mending(self, make: m.MakeCall) -> m.Answer:
         """Likewise, for a call that finds out whether the handle is in order."""
-        marks = self._current_marks
+        marks = self._session.marks(self._reader)
         answer = await self._ask(make)
         self._marks, self._troubled = marks, False
         return answer
@@ -199,34 +228,66 @@ class GuestCard:
     async def reconnect(self, share: ShareMode, protocols: Protocol, initialization: Disposition) -> Protocol:
         """Renew the connection."""
         was_well = self._well
-        answer = await self._mending(
-            lambda call: m.Reconnect(call, self._handle, share, int(protocols), initialization)
-        )
-        self._share = share
-        self._protocol = Protocol(answer.protocol)
-        if not was_well:
-            self._depth = 0  # whether a transaction has survived, only the host knows
+        self._resetting = initialization in _RESETS
+        self._account()
+        try:
+            answer = await self._mending(
+                lambda call: m.Reconnect(call, self._handle, share, int(protocols), initialization)
+            )
+            self._share = share
+            self._protocol = Protocol(answer.protocol)
+            if not was_well:
+                self._unsure = self._unsure or self._depth > 0
+                self._depth = 0
+        finally:
+            self._resetting = False
+            self._account()
         return self._protocol
 
     async def begin(self) -> None:
-        """Begin a transaction; the turn comes at the latest with the first call that needs it."""
+        """Begin a transaction; without waiting for the turn when nobody is in the way."""
         self._check()
-        if self._well and self._context.may_begin(self):
-            self._depth += 1
+        at_once = self._may_begin
+        self._depth += 1
+        self._account()
+        if at_once:
             await self._tell(m.Begin(0, self._handle))
-        else:
+            return
+        try:
             await self._mending(lambda call: m.Begin(call, self._handle))
-            self._depth += 1
+        except BaseException:
+            self._depth = max(0, self._depth - 1)
+            self._account()
+            raise
 
     async def end(self, disposition: Disposition) -> None:
         """End a transaction."""
         self._check()
-        if disposition is Disposition.LEAVE and self._depth and self._well and self._context.may_go_on(self._session):
-            self._depth -= 1
+        if self._may_end(disposition):
+            self._ended()
             await self._tell(m.End(0, self._handle, disposition))
             return
+        self._resetting = disposition in _RESETS
+        self._ended()
+        try:
+            await self._ask(lambda call: m.End(call, self._handle, disposition))
+        finally:
+            self._resetting = False
+            self._account()
+
+    def _may_end(self, disposition: Disposition) -> bool:
+        """Whether a transaction may end without waiting."""
+        return (
+            disposition is Disposition.LEAVE
+            and self._depth > 0
+            and self._well
+            and self._context.may_go_on(self._session)
+        )
+
+    def _ended(self) -> None:
         self._depth = max(0, self._depth - 1)
-        await self._ask(lambda call: m.End(call, self._handle, disposition))
+        self._unsure = False
+        self._account()
 
     async def transmit(self, apdu: bytes, protocol: int) -> bytes:
         """Send a command APDU, unless the host has done so already."""
@@ -245,20 +306,18 @@ class GuestCard:
 
     def begin_at_once(self) -> bool:
         """Begin a transaction, if nothing has to be asked or waited for."""
-        if self._closed or self._session.crowded or not self._well or not self._context.may_begin(self):
+        if self._closed or self._session.crowded or not self._may_begin:
             return False
         self._depth += 1
+        self._account()
         self._tell_now(m.Begin(0, self._handle))
         return True
 
     def end_at_once(self, disposition: Disposition) -> bool:
         """End a transaction, if nothing has to be asked or waited for."""
-        session = self._session
-        if disposition is not Disposition.LEAVE or self._closed or session.crowded:
+        if self._closed or self._session.crowded or not self._may_end(disposition):
             return False
-        if not self._depth or not self._well or not self._context.may_go_on(session):
-            return False
-        self._depth -= 1
+        self._ended()
         self._tell_now(m.End(0, self._handle, disposition))
         return True
 
@@ -343,6 +402,8 @@ class GuestCard:
         session = self._session
         if session.dead:
             return
+        self._resetting = disposition in _RESETS
+        self._account()
         try:
             if disposition is Disposition.LEAVE and self._context.may_go_on(session):
                 await self._tell(m.Disconnect(0, self._handle, disposition))
@@ -354,9 +415,17 @@ class GuestCard:
         finally:
             self.dismiss()
 
-    def dismiss(self) -> None:
-        """The handle is no more; its number is not used again."""
+    def dismiss(self, *, vanishes: bool = False) -> None:
+        """The handle is no more; its number is not used again.
+
+        Args:
+            vanishes: whether it was not closed, so that the host resets the card if the handle had it.
+        """
+        if vanishes and (self._has_card or self._unsure or self._resetting):
+            self._session.mark(self._reader)
         self._closed = True
+        self._resetting = False
+        self._account()
         self._speak()
         if self._session.cards.pop(self._handle, None) is not None:
             self._session.handles -= 1

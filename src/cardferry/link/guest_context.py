@@ -55,7 +55,7 @@ class GuestContext:
         self._check_not_closed()
         self._open(session)
         handle = session.new_handle()
-        marks = state.marks
+        marks = session.marks(reader)
         if self.may_go_on(session) and _foregone(state, share, protocols):
             protocol = state.protocol
             session.tell(
@@ -114,7 +114,7 @@ class GuestContext:
             return
         self._closed = True
         for card in tuple(self.cards):
-            card.dismiss()
+            card.dismiss(vanishes=True)
         session = self._session
         if session is not None and not session.dead:
             session.contexts -= 1
@@ -127,13 +127,9 @@ class GuestContext:
         """Whether another call may be sent without waiting."""
         return self._unseen < MOST_UNSEEN and session.unseen < session.welcome.calls // 2
 
-    def may_begin(self, card: GuestCard) -> bool:
-        """Whether a transaction may begin without waiting: not when it would wait for ourselves."""
-        if self._session is None or not self.may_go_on(self._session):
-            return False
-        if self._patience is not None and self._patience <= 0:
-            return False
-        return not any(other is not card and other.reader == card.reader and other.holds for other in self.cards)
+    def may_begin(self, session: GuestSession) -> bool:
+        """Whether a transaction may begin without waiting, as far as the context is concerned."""
+        return self.may_go_on(session) and (self._patience is None or self._patience > 0)
 
     def unseen(self, session: GuestSession) -> None:
         """A call was sent without waiting."""

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 GONE: Final = ReturnCode.E_READER_UNAVAILABLE
 
 
+#: How often handles on a reader were marked: as the host counts (`ReaderState.marks`), and by ourselves.
+Marks = tuple[int, int]
 def _for_one(call: Callable[[], None], card: GuestCard | None = None) -> None:
     """Tell one program something: a bug there is logged, and is nobody else's."""
     try:
@@ -107,6 +109,9 @@ class GuestSession:
         self.bye: Bye | None = None
         self._guest = guest
         self._welcome: m.Welcome | None = None
+        #: By reader: handles that may have the card, or have asked for it, or are resetting it; and our own marks.
+        self._in_the_way: dict[str, set[GuestCard]] = {}
+        self._marks: dict[str, int] = {}
         self._calls: dict[int, _Waiting | _Taking] = {}
         self._call_bytes = 0
         self._last_call = self._last_context = self._last_handle = 0
@@ -146,6 +151,31 @@ class GuestSession:
         if handler is None:
             raise WireError(f"a host does not say {type(message).__name__}")
         handler(self, message)
+
+    # handles in each other's way
+
+    def marks(self, reader: str) -> Marks | None:
+        """What a handle that is in order now can be compared with later; None when nobody counts."""
+        state = self._guest.readers.find(reader)
+        return None if state is None or state.marks is None else (state.marks, self._marks.get(reader, 0))
+
+    def mark(self, reader: str) -> None:
+        """The card will be reset, and the host's word of it is not waited for: all handles must ask the host."""
+        self._marks[reader] = self._marks.get(reader, 0) + 1
+
+    def in_the_way(self, card: GuestCard, reader: str, whether: bool) -> None:
+        """Whether that handle may have the card, or has asked for it, or is resetting it."""
+        if whether:
+            self._in_the_way.setdefault(reader, set()).add(card)
+        elif (cards := self._in_the_way.get(reader)) is not None:
+            cards.discard(card)
+            if not cards:
+                del self._in_the_way[reader]
+
+    def contended(self, card: GuestCard, reader: str) -> bool:
+        """Whether somebody else may be in the way of that handle: any handle of others, or one of ours that is busy."""
+        ours = self._in_the_way.get(reader, ())
+        return self._guest.readers.others(reader) > 0 or len(ours) > (card in ours)
 
     # calls
 

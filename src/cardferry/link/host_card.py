@@ -95,6 +95,11 @@ class HostCard:
     curious: bool = False
     learnt: list[Fact] = field(default_factory=list)
 
+    @property
+    def counted(self) -> bool:
+        """Whether `ReaderState.sharing` counts this handle."""
+        return self.card is not None and self.card.counted
+
     async def perform(self, message: m.Call) -> Done:
         """Carry out a call.
 
@@ -150,6 +155,8 @@ class HostCard:
         if self.ahead is not None:
             self.ahead.forget()
         if self.card is None:
+            if self.broken is not None and self.broken.code is ReturnCode.E_READER_UNAVAILABLE:
+                raise PcscError(self.broken.code, "another reader may have the name by now")
             self.card = await (await self.context()).connect(self.reader, share, protocols)
             self.broken, self.share = None, share
             if initialization not in _RESETS:

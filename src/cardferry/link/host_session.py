@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 SHARING_DELAY: Final = 0.25
 #: s; a guest whose round trip is shorter may ask for what it wants to know.
 NEAR: Final = 0.005
+#: So many handles of one guest on one reader are counted before each piece of news about it; of a guest that has more,
+#: all count as somebody else's, and its begins wait.
+_MOST_COUNTED: Final = 64
 #: s; a longer patience is none at all.
 _MOST_PATIENCE: Final = 86400.0
 
@@ -88,7 +91,9 @@ class HostSession:
         self._pace = Pace()
         #: Bytes by which our account may have grown since it was brought up to date.
         self._growth = 0
-        self._readers = ReadersSender()
+        #: The guest's handles by reader, also while they are being closed.
+        self._on_reader: dict[str, set[HostCard]] = {}
+        self._readers = ReadersSender(self._own_handles)
         self._readers_timer: asyncio.TimerHandle | None = None
         self._news_waits = False
         self._hits = self._waste = 0
@@ -172,6 +177,7 @@ class HostSession:
             raise WireError(f"there is no context {message.context}")
         for card in tuple(lane.cards):
             self._forget_card(card)
+            self._not_on_reader(card)
         lane.close()
 
     def _cancel(self, message: m.Cancel) -> None:
@@ -223,7 +229,19 @@ class HostSession:
         card.curious = lane.accelerate and self._far and not self._host.knows(message.reader)
         lane.cards.add(card)
         self._cards[message.handle] = card, lane
+        self._on_reader.setdefault(card.reader, set()).add(card)
         return card, lane
+
+    def _not_on_reader(self, card: HostCard) -> None:
+        cards = self._on_reader.get(card.reader)
+        if cards is not None:
+            cards.discard(card)
+            if not cards:
+                del self._on_reader[card.reader]
+
+    def _own_handles(self, reader: str) -> int:
+        cards = self._on_reader.get(reader, ())
+        return sum(card.counted for card in cards) if len(cards) <= _MOST_COUNTED else 0
 
     @property
     def _far(self) -> bool:
@@ -298,6 +316,15 @@ class HostSession:
         self._jobs -= 1
         self._job_bytes -= job.size
         self._calls.pop(job.message.call, None)
+        card, message = job.card, job.message
+        if not isinstance(message, m.Connect | m.Disconnect):
+            return
+        if message.call and card.card is None:
+            self._forget_card(card)
+        if card.handle not in self._cards:
+            self._not_on_reader(card)
+        self._readers.own_changed()
+        self.readers_changed()
 
     def done(self, job: Job, answer: m.Answer, *, now: bool = False) -> None:
         """A call has been carried out; whether the answer shall leave now, and not wait for company."""
@@ -333,8 +360,6 @@ class HostSession:
             return
         message, card = job.message, job.card
         log.debug("%s: %s: %s", self.guest, type(message).__name__, error)
-        if isinstance(message, m.Connect) and message.call:
-            self._forget_card(card)
         if error.code is ReturnCode.E_UNSUPPORTED_FEATURE:
             match message:
                 case m.Control() if not message.data:

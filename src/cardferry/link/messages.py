@@ -178,7 +178,11 @@ class Welcome(_Message, frozen=True, tag=64):
 
 
 class ReaderEntry(_Message, frozen=True):
-    """A reader's state; see `cardferry.pcsc.reader_state.ReaderState`."""
+    """A reader's state; see `cardferry.pcsc.reader_state.ReaderState`.
+
+    Attributes:
+        others: handles on it that are not this guest's; None from a host that does not say.
+    """
 
     name: Name
     event_counter: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
@@ -187,6 +191,7 @@ class ReaderEntry(_Message, frozen=True):
     atr: Annotated[bytes, msgspec.Meta(max_length=MAX_ATR_SIZE)]
     protocol: Protocols
     marks: Number | None
+    others: Number | None = None
 
 
 class Readers(_Message, frozen=True, tag=65):

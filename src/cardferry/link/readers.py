@@ -6,6 +6,7 @@ come and go by itself, because it outlives sessions: when a session ends, its re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from cardferry.link.messages import ReaderEntry, Readers
@@ -17,7 +18,7 @@ from cardferry.wire.errors import WireError
 _MAX_EVENTS: Final = 32767
 
 
-def _entry(reader: ReaderState) -> ReaderEntry:
+def _entry(reader: ReaderState, others: int) -> ReaderEntry:
     return ReaderEntry(
         reader.name,
         reader.event_counter,
@@ -26,6 +27,7 @@ def _entry(reader: ReaderState) -> ReaderEntry:
         reader.atr,
         int(reader.protocol),
         reader.marks,
+        others,
     )
 
 
@@ -52,50 +54,68 @@ def _only_counts(old: ReaderState, new: ReaderState) -> bool:
 
 
 class ReadersSender:
-    """What one guest knows of the readers."""
+    """What one guest knows of the readers.
 
-    def __init__(self) -> None:
+    Args:
+        own: how many of a reader's handles are the guest's, of those that `ReaderState.sharing` counts.
+    """
+
+    def __init__(self, own: Callable[[str], int]) -> None:
+        self._own = own
         self._told: Snapshot | None = None
-        #: The latest snapshot that was found not to be urgent.
-        self._can_wait: Snapshot | None = None
+        #: By reader, as the guest was told: handles that are not its own.
+        self._others: dict[str, int] = {}
+        #: The latest snapshot that was found not to be urgent, or to be what the guest was told.
+        self._seen: Snapshot | None = None
 
     @property
     def begun(self) -> bool:
         """Whether the guest has been told anything."""
         return self._told is not None
 
+    def own_changed(self) -> None:
+        """A handle of the guest has come or gone: how many others there are may be news, if the sum is the same."""
+        self._seen = None
+
     def urgent(self, snapshot: Snapshot) -> bool:
         """Whether the guest must know the news before it gets another answer."""
-        told = self._told
-        if snapshot is told or snapshot is self._can_wait:
+        if snapshot is self._seen:
             return False
+        told = self._told
         if told is None or told.reader_events != snapshot.reader_events or len(told.readers) != len(snapshot.readers):
             return True
         if all(
-            old is new or old == new or _only_counts(old, new)
+            (old is new or old == new or _only_counts(old, new)) and not self._no_longer_alone(new)
             for old, new in zip(told.readers, snapshot.readers, strict=True)
         ):
-            self._can_wait = snapshot
+            self._seen = snapshot
             return False
         return True
 
+    def _no_longer_alone(self, reader: ReaderState) -> bool:
+        """Whether the guest believes to be alone on the reader and is not: its begins have to wait from now on."""
+        return not self._others.get(reader.name) and self._others_on(reader) > 0
+
+    def _others_on(self, reader: ReaderState) -> int:
+        # Of an exclusive reader either the guest is the owner, or all its handles there are marked.
+        return max(0, reader.sharing - self._own(reader.name)) if reader.sharing > 0 else 0
+
     def news(self, snapshot: Snapshot) -> Readers | None:
         """The message that brings the guest up to date, None when it is."""
-        told = self._told
-        if told is snapshot:
+        if snapshot is self._seen is self._told:
             return None
-        self._told = snapshot
-        if told is None:
-            return Readers(
-                snapshot.reader_events,
-                [reader.name for reader in snapshot.readers],
-                [_entry(reader) for reader in snapshot.readers],
-            )
-        before = {reader.name: reader for reader in told.readers}
-        changed = [_entry(reader) for reader in snapshot.readers if before.get(reader.name) != reader]
+        told, self._told = self._told, snapshot
+        self._seen = snapshot
+        counted, self._others = self._others, {reader.name: self._others_on(reader) for reader in snapshot.readers}
+        before = {} if told is None else {reader.name: reader for reader in told.readers}
+        changed = [
+            _entry(reader, others)
+            for reader, others in zip(snapshot.readers, self._others.values(), strict=True)
+            if before.get(reader.name) != reader or counted.get(reader.name) != others
+        ]
         names = [reader.name for reader in snapshot.readers]
-        same = names == [reader.name for reader in told.readers]
-        if same and not changed and told.reader_events == snapshot.reader_events:
+        same = told is not None and names == [reader.name for reader in told.readers]
+        if told is not None and same and not changed and told.reader_events == snapshot.reader_events:
             return None
         return Readers(snapshot.reader_events, None if same else names, changed)
 
@@ -110,12 +130,17 @@ class ReadersReceiver:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
         self._readers: dict[str, ReaderState] = {}
+        self._others: dict[str, int] = {}
         #: The host's count at the last message, None before the first one of a session.
         self._host_events: int | None = None
 
     def find(self, name: str) -> ReaderState | None:
         """The reader of that name, or None."""
         return self._readers.get(name)
+
+    def others(self, name: str) -> int:
+        """How many handles on that reader are not ours, as far as the host says."""
+        return self._others.get(name, 0)
 
     def receive(self, news: Readers) -> bool:
         """Take a message; return whether readers came or went.
@@ -135,6 +160,9 @@ class ReadersReceiver:
             if reader is None:
                 raise WireError("a reader came without its state")
             readers[name] = reader
+        self._others |= {entry.name: entry.others or 0 for entry in news.changed}
+        if self._others.keys() != readers.keys():
+            self._others = {name: self._others[name] for name in names}
         came_or_went = news.events != self._host_events
         steps = len(readers.keys() ^ self._readers.keys())
         if self._host_events is not None:
@@ -146,6 +174,7 @@ class ReadersReceiver:
     def vanish(self) -> None:
         """The session is over: so are its readers."""
         self._host_events = None
+        self._others = {}
         self._publish({}, len(self._readers))
 
     def _publish(self, readers: dict[str, ReaderState], steps: int) -> None:

@@ -68,6 +68,11 @@ class LocalCard:
         """Whether the handle is closed, or its context."""
         return self.state.closed
 
+    @property
+    def counted(self) -> bool:
+        """Whether the reader's `sharing` counts this handle."""
+        return self.slot.counts(self.state)
+
     def _check_open(self) -> None:
         if self.closed:
             raise PcscError(ReturnCode.E_INVALID_HANDLE)
@@ -197,7 +202,10 @@ class LocalCard:
 
     @replying
     async def end(self, disposition: Disposition) -> None:
-        """End a transaction; a disposition that resets marks this handle, too, as pcscd does."""
+        """End a transaction; a disposition that resets marks this handle, too, as pcscd does.
+
+        No reader here can eject a card: ``E_UNSUPPORTED_FEATURE``, after the end, as pcscd says for such readers.
+        """
         self._check_usable()
         slot = self.slot
         if slot.holder is not None and slot.holder is not self.state and slot.holder.lock_count:
@@ -209,6 +217,8 @@ class LocalCard:
                 await self._reset(lambda: slot.device.reset(disposition, Protocol.ANY), None)
         finally:
             await self._unlock_once()
+        if disposition is Disposition.EJECT:
+            raise PcscError(ReturnCode.E_UNSUPPORTED_FEATURE, "the reader does not eject cards")
 
     async def _unlock_once(self) -> None:
         if self.state.lock_count > 1:
@@ -270,10 +280,12 @@ class LocalCard:
         await slot.operate(self.state, lambda: slot.device.reader.set_attribute(attribute, value), self._patience)
 
     async def status(self) -> None:
-        """Raise what ``SCardStatus`` would return."""
+        """Raise what ``SCardStatus`` would return.
+
+        It does nothing with the card, so it needs no turn. libykpiv asks right after its connect, and gives up when it
+        is told of a reset there: had it to wait, it would be told of every reset by those whose turn comes before.
+        """
         self._check_usable()
-        async with self.slot.turn(self.state, self._patience):
-            self.state.check_happened()
 
     # the end
 

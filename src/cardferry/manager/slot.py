@@ -12,6 +12,7 @@ becomes the owner at once, and a task of the manager resets and releases the car
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Start = Callable[[Coroutine[object, object, None]], None]
 Check = Callable[[], None]
+
+#: Numbers for `ReaderState.marks`. All readers take theirs from here, so that one which comes again under its name is
+#: never taken for the one before, by whoever has not seen it go.
+_numbers = itertools.count()
 
 
 class Slot:
@@ -64,7 +69,7 @@ class Slot:
         self._loop = asyncio.get_running_loop()
         self._claiming: Reply[None] | None = None
         self._state: ReaderState | None = None
-        self._marks = 0
+        self._marks = next(_numbers)
 
     # what everybody may know
 
@@ -96,9 +101,13 @@ class Slot:
             return SHARING_EXCLUSIVE
         return len(self.handles) - len(self.dispossessed)
 
+    def counts(self, handle: HandleState) -> bool:
+        """Whether `sharing` counts that handle."""
+        return handle in self.handles and handle not in self.dispossessed and not self.device.gone
+
     def others(self, handle: HandleState) -> int:
         """How many handles besides that one are connected."""
-        return len(self.handles) - len(self.dispossessed) - (handle in self.handles and handle not in self.dispossessed)
+        return len(self.handles) - len(self.dispossessed) - self.counts(handle)
 
     @property
     def holder(self) -> HandleState | None:
@@ -142,7 +151,7 @@ class Slot:
         for handle in handles:
             if handle.happened is not Happened.REMOVED:
                 handle.happened = happened
-        self._marks += 1
+        self._marks = next(_numbers)
         self.touch()
 
     # handles come and go

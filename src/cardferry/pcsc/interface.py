@@ -42,6 +42,11 @@ class Card(Interface):
         """The active protocol; `Protocol.UNDEFINED` for a direct connection without one."""
         ...
 
+    @property
+    def counted(self) -> bool:
+        """Whether `ReaderState.sharing` of the reader counts this handle."""
+        ...
+
     async def reconnect(self, share: ShareMode, protocols: Protocol, initialization: Disposition) -> Protocol:
         """Renew the connection: clears ``W_RESET_CARD`` and ``W_REMOVED_CARD``; returns the active protocol."""
         ...

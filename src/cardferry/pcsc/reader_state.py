@@ -18,8 +18,9 @@ class ReaderState:
         sharing: 0 nobody, n shared handles, -1 exclusive.
         atr: answer to reset, empty without a card, at most 33 bytes.
         protocol: the protocol in force, 0 while the card is not powered for anybody.
-        marks: how often handles on this reader were told that the card was reset or removed. A handle that was in
-            order when it had a value is in order as long as it has. None where nobody counts.
+        marks: another number each time that handles on this reader are told that the card was reset or removed, and
+            for a reader that comes again under its name. A handle that was in order when it had a value is in order as
+            long as it has. None where nobody counts.
     """
 
     name: str

@@ -153,6 +153,10 @@ class _RecordedCard:
     def protocol(self) -> Protocol:
         return self._card.protocol
 
+    @property
+    def counted(self) -> bool:
+        return self._card.counted
+
     def _note(self, call: str, what: str = "", apdu: bytes = b"") -> _Note:
         return _Note(self._sink, self._caller, self._card.reader, call, what=what, apdu=apdu)
 

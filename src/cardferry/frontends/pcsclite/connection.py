@@ -23,8 +23,9 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from cardferry.frontends.pcsclite.payload import turned_attribute
+from cardferry.pcsc.apdu import ApduError, CommandApdu
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
-from cardferry.pcsc.constants import Disposition, Protocol, Scope, ShareMode
+from cardferry.pcsc.constants import MAX_APDU_SIZE, Disposition, Protocol, Scope, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context
 from cardferry.pcsc.reader_state import ReaderState
@@ -433,19 +434,21 @@ class Connection(asyncio.Protocol):
     @replying
     async def _transmit(self, request: m.Transmit) -> bytes:
         if request.receive_length < _SHORTEST_RESPONSE:
-            raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "no room for a status word: not executed")
+            # Not executed: a PIN try must not be burnt for an answer that nobody can read.
+            return self._codec.transmitted(request, bytes(_most_needed(request.apdu)), ReturnCode.E_INSUFFICIENT_BUFFER)
         response = await self._card(request.card).transmit(request.apdu, request.protocol)
         return self._codec.transmitted(request, response)
 
     @_in_task
     async def _control(self, request: m.Control) -> bytes:
+        # With all the room there is, as pcscd does: the codec tells who has too little how much is needed.
         card, order = self._card(request.card), self._codec.dialect.byte_order
         if order == NATIVE:
-            response = await card.control(request.code, request.data, request.receive_length)
+            response = await card.control(request.code, request.data, MAX_APDU_SIZE)
         else:
             codes = self._front.control_codes
             data = codes.command(card.reader, request.code, request.data, order)
-            response = await card.control(request.code, data, request.receive_length)
+            response = await card.control(request.code, data, MAX_APDU_SIZE)
             response = codes.answer(card.reader, request.code, response)
         return self._codec.controlled(request, response)
 
@@ -494,6 +497,14 @@ class Connection(asyncio.Protocol):
         m.GetAttribute: _get_attribute,
         m.SetAttribute: _set_attribute,
     }
+
+
+def _most_needed(apdu: bytes) -> int:
+    """Bytes that a response to this command has at most, as far as the command says."""
+    try:
+        return CommandApdu.parse(apdu).ne + _SHORTEST_RESPONSE
+    except ApduError:
+        return _SHORTEST_RESPONSE
 
 
 def _share_mode(number: int) -> ShareMode:
