@@ -12,7 +12,7 @@ A conversation reads like this::
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -27,7 +27,7 @@ from cardferry.readers.virtual import VirtualReader, VirtualReaderSource
 from cardferry.transports.base import Pipe, PipeUser
 from cardferry.transports.memory import memory_pipe
 from cardferry.wire.link.session import Bounds
-from tests.callers import somebody
+from tests.callers import TESTER, somebody
 from tests.link.cards import CountingCard
 
 T = TypeVar("T")
@@ -147,7 +147,7 @@ class Road:
         near, far = self.wrap(near, far)
         if self._delay:
             near, far = SlowPipe(near, self._delay), SlowPipe(far, self._delay)
-        self._desk.start(self._desk.host.serve(far, "guest"))
+        self._desk.start(self._desk.host.serve(far, TESTER, "guest"))
         return near
 
     def cut(self) -> None:
@@ -210,8 +210,8 @@ class Desk:
         assert not self.manager.contexts
         assert not self.host.status.guests
 
-    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        return self._tasks.create_task(work)
+    def start(self, work: Awaitable[T]) -> asyncio.Task[T]:
+        return self._tasks.create_task(_awaiting(work))
 
     async def guest(self, **options: Any) -> Guest:
         """A guest whose link is up; its road is the last of `roads`."""
@@ -235,3 +235,7 @@ def raises(code: ReturnCode) -> Generator[None]:
     with pytest.raises(PcscError) as caught:
         yield
     assert caught.value.code is code, caught.value
+
+
+async def _awaiting(work: Awaitable[T]) -> T:
+    return await work

@@ -11,9 +11,9 @@ from cardferry.manager import Settings
 from cardferry.manager.card import LocalCard
 from cardferry.pcsc.constants import Protocol
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.reply import Reply, failed
 from tests.link.cards import COUNT, CountingCard
 from tests.link.desk import ALICE, ANY, BOB, EXCLUSIVE, LEAVE, READER, RESET, SHARED, T1, Desk, raises
-from tests.link.forms import COROUTINES
 from tests.virtual_time import quiet
 
 #: Long enough that what happens at the host is not known to the guest yet.
@@ -280,7 +280,6 @@ async def test_an_orderly_end_does_not_reset_the_card() -> None:
         assert not desk.manager.contexts
 
 
-@pytest.mark.parametrize("form", [COROUTINES], indirect=True)  # a call at once is not given up
 async def test_a_call_that_is_given_up_gives_up_its_place() -> None:
     async with Desk(delay=DELAY) as desk:
         guest = await desk.guest()
@@ -369,7 +368,7 @@ async def test_the_manager_is_left_clean() -> None:
         status = desk.host.status.guests[0]
         assert (status.contexts, status.handles, status.waiting) == (0, 0, 0)
         assert guest.session is not None
-        assert not guest.session.cards
+        assert not guest.session._cards
         assert (guest.session.contexts, guest.session.unseen) == (0, 0)
 
 
@@ -411,14 +410,10 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[ReturnCode]:
     codes: list[ReturnCode] = []
     begin = LocalCard.begin
 
-    async def fail(card: LocalCard) -> None:
-        if codes:
-            raise PcscError(codes.pop())
-        await begin(card)
+    def fail(card: LocalCard) -> Reply[None]:
+        return failed(PcscError(codes.pop())) if codes else begin(card)
 
-    begin_at_once = LocalCard.begin_at_once
     monkeypatch.setattr(LocalCard, "begin", fail)
-    monkeypatch.setattr(LocalCard, "begin_at_once", lambda card: not codes and begin_at_once(card))
     return codes
 
 

@@ -20,6 +20,7 @@ from cardferry.wire.errors import WireError
 from cardferry.wire.link.frames import Frame, FrameReader, Kind
 from cardferry.wire.link.frames import encode as frame
 from cardferry.wire.link.greeting import Bye, Hello, Reason, Role
+from tests.callers import TESTER
 from tests.link.cards import COUNT
 from tests.link.desk import ALICE, ANY, READER, SHARED, T1, Desk, becomes
 from tests.virtual_time import quiet, run
@@ -63,7 +64,7 @@ class Peer:
 
 async def guest_of(desk: Desk) -> Peer:
     near, far = memory_pipe()
-    desk.start(desk.host.serve(far, "mallory"))
+    desk.start(desk.host.serve(far, TESTER, "mallory"))
     peer = Peer(near)
     peer.hello(Role.GUEST)
     await quiet()
@@ -146,7 +147,7 @@ async def test_a_guest_that_says_what_it_must_not(said: list[bytes | m.FromGuest
 async def test_a_guest_that_is_none(bytes_said: bytes, piece: int) -> None:
     async with Desk() as desk:
         near, far = memory_pipe()
-        serving = desk.start(desk.host.serve(far))
+        serving = desk.start(desk.host.serve(far, TESTER))
         peer = Peer(near)
         for at in range(0, min(len(bytes_said), 1000 if piece == 1 else 1 << 20), piece):
             near.write(bytes_said[at : at + piece])
@@ -160,7 +161,7 @@ async def test_a_guest_that_is_none(bytes_said: bytes, piece: int) -> None:
 async def test_a_guest_that_never_says_anything_is_not_waited_for() -> None:
     async with Desk() as desk:
         near, far = memory_pipe()
-        serving = desk.start(desk.host.serve(far))
+        serving = desk.start(desk.host.serve(far, TESTER))
         peer = Peer(near)
         await serving
         await quiet()

@@ -17,6 +17,7 @@ from cardferry.manager import LocalManager
 from cardferry.readers.virtual import VirtualReaderSource
 from cardferry.transports import unix
 from cardferry.transports.base import Pipe
+from tests.callers import TESTER
 from tests.link.cards import CountingCard
 from tests.link.desk import READER
 from tests.link.test_breaks import count_in_transactions
@@ -32,7 +33,7 @@ class Host2Guest:
 
     def accepted(self, pipe: Pipe) -> None:
         self.pipes.append(pipe)
-        self.tasks.create_task(self.host.serve(pipe, "guest"))
+        self.tasks.create_task(self.host.serve(pipe, TESTER, "guest"))
 
 
 async def whole(folder: Path, breaks: int) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from dataclasses import dataclass
 
 from cardferry.link.messages import REVOKED, Ahead
 from cardferry.pcsc.errors import PcscError
+from cardferry.pcsc.reply import Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Foreseen:
         self._ready: deque[_Ready] = deque()
         #: The command that the host is about to carry out, or already has.
         self._promised: bytes | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Reply[None] | None = None
 
     def promised(self, origin: int, protocol: int, command: bytes | None) -> None:
         """The answer to transmit ``origin`` says that the host goes on with this command."""
@@ -75,7 +75,7 @@ class Foreseen:
 
     async def _next(self) -> None:
         while self._promised is not None and not self._ready:
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = Reply()
             try:
                 await self._waiter
             finally:
@@ -83,7 +83,7 @@ class Foreseen:
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._waiter.resolve(None)
 
     def drop(self) -> None:
         """Something else is done with the handle: whatever has come, or comes yet, is of no use."""

@@ -16,14 +16,13 @@ from enum import Enum
 from types import TracebackType
 from typing import Final, Self
 
-from cardferry.link.foreseen import Foreseen
 from cardferry.link.guest_context import GuestContext
-from cardferry.link.guest_session import GuestSession
+from cardferry.link.guest_session import Counters, GuestSession
 from cardferry.link.mends import Mends
 from cardferry.link.readers import ReadersReceiver
 from cardferry.news import News
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import CardferryError
-from cardferry.pcsc.interface import Peer
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.transports.base import Dial
 from cardferry.wire.link.greeting import IDENTITY_SIZE, Bye, Reason, Role
@@ -62,24 +61,6 @@ class LinkRefusedError(CardferryError):
     def __init__(self, bye: Bye) -> None:
         super().__init__(bye.text or bye.reason.name.lower())
         self.reason = bye.reason
-
-
-@dataclass(slots=True)
-class Counters:
-    """What was done since the beginning.
-
-    Attributes:
-        round_trips: calls that waited for the host.
-        pipelined: calls that were sent without waiting.
-        local: calls that were answered without asking.
-        hits, waste: responses that came ahead, and were used or not.
-    """
-
-    round_trips: int = 0
-    pipelined: int = 0
-    local: int = 0
-    hits: int = 0
-    waste: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +178,9 @@ class Guest:
             await self._news.wait()
         return self.snapshot
 
-    async def open(self, peer: Peer, patience: float | None = None) -> GuestContext:
+    async def open(self, caller: Caller, patience: float | None = None) -> GuestContext:
         """Open a context; the host hears of it when it is used."""
-        return GuestContext(self, peer, patience)
+        return GuestContext(lambda: self.session, caller, patience, accelerate=self.accelerate)
 
     async def ready(self) -> None:
         """Wait until the readers are known.
@@ -323,12 +304,6 @@ class Guest:
         self._news.tell()
 
     # status
-
-    def account(self, foreseen: Foreseen) -> None:
-        """Add up what running ahead has brought for a handle."""
-        self.counters.hits += foreseen.hits
-        self.counters.waste += foreseen.waste
-        foreseen.hits = foreseen.waste = 0
 
     def _remember(self, session: GuestSession) -> None:
         self._past = self._sums(session)

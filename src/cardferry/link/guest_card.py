@@ -10,18 +10,17 @@ yubikey.rs and pivy reconnect when it says ``W_RESET_CARD``, and after no other 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from cardferry.link import messages as m
 from cardferry.link.facts import About
 from cardferry.link.foreseen import Foreseen
 from cardferry.link.guest_session import GONE, GuestSession, Marks
+from cardferry.link.unseen import Unseen
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Done
-
-if TYPE_CHECKING:
-    from cardferry.link.guest_context import GuestContext
+from cardferry.pcsc.reply import replying
 
 #: These errors say nothing about the handle.
 _PASSING: Final = frozenset(
@@ -46,8 +45,9 @@ class GuestCard:
     """A handle; see `cardferry.pcsc.interface.Card`.
 
     Args:
-        context: whose handle it is.
         session: the session in which it was opened; it lives no longer.
+        unseen: how far ahead of the host its context is.
+        when_closed: called when the handle is no more.
         handle: its number in that session.
         reader: the reader's name.
         share: how it is connected.
@@ -60,7 +60,6 @@ class GuestCard:
 
     __slots__ = (
         "_closed",
-        "_context",
         "_depth",
         "_handle",
         "_marks",
@@ -70,16 +69,18 @@ class GuestCard:
         "_sequence",
         "_session",
         "_share",
-        "_transmitted",
         "_troubled",
+        "_unseen",
         "_unsure",
+        "_when_closed",
         "foreseen",
     )
 
     def __init__(
         self,
-        context: GuestContext,
         session: GuestSession,
+        unseen: Unseen,
+        when_closed: Callable[[GuestCard], None],
         *,
         handle: int,
         reader: str,
@@ -88,8 +89,9 @@ class GuestCard:
         marks: Marks | None,
     ) -> None:
         self.foreseen = Foreseen()
-        self._context = context
         self._session = session
+        self._unseen = unseen
+        self._when_closed = when_closed
         self._handle = handle
         self._reader = reader
         self._share = share
@@ -104,8 +106,6 @@ class GuestCard:
         self._troubled = self._closed = False
         #: Counts messages about this handle: a promise holds only until the next one.
         self._sequence = 0
-        #: Of the last transmit: the count with it, and its protocol.
-        self._transmitted = (0, 0)
         self._account()
 
     @property
@@ -149,7 +149,7 @@ class GuestCard:
     @property
     def _shared(self) -> bool:
         """Whether others may be waiting for the card."""
-        state = self._context.guest.readers.find(self._reader)
+        state = self._session.readers.find(self._reader)
         return state is None or state.sharing > 1
 
     @property
@@ -163,7 +163,7 @@ class GuestCard:
         """Whether a transaction may begin without waiting: what the host will say is known."""
         return (
             self._well
-            and self._context.may_begin(self._session)
+            and self._unseen.may_begin(self._session)
             and (self._has_card or not self._session.contended(self, self._reader))
         )
 
@@ -183,20 +183,20 @@ class GuestCard:
             if foreseen.used:
                 self._session.tell(m.Used(self._handle, foreseen.origin, foreseen.used))
             foreseen.drop()
-            self._context.guest.account(foreseen)
+            self._session.counters.account(foreseen)
 
-    async def _ask(self, make: m.MakeCall, size: int = 0, card: GuestCard | None = None) -> m.Answer:
+    async def _ask(self, make: m.MakeCall, size: int = 0) -> m.Answer:
         """Make a call about this handle and wait for the answer."""
         self._check()
         if self._session.crowded:
             await self._session.ready()
         self._speak()
         try:
-            answer = await self._session.ask(make, size, card)
+            answer = await self._session.ask(make, size)
         except PcscError as error:
             self._heard_of(error.code)
             raise
-        self._context.seen(self._session)
+        self._unseen.seen(self._session)
         return answer
 
     def _heard_of(self, code: int) -> None:
@@ -216,12 +216,9 @@ class GuestCard:
         """Make a call without waiting."""
         if self._session.crowded:
             await self._session.ready()
-        self._tell_now(message)
-
-    def _tell_now(self, message: m.Call) -> None:
         self._speak()
         self._session.tell(message, soon=isinstance(message, _GIVING_BACK) and self._shared)
-        self._context.unseen(self._session)
+        self._unseen.sent(self._session)
 
     # calls
 
@@ -244,6 +241,7 @@ class GuestCard:
             self._account()
         return self._protocol
 
+    @replying
     async def begin(self) -> None:
         """Begin a transaction; without waiting for the turn when nobody is in the way."""
         self._check()
@@ -260,6 +258,7 @@ class GuestCard:
             self._account()
             raise
 
+    @replying
     async def end(self, disposition: Disposition) -> None:
         """End a transaction."""
         self._check()
@@ -281,7 +280,7 @@ class GuestCard:
             disposition is Disposition.LEAVE
             and self._depth > 0
             and self._well
-            and self._context.may_go_on(self._session)
+            and self._unseen.may_go_on(self._session)
         )
 
     def _ended(self) -> None:
@@ -289,65 +288,23 @@ class GuestCard:
         self._unsure = False
         self._account()
 
+    @replying
     async def transmit(self, apdu: bytes, protocol: int) -> bytes:
         """Send a command APDU, unless the host has done so already."""
         self._check()
         if len(apdu) > MAX_APDU_SIZE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
-        if self._well:
+        if self.foreseen.origin and self._well:
             response = await self.foreseen.take(apdu, protocol)
             if response is not None:
                 return response
-        self._transmitted = (self._sequence + 1, protocol)
-        answer = await self._ask(lambda call: m.Transmit(call, self._handle, apdu, protocol), len(apdu), self)
+        sequence = self._sequence + 1
+        answer = await self._ask(lambda call: m.Transmit(call, self._handle, apdu, protocol), len(apdu))
+        # The reply goes on here before anything that comes behind it is looked at. So what the host foresees, which may
+        # come in the same piece, finds that it was promised. It is worth nothing if we have said more since.
+        if answer.foreseen is not None and sequence == self._sequence and not self._troubled:
+            self.foreseen.promised(answer.call, protocol, answer.foreseen)
         return answer.data
-
-    # at once
-
-    def begin_at_once(self) -> bool:
-        """Begin a transaction, if nothing has to be asked or waited for."""
-        if self._closed or self._session.crowded or not self._may_begin:
-            return False
-        self._depth += 1
-        self._account()
-        self._tell_now(m.Begin(0, self._handle))
-        return True
-
-    def end_at_once(self, disposition: Disposition) -> bool:
-        """End a transaction, if nothing has to be asked or waited for."""
-        if self._closed or self._session.crowded or not self._may_end(disposition):
-            return False
-        self._ended()
-        self._tell_now(m.End(0, self._handle, disposition))
-        return True
-
-    def transmit_at_once(self, apdu: bytes, protocol: int, done: Done) -> bool:
-        """Send a command APDU, unless the host may have done so already."""
-        if self._closed or self.foreseen.origin or len(apdu) > MAX_APDU_SIZE:
-            return False
-
-        def take(answer: m.Answer | None, error: PcscError | None) -> None:
-            if answer is not None and not answer.code:
-                if answer.foreseen is not None:
-                    self.promised(answer.call, answer.foreseen)
-                self._context.seen(self._session)
-                done(answer.data, None)
-                return
-            error = error or PcscError(answer.code if answer is not None else GONE, "the host says")
-            self._heard_of(error.code)
-            done(b"", error)
-
-        if not self._session.transmit_at_once(self._handle, apdu, protocol, take):
-            return False
-        self._sequence += 1
-        self._transmitted = (self._sequence, protocol)
-        return True
-
-    def promised(self, call: int, command: bytes) -> None:
-        """The answer to a transmit says what the host does next; worth nothing if we have said more since."""
-        sequence, protocol = self._transmitted
-        if sequence == self._sequence and not self._troubled:
-            self.foreseen.promised(call, protocol, command)
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader, unless the answer is a fact."""
@@ -374,7 +331,7 @@ class GuestCard:
         known = self._session.facts.find(self._reader, about, key)
         if known is None:
             return None
-        self._context.guest.counters.local += 1
+        self._session.counters.local += 1
         if known.code:
             raise PcscError(known.code, "as before")
         return known.value
@@ -390,7 +347,7 @@ class GuestCard:
         """Raise what ``SCardStatus`` would return."""
         self._check()
         if self._well:
-            self._context.guest.counters.local += 1
+            self._session.counters.local += 1
             return
         await self._mending(lambda call: m.Status(call, self._handle))
 
@@ -405,13 +362,13 @@ class GuestCard:
         self._resetting = disposition in _RESETS
         self._account()
         try:
-            if disposition is Disposition.LEAVE and self._context.may_go_on(session):
+            if disposition is Disposition.LEAVE and self._unseen.may_go_on(session):
                 await self._tell(m.Disconnect(0, self._handle, disposition))
             else:
                 await session.ready()
                 self._speak()
                 await session.ask(lambda call: m.Disconnect(call, self._handle, disposition))
-                self._context.seen(session)
+                self._unseen.seen(session)
         finally:
             self.dismiss()
 
@@ -427,6 +384,5 @@ class GuestCard:
         self._resetting = False
         self._account()
         self._speak()
-        if self._session.cards.pop(self._handle, None) is not None:
-            self._session.handles -= 1
-        self._context.cards.discard(self)
+        self._session.close_handle(self._handle)
+        self._when_closed(self)

@@ -3,144 +3,137 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from cardferry.link import messages as m
 from cardferry.link.guest_card import GuestCard
 from cardferry.link.guest_session import GONE, GuestSession
+from cardferry.link.unseen import Unseen
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import PROTOCOL_ANY_OLD, CardState, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Peer
 from cardferry.pcsc.reader_state import ReaderState
 
-if TYPE_CHECKING:
-    from cardferry.link.guest import Guest
-
-#: Calls that a context sends without waiting, one after the other, before it waits for one.
-MOST_UNSEEN: Final = 32
 _USABLE: Final = CardState.PRESENT | CardState.POWERED
+#: Characters of a program's name that the host is told.
+_MOST_NAME: Final = 512
 
 
 class GuestContext:
     """A context; see `cardferry.pcsc.interface.Context`.
 
     Args:
-        guest: whose context it is.
-        peer, patience: as given to `Guest.open`.
+        session: the session in force, None while there is none.
+        caller, patience: as given to `Guest.open`.
+        accelerate: whether the host may run ahead.
     """
 
-    __slots__ = ("_closed", "_number", "_patience", "_peer", "_session", "_unseen", "cards", "guest")
+    __slots__ = (
+        "_accelerate",
+        "_caller",
+        "_cards",
+        "_closed",
+        "_current",
+        "_number",
+        "_patience",
+        "_session",
+        "_unseen",
+    )
 
-    def __init__(self, guest: Guest, peer: Peer, patience: float | None) -> None:
-        self.guest = guest
-        self.cards: set[GuestCard] = set()
-        self._peer = peer
+    def __init__(
+        self, session: Callable[[], GuestSession | None], caller: Caller, patience: float | None, *, accelerate: bool
+    ) -> None:
+        self._current = session
+        self._caller = caller
         self._patience = None if patience is None else max(0.0, patience)
+        self._accelerate = accelerate
+        self._cards: set[GuestCard] = set()
         self._session: GuestSession | None = None
         self._number = 0
-        self._unseen = 0
+        self._unseen = Unseen(self._patience)
         self._closed = False
 
     async def connect(self, reader: str, share: ShareMode, protocols: Protocol) -> GuestCard:
         """Connect to a reader: without waiting when it is known how that ends."""
         if self._closed:
             raise PcscError(ReturnCode.E_INVALID_HANDLE)
-        state = self.guest.readers.find(reader)
-        session = self.guest.session
-        if state is None or session is None:
+        session = self._current()
+        state = None if session is None else session.readers.find(reader)
+        if session is None or state is None:
             raise PcscError(ReturnCode.E_UNKNOWN_READER, reader)
         if _empty(state, share, protocols):
             raise PcscError(ReturnCode.E_NO_SMARTCARD)
         await session.ready()
         self._check_not_closed()
         self._open(session)
-        handle = session.new_handle()
-        marks = session.marks(reader)
-        if self.may_go_on(session) and _foregone(state, share, protocols):
+        handle = session.open_handle()
+        try:
+            return await self._connect(session, handle, state, share, protocols)
+        except BaseException:
+            session.close_handle(handle)
+            raise
+
+    async def _connect(
+        self, session: GuestSession, handle: int, state: ReaderState, share: ShareMode, protocols: Protocol
+    ) -> GuestCard:
+        marks, reader, wanted = session.marks(state.name), state.name, int(protocols & 0xFFFF)
+        if self._unseen.may_go_on(session) and _foregone(state, share, protocols):
             protocol = state.protocol
-            session.tell(
-                m.Connect(0, self._number, handle, reader, share, int(protocols & 0xFFFF), int(state.protocol))
-            )
-            self.unseen(session)
+            session.tell(m.Connect(0, self._number, handle, reader, share, wanted, int(protocol)))
+            self._unseen.sent(session)
         else:
-            protocol = await self._connect(
-                session,
-                lambda call: m.Connect(call, self._number, handle, reader, share, int(protocols & 0xFFFF)),
-                handle,
-            )
+            try:
+                answer = await session.ask(lambda call: m.Connect(call, self._number, handle, reader, share, wanted))
+            except asyncio.CancelledError:
+                session.tell(m.Disconnect(0, handle, Disposition.LEAVE))  # the host may have been quicker
+                raise
+            self._unseen.seen(session)
+            protocol = Protocol(answer.protocol)
         if session.dead:
             raise PcscError(GONE, "the link was away for too long")
-        try:
-            self._check_not_closed()
-        except PcscError:
-            session.handles -= 1
-            raise
-        card = GuestCard(self, session, handle=handle, reader=reader, share=share, protocol=protocol, marks=marks)
-        session.cards[handle] = card
-        self.cards.add(card)
+        self._check_not_closed()
+        card = GuestCard(
+            session,
+            self._unseen,
+            self._cards.discard,
+            handle=handle,
+            reader=reader,
+            share=share,
+            protocol=protocol,
+            marks=marks,
+        )
+        session.connected(handle, card)
+        self._cards.add(card)
         return card
 
     def _check_not_closed(self) -> None:
         if self._closed:
             raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
 
-    async def _connect(self, session: GuestSession, make: m.MakeCall, handle: int) -> Protocol:
-        """Connect, and wait for the active protocol."""
-        try:
-            answer = await session.ask(make)
-        except asyncio.CancelledError:
-            session.handles -= 1
-            session.tell(m.Disconnect(0, handle, Disposition.LEAVE))  # the host may have been quicker
-            raise
-        except PcscError:
-            session.handles -= 1
-            raise
-        self.seen(session)
-        return Protocol(answer.protocol)
-
     def _open(self, session: GuestSession) -> None:
         """Open the context in this session, unless it is."""
         if self._session is session:
             return
-        self._number = session.new_context()
+        self._number = session.open_context()
         self._session = session
-        self._unseen = 0
-        peer = self._peer
-        session.tell(m.Open(self._number, peer.name[:512], peer.uid, peer.pid, self._patience, self.guest.accelerate))
+        self._unseen.forget()
+        program = self._caller.program
+        session.tell(
+            m.Open(self._number, program.name[:_MOST_NAME], program.uid, program.pid, self._patience, self._accelerate)
+        )
 
     async def close(self) -> None:
         """Free every handle; the host ends what waits and resets what was held."""
         if self._closed:
             return
         self._closed = True
-        for card in tuple(self.cards):
+        for card in tuple(self._cards):
             card.dismiss(vanishes=True)
         session = self._session
         if session is not None and not session.dead:
-            session.contexts -= 1
-            self.seen(session)
-            session.tell(m.Close(self._number))
-
-    # how far ahead of the host we are
-
-    def may_go_on(self, session: GuestSession) -> bool:
-        """Whether another call may be sent without waiting."""
-        return self._unseen < MOST_UNSEEN and session.unseen < session.welcome.calls // 2
-
-    def may_begin(self, session: GuestSession) -> bool:
-        """Whether a transaction may begin without waiting, as far as the context is concerned."""
-        return self.may_go_on(session) and (self._patience is None or self._patience > 0)
-
-    def unseen(self, session: GuestSession) -> None:
-        """A call was sent without waiting."""
-        self._unseen += 1
-        session.unseen += 1
-        self.guest.counters.pipelined += 1
-
-    def seen(self, session: GuestSession) -> None:
-        """An answer has come: everything that was sent before it has been carried out."""
-        session.unseen -= self._unseen
-        self._unseen = 0
+            self._unseen.seen(session)
+            session.close_context(self._number)
 
 
 def _empty(state: ReaderState, share: ShareMode, protocols: Protocol) -> bool:

@@ -8,30 +8,101 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
+from typing import Protocol as Interface
 
 from cardferry.link import messages as m
 from cardferry.link.channel import Channel
 from cardferry.link.facts import About, Facts, Known
+from cardferry.link.foreseen import Foreseen
+from cardferry.link.readers import ReadersReceiver
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.reply import Reply, failed
 from cardferry.wire.errors import WireError
 from cardferry.wire.link.greeting import Bye
 from cardferry.wire.link.session import Session, SessionOverflowError
-
-if TYPE_CHECKING:
-    from cardferry.link.guest import Guest
-    from cardferry.link.guest_card import GuestCard
 
 log = logging.getLogger(__name__)
 
 #: What a program gets when the link was away for longer than ``grace``: its reader is not available any more.
 GONE: Final = ReturnCode.E_READER_UNAVAILABLE
-
-
 #: How often handles on a reader were marked: as the host counts (`ReaderState.marks`), and by ourselves.
 Marks = tuple[int, int]
-def _for_one(call: Callable[[], None], card: GuestCard | None = None) -> None:
+
+
+@dataclass(slots=True)
+class Counters:
+    """What was done since the beginning.
+
+    Attributes:
+        round_trips: calls that waited for the host.
+        pipelined: calls that were sent without waiting.
+        local: calls that were answered without asking.
+        hits, waste: responses that came ahead, and were used or not.
+    """
+
+    round_trips: int = 0
+    pipelined: int = 0
+    local: int = 0
+    hits: int = 0
+    waste: int = 0
+
+    def account(self, foreseen: Foreseen) -> None:
+        """Add up what running ahead has brought for a handle."""
+        self.hits += foreseen.hits
+        self.waste += foreseen.waste
+        foreseen.hits = foreseen.waste = 0
+
+
+class SessionOwner(Interface):
+    """What outlives sessions.
+
+    Attributes:
+        counters: see `Counters`.
+        readers: what is known of the readers.
+    """
+
+    counters: Counters
+    readers: ReadersReceiver
+
+    def together(self, session: GuestSession) -> None:
+        """The host is there."""
+        ...
+
+    def apart(self, session: GuestSession, error: Exception | None) -> None:
+        """The pipe is gone."""
+        ...
+
+    def over(self, session: GuestSession) -> None:
+        """The session is over."""
+        ...
+
+    def readers_changed(self) -> None:
+        """The snapshot is a new one."""
+        ...
+
+
+class SessionCard(Interface):
+    """A handle of the session.
+
+    Attributes:
+        foreseen: responses that have come before the program asked for them.
+    """
+
+    foreseen: Foreseen
+
+    def failed(self, code: int) -> None:
+        """A call has failed that nobody waited for: the next one must hear of it."""
+        ...
+
+    def session_over(self) -> None:
+        """The session is over."""
+        ...
+
+
+def _for_one(call: Callable[[], None], card: SessionCard | None = None) -> None:
     """Tell one program something: a bug there is logged, and is nobody else's."""
     try:
         call()
@@ -41,47 +112,21 @@ def _for_one(call: Callable[[], None], card: GuestCard | None = None) -> None:
             card.failed(ReturnCode.F_INTERNAL_ERROR)
 
 
-class _Waiting:
-    """A call whose answer a task waits for."""
+class _Call(Reply[m.Answer]):
+    """A call that the host has not answered yet."""
 
-    __slots__ = ("answered", "card", "size")
+    __slots__ = ("_session", "number", "size")
 
-    def __init__(self, size: int, card: GuestCard | None) -> None:
+    def __init__(self, session: GuestSession, number: int, size: int) -> None:
+        super().__init__()
+        self._session = session
+        self.number = number
         self.size = size
-        self.answered: asyncio.Future[m.Answer] = asyncio.get_running_loop().create_future()
-        self.card = card
 
-    def end(self, answer: m.Answer) -> None:
-        """The answer has come."""
-        if not self.answered.done():
-            self.answered.set_result(answer)
-            if self.card is not None and answer.foreseen is not None:
-                _for_one(partial(self.card.promised, answer.call, answer.foreseen), self.card)
-
-    def fail(self, error: PcscError) -> None:
-        """None will come."""
-        if not self.answered.done():
-            self.answered.set_exception(error)
-
-
-#: Takes the answer to a call, which may be an error, or why there is none.
-Take = Callable[[m.Answer | None, PcscError | None], None]
-
-
-class _Taking:
-    """A call whose answer is taken without a task."""
-
-    __slots__ = ("_take", "size")
-
-    def __init__(self, size: int, take: Take) -> None:
-        self.size = size
-        self._take = take
-
-    def end(self, answer: m.Answer) -> None:
-        _for_one(partial(self._take, answer, None))
-
-    def fail(self, error: PcscError) -> None:
-        _for_one(partial(self._take, None, error))
+    def cancel(self, msg: object = None) -> bool:
+        """The program has given up: so may the host."""
+        self._session.given_up(self)
+        return super().cancel(msg)
 
 
 class GuestSession:
@@ -93,26 +138,28 @@ class GuestSession:
 
     Attributes:
         facts: what the readers always say.
-        cards: handles by number.
-        contexts, handles: how many are open at the host, or about to be.
+        counters, readers: as the guest has them.
         unseen: calls sent without waiting of which it is not known whether the host has carried them out.
         dead: whether the session is over.
     """
 
-    def __init__(self, guest: Guest, session: Session) -> None:
+    def __init__(self, guest: SessionOwner, session: Session) -> None:
         self.channel = Channel(session, self)
+        self.counters = guest.counters
+        self.readers = guest.readers
         self.facts = Facts()
-        self.cards: dict[int, GuestCard] = {}
-        self.contexts = self.handles = 0
+        #: Open at the host, or about to be. A handle has no card while the host has not answered its connect.
+        self._contexts: set[int] = set()
+        self._cards: dict[int, SessionCard | None] = {}
         self.unseen = 0
         self.dead = False
         self.bye: Bye | None = None
         self._guest = guest
         self._welcome: m.Welcome | None = None
         #: By reader: handles that may have the card, or have asked for it, or are resetting it; and our own marks.
-        self._in_the_way: dict[str, set[GuestCard]] = {}
+        self._in_the_way: dict[str, set[SessionCard]] = {}
         self._marks: dict[str, int] = {}
-        self._calls: dict[int, _Waiting | _Taking] = {}
+        self._calls: dict[int, _Call] = {}
         self._call_bytes = 0
         self._last_call = self._last_context = self._last_handle = 0
 
@@ -133,12 +180,14 @@ class GuestSession:
         calls = tuple(self._calls.values())
         self._calls.clear()
         self._call_bytes = 0
-        for pending in calls:
-            pending.fail(PcscError(GONE, bye.text or "the link is closed"))
-        for card in self.cards.values():
-            _for_one(card.session_over)
-        self.cards.clear()
+        for card in self._cards.values():
+            if card is not None:
+                _for_one(card.session_over)
+        self._cards.clear()
+        self._contexts.clear()
         self._guest.over(self)
+        for call in calls:
+            call.fail(PcscError(GONE, bye.text or "the link is closed"))
 
     def message(self, payload: bytes) -> None:
         """The host says something.
@@ -156,14 +205,14 @@ class GuestSession:
 
     def marks(self, reader: str) -> Marks | None:
         """What a handle that is in order now can be compared with later; None when nobody counts."""
-        state = self._guest.readers.find(reader)
+        state = self.readers.find(reader)
         return None if state is None or state.marks is None else (state.marks, self._marks.get(reader, 0))
 
     def mark(self, reader: str) -> None:
         """The card will be reset, and the host's word of it is not waited for: all handles must ask the host."""
         self._marks[reader] = self._marks.get(reader, 0) + 1
 
-    def in_the_way(self, card: GuestCard, reader: str, whether: bool) -> None:
+    def in_the_way(self, card: SessionCard, reader: str, whether: bool) -> None:
         """Whether that handle may have the card, or has asked for it, or is resetting it."""
         if whether:
             self._in_the_way.setdefault(reader, set()).add(card)
@@ -172,10 +221,10 @@ class GuestSession:
             if not cards:
                 del self._in_the_way[reader]
 
-    def contended(self, card: GuestCard, reader: str) -> bool:
+    def contended(self, card: SessionCard, reader: str) -> bool:
         """Whether somebody else may be in the way of that handle: any handle of others, or one of ours that is busy."""
         ours = self._in_the_way.get(reader, ())
-        return self._guest.readers.others(reader) > 0 or len(ours) > (card in ours)
+        return self.readers.others(reader) > 0 or len(ours) > (card in ours)
 
     # calls
 
@@ -186,21 +235,35 @@ class GuestSession:
             raise PcscError(GONE, "the host is not there yet")
         return self._welcome
 
-    def new_context(self) -> int:
+    def open_context(self) -> int:
         """The number of a new context. Raises ``E_NO_MEMORY`` when the host allows no more."""
-        if self.contexts >= self.welcome.contexts:
+        if len(self._contexts) >= self.welcome.contexts:
             raise PcscError(ReturnCode.E_NO_MEMORY, f"the host allows {self.welcome.contexts} contexts")
-        self.contexts += 1
         self._last_context += 1
+        self._contexts.add(self._last_context)
         return self._last_context
 
-    def new_handle(self) -> int:
+    def close_context(self, number: int) -> None:
+        """A context is closed, with all its handles."""
+        if number in self._contexts:
+            self._contexts.remove(number)
+            self.tell(m.Close(number))
+
+    def open_handle(self) -> int:
         """The number of a new handle. Raises ``E_NO_MEMORY`` when the host allows no more."""
-        if self.handles >= self.welcome.handles:
+        if len(self._cards) >= self.welcome.handles:
             raise PcscError(ReturnCode.E_NO_MEMORY, f"the host allows {self.welcome.handles} handles")
-        self.handles += 1
         self._last_handle += 1
+        self._cards[self._last_handle] = None
         return self._last_handle
+
+    def connected(self, handle: int, card: SessionCard) -> None:
+        """The handle has a card, which is told what the host says of it."""
+        self._cards[handle] = card
+
+    def close_handle(self, handle: int) -> None:
+        """The handle is no more, or could not be connected; its number is not used again."""
+        self._cards.pop(handle, None)
 
     @property
     def crowded(self) -> bool:
@@ -230,60 +293,36 @@ class GuestSession:
         except SessionOverflowError as error:
             self.channel.breach(error)
 
-    async def ask(self, make: m.MakeCall, size: int = 0, card: GuestCard | None = None) -> m.Answer:
-        """Make a call and wait for its answer, however often the pipe breaks meanwhile. Ask `ready` before.
+    def ask(self, make: m.MakeCall, size: int = 0) -> Reply[m.Answer]:
+        """Make a call; its answer comes however often the pipe breaks meanwhile. Ask `ready` before.
 
         Args:
             make: makes the message.
             size: bytes of the command.
-            card: whom to tell what the host foresees. At once, because it may come in the same piece as the answer.
 
-        Raises:
-            PcscError: the call has failed; `GONE` when the session ended before the answer came.
+        Returns:
+            the answer, or why the call has failed: what the host says, or `GONE` when the session ended before. A reply
+            that is cancelled takes the call back, if the host has not begun with it.
         """
         if not self._allows(size):
-            raise PcscError(ReturnCode.E_NO_MEMORY, "too many calls at the same time")
-        self._last_call += 1
-        call = self._last_call
-        pending = self._calls[call] = _Waiting(size, card)
+            return failed(PcscError(ReturnCode.E_NO_MEMORY, "too many calls at the same time"))
+        self._last_call = number = self._last_call + 1
+        call = self._calls[number] = _Call(self, number, size)
         self._call_bytes += size
-        self._guest.counters.round_trips += 1
-        self._send(make(call), urgent=True)
-        try:
-            answer = await pending.answered
-        except asyncio.CancelledError:
-            if not self.dead:
-                self._send(m.Cancel(call), urgent=True)
-            raise
-        finally:
-            self._ended(call)
-        if answer.code:
-            raise PcscError(answer.code, "the host says")
-        return answer
+        self.counters.round_trips += 1
+        self._send(make(number), urgent=True)
+        return call
 
-    def _ended(self, call: int) -> _Waiting | _Taking | None:
-        """A call that has ended, unless that was known."""
-        pending = self._calls.pop(call, None)
-        if pending is not None:
-            self._call_bytes -= pending.size
-        return pending
+    def given_up(self, call: _Call) -> None:
+        """Nobody waits for that call any more."""
+        if self._calls.pop(call.number, None) is not None:
+            self._call_bytes -= call.size
+            self._send(m.Cancel(call.number), urgent=True)
 
     def _allows(self, size: int) -> bool:
         """Whether the host allows another call, with a command of so many bytes."""
         welcome = self.welcome
         return len(self._calls) + self.unseen < welcome.calls and self._call_bytes + size <= welcome.call_bytes
-
-    def transmit_at_once(self, handle: int, apdu: bytes, protocol: int, take: Take) -> bool:
-        """Send a command; ``take``, which must not raise, gets the answer later. False: it cannot leave now."""
-        size = len(apdu)
-        if self.dead or self.channel.session.full or not self._allows(size):
-            return False
-        self._last_call = call = self._last_call + 1
-        self._calls[call] = _Taking(size, take)
-        self._call_bytes += size
-        self._guest.counters.round_trips += 1
-        self._send(m.Transmit(call, handle, apdu, protocol), urgent=True)
-        return True
 
     def _send(self, message: m.FromGuest, *, urgent: bool) -> None:
         try:
@@ -300,29 +339,34 @@ class GuestSession:
         self._welcome = message
 
     def _readers(self, message: m.Readers) -> None:
-        if self._guest.readers.receive(message):
+        if self.readers.receive(message):
             self.facts.forget()
         self._guest.readers_changed()
 
     def _fact(self, message: m.Fact) -> None:
-        if self._guest.readers.find(message.reader) is None:
+        if self.readers.find(message.reader) is None:
             return  # no more facts than there are readers
         self.facts.learn(message.reader, About(message.about), message.key, Known(message.code, message.value))
 
     def _answer(self, message: m.Answer) -> None:
-        pending = self._ended(message.call)
-        if pending is not None:
-            pending.end(message)
-        elif message.call > self._last_call:
-            raise WireError(f"an answer came to call {message.call}, which was never made")
+        call = self._calls.pop(message.call, None)
+        if call is None:
+            if message.call > self._last_call:
+                raise WireError(f"an answer came to call {message.call}, which was never made")
+            return
+        self._call_bytes -= call.size
+        if message.code:
+            call.fail(PcscError(message.code, "the host says"))
+        else:
+            call.resolve(message)
 
     def _ahead(self, message: m.Ahead) -> None:
-        card = self.cards.get(message.handle)
+        card = self._cards.get(message.handle)
         if card is not None:
             _for_one(partial(card.foreseen.came, message), card)
 
     def _failed(self, message: m.Failed) -> None:
-        card = self.cards.get(message.handle)
+        card = self._cards.get(message.handle)
         if card is not None:
             _for_one(partial(card.failed, message.code))
 

@@ -7,6 +7,7 @@ one, or one that has lost its pipe. All pipes of a host meet the same table of s
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from cardferry.link.budget import Budget
 from cardferry.link.facts import About, Facts, Known
 from cardferry.link.host_session import HostSession, HostSessionStatus
 from cardferry.link.settings import Limits
+from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST
 from cardferry.pcsc.errors import CardferryError
 from cardferry.pcsc.interface import ResourceManager
@@ -28,6 +30,9 @@ from cardferry.wire.link.greeting import Bye, Hello, Reason, Role, VersionError,
 from cardferry.wire.link.session import Bounds, Session, Timing
 
 log = logging.getLogger(__name__)
+
+#: Numbers of sessions, unique in this process, however many hosts there are in it.
+_numbers: Final = itertools.count(1)
 
 #: Bytes that a guest may send before we have answered its hello.
 _MOST_EARLY: Final = 64 * 1024
@@ -159,7 +164,6 @@ class Host:
         self._software = software
         self._sessions: dict[bytes, HostSession] = {}
         self._greetings: set[_Greeting] = set()
-        self._served = 0
         self._tasks = asyncio.TaskGroup()
         self._watcher: asyncio.Task[None] | None = None
         self._facts_events: int | None = None
@@ -186,12 +190,13 @@ class Host:
         """Run something in a task of this host; it must not raise."""
         return self._tasks.create_task(work)
 
-    async def serve(self, pipe: Pipe, guest: str = "") -> None:
+    async def serve(self, pipe: Pipe, principal: Principal, guest: str = "") -> None:
         """Serve the guest at the other end of a pipe, until the pipe is lost. It may come back with another one.
 
         Args:
             pipe: connected, and without a user.
-            guest: what to call the guest; the pipe's name when it is empty.
+            principal: who the guest is, as this computer has proved it. A session's pipes all come from the same one.
+            guest: what the guest calls itself; the pipe's name when it is empty.
         """
         greeting = _Greeting(pipe)
         self._greetings.add(greeting)
@@ -200,7 +205,7 @@ class Host:
                 hello = await greeting.hello
             if self._closing:
                 raise _RefusedError(Bye(Reason.CLOSED, "the host stops"))
-            session = self._session(hello, guest or pipe.name)
+            session = self._session(hello, principal, guest or pipe.name)
         except (WireError, _RefusedError, TimeoutError, ConnectionError) as error:
             self._refuse(pipe, error)
             return
@@ -214,9 +219,11 @@ class Host:
         finally:
             pipe.abort()
 
-    def _session(self, hello: Hello, guest: str) -> HostSession:
+    def _session(self, hello: Hello, principal: Principal, guest: str) -> HostSession:
         known = self._sessions.get(hello.identity)
         if known is not None:
+            if known.principal != principal:
+                raise _RefusedError(Bye(Reason.REFUSED, "the session is somebody else's"))
             return known
         if hello.established:
             raise _RefusedError(Bye(Reason.UNKNOWN_SESSION, "the host does not know this session any more"))
@@ -231,8 +238,8 @@ class Host:
             software=self._software,
         )
         agree(session.hello, hello)
-        self._served += 1
-        serving = self._sessions[hello.identity] = HostSession(self, session, self._served, guest)
+        serving = HostSession(self, session, next(_numbers), principal, guest)
+        self._sessions[hello.identity] = serving
         self.budget.open(serving)
         return serving
 

@@ -10,15 +10,16 @@ comes before the next call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from cardferry.link import messages as m
 from cardferry.link.accelerate import RunAhead
 from cardferry.link.facts import ASKED_NEXT, About, Fact, Known, static_codes
+from cardferry.pcsc.caller import by_host_itself
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context
@@ -45,8 +46,6 @@ _TRANSACTION_LOST: Final = frozenset(
 )
 
 Done = m.Answer
-#: Takes the end of a transmit at once.
-DoneAtOnce = Callable[[m.Answer | None, PcscError | None], None]
 #: Opens the context that the handle belongs to.
 OpenContext = Callable[[], Awaitable[Context]]
 
@@ -266,57 +265,6 @@ class HostCard:
             response = await self._timed(card.transmit(message.apdu, message.protocol))
         return Done(message.call, data=response)
 
-    def begin_or_end_at_once(self, message: m.Call) -> bool:
-        """`perform` a begin or an end that nobody waits for, if that needs no waiting; else nothing is done."""
-        card = self.card
-        if message.call or card is None or self.broken is not None or self.owed:
-            return False
-        if isinstance(message, m.Begin):
-            if not card.begin_at_once():
-                return False
-            self.depth += 1
-        elif isinstance(message, m.End) and self.depth:
-            if not card.end_at_once(Disposition(message.disposition)):
-                return False
-            self.depth -= 1
-        else:
-            return False
-        if self.ahead is not None:
-            self.ahead.stop()
-        self.promised = None
-        return True
-
-    def transmit_at_once(self, message: m.Transmit, done: DoneAtOnce) -> bool:
-        """`perform` a transmit if it can leave now; False says that nothing was done.
-
-        Args:
-            message: the call.
-            done: gets the answer, or why there is none, later; it must not raise.
-        """
-        card, ahead = self.card, self.ahead
-        if card is None or self.broken is not None or self.owed:
-            return False
-        if ahead is not None and ahead.stands_in(message.apdu):
-            return False
-        clock = asyncio.get_running_loop().time
-        began = clock()
-
-        def answered(response: bytes, error: PcscError | None) -> None:
-            self.seconds = clock() - began
-            if error is None:
-                done(Done(message.call, 0, response), None)
-                return
-            if error.code in _TRANSACTION_LOST:
-                self.depth = self.owed = 0
-            done(None, error)
-
-        if not card.transmit_at_once(message.apdu, message.protocol, answered):
-            return False
-        self.promised = None
-        if ahead is not None:
-            ahead.arrives(message.apdu)
-        return True
-
     async def _timed(self, transmit: Awaitable[bytes]) -> bytes:
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -350,7 +298,9 @@ class HostCard:
         if command is None or ahead is None or self.card is None:
             return m.Ahead(self.origin, self.handle, m.REVOKED)
         try:
-            response = await self._timed(self.card.transmit(command, self.protocol))
+            with by_host_itself():
+                transmitting = self.card.transmit(command, self.protocol)
+            response = await self._timed(transmitting)
         except PcscError as error:
             ahead.gave_up()
             code = m.REVOKED if error.code is ReturnCode.E_SHARING_VIOLATION else int(error.code)
@@ -382,17 +332,21 @@ class HostCard:
     async def _survey(self, card: Card) -> None:
         """Learn about the reader what programs ask right after a connect, unless that takes long."""
         try:
-            async with asyncio.timeout(_SURVEY):
-                request = card.control(GET_FEATURE_REQUEST, b"", MAX_ATTRIBUTE_SIZE)
-                features = await self._learn(About.CONTROL, GET_FEATURE_REQUEST, request)
-                if features is None:
-                    return
-                for code in static_codes(features):
-                    await self._learn(About.CONTROL, code, card.control(code, b"", MAX_ATTRIBUTE_SIZE))
-                for attribute in ASKED_NEXT:
-                    await self._learn(About.ATTRIBUTE, attribute, card.attribute(attribute))
+            with by_host_itself():  # a connect has a task of its own, so this reaches no further
+                async with asyncio.timeout(_SURVEY):
+                    await self._ask_reader(card)
         except TimeoutError:
             return
+
+    async def _ask_reader(self, card: Card) -> None:
+        request = card.control(GET_FEATURE_REQUEST, b"", MAX_ATTRIBUTE_SIZE)
+        features = await self._learn(About.CONTROL, GET_FEATURE_REQUEST, request)
+        if features is None:
+            return
+        for code in static_codes(features):
+            await self._learn(About.CONTROL, code, card.control(code, b"", MAX_ATTRIBUTE_SIZE))
+        for attribute in ASKED_NEXT:
+            await self._learn(About.ATTRIBUTE, attribute, card.attribute(attribute))
 
     async def _learn(self, about: About, key: int, question: Awaitable[bytes]) -> bytes | None:
         try:
@@ -417,7 +371,7 @@ class HostCard:
         await self._usable().status()
         return Done(message.call)
 
-    _PERFORM: ClassVar[dict[type, Callable[..., Awaitable[Done]]]] = {
+    _PERFORM: ClassVar[dict[type, Callable[..., Coroutine[Any, Any, Done]]]] = {
         m.Connect: _connect,
         m.Reconnect: _reconnect,
         m.Disconnect: _disconnect,

@@ -11,27 +11,27 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
+from typing import Protocol as Interface
 
 from cardferry.link import budget
 from cardferry.link import messages as m
 from cardferry.link.accelerate import RunAhead
 from cardferry.link.channel import Channel
-from cardferry.link.facts import About, Known
+from cardferry.link.facts import About, Facts, Known
 from cardferry.link.host_card import HostCard
 from cardferry.link.lane import Lane
 from cardferry.link.pace import CALL, Pace
 from cardferry.link.queue import Job
 from cardferry.link.readers import ReadersSender
+from cardferry.link.settings import Limits
+from cardferry.pcsc.caller import Caller, Principal, Program
 from cardferry.pcsc.constants import MAX_APDU_SIZE, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Context, Peer
+from cardferry.pcsc.interface import Context, ResourceManager
 from cardferry.wire.errors import WireError
 from cardferry.wire.link.greeting import Bye
 from cardferry.wire.link.session import Session, SessionOverflowError
-
-if TYPE_CHECKING:
-    from cardferry.link.host import Host
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ _MOST_PATIENCE: Final = 86400.0
 class HostSessionStatus:
     """What ``cardferry status`` shows of a guest. Times in s."""
 
+    principal: str
     guest: str
     software: str
     connected: bool
@@ -66,6 +67,44 @@ class HostSessionStatus:
     ahead_waste: int
 
 
+class SessionHost(Interface):
+    """What all sessions of a host share.
+
+    Attributes:
+        manager: whose cards are served.
+        limits: see `Limits`.
+        accelerate: whether to run ahead.
+        facts: what readers always say.
+        budget: what may be kept for all guests together.
+    """
+
+    manager: ResourceManager
+    limits: Limits
+    accelerate: bool
+    facts: Facts
+    budget: budget.Budget
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something in a task of the host; it must not raise."""
+        ...
+
+    def check_facts(self) -> None:
+        """Forget what was known about readers when readers have come or gone."""
+        ...
+
+    def knows(self, reader: str) -> bool:
+        """Whether somebody has asked for that reader's features."""
+        ...
+
+    def learn(self, reader: str, about: About, key: int, known: Known) -> None:
+        """A guest has asked a reader for something."""
+        ...
+
+    def forget(self, session: HostSession) -> None:
+        """A session is over."""
+        ...
+
+
 class HostSession:
     """Serves one guest; see `cardferry.link.channel.ChannelOwner` and `cardferry.link.lane.LaneOwner`.
 
@@ -73,11 +112,13 @@ class HostSession:
         host: whose cards are served, and what all sessions share.
         session: the machine for this guest.
         number: a number that no other session of this host has.
-        guest: what the guest is called, for people.
+        principal: who the guest is, as it was proved.
+        guest: what it calls itself, for people.
     """
 
-    def __init__(self, host: Host, session: Session, number: int, guest: str) -> None:
+    def __init__(self, host: SessionHost, session: Session, number: int, principal: Principal, guest: str) -> None:
         self.guest = guest
+        self.principal = principal
         self.channel = Channel(session, self)
         self._host = host
         self._number = number
@@ -85,7 +126,7 @@ class HostSession:
         self._lanes: dict[int, Lane] = {}
         self._cards: dict[int, tuple[HostCard, Lane]] = {}
         #: Calls that somebody waits for, by number.
-        self._calls: dict[int, Job] = {}
+        self._calls: dict[int, tuple[Job, Lane]] = {}
         self._last_context = self._last_handle = self._last_call = 0
         self._jobs = self._job_bytes = 0
         self._pace = Pace()
@@ -162,12 +203,12 @@ class HostSession:
             raise WireError(f"more than {self._host.limits.contexts} contexts")
         self._last_context = message.context
         self._grow(budget.CONTEXT)
-        pid = None if message.pid is None else self._number << 32 | message.pid & 0xFFFF_FFFF
-        peer = Peer(f"{message.peer} on {self.guest}" if self.guest else message.peer, message.uid, pid)
+        program = Program(message.program, message.pid, message.uid)
+        caller = Caller(self.principal, program, self._number, self.guest)
         patience = message.patience
         if patience is not None and patience > _MOST_PATIENCE:
             patience = None
-        lane = Lane(self, peer, patience, self._start)
+        lane = Lane(self, caller, patience, self._host.start)
         lane.accelerate = message.accelerate and self._host.accelerate
         self._lanes[message.context] = lane
 
@@ -181,9 +222,10 @@ class HostSession:
         lane.close()
 
     def _cancel(self, message: m.Cancel) -> None:
-        job = self._calls.pop(message.call, None)
-        if job is not None:
-            job.lane.cancel(job)
+        known = self._calls.pop(message.call, None)
+        if known is not None:
+            job, lane = known
+            lane.cancel(job)
 
     # calls
 
@@ -209,9 +251,9 @@ class HostSession:
         self._jobs += 1
         self._job_bytes += size
         self._grow(budget.CALL + size)
-        job = Job(lane, card, message, size)
+        job = Job(card, message, size)
         if message.call:
-            self._calls[message.call] = job
+            self._calls[message.call] = job, lane
         lane.put(job)
 
     def _new_card(self, message: m.Connect) -> tuple[HostCard, Lane]:
@@ -273,9 +315,9 @@ class HostSession:
 
     # LaneOwner
 
-    async def open_context(self, peer: Peer, patience: float | None) -> Context:
+    async def open_context(self, caller: Caller, patience: float | None) -> Context:
         """Open a context of the manager."""
-        return await self._host.manager.open(peer, patience)
+        return await self._host.manager.open(caller, patience)
 
     @property
     def crowded(self) -> bool:
@@ -286,8 +328,12 @@ class HostSession:
         """Wait until an answer can be sent."""
         await self.channel.room()
 
+    def may(self, steps: int) -> bool:
+        """Whether as much as that may be done for the guest now."""
+        return self._pace.may(steps)
+
     async def step(self, steps: int) -> None:
-        """Wait until as much as that may be done for the guest."""
+        """Wait until it may."""
         await self._pace.step(steps)
 
     def fault(self) -> None:
@@ -300,16 +346,6 @@ class HostSession:
             call()
         except Exception:  # the boundary that `cardferry.link.channel` describes
             log.exception("%s: a bug behind its session", self.guest)
-            self.fault()
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return self._host.start(self._guarded(work))
-
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception:  # likewise
-            log.exception("%s: a bug behind one of its contexts", self.guest)
             self.fault()
 
     def _ended(self, job: Job) -> None:
@@ -326,8 +362,8 @@ class HostSession:
         self._readers.own_changed()
         self.readers_changed()
 
-    def done(self, job: Job, answer: m.Answer, *, now: bool = False) -> None:
-        """A call has been carried out; whether the answer shall leave now, and not wait for company."""
+    def done(self, job: Job, answer: m.Answer) -> None:
+        """A call has been carried out."""
         self._ended(job)
         card = job.card
         if card.learnt:
@@ -351,7 +387,8 @@ class HostSession:
             case _:
                 pass
         self._tell_urgent_news()
-        self._post(answer, now=now)
+        # A response leaves at once: somebody waits for it, and the card may be waiting for what comes of it.
+        self._post(answer, now=isinstance(message, m.Transmit))
 
     def failed(self, job: Job, error: PcscError) -> None:
         """A call has failed, or was refused."""
@@ -399,7 +436,7 @@ class HostSession:
         if self.channel.full:
             if not self._news_waits:
                 self._news_waits = True
-                self._start(self._tell_when_there_is_room())
+                self._host.start(self._tell_when_there_is_room())
         elif self._readers.urgent(self._host.manager.snapshot):
             self._tell_readers()
         elif self._readers_timer is None:
@@ -408,7 +445,7 @@ class HostSession:
     async def _tell_when_there_is_room(self) -> None:
         await self.channel.room()
         self._news_waits = False
-        self._tell_readers()
+        self.guarded(self._tell_readers)
 
     def _tell_urgent_news(self) -> None:
         if self._readers.urgent(self._host.manager.snapshot):
@@ -469,6 +506,7 @@ class HostSession:
         channel, session = self.channel, self.channel.session
         accelerators = [card.ahead for card, _ in self._cards.values() if card.ahead is not None]
         return HostSessionStatus(
+            principal=str(self.principal),
             guest=self.guest,
             software=session.peer.software if session.peer else "",
             connected=channel.end is not None,

@@ -44,13 +44,13 @@ class Open(_Message, frozen=True, tag=1):
     """There is a new context.
 
     Attributes:
-        peer, uid, pid: who uses it, see `cardferry.pcsc.interface.Peer`.
+        program, uid, pid: who uses it, as the guest says; see `cardferry.pcsc.caller.Program`.
         patience: s that its calls wait for a turn, None for ever.
         accelerate: whether the host may run ahead for it.
     """
 
     context: Number
-    peer: Text
+    program: Text
     uid: int | None
     pid: int | None
     patience: Annotated[float, msgspec.Meta(ge=0)] | None

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING
 
 from cardferry.link import messages as m
 from cardferry.link.host_card import HostCard
 
-if TYPE_CHECKING:
-    from cardferry.link.lane import Lane
-
 
 class Job:
-    """A call on its way through its lane."""
+    """A call on its way through its lane.
 
-    __slots__ = ("card", "lane", "message", "size", "timer")
+    Attributes:
+        card: the handle that it is about.
+        message: what the guest has sent.
+        size: bytes of it that count against the guest's limit.
+        timer: ends its waiting.
+    """
 
-    def __init__(self, lane: Lane, card: HostCard, message: m.Call, size: int) -> None:
-        self.lane = lane
+    __slots__ = ("card", "message", "size", "timer")
+
+    def __init__(self, card: HostCard, message: m.Call, size: int) -> None:
         self.card = card
         self.message = message
         self.size = size

@@ -27,7 +27,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar
 
 from cardferry.pcsc.errors import CardferryError, PcscError, ReturnCode
@@ -254,6 +254,7 @@ class _InTask(Reply[T]):
     def __init__(self, start: Start, coroutine: Coroutine[Any, Any, T]) -> None:
         super().__init__()
         self._task = start(self._run(coroutine))
+        self._task.add_done_callback(partial(self._gone, coroutine))
 
     async def _run(self, coroutine: Coroutine[Any, Any, T]) -> None:
         try:
@@ -268,6 +269,11 @@ class _InTask(Reply[T]):
             self._end(_internal(error))
         else:
             self._end(None)
+
+    def _gone(self, coroutine: Coroutine[Any, Any, T], _: object) -> None:
+        if not self._done:  # the task was cancelled before it began
+            coroutine.close()
+            self._end(asyncio.CancelledError())
 
     def cancel(self, msg: object = None) -> bool:
         """Cancel the task."""
