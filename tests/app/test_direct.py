@@ -32,6 +32,7 @@ from cardferry.wire.link.frames import Kind, encode
 from cardferry.wire.link.greeting import Bye, Reason
 from tests.app.test_doors import open_at, until
 from tests.link.desk import READER
+from tests.transports.queues import full_queue
 
 
 async def refusal(host: UnixHost | VsockHost) -> UserError:
@@ -78,6 +79,19 @@ async def test_nobody_listens(tmp_path: Path) -> None:
     assert (type(told), told.exit_code) == (NoHostError, 34)
     assert f"nobody listens at {path}" in told.message
     assert f"--listen unix:{path}" in told.hint
+
+
+async def test_a_full_queue_is_not_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "link"
+    with full_queue(path):
+        told = await refusal(UnixHost(path))
+    assert (type(told), told.exit_code) == (NoHostError, 34)
+    assert told.message == f"the queue of connections at {path} is full: who listens there takes none"
+
+
+async def test_a_hint_can_be_given_to_a_shell(tmp_path: Path) -> None:
+    told = await refusal(UnixHost(tmp_path / "my link; reboot"))
+    assert f"cardferry host --listen 'unix:{tmp_path}/my link; reboot';" in told.hint
 
 
 async def test_not_a_socket(tmp_path: Path) -> None:

@@ -192,6 +192,26 @@ async def test_rubbish_is_passed_over(tmp_path: Path, said: bytes, descriptors: 
 # --- what runs in the session
 
 
+@pytest.mark.parametrize(
+    ("said", "token", "rest"),
+    [
+        (b"0123456789abcdef\nhello", "0123456789abcdef", b"hello"),
+        (b"\nhello", "", b"hello"),
+        (b"", "", b""),
+        (b"cut off", "cut off", b""),
+        (b"x" * 128 + b"hello", "x" * 128, b"hello"),
+        (b"\xff\n", "\ufffd", b""),
+    ],
+)
+def test_the_token_is_the_first_line_and_the_link_gets_all_that_follows(said: bytes, token: str, rest: bytes) -> None:
+    script = (
+        "import sys; from cardferry.app.handover import read_token\n"
+        "token = read_token(); rest = sys.stdin.buffer.read(); print((token, rest))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], input=said, capture_output=True, check=True)
+    assert run.stdout.decode().strip() == repr((token, rest))
+
+
 def test_a_key_that_is_for_the_link_only_refuses_everything_else() -> None:
     with pytest.raises(LinkOnlyError) as caught:
         visit_agent("", {"SSH_ORIGINAL_COMMAND": "rm -rf /"}, [])

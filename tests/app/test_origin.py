@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from cardferry.app.host import PcscdHost, VirtualHost, VpiccHost
 from cardferry.app.origin import CardPortError, check_pcscd, opened
 from cardferry.manager import LocalManager
 from cardferry.transports.errors import PcscdDownError, PcscdMissingError, PcscdRefusesError
+from cardferry.transports.probe import ask_version
 from cardferry.transports.ssh import SshCommand
+from tests.transports.queues import full_queue
 
 
 async def test_no_pcscd_here(tmp_path: Path) -> None:
@@ -27,6 +30,13 @@ async def test_a_socket_that_nobody_listens_on(tmp_path: Path) -> None:
     with pytest.raises(PcscdDownError) as raised:
         await check_pcscd(path)
     assert "systemctl restart" in raised.value.hint
+
+
+async def test_a_queue_that_stays_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cardferry.app.origin.ask_version", partial(ask_version, timeout=0.01))
+    path = tmp_path / "pcscd.comm"
+    with full_queue(path), pytest.raises(PcscdDownError, match=f"the queue of connections at {path} is full"):
+        await check_pcscd(path)
 
 
 async def test_polkits_denial(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from cardferry.app.paths import folder_permissions, private_folder, runtime_folder, scratch
 from cardferry.transports.sockets import FolderUnsafeError
+from tests.other_user import SOMEBODY, as_somebody, folder_for_all, needs_root
 
 
 def mode(path: Path) -> int:
@@ -73,6 +75,54 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytes
 def test_a_folder_that_cannot_be_made_is_an_error_for_people(tmp_path: Path) -> None:
     with pytest.raises(FolderUnsafeError, match="cannot be made"):
         private_folder(tmp_path / "no" / "x")
+
+
+def test_a_folder_that_others_could_replace_is_refused_and_not_made(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(FolderUnsafeError, match="others can write in it") as raised:
+        runtime_folder({"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert "XDG_RUNTIME_DIR" in raised.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_root
+def test_a_folder_in_which_nothing_can_be_made_is_an_error_for_people() -> None:
+    with folder_for_all() as place:
+        (place / "cardferry").mkdir(mode=0o500)
+        os.chown(place / "cardferry", SOMEBODY, SOMEBODY)
+        os.chown(place, SOMEBODY, SOMEBODY)
+        with pytest.raises(RuntimeError) as raised:
+            as_somebody(lambda: runtime_folder({"XDG_RUNTIME_DIR": str(place)}))
+    message, hint = str(raised.value).splitlines()
+    assert message == f"nothing can be written in the folder {place / 'cardferry'}"
+    assert "XDG_RUNTIME_DIR" in hint
+
+
+def test_a_computer_without_any_folder_for_files_is_an_error_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    with pytest.raises(FolderUnsafeError, match="No usable temporary directory"):
+        runtime_folder({})
+
+
+@needs_root
+def test_a_runtime_folder_that_we_may_not_even_look_at_is_none() -> None:
+    with folder_for_all(0o700) as closed, folder_for_all(0o1777) as temporary:
+        found = as_somebody(lambda: runtime_folder({"XDG_RUNTIME_DIR": f"{closed}/x"}, str(temporary)))
+        assert found == temporary / f"cardferry-{SOMEBODY}"
+
+
+def test_whoever_locks_the_runtime_folder_does_not_keep_us_waiting(tmp_path: Path) -> None:
+    """One that its owner has opened for reading can be locked by anybody."""
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        with scratch(tmp_path) as folder:
+            assert folder.is_dir()
+    finally:
+        os.close(held)
 
 
 def test_scratch_is_private_and_goes(tmp_path: Path) -> None:

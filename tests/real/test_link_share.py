@@ -81,6 +81,15 @@ def test_the_share_says_that_it_is_linked_shows_it_and_leaves_no_socket(recipe: 
     assert_works(recipe, again.socket)
 
 
+def test_what_lets_a_share_come_back_is_in_no_list_of_processes(recipe: Recipe) -> None:
+    """Every account can read the command lines of all (``ps``); who knows the token can take the guest over."""
+    ferry = share(recipe)
+    ferry.process.wait_for("guest: linked, cardferry is at both ends", stream="err")
+    for computer in (recipe.host, recipe.guest):
+        assert processes(computer, SESSION if computer is recipe.host else STDIO)
+        assert not processes(computer, "[0-9a-f]{32}")
+
+
 @pytest.mark.parametrize(
     ("side", "what"), [("host", SESSION), ("host", MASTER), ("guest", SSHD), ("guest", STDIO)], ids=str
 )
@@ -126,7 +135,7 @@ def test_a_path_that_another_share_serves_is_left_alone_and_its_name_told(recipe
     second = cardferry(recipe.host, "share", "guest", *over(recipe.to_guest), "--remote-socket", "/run/card")
     assert second.code == 11
     assert "/run/card is in use by cardferry of host" in second.err
-    assert "hint: end that one, or choose another path" in second.err
+    assert "hint: guest says: end that one, or choose another path" in second.err
     assert_works(recipe, first.socket)
 
 
@@ -163,7 +172,7 @@ def test_beyond_grace_the_host_has_its_card_again_and_programs_an_error(lab: Lab
 
 
 def test_a_guest_whose_host_goes_before_it_has_said_hello_ends(recipe: Recipe) -> None:
-    words = f"true | {CARDFERRY} guest --stdio --name host --token t | cat"
+    words = f"true | {CARDFERRY} guest --stdio --name host | cat"
     recipe.guest.run(["sh", "-c", words]).check()
     wait_until(lambda: not processes(recipe.guest, GUEST), "nobody stays for nobody")
     assert recipe.guest.run(["find", recipe.guest.runtime / "cardferry", "-type", "s"]).check().out == ""

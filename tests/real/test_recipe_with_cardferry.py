@@ -227,7 +227,7 @@ def test_remote_socket_paths_that_are_too_long_are_refused_with_a_hint(recipe: R
 
 def test_abstract_sockets_are_refused(recipe: Recipe) -> None:
     refused = cardferry(recipe.host, "share", "guest", *over(recipe.to_guest), "--remote-socket", "@card")
-    assert_refused(refused, 10, "not a path", "absolute path")
+    assert_refused(refused, 10, "is not absolute", "absolute path")
 
 
 def test_path_stays_the_same_so_that_reading_the_variable_once_is_enough(recipe: Recipe) -> None:

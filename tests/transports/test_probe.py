@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cardferry.transports.probe import Answer, ask_version, speaks_pcsclite
+from tests.transports.queues import full_queue
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -52,6 +53,31 @@ async def test_somebody_who_listens_and_says_nothing(tmp_path: Path) -> None:
 async def test_nobody_at_the_socket(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await ask_version(tmp_path / "nothing")
+
+
+async def test_a_full_queue_is_told_from_nobody(tmp_path: Path) -> None:
+    with full_queue(tmp_path / "s"):
+        with pytest.raises(BlockingIOError):
+            await ask_version(tmp_path / "s", 0.01)
+        assert not await speaks_pcsclite(tmp_path / "s")
+
+
+async def test_a_full_queue_may_have_room_in_a_moment(tmp_path: Path) -> None:
+    """pcscd's own holds one connection."""
+    with full_queue(tmp_path / "s") as listening:
+        asking = asyncio.gather(ask_version(tmp_path / "s"), return_exceptions=True)
+        await asyncio.sleep(0)
+        waiting, _ = listening.accept()
+        waiting.close()
+        listening.setblocking(False)
+        while True:
+            connection, _ = await asyncio.get_running_loop().sock_accept(listening)
+            with connection:
+                connection.setblocking(False)
+                if await asyncio.get_running_loop().sock_recv(connection, 20):
+                    connection.send(bytes(12))
+                    break
+        assert list(await asking) == [Answer.ANSWERED]
 
 
 @pytest.mark.parametrize(

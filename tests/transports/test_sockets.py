@@ -28,7 +28,10 @@ def test_bytes_are_counted_not_characters() -> None:
         checked_path("/" + "é" * 54, "--socket")
 
 
-@pytest.mark.parametrize("path", ["relative/x.sock", "/folder/", "/a\nb", "/a\0b", "/a${HOME}b", ""])
+@pytest.mark.parametrize(
+    "path",
+    ["relative/x.sock", "/folder/", "/a\nb", "/a\0b", "/a${HOME}b", "/a\\b", "/a\x1b[2Jb", "/a\u202eb", "/\udcfc", ""],
+)
 def test_what_no_socket_can_be_bound_to_is_refused(path: str) -> None:
     with pytest.raises(PathUnusableError):
         checked_path(path, "--socket")

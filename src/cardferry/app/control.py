@@ -13,17 +13,17 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from cardferry.app.paths import locked
 from cardferry.frontends.listening import ListeningSocket, listener
 from cardferry.link import GuestStatus
 from cardferry.link.host_session import HostSessionStatus
 from cardferry.manager.status import SlotStatus
+from cardferry.transports.folders import locked
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def _sweep(folder: Path) -> None:
 
 def _remove_dead(path: Path) -> None:
     """Remove a socket that nobody listens on; one that is just being made is under the same lock."""
-    with locked(path.parent):
+    with suppress(OSError), locked(path.parent):  # it does no harm where nothing can be changed now
         if path.is_socket() and listener(path) is None:
             path.unlink(missing_ok=True)
 

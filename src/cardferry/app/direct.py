@@ -7,6 +7,7 @@ Guest( unix, vsock )  ~~~~~  Host( LocalManager( pcscd ) )
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -82,7 +83,7 @@ async def _dial_unix(path: Path) -> Pipe:
 
 
 def _nobody(path: Path, error: OSError) -> NoHostError:
-    start = f"cardferry host --listen unix:{path}"
+    start = f"cardferry host --listen {shlex.quote(f'unix:{path}')}"
     match error:
         case FileNotFoundError() | NotADirectoryError():
             return NoHostError(
@@ -91,7 +92,13 @@ def _nobody(path: Path, error: OSError) -> NoHostError:
             )
         case PermissionError():
             return NoHostError(
-                f"this account may not use {path}", f"see ls -l {path}; the host's --mode and --group say who may"
+                f"this account may not use {path}",
+                f"see ls -l {shlex.quote(str(path))}; the host's --mode and --group say who may",
+            )
+        case BlockingIOError():
+            return NoHostError(
+                f"the queue of connections at {path} is full: who listens there takes none",
+                "see whether that process is stopped or very busy, and start it anew if it is",
             )
         case _ if path.exists() and not path.is_socket():
             return NoHostError(f"{path} is not a socket", f"name another path, where the reader is: {start}")

@@ -24,6 +24,8 @@ from cardferry.app.background import BackgroundError, alone, decode
 #: What the other side's `open_session` looks for in what a session complains of.
 SERVING: Final = "cardferry is serving "
 _MAX_GREETING: Final = 4096
+#: Bytes of the longest token.
+_MAX_TOKEN: Final = 128
 _ATTEMPTS: Final = 3
 
 
@@ -37,6 +39,17 @@ class Visitor(msgspec.Struct, frozen=True):
 
     name: str
     token: str = ""
+
+
+def read_token() -> str:
+    """The token in the first line of standard input, of which nothing more is read: the rest belongs to the link.
+
+    It comes this way because everybody can see the words of a command line.
+    """
+    token = b""
+    while len(token) < _MAX_TOKEN and (byte := os.read(0, 1)) not in (b"", b"\n"):
+        token += byte
+    return token.decode("ascii", errors="replace")
 
 
 def hand_over(path: Path, visitor: Visitor, start: Callable[[], None]) -> None:

@@ -17,6 +17,9 @@ from cardferry.transports.vsock import ANY, VsockAddress
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._@-]+")
+#: What ssh's own configuration may hand to a shell (``ProxyCommand``, ``Match exec``), as hints do that name a host;
+#: OpenSSH refuses these since 9.6 (``ssh.c``: ``valid_hostname``, ``valid_ruser``).
+_FOR_SHELLS: Final = frozenset("'`\"$;&<>|(){}")
 _MAX_PORT: Final = 65535
 #: Characters of the longest name derived from a host, so that socket paths stay within 107 bytes.
 _MAX_LABEL: Final = 40
@@ -151,6 +154,10 @@ def _destination(text: str) -> str:
         raise HostSyntaxError(f"not a HOST: {text!r}", f"HOST is one of {FORMS}")
     if any(character.isspace() or not character.isprintable() for character in text):
         raise HostSyntaxError(f"not a HOST: {text!r}", "a host's name has no blanks; give ssh's options with -e/--ssh")
+    if _FOR_SHELLS.intersection(text):
+        raise HostSyntaxError(
+            f"not a HOST: {text!r}", "a host's name has no quotes, and nothing else that means something to a shell"
+        )
     return text
 
 

@@ -16,10 +16,10 @@ from cardferry.app.host import SshHost, spelled
 from cardferry.app.lending import Share
 from cardferry.app.lifetime import root_cause
 from cardferry.app.linked import own_name, remote_command
-from cardferry.app.paths import this_computer
 from cardferry.app.supervise import DELAYS, Supervisor
 from cardferry.link import Host
 from cardferry.transports.errors import TransportError
+from cardferry.transports.sockets import unfit
 from cardferry.transports.ssh import RemoteSocket, SessionError, SshConnection
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS, OLD_NAME_SIZE
 
@@ -78,7 +78,7 @@ class Offer:
         self._announced = ""
         self._patient = len(wanted.guests) > 1
         self._carrier = Carrier(guest.destination, wanted.ssh, parts)
-        self._remote = RemoteSocket(wanted.remote_socket, this_computer(), access.mode, access.group)
+        self._remote = RemoteSocket(wanted.remote_socket, own_name(), access.mode, access.group)
         self._supervisor = Supervisor(guest.destination, self._dial, self._forwarding, patient=self._patient)
         self._token = secrets.token_hex(16)
         self._serving = False
@@ -174,6 +174,7 @@ class Offer:
             log.info("%s: plain forwarding, cardferry is not installed there", name)
             return False
         pipe = await self._carrier.session(remote_command(self._words()), self._heard)
+        pipe.write(f"{self._token}\n".encode())
         await self._host.serve(pipe, name)
         pipe.abort()
         if self._serving:
@@ -195,7 +196,11 @@ class Offer:
     def _heard(self, line: str) -> None:
         if not line.startswith(_SERVING):
             return
-        self.path = line.removeprefix(_SERVING)
+        path = line.removeprefix(_SERVING)
+        if wrong := unfit(path):
+            log.warning("%s says that it serves at %r: that %s", self.guest.destination, path, wrong)
+            return
+        self.path = path
         if not self.way:
             log.info("%s: linked, cardferry is at both ends", self.guest.destination)
         elif self.state != "up":
@@ -206,7 +211,7 @@ class Offer:
 
     def _words(self) -> list[str]:
         wanted, service = self._wanted, self._wanted.service
-        words = ["guest", "--stdio", "--name", own_name(), "--token", self._token, "--grace", f"{wanted.grace:g}"]
+        words = ["guest", "--stdio", "--name", own_name(), "--token-stdin", "--grace", f"{wanted.grace:g}"]
         words += ["--mode", f"{service.access.mode:o}"]
         if service.access.group is not None:
             words += ["--group", service.access.group]

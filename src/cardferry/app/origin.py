@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -102,7 +103,11 @@ async def check_pcscd(path: Path) -> None:
             f"there is no pcscd socket at {path}", "install and start it here: apt install pcscd"
         ) from None
     except PermissionError:
-        raise PcscdRefusesError(f"this account may not use {path}", f"see ls -l {path}") from None
+        raise PcscdRefusesError(f"this account may not use {path}", f"see ls -l {shlex.quote(str(path))}") from None
+    except BlockingIOError:
+        raise PcscdDownError(
+            f"the queue of connections at {path} is full: pcscd takes none", "restart it: systemctl restart pcscd"
+        ) from None
     except OSError as error:
         if not _is_socket(path):
             raise PcscdMissingError(f"{path} is not a socket", "name the socket of a pcscd") from None

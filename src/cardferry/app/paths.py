@@ -13,13 +13,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from cardferry.transports.folders import check_trusted, locked
 from cardferry.transports.sockets import FolderUnsafeError
 
 _SCRATCH: Final = ".part-"
+_OF_YOUR_OWN: Final = "set XDG_RUNTIME_DIR to a folder of your own"
 
 
 def runtime_folder(environ: Mapping[str, str] = os.environ, temporary: str | None = None) -> Path:
-    """The folder for our sockets, made if it is not there.
+    """The folder for our sockets, made if it is not there; ours alone, and writable.
 
     ``$XDG_RUNTIME_DIR/cardferry``, else ``cardferry-UID`` in the folder for temporary files.
 
@@ -28,26 +30,32 @@ def runtime_folder(environ: Mapping[str, str] = os.environ, temporary: str | Non
         temporary: the folder for temporary files, the system's by default.
 
     Raises:
-        FolderUnsafeError: it belongs to somebody else, is a symbolic link, or others can write in it.
+        FolderUnsafeError: it belongs to somebody else, is a symbolic link, others can write in it or on the way to it,
+            or we cannot.
     """
     runtime = environ.get("XDG_RUNTIME_DIR", "")
-    if runtime.startswith("/") and Path(runtime).is_dir():
-        folder = Path(runtime) / "cardferry"
-    else:
-        folder = Path(temporary or tempfile.gettempdir()) / f"cardferry-{os.getuid()}"
-    return private_folder(folder)
+    if runtime.startswith("/") and os.path.isdir(runtime):  # noqa: PTH112 - false also where we may not look
+        return private_folder(Path(runtime) / "cardferry")
+    try:
+        parent = Path(temporary or tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise FolderUnsafeError(f"there is no folder for our sockets: {error.strerror}", _OF_YOUR_OWN) from None
+    return private_folder(parent / f"cardferry-{os.getuid()}")
 
 
 def private_folder(folder: Path) -> Path:
-    """Make ``folder`` with mode 0700, or check that the one that is there is ours alone to write in."""
+    """Make ``folder`` with mode 0700, or check that the one that is there is ours alone to write in.
+
+    Raises:
+        FolderUnsafeError: it is not.
+    """
     try:
+        check_trusted(folder.parent, _OF_YOUR_OWN)
         folder.mkdir(mode=0o700)
     except FileExistsError:
         pass
     except OSError as error:
-        raise FolderUnsafeError(
-            f"the folder {folder} cannot be made: {error.strerror}", "set XDG_RUNTIME_DIR to a folder of your own"
-        ) from None
+        raise FolderUnsafeError(f"the folder {folder} cannot be made: {error.strerror}", _OF_YOUR_OWN) from None
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode):
         problem = "it is a symbolic link" if stat.S_ISLNK(found.st_mode) else "it is not a folder"
@@ -55,11 +63,14 @@ def private_folder(folder: Path) -> Path:
         problem = "it belongs to somebody else"
     elif found.st_mode & 0o022:
         problem = "others can write in it"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        raise FolderUnsafeError(
+            f"nothing can be written in the folder {folder}", f"make it writable, or {_OF_YOUR_OWN}"
+        )
     else:
         return folder
     raise FolderUnsafeError(
-        f"the folder {folder} cannot be trusted: {problem}",
-        "look who made it and remove it, or set XDG_RUNTIME_DIR to a folder of your own",
+        f"the folder {folder} cannot be trusted: {problem}", f"look who made it and remove it, or {_OF_YOUR_OWN}"
     )
 
 
@@ -88,14 +99,6 @@ def _opened(folder: Path) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Nobody else makes or removes anything of ours in ``folder`` during the block. Short blocks only."""
-    with _opened(folder) as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _remove_unlocked(folder: Path) -> None:

@@ -9,8 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
 from cardferry.app.logs import TRAFFIC
 from cardferry.app.paths import folder_permissions
 from cardferry.frontends.listening import ListeningSocket
@@ -18,21 +16,15 @@ from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import LocalManager, Settings
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.constants import MAX_READERNAME
-from cardferry.pcsc.errors import UserError
 from cardferry.pcsc.interface import Peer, ResourceManager
 from cardferry.policy.offered import Offered, rank
-from cardferry.policy.recorded import CallRecord, Recorded, Sink
+from cardferry.policy.record_file import RecordFile
+from cardferry.policy.recorded import CallRecord, Recorded
 from cardferry.readers.base import ReaderSource
 from cardferry.transports.sockets import checked_path, checked_reach
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS
 
 log = logging.getLogger("cardferry.traffic")
-
-
-class RecordError(UserError):
-    """The file for records cannot be written."""
-
-    exit_code = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +83,7 @@ def recorded(manager: ResourceManager, service: Service) -> ResourceManager:
     if log.isEnabledFor(TRAFFIC):
         manager = Recorded(manager, _note)
     if service.record is not None:
-        manager = Recorded(manager, recording(service.record))
+        manager = Recorded(manager, RecordFile(service.record).write)
     return manager
 
 
@@ -125,30 +117,6 @@ async def serving(
     """Serve the readers of ``source`` for the block, see `fronts`; yields their manager."""
     async with LocalManager([source], service.settings) as manager, fronts(manager, sockets, service):
         yield manager
-
-
-def recording(path: Path) -> Sink:
-    """A sink that adds each record to a file, as a line of JSON; readable by the user alone. It never blocks.
-
-    Raises:
-        RecordError: the file cannot be written.
-    """
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
-    except OSError as error:
-        raise RecordError(f"cannot record to {path}: {error.strerror}", "name another file with --record") from error
-    full = False
-
-    def write(record: CallRecord) -> None:
-        nonlocal full
-        try:
-            os.write(handle, msgspec.json.encode(record) + b"\n")
-        except OSError as error:
-            if not full:
-                log.error("recording to %s stops: %s", path, error.strerror)
-            full = True
-
-    return write
 
 
 def _note(record: CallRecord) -> None:

@@ -12,7 +12,11 @@ from cardferry.cli.seconds import SecondsType
 @click.command("guest")
 @click.option("--stdio", is_flag=True, help="hand standard input and output to the guest; what ssh runs")
 @click.option("--name", default="host", help="with --stdio: who lends its readers")
-@click.option("--token", default="", help="with --stdio: proves that it is the same one as before")
+@click.option(
+    "--token-stdin",
+    is_flag=True,
+    help="with --stdio: the first line of standard input proves that it is the same one as before",
+)
 @click.option("--socket", type=click.Path(path_type=Path), help="where programs shall connect")
 @click.option("--mode", default="0600", show_default=True, help="the socket's access rights")
 @click.option("--group", metavar="GROUP", help="the group that gets the socket")
@@ -32,7 +36,7 @@ def command(
     *,
     stdio: bool,
     name: str,
-    token: str,
+    token_stdin: bool,
     socket: Path | None,
     mode: str,
     group: str | None,
@@ -47,12 +51,12 @@ def command(
     `cardferry share` on that computer runs `cardferry guest --stdio` here by itself, through ssh.
     """
     if stdio:
-        from cardferry.app.handover import Visitor  # noqa: PLC0415 - all that a session of ssh needs
+        from cardferry.app.handover import Visitor, read_token  # noqa: PLC0415 - all that a session of ssh needs
         from cardferry.app.visit import visit_guest  # noqa: PLC0415
 
         words = ["--mode", mode, "--reader-slots", str(reader_slots), "--grace", f"{grace:g}"]
         words += [*(["--group", group] if group else []), *(["--old-names"] if old_names else [])]
-        visit_guest(Visitor(name, token), socket, words)
+        visit_guest(Visitor(name, read_token() if token_stdin else ""), socket, words)
         return
     from cardferry.app import lifetime, logs  # noqa: PLC0415 - not for --stdio
     from cardferry.app.background import bound_log  # noqa: PLC0415

@@ -1,24 +1,25 @@
 """A Unix socket to listen on: private from its first moment, never in anybody's way, gone when we go.
 
 A dead socket, one that nobody listens on, is replaced. A live one, or a file that is not a socket, is left alone.
-The folder is locked meanwhile, so that two starts at the same time cannot take each other's socket for a dead one.
+Two starts at the same time keep apart by a lock, so that they cannot take each other's socket for a dead one.
+Its folder must be one in which nobody else can put something in its place; all the same its rights are never given to
+a path, but to the file that was made, so that they cannot end up at another one.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import pwd
 import shutil
 import socket
 import stat
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from cardferry.pcsc.errors import UserError
+from cardferry.transports.folders import check_trusted, locked
 
 #: Bytes in ``sun_path`` before the closing NUL (unix(7)).
 MAX_SOCKET_PATH = 107
@@ -27,6 +28,7 @@ ELSEWHERE = "choose another place with --socket PATH"
 _SHORTER = "choose a shorter one, or set XDG_RUNTIME_DIR to a folder of your own with a shorter path"
 #: Connections the kernel keeps for us until we accept them. pcscd's own backlog is 1.
 BACKLOG = 4096
+_PRIVATE: Final = 0o600
 _UCRED = struct.Struct("3i")
 
 
@@ -54,38 +56,70 @@ class ListeningSocket:
     Raises:
         SocketPathError: too long, no such folder, no permission, not a socket.
         SocketInUseError: another process listens there.
+        FolderUnsafeError: others could put something in its place.
     """
 
-    def __init__(self, path: Path, mode: int = 0o600, group: str | None = None, elsewhere: str = ELSEWHERE) -> None:
+    def __init__(self, path: Path, mode: int = _PRIVATE, group: str | None = None, elsewhere: str = ELSEWHERE) -> None:
         self.path = check_path(path)
+        self._identity = (0, 0)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            with _locked(path.parent):
+            check_trusted(path.parent.absolute(), elsewhere)
+            with locked(path.parent):
                 _make_room(path, elsewhere)
-                self._bind(mode, group)
-                made = path.stat(follow_symlinks=False)
+                self._bind(mode, group, elsewhere)
         except OSError as error:
             self.socket.close()
             raise SocketPathError(f"cannot listen on {path}: {error.strerror}", elsewhere) from error
         except UserError:
             self.socket.close()
             raise
-        self._identity = made.st_dev, made.st_ino
 
-    def _bind(self, mode: int, group: str | None) -> None:
-        before = os.umask(0o177)
+    def _bind(self, mode: int, group: str | None, elsewhere: str) -> None:
+        before = os.umask(0o777 & ~_PRIVATE)
         try:
             self.socket.bind(os.fspath(self.path))
         finally:
             os.umask(before)
+        handle = os.open(self.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            if group is not None:
-                _give_to(self.path, group)
-            self.path.chmod(mode)
+            made = os.fstat(handle)
+            if not stat.S_ISSOCK(made.st_mode) or made.st_uid != os.getuid() or made.st_nlink != 1:
+                raise SocketInUseError(f"something else took the place of {self.path} at this moment", elsewhere)
+            self._identity = made.st_dev, made.st_ino
+            self._give_rights(Path(f"/proc/self/fd/{handle}"), mode, group)
             self.socket.listen(BACKLOG)
         except BaseException:
-            self.path.unlink()
+            self._remove()
             raise
+        finally:
+            os.close(handle)
+
+    def _give_rights(self, made: Path, mode: int, group: str | None) -> None:
+        """Give the socket its group, then its mode.
+
+        Args:
+            made: the name that the kernel gives to the open file (proc(5)); whoever swaps ``path`` does not change it.
+        """
+        if group is not None:
+            try:
+                shutil.chown(made, group=int(group) if group.isdecimal() else group)
+            except (OSError, LookupError, OverflowError) as error:
+                raise SocketPathError(
+                    f"cannot give {self.path} to group {group}: {error}",
+                    "name a group that exists and that you are a member of",
+                ) from error
+        if group is not None or mode != _PRIVATE:
+            made.chmod(mode)
+
+    def _remove(self) -> None:
+        """Remove the socket, if it is still the one we made."""
+        try:
+            there = self.path.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if (there.st_dev, there.st_ino) == self._identity:
+            self.path.unlink()
 
     def close(self) -> None:
         """Remove the socket, if it is still the one we made, and stop listening.
@@ -93,11 +127,7 @@ class ListeningSocket:
         In this order: as long as we listen, nobody who behaves replaces it, and its inode is not given to another file.
         """
         try:
-            there = self.path.stat(follow_symlinks=False)
-            if (there.st_dev, there.st_ino) == self._identity:
-                self.path.unlink()
-        except FileNotFoundError:
-            pass
+            self._remove()
         finally:
             self.socket.close()
 
@@ -124,25 +154,6 @@ def check_path(path: Path, shorter: str = _SHORTER) -> Path:
             shorter,
         )
     return path
-
-
-def _give_to(path: Path, group: str) -> None:
-    try:
-        shutil.chown(path, group=int(group) if group.isdecimal() else group)
-    except (OSError, LookupError, OverflowError) as error:
-        raise SocketPathError(
-            f"cannot give {path} to group {group}: {error}", "name a group that exists and that you are a member of"
-        ) from error
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _make_room(path: Path, elsewhere: str) -> None:

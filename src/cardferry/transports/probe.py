@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from cardferry.transports.unix import connected
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite.client import ClientCodec
 from cardferry.wire.pcsclite.layout import MAJOR
@@ -16,6 +17,9 @@ from cardferry.wire.pcsclite.messages import Version, VersionReply
 ANSWER_TIME: Final = 10.0
 #: Seconds for one who has been started: he took a connection a moment ago.
 _RUNNING_TIME: Final = 2.0
+#: Seconds between attempts at a socket whose queue is full; pcscd's holds one connection. The kernel lets only those
+#: wait for room who block.
+_FULL_PAUSE: Final = 0.05
 
 
 class Answer(Enum):
@@ -37,9 +41,20 @@ async def ask_version(path: Path, timeout: float = ANSWER_TIME) -> Answer:
         timeout: how long to wait for the answer, in s.
 
     Raises:
+        BlockingIOError: the queue of connections there stays full.
         OSError: nothing listens at ``path`` itself.
     """
-    reader, writer = await asyncio.open_unix_connection(path)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout
+    while True:
+        try:
+            connection = connected(path)
+            break
+        except BlockingIOError:
+            if loop.time() >= until:
+                raise
+        await asyncio.sleep(_FULL_PAUSE)
+    reader, writer = await asyncio.open_unix_connection(sock=connection)
     try:
         writer.write(ClientCodec().send(Version()))
         async with asyncio.timeout(timeout):
@@ -56,7 +71,7 @@ async def speaks_pcsclite(path: Path, timeout: float = _RUNNING_TIME) -> bool:
     """Whether what listens at a socket here answers as a pcscd does, and not just something."""
     codec = ClientCodec()
     try:
-        reader, writer = await asyncio.open_unix_connection(path)
+        reader, writer = await asyncio.open_unix_connection(sock=connected(path))
     except OSError:
         return False
     try:

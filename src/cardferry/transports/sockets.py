@@ -41,6 +41,22 @@ class FolderUnsafeError(TransportError):
     heals = False
 
 
+def unfit(path: str) -> str:
+    """What keeps a path from being a socket's on any system, in words that follow "the path"; empty when it is fit.
+
+    The path may come from the other side. Named to ssh, ``${NAME}`` would be replaced by what our environment has under
+    that name, and told to the other side; there is no way to escape it (ssh_config(5), ENVIRONMENT VARIABLES).
+    It is also part of lines that people copy to a shell: where a backslash stands before the closing quote, fish goes on
+    with the quotation that other shells end.
+    """
+    if not path.startswith("/") or path.endswith("/"):
+        return "is not absolute, or that of a folder"
+    if "${" in path or "\\" in path or not path.isprintable():
+        return "has characters that ssh, shells or terminals take for something else"
+    size = len(os.fsencode(path))
+    return "" if size <= PATH_LIMIT else f"is {size} bytes long, a socket can have {PATH_LIMIT}"
+
+
 def checked_path(path: str, option: str) -> str:
     """Return ``path`` if a socket can be bound to it on any system, else raise `PathUnusableError`.
 
@@ -48,22 +64,9 @@ def checked_path(path: str, option: str) -> str:
         path: an absolute path, here or on the other side.
         option: the option that chooses another one, for the hint.
     """
-    size = len(os.fsencode(path))
-    if size > PATH_LIMIT:
-        raise PathUnusableError(
-            f"the socket's path is {size} bytes long, a socket can have {PATH_LIMIT}: {path}",
-            f"choose a shorter one with {option} PATH",
-        )
-    if not path.startswith("/") or path.endswith("/"):
-        raise PathUnusableError(
-            f"not a path for a socket: {path!r}",
-            f"give an absolute path to a file name with {option} PATH",
-        )
-    if any(character in path for character in "\0\n\r") or "${" in path:
-        raise PathUnusableError(
-            f"the socket's path has characters that ssh cannot carry: {path!r}",
-            f"choose another one with {option} PATH",
-        )
+    if wrong := unfit(path):
+        choose = "choose a shorter one" if "bytes" in wrong else "give another absolute path to a file"
+        raise PathUnusableError(f"the socket's path {wrong}: {path!r}", f"{choose} with {option} PATH")
     return path
 
 

@@ -86,10 +86,28 @@ class SocketPipe(asyncio.Protocol):
         self._transport.abort()
 
 
+def connected(path: Path) -> socket.socket:
+    """A non-blocking socket that is connected to the one at ``path``, which the kernel does at once or not at all.
+
+    An event loop's own way takes a queue that is full for a connection that is being made (asyncio).
+
+    Raises:
+        BlockingIOError: as many connections wait to be accepted there as may wait.
+        OSError: there can be no connection.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        connection.connect(os.fspath(path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 async def dial(path: Path) -> SocketPipe:
-    """Connect to the socket at ``path``; raises `OSError`."""
+    """Connect to the socket at ``path``; raises `OSError` as `connected` does."""
     loop = asyncio.get_running_loop()
-    _, pipe = await loop.create_unix_connection(lambda: SocketPipe(f"unix:{path}"), os.fspath(path))
+    _, pipe = await loop.create_unix_connection(lambda: SocketPipe(f"unix:{path}"), sock=connected(path))
     return pipe
 
 

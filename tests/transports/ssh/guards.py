@@ -40,6 +40,7 @@ class LocalGuard:
         terminal: bool = True,
     ) -> None:
         self.mark = guard.new_mark()
+        self._word = self.mark
         self.facts = guard.Facts()
         self._requests = 0
         self._lines: list[str] = []
@@ -67,7 +68,8 @@ class LocalGuard:
             self._in, self._out = self.process.stdin.fileno(), ours
             os.close(theirs)
         self.expect("boot")
-        self.send(guard.program(self.mark))
+        self._word = guard.new_word()
+        self.send(guard.program(self.mark, self._word))
         while (line := self.next_line()) != "ready":
             word, _, rest = line.partition(" ")
             assert word == "fact", line
@@ -81,7 +83,7 @@ class LocalGuard:
         deadline = time.monotonic() + timeout
         while True:
             while self._lines:
-                _, found, text = self._lines.pop(0).partition(self.mark + " ")
+                _, found, text = self._lines.pop(0).partition(self._word + " ")
                 if found:
                     return text
             left = deadline - time.monotonic()

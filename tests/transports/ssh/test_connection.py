@@ -231,6 +231,36 @@ async def test_a_pcscd_that_answers_is_reached(pair: Pair) -> None:
         await reach(pair)
 
 
+async def test_a_path_over_there_cannot_make_ssh_tell_our_environment(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ssh would put the variable's value in its place, and ask the other side for that path."""
+    monkeypatch.setenv("CF_SECRET", "leaked")
+    path = "/tmp/${CF_SECRET}/s"
+    pair = Pair(lab, env={"PCSCLITE_CSOCK_NAME": path})
+    for folder in (path, "/tmp/leaked/s"):
+        pair.there.outside(folder).parent.mkdir()
+    with closing(listen_in(pair.there, path)), closing(listen_in(pair.there, "/tmp/leaked/s")) as leak:
+        leak.setblocking(False)
+        with pytest.raises(PathUnusableError, match="says that its pcscd is at"):
+            await reach(pair)
+        with pytest.raises(BlockingIOError):
+            leak.accept()
+
+
+async def test_a_path_over_there_that_looks_like_a_token_is_just_a_path(lab: Lab) -> None:
+    pair = Pair(lab, env={"PCSCLITE_CSOCK_NAME": "/tmp/%h:%%/s"})
+    pair.there.outside("/tmp/%h:%%").mkdir()
+    with closing(listen_in(pair.there, "/tmp/%h:%%/s")) as there:
+        there.setblocking(False)
+        async with asyncio.TaskGroup() as tasks, pair.connected() as connection:
+            reaching = tasks.create_task(forward_pcscd(connection, pair.scratch / "pcscd"))
+            accepted, _ = await asyncio.get_running_loop().sock_accept(there)
+            with accepted:
+                accepted.sendall(bytes(12))
+                await reaching
+
+
 async def test_no_pcscd_over_there(pair: Pair) -> None:
     with pytest.raises(PcscdMissingError) as raised:
         await reach(pair)
@@ -345,19 +375,22 @@ async def test_what_is_no_socket_is_never_touched(pair: Pair) -> None:
     ("remote", "kind"),
     [
         (RemoteSocket("/no/such/folder/x.sock", "here"), FolderUnsafeError),
+        (RemoteSocket("/tmp/everybodys/x.sock", "here", 0o660, "0"), FolderUnsafeError),
         (RemoteSocket("/" + "x" * 107, "here"), PathUnusableError),
         (RemoteSocket("relative", "here"), PathUnusableError),
         (RemoteSocket(None, "here", 0o660, "daemon"), FolderUnsafeError),
         (RemoteSocket("/tmp/x.sock", "here", 0o660, "nosuchgroup"), PathUnusableError),
     ],
-    ids=["no folder", "too long", "relative", "unreachable for the group", "no such group"],
+    ids=["no folder", "others may write", "too long", "relative", "unreachable for the group", "no such group"],
 )
 async def test_a_socket_that_cannot_be_offered(pair: Pair, remote: RemoteSocket, kind: type[TransportError]) -> None:
-    before = set(pair.there.outside("/tmp").iterdir())
+    pair.there.outside("/tmp/everybodys").mkdir()
+    pair.there.outside("/tmp/everybodys").chmod(0o777)
+    before = set(pair.there.outside("/tmp").rglob("*"))
     async with pair.connected() as connection:
         with pytest.raises(kind):
             await offer(pair, remote, connection)
-    assert set(pair.there.outside("/tmp").iterdir()) == before
+    assert set(pair.there.outside("/tmp").rglob("*")) == before
 
 
 async def test_mode_and_group_over_there(pair: Pair) -> None:

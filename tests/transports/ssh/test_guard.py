@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cardferry.transports.ssh import guard
+from tests.other_user import SOMEBODY, needs_root
 from tests.transports.ssh.guards import SHELLS, LocalGuard, installed
 
 NewGuard = Callable[..., LocalGuard]
@@ -146,16 +147,22 @@ def test_a_folder_of_somebody_else_is_refused(new_guard: NewGuard, sh: str, tmp_
     assert "somebody else" in new_guard(sh=sh).ask("folder", str(path)).failure
 
 
-def publish(one: LocalGuard, bound: Path, path: Path, mode: str = "600", group: str = "") -> str:
-    return one.ask("publish", str(bound), str(path), mode, group, "cardferry of computer1").failure
+def bound(one: LocalGuard, folder: Path) -> socket.socket:
+    """The socket that sshd binds, in a folder that the guard has made for it."""
+    assert one.ask("private", str(folder / ".cf-1")).failure == ""
+    return listening(folder / ".cf-1" / "s")
+
+
+def publish(one: LocalGuard, path: Path, mode: str = "600", group: str = "") -> str:
+    return one.ask("publish", str(path), mode, group, "cardferry of computer1").failure
 
 
 def test_a_bound_socket_gets_its_public_name_and_rights(new_guard: NewGuard, sh: str, tmp_path: Path) -> None:
     one = new_guard(sh=sh)
-    bound, path = tmp_path / ".cf-1", tmp_path / "computer1.sock"
-    with closing(listening(bound)):
-        assert publish(one, bound, path, "660") == ""
-        assert not bound.exists()
+    path = tmp_path / "computer1.sock"
+    with closing(bound(one, tmp_path)):
+        assert publish(one, path, "660") == ""
+        assert not (tmp_path / ".cf-1").exists()
         assert path.stat().st_mode & 0o777 == 0o660
         socket.socket(socket.AF_UNIX).connect(str(path))
         seen = one.ask("look", str(path)).values
@@ -168,21 +175,21 @@ def test_a_bound_socket_gets_its_public_name_and_rights(new_guard: NewGuard, sh:
 def test_an_old_sshd_that_ends_late_takes_nothing_away(new_guard: NewGuard, sh: str, tmp_path: Path) -> None:
     """What sshd removes is the name it bound; ours is another one."""
     one = new_guard(sh=sh)
-    bound, path = tmp_path / ".cf-1", tmp_path / "computer1.sock"
-    with closing(listening(bound)):
-        publish(one, bound, path)
-        bound.unlink(missing_ok=True)
+    path = tmp_path / "computer1.sock"
+    with closing(bound(one, tmp_path)):
+        publish(one, path)
+        (tmp_path / ".cf-1" / "s").unlink(missing_ok=True)
         assert path.is_socket()
 
 
 def test_a_public_name_that_was_taken_meanwhile_is_left_alone(new_guard: NewGuard, sh: str, tmp_path: Path) -> None:
     one = new_guard(sh=sh)
-    bound, path = tmp_path / ".cf-1", tmp_path / "computer1.sock"
-    with closing(listening(bound)), closing(listening(path)):
+    path = tmp_path / "computer1.sock"
+    with closing(bound(one, tmp_path)), closing(listening(path)):
         before = path.stat().st_ino
-        assert "took the place" in publish(one, bound, path)
+        assert "took the place" in publish(one, path)
         assert path.stat().st_ino == before
-        assert not bound.exists()
+        assert not (tmp_path / ".cf-1").exists()
         one.send(guard.QUIT)
         one.process.wait(10)
         assert path.stat().st_ino == before
@@ -190,10 +197,91 @@ def test_a_public_name_that_was_taken_meanwhile_is_left_alone(new_guard: NewGuar
 
 def test_a_group_that_does_not_exist_is_refused(new_guard: NewGuard, sh: str, tmp_path: Path) -> None:
     one = new_guard(sh=sh)
-    bound = tmp_path / ".cf-1"
-    with closing(listening(bound)):
-        assert "group nosuchgroup" in publish(one, bound, tmp_path / "s", "660", "nosuchgroup")
-        assert not bound.exists()
+    with closing(bound(one, tmp_path)):
+        assert "group nosuchgroup" in publish(one, tmp_path / "s", "660", "nosuchgroup")
+        assert not (tmp_path / ".cf-1").exists()
+
+
+def unsafe(one: LocalGuard, path: Path) -> str:
+    return one.ask("look", str(path)).values.get("unsafe", "")
+
+
+def test_a_folder_in_which_others_could_swap_the_socket_is_told(new_guard: NewGuard, sh: str, tmp_path: Path) -> None:
+    """As `check_trusted` does here: others may write in none on the way, unless it is sticky, like /tmp."""
+    one = new_guard(sh=sh)
+    (tmp_path / "a b" / "mine").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a b/mine")
+    for mode in (0o700, 0o755, 0o1777):
+        (tmp_path / "a b").chmod(mode)
+        assert unsafe(one, tmp_path / "a b" / "s") == ""
+    for mode in (0o775, 0o702, 0o2770):
+        (tmp_path / "a b").chmod(mode)
+        for path in ("a b/s", "a b/mine/s", "link/s"):
+            assert unsafe(one, tmp_path / path) == f"others can write in {tmp_path / 'a b'}"
+        assert "others can write in" in one.ask("folder", str(tmp_path / "a b" / "mine")).failure
+
+
+@needs_root
+def test_a_folder_or_a_link_of_somebody_else_is_told(new_guard: NewGuard, sh: str, tmp_path: Path) -> None:
+    one = new_guard(sh=sh)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to("mine")
+    for name in ("theirs", "link"):
+        os.chown(tmp_path / name, SOMEBODY, SOMEBODY, follow_symlinks=False)
+        assert unsafe(one, tmp_path / name / "s").startswith(str(tmp_path / name))
+        assert unsafe(one, tmp_path / name / "s").endswith("belongs to somebody else")
+
+
+@needs_root
+def test_the_folder_in_which_sshd_binds_is_nobody_elses(new_guard: NewGuard, sh: str, tmp_path: Path) -> None:
+    one = new_guard(sh=sh)
+    before = os.umask(0)
+    try:
+        with closing(bound(one, tmp_path)):
+            assert (tmp_path / ".cf-1").stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
+    assert "may not make a folder" in one.ask("private", str(tmp_path)).failure
+
+
+def test_rights_do_not_follow_a_link_that_stands_where_sshd_should_have_bound(
+    new_guard: NewGuard, sh: str, tmp_path: Path
+) -> None:
+    one = new_guard(sh=sh)
+    (tmp_path / "precious").touch(0o600)
+    with closing(listening(tmp_path / "other")):
+        for target in ("precious", "other"):
+            assert one.ask("private", str(tmp_path / ".cf-1")).failure == ""
+            before = (tmp_path / target).lstat()
+            (tmp_path / ".cf-1" / "s").symlink_to(tmp_path / target)
+            assert "made no socket" in publish(one, tmp_path / "s", "666", str(os.getgid()))
+            assert (tmp_path / target).lstat() == before
+
+
+@pytest.mark.parametrize("what", ["link to a folder", "folder"])
+def test_the_public_name_leads_nowhere_else(new_guard: NewGuard, sh: str, tmp_path: Path, what: str) -> None:
+    """``ln`` and ``mv`` would put the socket inside."""
+    one = new_guard(sh=sh)
+    (tmp_path / "elsewhere").mkdir()
+    if what == "folder":
+        (tmp_path / "computer1.sock").mkdir()
+    else:
+        (tmp_path / "computer1.sock").symlink_to("elsewhere")
+    with closing(bound(one, tmp_path)):
+        assert "took the place" in publish(one, tmp_path / "computer1.sock")
+    assert list((tmp_path / "computer1.sock").iterdir()) == []
+    assert not (tmp_path / ".cf-1").exists()
+
+
+def test_without_a_record_there_is_no_socket_that_nobody_would_take_away(
+    new_guard: NewGuard, sh: str, tmp_path: Path
+) -> None:
+    one = new_guard(sh=sh)
+    (tmp_path / ".computer1.sock.owner").mkdir()
+    with closing(bound(one, tmp_path)):
+        assert "something else is at" in publish(one, tmp_path / "computer1.sock")
+    assert [path.name for path in tmp_path.glob("*.sock")] == []
 
 
 @pytest.mark.parametrize("end", ["quit", "hang-up"])
@@ -202,9 +290,9 @@ def test_the_socket_goes_when_the_guard_goes(
     new_guard: NewGuard, sh: str, tmp_path: Path, end: str, terminal: bool
 ) -> None:
     one = new_guard(sh=sh, terminal=terminal)
-    bound, path = tmp_path / ".cf-1", tmp_path / "computer1.sock"
-    with closing(listening(bound)):
-        publish(one, bound, path)
+    path = tmp_path / "computer1.sock"
+    with closing(bound(one, tmp_path)):
+        publish(one, path)
         if end == "quit":
             one.send(guard.QUIT)
         else:
@@ -216,9 +304,9 @@ def test_the_socket_goes_when_the_guard_goes(
 
 def test_a_socket_that_somebody_put_in_our_place_stays(new_guard: NewGuard, sh: str, tmp_path: Path) -> None:
     one = new_guard(sh=sh)
-    bound, path = tmp_path / ".cf-1", tmp_path / "computer1.sock"
-    with closing(listening(bound)):
-        publish(one, bound, path)
+    path = tmp_path / "computer1.sock"
+    with closing(bound(one, tmp_path)):
+        publish(one, path)
         path.unlink()
         with closing(listening(path)):
             one.send(guard.QUIT)
@@ -243,8 +331,9 @@ def test_an_evicted_guard_and_its_session_end(new_guard: NewGuard, sh: str, tmp_
     script = (
         "import sys, pathlib; sys.path.insert(0, '.'); from tests.transports.ssh.guards import LocalGuard\n"
         f"one = LocalGuard(pathlib.Path({str(tmp_path)!r}), sh={sh!r})\n"
-        f"import socket; s = socket.socket(socket.AF_UNIX); s.bind({str(tmp_path / '.cf-1')!r}); s.listen()\n"
-        f"one.ask('publish', {str(tmp_path / '.cf-1')!r}, {str(tmp_path / 's')!r}, '600', '', 'the old one')\n"
+        f"one.ask('private', {str(tmp_path / '.cf-1')!r})\n"
+        f"import socket; s = socket.socket(socket.AF_UNIX); s.bind({str(tmp_path / '.cf-1' / 's')!r}); s.listen()\n"
+        f"one.ask('publish', {str(tmp_path / 's')!r}, '600', '', 'the old one')\n"
         "print(one.process.pid, flush=True); sys.stdin.read()"
     )
     old = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

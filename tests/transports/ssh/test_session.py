@@ -49,7 +49,7 @@ async def test_what_it_says_is_wrong_is_why_the_pipe_was_lost(tmp_path: Path) ->
     user = User(await open_alone("far", fake_ssh(tmp_path, script), "command"))
     error = await asyncio.wait_for(user.lost_with, 5)
     assert isinstance(error, SessionError)
-    assert (error.message, error.hint) == ("far says: no pcscd here", "install it")
+    assert (error.message, error.hint) == ("far says: no pcscd here", "far says: install it")
     assert (error.status, error.told) == (30, True)
 
 

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
-from cardferry.transports.sockets import PATH_LIMIT, PathUnusableError
+from cardferry.transports.sockets import PATH_LIMIT, PathUnusableError, unfit
 from cardferry.transports.ssh import guard
 from cardferry.transports.ssh.command import (
     SshCommand,
@@ -63,6 +63,8 @@ class _Master(asyncio.SubprocessProtocol):
     def __init__(self, destination: str) -> None:
         loop = asyncio.get_running_loop()
         self.mark = guard.new_mark()
+        self._word = guard.new_word()
+        self._booted = False
         self.facts = guard.Facts()
         self.complaints: deque[str] = deque(maxlen=_KEPT_LINES)
         self.complained = 0
@@ -120,16 +122,18 @@ class _Master(asyncio.SubprocessProtocol):
     # The guard's side
 
     def _line(self, line: str) -> None:
-        _, found, text = line.partition(self.mark + " ")
+        if not self._booted and f"{self.mark} boot" in line:
+            self._booted = True
+            self.send(guard.program(self.mark, self._word))
+            return
+        _, found, text = line.partition(self._word + " ")
         if not found:
             if line.strip():
                 log.debug("%s printed: %s", self._destination, line[:200])
             return
         word, _, rest = text.partition(" ")
-        if word.isascii() and word.isdigit():
-            self._answer(int(word), rest)
-        elif word == "boot":
-            self.send(guard.program(self.mark))
+        if (answered := guard.number(word)) is not None:
+            self._answer(answered, rest)
         elif word == "fact":
             key, _, value = rest.partition(" ")
             self.facts.learn(key, value)
@@ -332,7 +336,7 @@ async def connect(destination: str, command: SshCommand, folder: Path) -> AsyncI
     try:
         if master.gone.done():
             raise master.why()
-        connection = SshConnection(destination, command, str(control), master)
+        connection = SshConnection(destination, command, _literal(control), master)
         try:
             yield connection
         finally:
@@ -344,6 +348,10 @@ async def connect(destination: str, command: SshCommand, folder: Path) -> AsyncI
 
 def _check_room(control: Path) -> None:
     """See that ssh can bind its control socket, which it does under a longer name first."""
+    if wrong := unfit(str(control)):
+        raise PathUnusableError(
+            f"the path of ssh's own socket {wrong}: {str(control)!r}", "set XDG_RUNTIME_DIR to a folder of your own"
+        )
     most = PATH_LIMIT - _CONTROL_ENDING
     if len(os.fsencode(control)) > most:
         raise PathUnusableError(
@@ -352,11 +360,16 @@ def _check_room(control: Path) -> None:
         )
 
 
+def _literal(control: Path) -> str:
+    """A path as ``-S`` takes it."""
+    return str(control).replace("%", "%%")
+
+
 async def _start(destination: str, command: SshCommand, control: Path, terminal: bool = True) -> _Master:
     """Start ssh and wait until the guard is ready, or ssh has ended."""
     _remove(control)
     master = _Master(destination)
-    words = command.master(destination, str(control), guard.bootstrap(master.mark), terminal)
+    words = command.master(destination, _literal(control), guard.bootstrap(master.mark), terminal)
     try:
         await asyncio.get_running_loop().subprocess_exec(
             lambda: master, *deaf_to_interrupts(words), env=environment(), preexec_fn=dies_with_parent()
@@ -378,5 +391,11 @@ def _remove(path: Path) -> None:
 
 
 def _escaped(path: str) -> str:
-    r"""A path as ``-L`` and ``-R`` take it: ``\`` and ``:`` are theirs, and ``%`` begins a token (ssh_config(5))."""
-    return path.replace("\\", "\\\\").replace(":", "\\:").replace("%", "%%")
+    r"""A path as ``-L`` and ``-R`` take it: ``\`` and ``:`` are theirs, and ``%`` begins a token (ssh_config(5)).
+
+    Every path that ssh is told comes through here, also those that come from the other side: raises
+    `PathUnusableError` for what cannot be told so that ssh takes it literally.
+    """
+    if wrong := unfit(path):
+        raise PathUnusableError(f"the path {path!r} {wrong}: ssh cannot be told of it", "give it another path")
+    return path.replace(":", "\\:").replace("%", "%%")

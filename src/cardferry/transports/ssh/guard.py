@@ -3,7 +3,9 @@
 The guard is the remote command of the session that keeps the connection open. Its program does not fit every login
 shell's quoting, so only `bootstrap` is on the command line; it switches the terminal to pass bytes unchanged, says
 ``boot``, and then reads `program` from the session's input. Everything meant for us begins with a word that nobody else
-knows, so whatever profile scripts print is passed over.
+knows, so whatever profile scripts print is passed over. Up to ``boot`` that is the guard's mark, which can be seen in
+the other side's list of processes; and other accounts there can write lines to the session's terminal (``write``,
+``wall``). So the program brings a secret word, and what comes after ``boot`` begins with that.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ MAX_LINE: Final = 8192
 HEARTBEAT_INTERVAL: Final = 2.0
 HEARTBEAT: Final = b".\n"
 QUIT: Final = b"quit\n"
-_REPLY_KEYS: Final = frozenset({"kind", "token", "since", "name", "running", "listening", "folder", "holder", "taken"})
+_REPLY_KEYS: Final = frozenset(
+    {"kind", "token", "since", "name", "running", "listening", "folder", "unsafe", "holder", "taken"}
+)
+#: Digits of the longest number that the guard says: process and user ids, and its own requests'.
+_MAX_DIGITS: Final = 10
 
 _BOOTSTRAP: Final = (
     'exec sh -c \'stty raw -echo 2>/dev/null; mark=$1; printf "\\n%s boot\\n" $mark; '
@@ -32,8 +38,18 @@ _BOOTSTRAP: Final = (
 
 
 def new_mark() -> str:
-    """A word that begins each line of one guard, and proves whose socket it is."""
+    """A word that names one guard, on its command line and in its record of the socket that it owns."""
     return "cardferry-" + secrets.token_hex(8)
+
+
+def new_word() -> str:
+    """A secret word that begins each line which one guard says."""
+    return secrets.token_hex(16)
+
+
+def number(text: str) -> int | None:
+    """The number in a word that the other side says; None if it is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
 
 
 def bootstrap(mark: str) -> str:
@@ -41,16 +57,16 @@ def bootstrap(mark: str) -> str:
     return _BOOTSTRAP + mark
 
 
-def program(mark: str) -> bytes:
-    """What to send when the guard has said ``boot``: its program, without comments, and the closing line."""
+def program(mark: str, word: str) -> bytes:
+    """What to send when the guard has said ``boot``: its word, its program without comments, and the closing line."""
     text = resources.files(__package__).joinpath("guard.sh").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    return "\n".join([*lines, mark, ""]).encode()
+    return "\n".join([f"word={word}", *lines, mark, ""]).encode()
 
 
-def request(number: int, verb: str, *arguments: str) -> bytes:
+def request(identifier: int, verb: str, *arguments: str) -> bytes:
     """One request line."""
-    return (" ".join([str(number), verb, *map(shlex.quote, arguments)]) + "\n").encode(errors="surrogateescape")
+    return (" ".join([str(identifier), verb, *map(shlex.quote, arguments)]) + "\n").encode(errors="surrogateescape")
 
 
 @dataclass(slots=True)
@@ -80,8 +96,8 @@ class Facts:
     def learn(self, key: str, value: str) -> None:
         """Take in one ``fact`` line; an unknown key is passed over."""
         match key:
-            case "uid" | "session" if value.isascii() and value.isdigit():
-                setattr(self, key, int(value))
+            case "uid" | "session" if (said := number(value)) is not None:
+                setattr(self, key, said)
             case "system" | "temporary" | "runtime" | "pcscd":
                 setattr(self, key, value)
             case "installed" if value in ("pcscd", "cardferry"):

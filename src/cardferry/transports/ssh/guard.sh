@@ -6,7 +6,8 @@
 # when none comes for 6 to 9 s it ends its own sshd session, so that a computer which vanished without a word
 # frees the card although sshd itself has noticed nothing.
 #
-# Set by the bootstrap: $mark, a word that begins every line which is meant for the other side.
+# Set by the bootstrap: $mark, which names this guard where others can see it. Set by the first line of what arrives:
+# $word, a secret that begins every line which is meant for the other side.
 # POSIX sh and its tools only; no fork while nothing happens but one sleep each 3 s.
 
 # shellcheck disable=SC2154
@@ -17,11 +18,12 @@ umask 077
 
 owned=
 inode=
+private=
 dog=
 uid=$(id -u)
 
 say() {
-    printf '%s %s\n' "$mark" "$*"
+    printf '%s %s\n' "$word" "$*"
 }
 
 # owner_uid PATH: the numeric owner of PATH itself, empty when it cannot be seen
@@ -43,6 +45,30 @@ inode_of() {
     # shellcheck disable=SC2046
     set -- $(ls -di -- "$1" 2>/dev/null)
     printf '%s' "${1-}"
+}
+
+# distrusted FOLDER: which folder on the way to it others could change, as in transports/folders.py; nothing if none
+distrusted() {
+    top=$(owner_uid /)
+    real=$(cd -P -- "$1" 2>/dev/null && pwd -P)
+    way=$1
+    set -- /
+    for way in "$way" "$real"; do
+        while [ -n "${way%/}" ]; do
+            set -- "$@" "$way"
+            way=${way%/*}
+        done
+    done
+    ls -ldn -- "$@" 2>/dev/null | while read -r rights _ owner _ _ _ _ _ name; do
+        case $owner in
+            "$uid" | 0 | "$top") ;;
+            *) echo "$name belongs to somebody else" && break ;;
+        esac
+        case $rights in
+            d????????[tT]*) ;;
+            d????w* | d???????w*) echo "others can write in $name" && break ;;
+        esac
+    done
 }
 
 # record_of PATH: the file that says who put the socket at PATH there
@@ -88,9 +114,16 @@ withdraw() {
     owned=
 }
 
+# drop_private: remove the folder that answer_private has made
+drop_private() {
+    [ -n "$private" ] && rm -f -- "$private/s" "$private/record" && rmdir -- "$private" 2>/dev/null
+    private=
+}
+
 finish() {
     trap '' HUP TERM PIPE
     withdraw
+    drop_private
     [ -n "$dog" ] && kill "$dog" 2>/dev/null
     say bye 2>/dev/null
 }
@@ -142,10 +175,11 @@ answer_folder() {
     elif [ "$(owner_uid "$2")" != "$uid" ]; then
         say "$1 fail it belongs to somebody else"
     else
+        why=$(distrusted "$2")
         case $(permissions "$2") in
-            d????w* | d???????w*) say "$1 fail others can write in it" ;;
-            *) say "$1 done" ;;
+            d????w* | d???????w*) why="others can write in it" ;;
         esac
+        if [ -n "$why" ]; then say "$1 fail $why"; else say "$1 done"; fi
     fi
 }
 
@@ -179,6 +213,8 @@ answer_look() {
             say "$1 listening no"
         fi
     fi
+    why=$(distrusted "${2%/*}/")
+    [ -n "$why" ] && say "$1 unsafe $why"
     say "$1 folder $(permissions "${2%/*}/.")"
     say "$1 done"
 }
@@ -228,33 +264,52 @@ answer_remove() {
     if [ -e "$2" ]; then say "$1 fail it cannot be removed"; else say "$1 done"; fi
 }
 
-# publish ID BOUND PATH MODE GROUP NAME: give the socket that sshd has bound its rights and its public name.
-# A link refuses where a name exists already; moving is for systems that do not link sockets.
+# private ID FOLDER: make a folder that is ours alone, for a socket s that sshd binds
+answer_private() {
+    drop_private
+    if mkdir -m 700 -- "$2" 2>/dev/null; then
+        private=$2
+        say "$1 done"
+    else
+        say "$1 fail the account may not make a folder there"
+    fi
+}
+
+# publish ID PATH MODE GROUP NAME: give the socket that sshd has bound its rights, while nobody else can reach its name
+# and put another file there, and then its public name; write down beside it whose it is.
 answer_publish() {
-    if [ ! -S "$2" ]; then
-        say "$1 fail sshd has made no socket there"
-        return
+    bound=$private/s
+    record=$(record_of "$2")
+    why=
+    if [ -h "$bound" ] || [ ! -S "$bound" ]; then
+        why="sshd has made no socket there"
+    elif [ -n "$4" ] && ! chgrp -- "$4" "$bound" 2>/dev/null; then
+        why="the account may not give it to the group $4"
+    elif ! chmod "$3" "$bound"; then
+        why="the account may not change its rights"
+    else
+        inode=$(inode_of "$bound")
+        printf '%s\n' "$mark" "$$" "$PPID" "$(date '+%Y-%m-%d %H:%M')" "$5" "$bound" >"$private/record"
+        rm -f -- "$record"
+        if ! place "$bound" "$2"; then
+            say "$1 taken yes"
+            why="something else took the place at this moment"
+        elif ! place "$private/record" "$record"; then
+            rm -f -- "$2"
+            why="something else is at $record"
+        fi
     fi
-    if [ -n "$5" ] && ! chgrp -- "$5" "$2" 2>/dev/null; then
-        rm -f -- "$2"
-        say "$1 fail the account may not give it to the group $5"
-        return
-    fi
-    chmod "$4" "$2"
-    inode=$(inode_of "$2")
-    if ln -- "$2" "$3" 2>/dev/null; then
-        rm -f -- "$2"
-    elif [ -e "$3" ] || [ -h "$3" ] || ! mv -f -- "$2" "$3" 2>/dev/null; then
-        rm -f -- "$2"
-        say "$1 taken yes"
-        say "$1 fail something else took the place at this moment"
-        return
-    fi
-    owned=$3
-    record=$(record_of "$3")
-    rm -f -- "$record"
-    printf '%s\n' "$mark" "$$" "$PPID" "$(date '+%Y-%m-%d %H:%M')" "$6" "$2" >"$record"
-    say "$1 done"
+    drop_private
+    if [ -n "$why" ]; then say "$1 fail $why"; else owned=$2 && say "$1 done"; fi
+}
+
+# place FILE PATH: give a file of ours its public name; false if that is taken. A link refuses where a name exists
+# already; moving is for systems that do not link sockets. Both would put it into a folder that PATH is, or leads to.
+place() {
+    [ -h "$2" ] || [ -d "$2" ] && return 1
+    wanted=$(inode_of "$1")
+    ln -- "$1" "$2" 2>/dev/null || [ -e "$2" ] || [ -h "$2" ] || mv -f -- "$1" "$2" 2>/dev/null
+    [ "$(inode_of "$2")" = "$wanted" ]
 }
 
 trap finish EXIT
@@ -273,7 +328,7 @@ while IFS= read -r line; do
             verb=$2
             shift 2
             case $verb in
-                folder | look | holder | evict | remove | publish) "answer_$verb" "$id" "$@" ;;
+                folder | look | holder | evict | remove | private | publish) "answer_$verb" "$id" "$@" ;;
                 *) say "$id fail the guard does not know $verb" ;;
             esac
             ;;

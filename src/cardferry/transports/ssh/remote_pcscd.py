@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cardferry.transports.errors import PcscdDownError, PcscdMissingError, PcscdRefusesError, TransportError
 from cardferry.transports.probe import Answer, ask_version
+from cardferry.transports.sockets import PathUnusableError, unfit
 from cardferry.transports.ssh.connection import SshConnection
 from cardferry.transports.ssh.errors import FORWARDING_HINT, ForwardingRefusedError
 
@@ -18,10 +19,16 @@ async def forward_pcscd(connection: SshConnection, local: Path) -> None:
         PcscdDownError: nobody listens on it.
         PcscdRefusesError: it takes connections and drops them.
         ForwardingRefusedError: sshd does not forward to sockets.
+        PathUnusableError: what the other side calls its pcscd's path is none.
     """
     path = connection.facts.pcscd
     if not path:
         raise _missing(connection)
+    if wrong := unfit(path):
+        raise PathUnusableError(
+            f"{connection.destination} says that its pcscd is at {path!r}: that {wrong}",
+            "over there, see what PCSCLITE_CSOCK_NAME is set to, and unset it",
+        )
     await connection.forward_to_remote(local, path)
     mark = connection.complaint_count()
     answer = await ask_version(local)

@@ -1,8 +1,8 @@
 """A socket of ours on the other side, for programs there (``ssh -R``, with manners).
 
 sshd refuses to bind where a file is, and an old sshd that ends later removes the path it bound, even when a newer
-socket is there. So it binds a name that nobody else has, in the same folder, and the guard then gives the socket its
-public name and remembers whose it is. What was at that name before is looked at first: a dead socket is replaced,
+socket is there. So it binds a name in a private folder beside it, and the guard then gives the socket its rights and
+its public name, and remembers whose it is. What was at that name before is looked at first: a dead socket is replaced,
 whatever ``StreamLocalBindUnlink`` says; a live one, or something that is not a socket, is left alone.
 """
 
@@ -63,21 +63,24 @@ class RemoteSocket:
             ForwardingRefusedError: sshd does not let us.
         """
         path = checked_path(self.path or await self._default_path(connection), _OPTION)
-        folder = path.rpartition("/")[0]
-        bound = checked_path(f"{folder}/.cf-{secrets.token_hex(4)}", _OPTION)
+        private = f"{path.rpartition('/')[0]}/.cf-{secrets.token_hex(3)}"
+        bound = checked_path(f"{private}/s", _OPTION)
         await self._make_room(connection, path, scratch)
+        self._check(await connection.ask("private", private), path, connection)
         await connection.forward_to_local(bound, local)
-        reply = await connection.ask(
-            "publish", bound, path, f"{self.mode:o}", self.group or "", f"cardferry of {self.name}"
-        )
+        rights = f"{self.mode:o}", self.group or ""
+        self._check(await connection.ask("publish", path, *rights, f"cardferry of {self.name}"), path, connection)
+        self._marks.add(connection.mark)
+        return path
+
+    @staticmethod
+    def _check(reply: Reply, path: str, connection: SshConnection) -> None:
         if reply.failure:
             kind = SocketTakenError if "taken" in reply.values else PathUnusableError
             raise kind(
                 f"cannot offer {path} on {connection.destination}: {reply.failure}",
                 f"see {_OPTION}, --mode and --group",
             )
-        self._marks.add(connection.mark)
-        return path
 
     async def _default_path(self, connection: SshConnection) -> str:
         facts = connection.facts
@@ -93,6 +96,11 @@ class RemoteSocket:
     async def _make_room(self, connection: SshConnection, path: str, scratch: Path) -> None:
         seen = await connection.ask("look", path)
         where = f"{path} on {connection.destination}"
+        if "unsafe" in seen.values:
+            raise FolderUnsafeError(
+                f"the folder of {where} cannot be trusted: {seen.values['unsafe']}",
+                f"choose a path in a folder of the account's own with {_OPTION} PATH",
+            )
         match seen.values.get("kind"):
             case "none":
                 pass

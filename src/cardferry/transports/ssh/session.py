@@ -84,7 +84,8 @@ class _Command(asyncio.SubprocessProtocol):
         said = [match[1] for line in self.complaints if (match := _ERROR.search(line))]
         hints = [match[1] for line in self.complaints if (match := _HINT.search(line))]
         if said:
-            hint = hints[-1] if hints else f"see `ssh {self._destination}`"
+            # Its own words, and marked as such: a hint that we give is one that people follow.
+            hint = f"{self._destination} says: {hints[-1]}" if hints else f"see `ssh {self._destination}`"
             return SessionError(f"{self._destination} says: {said[-1]}", hint, status or 1, told=True)
         if not status or status < 0:  # it was ended by us, or by a signal: that says nothing about the other side
             return None
