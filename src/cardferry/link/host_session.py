@@ -85,6 +85,8 @@ class HostSession:
         self._calls: dict[int, Job] = {}
         self._last_context = self._last_handle = self._last_call = 0
         self._jobs = self._job_bytes = 0
+        #: Contexts of which there is anything left.
+        self._contexts = 0
         self._pace = Pace()
         #: Bytes by which our account may have grown since it was brought up to date.
         self._growth = 0
@@ -119,6 +121,8 @@ class HostSession:
         self._host.forget(self)
         if self._readers_timer is not None:
             self._readers_timer.cancel()
+        if not self._contexts:
+            self._host.budget.close(self)
         lanes = iter(tuple(self._lanes.values()))
         self._lanes.clear()
         self._cards.clear()
@@ -156,6 +160,7 @@ class HostSession:
         if len(self._lanes) >= self._host.limits.contexts:
             raise WireError(f"more than {self._host.limits.contexts} contexts")
         self._last_context = message.context
+        self._contexts += 1
         self._grow(budget.CONTEXT)
         pid = None if message.pid is None else self._number << 32 | message.pid & 0xFFFF_FFFF
         peer = Peer(f"{message.peer} on {self.guest}" if self.guest else message.peer, message.uid, pid)
@@ -284,12 +289,18 @@ class HostSession:
             log.exception("%s: a bug behind its session", self.guest)
             self.fault()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def left(self) -> None:
+        """A context is closed, and nothing of it is left."""
+        self._contexts -= 1
+        if not self._contexts and self.channel.over:
+            self._host.budget.close(self)
+
+    def _start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
         return self._host.start(self._guarded(work))
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await work
+            await work()
         except Exception:  # likewise
             log.exception("%s: a bug behind one of its contexts", self.guest)
             self.fault()
@@ -374,7 +385,7 @@ class HostSession:
         if self.channel.full:
             if not self._news_waits:
                 self._news_waits = True
-                self._start(self._tell_when_there_is_room())
+                self._start(self._tell_when_there_is_room)
         elif self._readers.urgent(self._host.manager.snapshot):
             self._tell_readers()
         elif self._readers_timer is None:
@@ -427,7 +438,7 @@ class HostSession:
         return (
             (message_bytes + messages * budget.MESSAGE)
             + (self._job_bytes + self._jobs * budget.CALL)
-            + (len(self._cards) * budget.HANDLE + len(self._lanes) * budget.CONTEXT)
+            + (len(self._cards) * budget.HANDLE + self._contexts * budget.CONTEXT)
             + self.channel.unread
         )
 

@@ -55,6 +55,10 @@ class LaneOwner(Interface):
         """Wait until as much as that may be done for the guest, see `cardferry.link.pace`."""
         ...
 
+    def left(self) -> None:
+        """A context is closed, and nothing of it is left."""
+        ...
+
     def fault(self) -> None:
         """An error of ours, which was logged: it ends the session."""
         ...
@@ -90,7 +94,7 @@ class Lane:
         owner: LaneOwner,
         peer: Peer,
         patience: float | None,
-        start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        start: Callable[[Callable[[], Coroutine[Any, Any, None]]], asyncio.Task[None]],
     ) -> None:
         self.cards: set[HostCard] = set()
         self.accelerate = True
@@ -177,7 +181,7 @@ class Lane:
         if self._at_once and not self._closing:
             return  # what comes after it comes when it is done
         if self._worker is None:
-            self._worker = self._start(self._work())
+            self._worker = self._start(self._work)
         elif self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -246,8 +250,12 @@ class Lane:
         try:
             await self._carry_out()
         finally:
-            if self._context is not None:
-                await self._context.close()
+            self.cards.clear()  # they know the lane: without that, only the garbage collector would free both
+            try:
+                if self._context is not None:
+                    await self._context.close()
+            finally:
+                self._owner.left()
 
     async def _carry_out(self) -> None:
         while True:

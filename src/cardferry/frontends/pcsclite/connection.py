@@ -10,8 +10,8 @@ would take an event before them for their size: the event is held back until the
 something else, and thus not for states.
 
 Where bugs stop. `Connection._call` runs what a resource manager does. An exception from there that is no `PcscError` is
-logged with its traceback and becomes ``F_INTERNAL_ERROR`` for the one program that asked. One from anywhere else here is
-logged, too, and closes this connection, and nothing else.
+logged with its traceback and becomes ``F_INTERNAL_ERROR`` for the one program that asked. One from anywhere else here
+is logged, too, and closes this connection, and nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from cardferry.frontends.pcsclite.payload import turned_attribute
@@ -277,18 +276,19 @@ class Connection(asyncio.Protocol):
         if card is None or request.receive_length < _SHORTEST_RESPONSE:
             return False
 
-        def answer(response: bytes, error: PcscError | None) -> None:
-            self._busy = False
-            if error is None:
-                self._write(self._codec.transmitted(request, response))
-            else:
-                log.debug("%s: transmit: %s", self.peer.name, error)
-                self._write(self._failed(request, error.code))
-            if self._requests:
-                self._advance()
-
         def done(response: bytes, error: PcscError | None) -> None:
-            self.guarded(partial(answer, response, error))
+            self._busy = False
+            try:
+                if error is None:
+                    self._write(self._codec.transmitted(request, response))
+                else:
+                    log.debug("%s: transmit: %s", self.peer.name, error)
+                    self._write(self._failed(request, error.code))
+                if self._requests:
+                    self._advance()
+            except Exception:  # the boundary that the module's docstring describes
+                log.exception("%s: a bug behind an answer: its connection is closed", self.peer.name)
+                self.close()
 
         self._busy = card.transmit_at_once(request.apdu, request.protocol, done)
         return self._busy
