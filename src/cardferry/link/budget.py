@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Final
 from typing import Protocol as Interface
 
-#: Bytes that things cost beside the payload in them: a message that is not acknowledged; a call that is not carried out;
-#: a card handle; a context, which has a task. Handles and contexts are charged four times what they take with CPython
-#: 3.11: they are many objects, and the garbage collector stops everybody for the longer the more objects there are.
+#: Bytes that things cost beside the payload in them: a message that is not acknowledged, a call that is not carried
+#: out, a card handle, a context (which has a task). Handles and contexts are charged four times what they take with
+#: CPython 3.11: they are many objects, and the garbage collector stops everybody for the longer the more there are.
 MESSAGE: Final = 192
 CALL: Final = 1536
 HANDLE: Final = 8192
