@@ -81,6 +81,8 @@ CONNECT = m.Connect(0, 1, 1, READER, int(ShareMode.SHARED), 3, 2)
         [b""],
         [b"\xc1"],
         [b"\x90"],
+        [b"\x93\x03\x01" + b"\x91" * 100_000],
+        [msgspec.msgpack.encode([3, 1, bytes(200_000)])],
         [msgspec.msgpack.encode([99])],
         [encode(m.Welcome(1, 1, 1, 1))],
         [encode(m.Answer(1))],
@@ -210,6 +212,7 @@ ENTRY = m.ReaderEntry(READER, 1, 0x34, 0, b"\x3b\x80\x01\x81", 2, 0)
     "said",
     [
         [b"\xc1"],
+        [b"\x93\x43\x01" + b"\x91" * 100_000],
         [encode(OPEN)],
         [WELCOME, WELCOME],
         [WELCOME, m.Readers(1, None, [ENTRY])],
@@ -241,6 +244,22 @@ async def test_a_host_that_says_what_it_must_not(said: list[bytes | m.FromHost])
         began = len(host.peers)
         await asyncio.sleep(10)
         assert len(host.peers) - began < 15, "a host that misbehaves is not hammered"
+
+
+async def test_a_host_cannot_fill_a_guests_memory_with_facts() -> None:
+    host = HostileHost()
+    async with Guest(host.dial) as guest:
+        await becomes(guest, LinkState.UP)
+        host.peers[0].say(WELCOME)
+        host.peers[0].say(m.Readers(1, [READER], [ENTRY]))
+        features = bytes.fromhex("0a0400000001") * 10_000
+        for number in range(1000):
+            host.peers[0].say(m.Fact(f"nobody {number}", 1, 0x42000D48, 0, b"\x0a\x04\0\0\0\1"))
+            host.peers[0].say(m.Fact(READER, 1, 0x42000D48, 0, features))
+            host.peers[0].say(m.Fact(READER, 1, number, 0, bytes(60_000)))
+        await quiet()
+        assert guest.session is not None
+        assert list(guest.session.facts) == []
 
 
 async def test_a_host_that_says_what_is_only_strange() -> None:

@@ -86,6 +86,7 @@ async def serve(agency: Agency, ready: int | None = None) -> None:
 
 async def _serve(agency: Agency, starter: Starter) -> None:
     limits.raise_open_files()
+    limits.collect_rarely()
     folder = runtime_folder()
     since = time.time()
     with ExitStack() as stack:

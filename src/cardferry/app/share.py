@@ -40,6 +40,7 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
             and one that was lent to and cannot be any more is given up alone.
     """
     limits.raise_open_files()
+    limits.collect_rarely()
     folder = runtime_folder()
     since = time.time()
     with scratch(folder) as parts, ExitStack() as stack:

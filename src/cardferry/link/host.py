@@ -259,7 +259,6 @@ class Host:
     def forget(self, session: HostSession) -> None:
         """A session is over."""
         self._sessions.pop(session.channel.session.identity, None)
-        self.budget.close(session)
 
     # what all guests are told
 

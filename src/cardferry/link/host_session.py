@@ -129,6 +129,8 @@ class HostSession:
         self._calls: dict[int, tuple[Job, Lane]] = {}
         self._last_context = self._last_handle = self._last_call = 0
         self._jobs = self._job_bytes = 0
+        #: Contexts of which there is anything left.
+        self._contexts = 0
         self._pace = Pace()
         #: Bytes by which our account may have grown since it was brought up to date.
         self._growth = 0
@@ -165,6 +167,8 @@ class HostSession:
         self._host.forget(self)
         if self._readers_timer is not None:
             self._readers_timer.cancel()
+        if not self._contexts:
+            self._host.budget.close(self)
         lanes = iter(tuple(self._lanes.values()))
         self._lanes.clear()
         self._cards.clear()
@@ -202,6 +206,7 @@ class HostSession:
         if len(self._lanes) >= self._host.limits.contexts:
             raise WireError(f"more than {self._host.limits.contexts} contexts")
         self._last_context = message.context
+        self._contexts += 1
         self._grow(budget.CONTEXT)
         program = Program(message.program, message.pid, message.uid)
         caller = Caller(self.principal, program, self._number, self.guest)
@@ -348,6 +353,12 @@ class HostSession:
             log.exception("%s: a bug behind its session", self.guest)
             self.fault()
 
+    def left(self) -> None:
+        """A context is closed, and nothing of it is left."""
+        self._contexts -= 1
+        if not self._contexts and self.channel.over:
+            self._host.budget.close(self)
+
     def _ended(self, job: Job) -> None:
         self._jobs -= 1
         self._job_bytes -= job.size
@@ -489,7 +500,7 @@ class HostSession:
         return (
             (message_bytes + messages * budget.MESSAGE)
             + (self._job_bytes + self._jobs * budget.CALL)
-            + (len(self._cards) * budget.HANDLE + len(self._lanes) * budget.CONTEXT)
+            + (len(self._cards) * budget.HANDLE + self._contexts * budget.CONTEXT)
             + self.channel.unread
         )
 

@@ -64,6 +64,10 @@ class LaneOwner(Interface):
         """Wait until it may."""
         ...
 
+    def left(self) -> None:
+        """A context is closed, and nothing of it is left."""
+        ...
+
     def fault(self) -> None:
         """An error of ours, which was logged: it ends the session."""
         ...
@@ -189,8 +193,12 @@ class Lane:
     async def _finish(self) -> None:
         while self._worker is not None and not self._worker.done():
             await asyncio.wait((cast("asyncio.Future[None]", self._worker),))
-        if self._context is not None:
-            await self._context.close()
+        self.cards.clear()  # they know the lane: without that, only the garbage collector would free both
+        try:
+            if self._context is not None:
+                await self._context.close()
+        finally:
+            self._owner.left()
 
     def _too_late(self, job: Job) -> bool:
         """Whether a call that has waited is not carried out any more."""
