@@ -36,16 +36,18 @@ class LocalCard:
     Attributes:
         happened: what the caller must be told before it may go on.
         lock_count: open transactions, one inside the other; an exclusive connection counts as one.
+        opened: when it was, see `Slot.moment`.
         closed: whether the handle is closed, or its context.
     """
 
-    __slots__ = ("_active", "closed", "context", "happened", "lock_count", "slot")
+    __slots__ = ("_active", "closed", "context", "happened", "lock_count", "opened", "slot")
 
     def __init__(self, context: LocalContext, slot: Slot) -> None:
         self.context = context
         self.slot = slot
         self.happened: Happened | None = None
         self.lock_count = 0
+        self.opened = 0
         self.closed = False
         self._active = Protocol.UNDEFINED
 
@@ -126,6 +128,7 @@ class LocalCard:
         self._active = await slot.call(lambda: slot.device.power(share, protocols))
         if self.closed:
             raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
+        self.opened = slot.moment()
         slot.add(self)
         if share is ShareMode.EXCLUSIVE:
             await self._become_exclusive(until)
@@ -145,6 +148,7 @@ class LocalCard:
         self._check_open()
         slot = self.slot
         patience = self.context.patience
+        asked = slot.moment()
         until = slot.deadline(patience)
         async with slot.turn(self, patience):
             if share is ShareMode.EXCLUSIVE and slot.others(self):
@@ -153,7 +157,7 @@ class LocalCard:
                 raise PcscError(ReturnCode.E_NO_SMARTCARD)
             if initialization in _RESETS:
                 wanted = Protocol.ANY if Protocol.RAW in protocols or not protocols else protocols
-                await self._reset(lambda: slot.device.reset(initialization, wanted), until)
+                await self._reset(lambda: slot.device.reset(initialization, wanted), until, asked)
             # What happens from now on counts again, also if it happens before we are through.
             happened, self.happened = self.happened, None
             try:
@@ -175,9 +179,20 @@ class LocalCard:
             slot.exclusive_owner = None
             await self._unlock_once()
 
-    async def _reset(self, work: Callable[[], Awaitable[None]], until: float | None) -> None:
-        """Take the card's session, in a turn that we have. All handles are told, this one too, if anything was done."""
+    async def _reset(self, work: Callable[[], Awaitable[None]], until: float | None, asked: int) -> None:
+        """Take the card's session, in a turn that we have. If anything was done, the handles are told, this one too.
+
+        But not those that were opened while the reset waited for its turn, when the protocol is the same as before:
+        they have lost nothing, and nobody can say which of the two came first. libykpiv gives up when it is told of a
+        reset right after its connect, and leaves with a reset itself: several loops of it would stop each other.
+
+        Args:
+            work: what resets the card.
+            until: see `Slot.insist`.
+            asked: when the reset was asked for, see `Slot.moment`.
+        """
         executed = False
+        protocol = self.slot.device.protocol
 
         async def watched() -> None:
             nonlocal executed
@@ -192,7 +207,8 @@ class LocalCard:
             await self.slot.insist(self, watched, until)
         finally:
             if executed:
-                self.slot.tell(Happened.RESET)
+                same = self.slot.device.protocol == protocol
+                self.slot.tell(Happened.RESET, since=asked if same else None)
 
     # transactions
 
@@ -214,7 +230,7 @@ class LocalCard:
             raise PcscError(ReturnCode.E_NOT_TRANSACTED)
         try:
             if disposition in _RESETS:
-                await self._reset(lambda: slot.device.reset(disposition, Protocol.ANY), None)
+                await self._reset(lambda: slot.device.reset(disposition, Protocol.ANY), None, slot.moment())
         finally:
             await self._unlock_once()
         if disposition is Disposition.EJECT:
@@ -329,13 +345,14 @@ class LocalCard:
 
     async def _dispose(self, disposition: Disposition) -> None:
         slot, device = self.slot, self.slot.device
+        asked = slot.moment()
         until = slot.deadline(self._connect_patience)
         async with slot.turn(self, self._connect_patience):
             try:
                 if disposition is Disposition.UNPOWER:
-                    await self._reset(device.unpower, until)
+                    await self._reset(device.unpower, until, asked)
                 else:
-                    await self._reset(lambda: device.reset(disposition, Protocol.ANY), until)
+                    await self._reset(lambda: device.reset(disposition, Protocol.ANY), until, asked)
             except PcscError as error:
                 if error.code is ReturnCode.E_SHARING_VIOLATION:
                     raise
