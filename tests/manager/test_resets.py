@@ -66,6 +66,42 @@ async def test_disconnect_with_reset_tells_those_who_stay(disposition: Dispositi
             await bob.card.status()
 
 
+@pytest.mark.parametrize("leaving", [True, False])
+async def test_who_connects_while_a_reset_waits_for_its_turn_has_lost_nothing_by_it(leaving: bool) -> None:
+    """Several loops of yubico-piv-tool: it asks for the status after its connect, and gives up when that says reset."""
+    async with Desk() as desk:
+        alice, bob, carol = await desk.client("alice"), await desk.client("bob"), await desk.client("carol", None)
+        await alice.card.begin()
+        connecting = desk.start(carol.context.connect(READER, SHARED, T1))
+        await quiet()
+        resetting = desk.start(bob.card.disconnect(RESET) if leaving else bob.card.reconnect(SHARED, T1, RESET))
+        await quiet()
+        await alice.card.end(LEAVE)
+        card = await connecting
+        await resetting
+        assert desk.reader.calls.count("reset RESET") == 1
+        await card.status()
+        assert await card.transmit(APDU, T1) == OK
+        with raises(ReturnCode.W_RESET_CARD):
+            await alice.card.status()
+
+
+async def test_but_it_is_told_when_the_card_speaks_another_protocol_now() -> None:
+    async with Desk() as desk:
+        alice, bob, carol = await desk.client("alice"), await desk.client("bob"), await desk.client("carol", None)
+        await alice.card.begin()
+        connecting = desk.start(carol.context.connect(READER, SHARED, Protocol.ANY))
+        await quiet()
+        resetting = desk.start(bob.card.disconnect(RESET))
+        await quiet()
+        desk.reader.protocol = Protocol.T0
+        await alice.card.end(LEAVE)
+        card = await connecting
+        await resetting
+        with raises(ReturnCode.W_RESET_CARD):
+            await card.status()
+
+
 async def test_reset_of_a_card_without_power_is_to_power_it() -> None:
     async with Desk() as desk:
         alice, bob = await desk.client("alice"), await desk.client("bob")

@@ -311,7 +311,7 @@ async def test_claim_that_a_local_program_blocks_ends_with_its_client() -> None:
         alice, bob = await desk.client("alice", patience=None), await desk.client("bob")
         desk.reader.local_begin()
         beginning = desk.start(alice.card.begin())
-        waiting = desk.start(bob.card.status())
+        waiting = desk.start(bob.context.connect(READER, SHARED, T1))
         await asyncio.sleep(5)
         assert not beginning.done
         await alice.context.close()

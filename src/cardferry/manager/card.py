@@ -124,6 +124,7 @@ class LocalCard:
         self._active = await slot.call(lambda: slot.device.power(share, protocols))
         if self.closed:
             raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
+        self.state.opened = slot.moment()
         slot.add(self.state)
         if share is ShareMode.EXCLUSIVE:
             await self._become_exclusive(until)
@@ -143,6 +144,7 @@ class LocalCard:
         self._check_open()
         slot = self.slot
         patience = self._patience
+        asked = slot.moment()
         until = slot.deadline(patience)
         async with slot.turn(self.state, patience):
             if share is ShareMode.EXCLUSIVE and slot.others(self.state):
@@ -151,7 +153,7 @@ class LocalCard:
                 raise PcscError(ReturnCode.E_NO_SMARTCARD)
             if initialization in _RESETS:
                 wanted = Protocol.ANY if Protocol.RAW in protocols or not protocols else protocols
-                await self._reset(lambda: slot.device.reset(initialization, wanted), until)
+                await self._reset(lambda: slot.device.reset(initialization, wanted), until, asked)
             # What happens from now on counts again, also if it happens before we are through.
             happened, self.state.happened = self.state.happened, None
             try:
@@ -173,9 +175,20 @@ class LocalCard:
             slot.exclusive_owner = None
             await self._unlock_once()
 
-    async def _reset(self, work: Callable[[], Awaitable[None]], until: float | None) -> None:
-        """Take the card's session, in a turn that we have. All handles are told, this one too, if anything was done."""
+    async def _reset(self, work: Callable[[], Awaitable[None]], until: float | None, asked: int) -> None:
+        """Take the card's session, in a turn that we have. If anything was done, the handles are told, this one too.
+
+        But not those that were opened while the reset waited for its turn, when the protocol is the same as before:
+        they have lost nothing, and nobody can say which of the two came first. libykpiv gives up when it is told of a
+        reset right after its connect, and leaves with a reset itself: several loops of it would stop each other.
+
+        Args:
+            work: what resets the card.
+            until: see `Slot.insist`.
+            asked: when the reset was asked for, see `Slot.moment`.
+        """
         executed = False
+        protocol = self.slot.device.protocol
 
         async def watched() -> None:
             nonlocal executed
@@ -190,7 +203,8 @@ class LocalCard:
             await self.slot.insist(self.state, watched, until)
         finally:
             if executed:
-                self.slot.tell(Happened.RESET)
+                same = self.slot.device.protocol == protocol
+                self.slot.tell(Happened.RESET, since=asked if same else None)
 
     # transactions
 
@@ -214,7 +228,7 @@ class LocalCard:
             raise PcscError(ReturnCode.E_NOT_TRANSACTED)
         try:
             if disposition in _RESETS:
-                await self._reset(lambda: slot.device.reset(disposition, Protocol.ANY), None)
+                await self._reset(lambda: slot.device.reset(disposition, Protocol.ANY), None, slot.moment())
         finally:
             await self._unlock_once()
         if disposition is Disposition.EJECT:
@@ -302,13 +316,14 @@ class LocalCard:
 
     async def _dispose(self, disposition: Disposition) -> None:
         slot, device = self.slot, self.slot.device
+        asked = slot.moment()
         until = slot.deadline(self._connect_patience)
         async with slot.turn(self.state, self._connect_patience):
             try:
                 if disposition is Disposition.UNPOWER:
-                    await self._reset(device.unpower, until)
+                    await self._reset(device.unpower, until, asked)
                 else:
-                    await self._reset(lambda: device.reset(disposition, Protocol.ANY), until)
+                    await self._reset(lambda: device.reset(disposition, Protocol.ANY), until, asked)
             except PcscError as error:
                 if error.code is ReturnCode.E_SHARING_VIOLATION:
                     raise

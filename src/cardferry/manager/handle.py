@@ -26,6 +26,7 @@ class HandleState:
         happened: what the caller must be told before it may go on.
         lock_count: open transactions, one inside the other; an exclusive connection counts as one.
         closed: whether the handle is closed, or its context.
+        opened: when it was, see `cardferry.manager.slot.Slot.moment`.
     """
 
     context: object
@@ -33,6 +34,7 @@ class HandleState:
     happened: Happened | None = None
     lock_count: int = 0
     closed: bool = False
+    opened: int = 0
 
     def check_happened(self) -> None:
         """Raise when the card was reset or removed and this handle has not reconnected yet."""

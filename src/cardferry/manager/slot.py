@@ -34,8 +34,8 @@ T = TypeVar("T")
 Start = Callable[[Coroutine[object, object, None]], None]
 Check = Callable[[], None]
 
-#: Numbers for `ReaderState.marks`. All readers take theirs from here, so that one which comes again under its name is
-#: never taken for the one before, by whoever has not seen it go.
+#: Numbers for `ReaderState.marks` and for the order of things. All readers take theirs from here, so that one which
+#: comes again under its name is never taken for the one before, by whoever has not seen it go.
 _numbers = itertools.count()
 
 
@@ -142,9 +142,23 @@ class Slot:
     def _reset_by_others(self) -> None:
         self.tell(Happened.RESET)
 
-    def tell(self, happened: Happened, *, but: HandleState | None = None) -> None:
-        """Mark all handles, except one, so that their next call says what happened."""
-        self._mark(happened, [handle for handle in self.handles if handle is not but])
+    def tell(self, happened: Happened, *, but: HandleState | None = None, since: int | None = None) -> None:
+        """Mark all handles, so that their next call says what happened.
+
+        Args:
+            happened: what.
+            but: except this one.
+            since: except those that were opened after this moment (see `moment`).
+        """
+        self._mark(
+            happened,
+            [handle for handle in self.handles if handle is not but and (since is None or handle.opened <= since)],
+        )
+
+    @staticmethod
+    def moment() -> int:
+        """A number that grows: what came before what."""
+        return next(_numbers)
 
     def _mark(self, happened: Happened, handles: Iterable[HandleState]) -> None:
         """A removal is not outdone by a reset."""
