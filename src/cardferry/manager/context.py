@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 from cardferry.manager.card import LocalCard
@@ -11,6 +12,8 @@ from cardferry.pcsc.interface import Peer
 
 if TYPE_CHECKING:
     from cardferry.manager.manager import LocalManager
+
+log = logging.getLogger(__name__)
 
 #: Handles that one context may have open, as with pcscd (``PCSC_MAX_CONTEXT_CARD_HANDLES``): a program that forgets to
 #: disconnect learns it before it has filled our memory.
@@ -55,4 +58,7 @@ class LocalContext:
         self.closed = True
         self.manager.contexts.discard(self)
         for card in tuple(self.handles):
-            card.vanish()
+            try:
+                card.vanish()
+            except Exception:  # the other handles must not be held for ever because of a bug with this one
+                log.exception("%s: a bug in freeing a handle", card.reader)

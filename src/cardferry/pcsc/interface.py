@@ -96,7 +96,8 @@ class Card(Interface):
 
         Args:
             apdu, protocol: as for `transmit`.
-            done: called once, and not before this method has returned True. It must not raise.
+            done: called once, and not before this method has returned True. It must not raise; if it does, that is
+                logged, and concerns nobody else.
         """
         ...
 

@@ -163,5 +163,8 @@ class ReaderSource(Interface):
     """A place where readers are."""
 
     async def run(self, observer: ReaderObserver) -> None:
-        """Report readers and cards until cancelled. Mends its own connections; raises only programming errors."""
+        """Report readers and cards until cancelled. Mends its own connections; raises only programming errors.
+
+        After such an error it may be run again: everything is reported anew, to another observer.
+        """
         ...

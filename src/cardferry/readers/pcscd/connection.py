@@ -2,11 +2,15 @@
 
 `Connection.open` dials and agrees on a protocol level. After that every `post` is one write, however many requests it
 carries; each reply resolves the future of the oldest request. Source: ``winscard_clnt.c`` of pcsc-lite.
+
+Whom replies, events and the end are handed to is called here, in the loop's callbacks. What it raises is logged and goes
+no further: an exception that reached the loop would close the connection, and fail the calls of all others on it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -28,6 +32,8 @@ from cardferry.wire.pcsclite.messages import (
     VersionReply,
     WaitReaderStateChange,
 )
+
+log = logging.getLogger(__name__)
 
 #: How long a server may take for its first answer, in s: it has nothing to do for it.
 HANDSHAKE_TIMEOUT: Final = 20.0
@@ -57,10 +63,16 @@ class _Taking:
         return False
 
     def set_result(self, reply: Reply) -> None:
-        self._taker(reply, None)
+        try:
+            self._taker(reply, None)
+        except Exception:
+            log.exception("a bug in who takes a reply of pcscd")
 
     def set_exception(self, error: PcscError) -> None:
-        self._taker(None, error)
+        try:
+            self._taker(None, error)
+        except Exception:
+            log.exception("a bug in who is told that there is no reply of pcscd")
 
     def exception(self) -> None:
         """As of a future, whose exception somebody must have looked at."""
@@ -201,7 +213,7 @@ class Connection(asyncio.Protocol):
 
         Args:
             request: what ``taker`` takes the reply to; it is called later, once.
-            taker: must not raise.
+            taker: what it raises is logged.
             behind: requests with a reply; those replies are returned.
         """
         transport = self._transport
@@ -254,8 +266,7 @@ class Connection(asyncio.Protocol):
         for reply in received:
             self._answered = True
             if isinstance(reply, Event):
-                if self.on_event is not None:
-                    self.on_event()
+                _tell(self.on_event)
                 continue
             future = replies.popleft()
             if not future.done():
@@ -278,8 +289,7 @@ class Connection(asyncio.Protocol):
         self._end()
         if transport is not None:
             transport.abort()
-        if on_lost is not None:
-            on_lost()
+        _tell(on_lost)
 
     def _end(self) -> None:
         self._transport = None
@@ -296,6 +306,15 @@ class Connection(asyncio.Protocol):
 
     def _lost_error(self) -> PcscError:
         return PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd {self.failure or 'connection closed'}")
+
+
+def _tell(whom: Callable[[], None] | None) -> None:
+    if whom is None:
+        return
+    try:
+        whom()
+    except Exception:
+        log.exception("a bug in who is told of a connection to pcscd")
 
 
 def _refused(reply: VersionReply) -> NoPcscdError:
