@@ -65,7 +65,7 @@ class Slot:
     def __init__(self, reader: Reader, settings: Settings, publish: Callable[[], None], start: Start) -> None:
         self.settings = settings
         self.device = Device(reader, settings.linger, start, self.touch, self._reset_by_others)
-        self.turns = Turns(settings.max_idle, settings.ticket_life, self._evict)
+        self.turns = Turns(settings.max_idle, settings.max_hold, settings.ticket_life, self._evict)
         self.cards: set[LocalCard] = set()
         self.exclusive_owner: LocalCard | None = None
         self.dispossessed: set[LocalCard] = set()
@@ -185,6 +185,7 @@ class Slot:
         could end the transaction comes on the connection that waits. So the refusal comes at once.
         """
         self.device.check_gone()
+        self.turns.end_overdue()
         holder = self.holder
         if holder is card:
             return
@@ -214,6 +215,8 @@ class Slot:
             patience: s to wait for the turn and for other users of the reader together, None for ever.
         """
         until = self.deadline(patience)
+        self.turns.end_overdue()
+        card.check_happened()  # before it waits for a turn, if it has just lost the one it had
         await self.take(card, patience)
         try:
             return await self.insist(card, work, until, card.check_happened)
@@ -376,6 +379,7 @@ class Slot:
         except PcscError:
             self._let_go(card)
             raise
+        self.turns.begun()
 
     def _check_meanwhile(self, card: LocalCard) -> None:
         self.device.check_gone()
@@ -448,14 +452,16 @@ class Slot:
             finally:
                 self.turns.leave(self)
 
-    def _evict(self, owner: object) -> None:
+    def _evict(self, owner: object, why: str) -> None:
         if owner is self:
             return
         card = cast("LocalCard", owner)
+        if not card.lock_count:
+            return  # it does one thing only, and leaves by itself
         if self.exclusive_owner is card and self.settings.exclusive is ExclusivePolicy.HONOUR:
             return
-        log.warning("%s: %s idle for %g s while others wait: the card is reset and goes to the next one",
-                    self.name, card.context.peer.name, self.settings.max_idle)  # fmt: skip
+        log.warning("%s: %s %s while others wait: the card is reset and goes to the next one",
+                    self.name, card.context.peer.name, why)  # fmt: skip
         self._mark(Happened.RESET, (card,))
         if self.exclusive_owner is card:
             self.device.exchanged()

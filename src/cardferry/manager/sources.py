@@ -1,8 +1,8 @@
 """Where faults of reader sources stop: one source's fault, or one report's, ends nothing else.
 
-Each `ReaderSource` runs in a task of its own and reports to an observer of its own. What a source raises is a bug: it is
-logged, the source's readers are gone, and it is started again after a pause. What comes of a report goes no further than
-that report: the source, and the cards in its other readers, do not notice.
+Each `ReaderSource` runs in a task of its own and reports to an observer of its own. What a source raises is a bug: it
+is logged, the source's readers are gone, and it is started again after a pause. What comes of a report goes no further
+than that report: the source, and the cards in its other readers, do not notice.
 """
 
 from __future__ import annotations

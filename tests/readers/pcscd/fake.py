@@ -136,7 +136,11 @@ class Pipe(asyncio.Transport):
 
     def _deliver(self, data: bytes) -> None:
         if self.open:
-            self.receive(data)
+            try:
+                self.receive(data)
+            except Exception as error:  # a protocol that raises loses its transport
+                self.end(error)
+                raise
 
     def abort(self) -> None:
         self.end(None)

@@ -3,8 +3,8 @@
 `Connection.open` dials and agrees on a protocol level. After that every `post` is one write, however many requests it
 carries; each reply resolves the future of the oldest request. Source: ``winscard_clnt.c`` of pcsc-lite.
 
-Whom replies, events and the end are handed to is called here, in the loop's callbacks. What it raises is logged and goes
-no further: an exception that reached the loop would close the connection, and fail the calls of all others on it.
+Replies, events and the end are handed to functions, in the loop's callbacks. What those raise is logged and goes no
+further: an exception that reached the loop would close the connection, and fail the calls of all others on it.
 """
 
 from __future__ import annotations
