@@ -31,6 +31,7 @@ from cardferry.wire.pcsclite.messages import (
     Reconnect,
     Request,
     SetAttribute,
+    Status,
     Transmit,
     Version,
     WaitReaderStateChange,
@@ -92,6 +93,11 @@ class FakeReader:
         self.owner = self.count = 0
         self.handles = dict.fromkeys(self.handles, REMOVED)
         self.insert()
+
+    def replug(self) -> None:
+        """Out and in again, with its card, before anybody has looked: none of its handles is known any more."""
+        self.owner = self.count = self.protocol = 0
+        self.handles = {}
 
     def fail(self) -> None:
         self.state, self.atr = CardState.UNKNOWN, b""
@@ -330,6 +336,8 @@ class FakePcscd:
                 self._connect(connection, request)
             case BeginTransaction():
                 self._begin(connection, request)
+            case Status():
+                self._status(connection, request)
             case _:
                 self._card_request(connection, request)
 
@@ -386,6 +394,13 @@ class FakePcscd:
             connection.sleep(seconds, lambda: connection.reply(answer))
         else:
             connection.reply(answer)
+
+    def _status(self, connection: FakeConnection, request: Status) -> None:
+        reader = self._reader(connection, request.card)
+        rv: int = ReturnCode.E_INVALID_VALUE
+        if reader is not None:
+            rv = reader.handles[request.card] if reader.free_for(request.card) else VIOLATION
+        connection.reply(connection.codec.acknowledged(request, rv))
 
     def _reader(self, connection: FakeConnection, card: int) -> FakeReader | None:
         assert self.cards.get(card) is connection, "pcscd would end the connection: the handle is not its own"

@@ -50,6 +50,7 @@ class Inventory:
             reader = self._readers[name]
             reader.in_error = bool(record.state & CardState.UNKNOWN)
             reader.table(record)
+            reader.verify()
 
     def clear(self) -> None:
         """Report that all readers are gone, because pcscd is."""
@@ -83,7 +84,7 @@ class Inventory:
             observer.card_removed(reader)
 
     def _replace(self, lost: PcscdReader) -> None:
-        """A reader's connection was cut, and with it went the handle: as if it had been unplugged and plugged in."""
+        """A reader's handle is lost: as if it had been unplugged and plugged in, which may be what has happened."""
         name = lost.name
         record = self._known.pop(name, None)
         if record is not None and self._readers.get(name) is lost:

@@ -61,7 +61,8 @@ class PcscdReader:
         name: the reader's name at pcscd.
         dial: opens the byte pipe.
         minor: the protocol level of this pcscd.
-        on_lost: called when a handle was lost with its connection, while pcscd itself may live on.
+        on_lost: called when a handle was lost, with its connection or because pcscd has forgotten it, while pcscd itself
+            may live on.
 
     Attributes:
         in_error: pcscd reports that the driver cannot reach the reader.
@@ -96,6 +97,21 @@ class PcscdReader:
     def table(self, record: ReaderState) -> None:
         """The reader's record in pcscd's table, as it is now."""
         self._neighbours.table(record.sharing, self._handles, self._loop.time())
+
+    def verify(self) -> None:
+        """pcscd's table has changed: see whether our handle has outlived that.
+
+        A reader that went and came back before anybody looked has the same record, but none of its old handles.
+        """
+        handle = self._handle
+        if handle is None:
+            return
+
+        def told(rv: int) -> None:
+            if rv in _READER_GONE and self._handle is handle:
+                self._replaced(rv)
+
+        handle.ask_status(told)
 
     def card_gone(self) -> None:
         """The card was removed: whoever held it above holds it no more."""
@@ -340,8 +356,18 @@ class PcscdReader:
             await self._renew()
             self._untold = False
         elif rv in _READER_GONE:
+            self._replaced(rv)
             raise PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd says {rv:#010x}")
         raise PcscError(rv)
+
+    def _replaced(self, rv: int) -> None:
+        """pcscd does not know our handle any more: the reader has gone, and perhaps there is another one in its place."""
+        log.info(
+            "%s: pcscd has forgotten the handle (%#010x): the reader has gone, and may have come back", self._name, rv
+        )
+        self._handle = None
+        if not self._gone:
+            self._on_lost(self)
 
     async def _renew(self) -> None:
         connection, opening = self._connection, self._opening
