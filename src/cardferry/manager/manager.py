@@ -141,6 +141,11 @@ class LocalManager:
         if slot := self._slots.get(reader):
             slot.card_removed()
 
+    def reader_failed(self, reader: Reader) -> None:
+        """The driver cannot reach the reader."""
+        if slot := self._slots.get(reader):
+            slot.reader_failed()
+
     def _count_reader_event(self) -> None:
         self._reader_events = self._reader_events % _MAX_READER_EVENTS + 1
         self._touch()

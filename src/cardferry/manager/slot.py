@@ -126,6 +126,14 @@ class Slot:
     def card_removed(self) -> None:
         """The card went: every handle must learn it, and no transaction outlives it."""
         self.device.card_removed()
+        self._without_card()
+
+    def reader_failed(self) -> None:
+        """The reader cannot be reached: for the handles it is as if the card had gone."""
+        self.device.failed()
+        self._without_card()
+
+    def _without_card(self) -> None:
         self.tell(Happened.REMOVED)
         self._stop_claiming()
         holder = self.holder

@@ -50,6 +50,10 @@ class SourceReports:
         """The card was taken out."""
         self._report(reader, lambda: self._observer.card_removed(reader))
 
+    def reader_failed(self, reader: Reader) -> None:
+        """The driver cannot reach the reader."""
+        self._report(reader, lambda: self._observer.reader_failed(reader))
+
     def clear(self) -> None:
         """All readers of this source are gone."""
         for reader in tuple(self._readers):

@@ -74,7 +74,7 @@ class Reader(Interface):
         ...
 
     async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
-        """Send a command APDU, return the response with its status word.
+        """Send a command APDU, return the response as the card, or its driver, gave it: usually with a status word.
 
         Inside a claim this waits as long as another user of the reader keeps the card for itself. May be cancelled; the
         command is then executed all the same if it is on its way already.
@@ -156,6 +156,10 @@ class ReaderObserver(Interface):
 
     def card_removed(self, reader: Reader) -> None:
         """The card was taken out."""
+        ...
+
+    def reader_failed(self, reader: Reader) -> None:
+        """The driver cannot reach the reader, nor a card in it, until `card_inserted` or `card_removed`."""
         ...
 
 

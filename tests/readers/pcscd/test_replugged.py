@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from cardferry.pcsc.interface import Peer
 from cardferry.readers.pcscd.source import PcscdSource
 from cardferry.wire.pcsclite.messages import Status
 from tests.readers.pcscd.fake import FakePcscd, FakeReader
-from tests.readers.pcscd.test_source import A, LEVELS
+from tests.readers.pcscd.test_source import LEVELS, A
 
 SELECT = bytes.fromhex("00a40000023f00")
 
@@ -74,15 +75,15 @@ async def test_without_an_event_the_next_command_notices_it(how: str) -> None:
     pcscd = FakePcscd(4)
     async with held(pcscd) as (manager, there, agent):
         there.replug()
+        calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+            "transmit": lambda: agent.transmit(SELECT, Protocol.T1),
+            "control": lambda: agent.control(1, b"", 10),
+            "reset": lambda: agent.reconnect(ShareMode.SHARED, Protocol.ANY, Disposition.RESET),
+        }
+        if how == "begin":
+            await agent.begin()
         with pytest.raises(PcscError) as caught:
-            if how == "control":
-                await agent.control(1, b"", 10)
-            elif how == "reset":
-                await agent.reconnect(ShareMode.SHARED, Protocol.ANY, Disposition.RESET)
-            else:
-                if how == "begin":
-                    await agent.begin()
-                await agent.transmit(SELECT, Protocol.T1)
+            await calls["transmit" if how == "begin" else how]()
         assert caught.value.code is ReturnCode.E_READER_UNAVAILABLE
         await asyncio.sleep(1)
         for _ in range(20):

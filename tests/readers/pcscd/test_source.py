@@ -194,11 +194,14 @@ async def test_a_reader_in_error() -> None:
     async with running(pcscd) as (source, observer):
         await observer.take(2)
         pcscd.readers[A].fail()
-        assert await observer.take(1) == [("card removed", A)]
-        assert source.readers[0].in_error
+        assert await observer.take(1) == [("reader failed", A)]
         pcscd.readers[A].insert()
         assert await observer.take(1) == [("card inserted", A, ATR)]
-        assert not source.readers[0].in_error
+        pcscd.readers[A].fail()
+        assert await observer.take(1) == [("reader failed", A)]
+        pcscd.readers[A].remove()
+        assert await observer.take(1) == [("card removed", A)]
+        assert source.up
 
 
 async def test_a_card_that_is_being_powered_up() -> None:

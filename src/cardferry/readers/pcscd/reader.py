@@ -50,8 +50,6 @@ log = logging.getLogger(__name__)
 #: pcscd's answers about a handle whose reader has gone.
 _READER_GONE: Final = (ReturnCode.E_INVALID_VALUE, ReturnCode.E_INVALID_HANDLE, ReturnCode.E_UNKNOWN_READER)
 _NEGOTIATED: Final = (Protocol.T0, Protocol.T1)
-#: Status word.
-_SHORTEST_RESPONSE: Final = 2
 
 
 class PcscdReader:
@@ -61,11 +59,8 @@ class PcscdReader:
         name: the reader's name at pcscd.
         dial: opens the byte pipe.
         minor: the protocol level of this pcscd.
-        on_lost: called when a handle was lost, with its connection or because pcscd has forgotten it, while pcscd itself
-            may live on.
-
-    Attributes:
-        in_error: pcscd reports that the driver cannot reach the reader.
+        on_lost: called when a handle was lost, with its connection or because pcscd has forgotten it, while pcscd
+            itself may live on.
     """
 
     def __init__(self, name: str, dial: Dial, minor: int, on_lost: Callable[[PcscdReader], None]) -> None:
@@ -85,7 +80,6 @@ class PcscdReader:
         #: The card was reset, and whoever should have been told was cancelled before.
         self._untold = False
         self._neighbours = Neighbours()
-        self.in_error = False
 
     @property
     def name(self) -> str:
@@ -217,13 +211,13 @@ class PcscdReader:
             self._look(self._handle.drop_lock(self._glance(self._loop.time())))
 
     async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
-        """Send a command APDU, return the response.
+        """Send a command APDU, return the response as it came, also if it is shorter than a status word.
 
         A negotiated ``protocol`` is replaced by the one that is in force at pcscd: it may have changed with a
         reset by somebody else, of which the caller has been told.
         """
         _check_size(apdu, MAX_APDU_SIZE)
-        return _response(await self._exchange(partial(_transmit, apdu, protocol)))
+        return cast(TransmitReply, await self._exchange(partial(_transmit, apdu, protocol))).response
 
     def transmit_at_once(self, apdu: bytes, protocol: Protocol, answered: Answered) -> bool:
         """`transmit`, if the lock is ours, or asked for, or not wanted."""
@@ -238,12 +232,7 @@ class PcscdReader:
         request = _transmit(apdu, protocol, handle)
 
         def taken(reply: TransmitReply | None, error: PcscError | None) -> None:
-            if (
-                reply is not None
-                and not reply.rv
-                and len(reply.response) >= _SHORTEST_RESPONSE
-                and (begin is None or handle.is_ours)
-            ):
+            if reply is not None and not reply.rv and (begin is None or handle.is_ours):
                 answered(reply.response, None)
             else:
                 answered(b"", partial(self._rest_of, handle, request, reply, error, begin))
@@ -266,7 +255,7 @@ class PcscdReader:
         concluded = await self._concluded(request, *outcome, asked=begin is not None)
         if concluded is None:
             concluded = await self._exchange(partial(_transmit, request.apdu, request.protocol))
-        return _response(concluded)
+        return cast(TransmitReply, concluded).response
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader."""
@@ -361,10 +350,8 @@ class PcscdReader:
         raise PcscError(rv)
 
     def _replaced(self, rv: int) -> None:
-        """pcscd does not know our handle any more: the reader has gone, and perhaps there is another one in its place."""
-        log.info(
-            "%s: pcscd has forgotten the handle (%#010x): the reader has gone, and may have come back", self._name, rv
-        )
+        """pcscd does not know our handle any more: the reader has gone, and may have come back."""
+        log.info("%s: pcscd does not know the handle any more (%#010x): the reader has gone", self._name, rv)
         self._handle = None
         if not self._gone:
             self._on_lost(self)
@@ -484,14 +471,6 @@ class PcscdReader:
 def _transmit(apdu: bytes, protocol: int, handle: CardHandle) -> Transmit:
     """A command, in the protocol that is in force unless another kind is asked for."""
     return handle.transmit(apdu, handle.protocol if handle.protocol and protocol in _NEGOTIATED else protocol)
-
-
-def _response(reply: CardReply) -> bytes:
-    response = cast(TransmitReply, reply).response
-    if len(response) < _SHORTEST_RESPONSE:
-        # vpcd's answer when the card is pulled meanwhile.
-        raise PcscError(ReturnCode.E_NO_SMARTCARD, "response without a status word")
-    return response
 
 
 def _meaning(request: CardRequest, rv: int) -> int:
