@@ -176,7 +176,7 @@ class FakeConnection:
 
     def __init__(self, pcscd: FakePcscd, delay: float) -> None:
         self.pcscd = pcscd
-        self.codec = ServerCodec()
+        self.codec = ServerCodec(name_size=pcscd.name_size)
         self.to_client = Pipe(delay)
         self.from_client = Pipe(delay)
         self.from_client.receive = self.received
@@ -243,9 +243,11 @@ class FakePcscd:
     Args:
         minor: the protocol level 4:minor it speaks.
         delay: of each direction, in s.
+        name_size: bytes of a reader's name, 100 up to pcsc-lite 1.8.3.
     """
 
-    def __init__(self, minor: int = 4, delay: float = 0.0) -> None:
+    def __init__(self, minor: int = 4, delay: float = 0.0, name_size: int = 128) -> None:
+        self.name_size = name_size
         self.minor = minor
         self.delay = delay
         self.readers: dict[str, FakeReader] = {}

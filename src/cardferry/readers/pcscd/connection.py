@@ -32,6 +32,7 @@ from cardferry.wire.pcsclite.messages import (
     VersionReply,
     WaitReaderStateChange,
 )
+from cardferry.wire.pcsclite.name_size import AMBIGUOUS_MINOR, NameSizeQuestion
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,8 @@ class Connection(asyncio.Protocol):
         #: Requests that wait for company until the end of this pass of the event loop.
         self._held = b""
         self._answered = False
+        #: While the size of reader names is asked for, all that comes belongs to it.
+        self._question: NameSizeQuestion | None = None
         self.on_event: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
         self.failure: NoPcscdError | None = None
@@ -122,6 +125,8 @@ class Connection(asyncio.Protocol):
             await dial(lambda: connection)
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 await connection._negotiate()
+                if connection.minor == AMBIGUOUS_MINOR:
+                    await connection._measure_names()
         except TimeoutError as error:
             connection.close()
             raise NoPcscdError(Reason.SILENT, f"no answer in {HANDSHAKE_TIMEOUT:g} s") from error
@@ -143,14 +148,29 @@ class Connection(asyncio.Protocol):
         request: Version | None = Version(minor=self._codec.minor)
         while request is not None:
             tried.add(request.minor)
-            try:
-                reply = cast(VersionReply, await self.post(request))
-            except PcscError as error:
-                raise self.failure or NoPcscdError(Reason.CLOSED_AT_ONCE) from error
+            reply = cast(VersionReply, await self._answer_to_hello(self.post(request)))
             request = next_version(reply, tried)
         if reply.level is None:
             raise _refused(reply)
         self._codec.minor = reply.level
+
+    async def _measure_names(self) -> None:
+        """Find out how long reader names are, which the protocol level does not say."""
+        answer: Pending = self._loop.create_future()
+        if self._transport is not None:
+            self._question = NameSizeQuestion()
+            self._replies.append(answer)
+            self._transport.write(self._question.request)
+        else:
+            answer.set_exception(self._lost_error())
+        size = await self._answer_to_hello(answer)
+        self._codec = ClientCodec(self.minor, name_size=size)
+
+    async def _answer_to_hello(self, answer: Pending) -> Any:
+        try:
+            return await answer
+        except PcscError as error:
+            raise self.failure or NoPcscdError(Reason.CLOSED_AT_ONCE) from error
 
     async def establish(self, scope: Scope = Scope.SYSTEM) -> int:
         """Get a context, which calls for cards need. Raises `PcscError`."""
@@ -253,6 +273,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand out replies."""
+        if self._question is not None:
+            self._take_names(self._question, data)
+            return
         try:
             received = self._codec.receive(data)
         except WireError as error:
@@ -260,6 +283,18 @@ class Connection(asyncio.Protocol):
             self._fail(NoPcscdError(Reason.GARBAGE, str(error)))
             return
         self._hand_out(received)
+
+    def _take_names(self, question: NameSizeQuestion, data: bytes) -> None:
+        try:
+            size = question.receive(data)
+        except WireError as error:
+            self._fail(NoPcscdError(Reason.GARBAGE, str(error)))
+            return
+        if size is not None:
+            self._question = None
+            answer = self._replies.popleft()
+            if not answer.done():
+                cast(Pending, answer).set_result(size)
 
     def _hand_out(self, received: list[Reply | Event]) -> None:
         replies = self._replies
