@@ -54,18 +54,16 @@ class GuestContext:
         await session.ready()
         self._check_not_closed()
         self._open(session)
-        handle = session.new_handle()
+        handle, name = session.new_handle(), m.packed_name(reader)
         marks = state.marks
         if self.may_go_on(session) and _foregone(state, share, protocols):
             protocol = state.protocol
-            session.tell(
-                m.Connect(0, self._number, handle, reader, share, int(protocols & 0xFFFF), int(state.protocol))
-            )
+            session.tell(m.Connect(0, self._number, handle, name, share, int(protocols & 0xFFFF), int(state.protocol)))
             self.unseen(session)
         else:
             protocol = await self._connect(
                 session,
-                lambda call: m.Connect(call, self._number, handle, reader, share, int(protocols & 0xFFFF)),
+                lambda call: m.Connect(call, self._number, handle, name, share, int(protocols & 0xFFFF)),
                 handle,
             )
         if session.dead:

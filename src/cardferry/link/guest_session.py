@@ -264,7 +264,9 @@ class GuestSession:
         self._guest.readers_changed()
 
     def _fact(self, message: m.Fact) -> None:
-        self.facts.learn(message.reader, About(message.about), message.key, Known(message.code, message.value))
+        self.facts.learn(
+            m.name_of(message.reader), About(message.about), message.key, Known(message.code, message.value)
+        )
 
     def _answer(self, message: m.Answer) -> None:
         pending = self._ended(message.call)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from cardferry.link.messages import ReaderEntry, Readers
+from cardferry.link.messages import ReaderEntry, Readers, name_of, packed_name
 from cardferry.pcsc.constants import MAX_READERNAME, CardState, Protocol
+from cardferry.pcsc.reader_name import encode_reader_name
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
 from cardferry.wire.errors import WireError
 
@@ -19,7 +20,7 @@ _MAX_EVENTS: Final = 32767
 
 def _entry(reader: ReaderState) -> ReaderEntry:
     return ReaderEntry(
-        reader.name,
+        packed_name(reader.name),
         reader.event_counter,
         int(reader.state),
         reader.sharing,
@@ -31,7 +32,7 @@ def _entry(reader: ReaderState) -> ReaderEntry:
 
 def _state(entry: ReaderEntry) -> ReaderState:
     return ReaderState(
-        entry.name,
+        name_of(entry.name),
         entry.event_counter,
         CardState(entry.state),
         entry.sharing,
@@ -88,7 +89,7 @@ class ReadersSender:
         if told is None:
             return Readers(
                 snapshot.reader_events,
-                [reader.name for reader in snapshot.readers],
+                [packed_name(reader.name) for reader in snapshot.readers],
                 [_entry(reader) for reader in snapshot.readers],
             )
         before = {reader.name: reader for reader in told.readers}
@@ -97,7 +98,7 @@ class ReadersSender:
         same = names == [reader.name for reader in told.readers]
         if same and not changed and told.reader_events == snapshot.reader_events:
             return None
-        return Readers(snapshot.reader_events, None if same else names, changed)
+        return Readers(snapshot.reader_events, None if same else [packed_name(name) for name in names], changed)
 
 
 class ReadersReceiver:
@@ -123,9 +124,10 @@ class ReadersReceiver:
         Raises:
             WireError: it does not fit what was said before.
         """
-        changed = {entry.name: _state(entry) for entry in news.changed}
-        names = list(self._readers) if news.names is None else news.names
-        if any(len(name.encode()) >= MAX_READERNAME or not name for name in names) or len(set(names)) < len(names):
+        changed = {state.name: state for state in map(_state, news.changed)}
+        names = list(self._readers) if news.names is None else [name_of(name) for name in news.names]
+        sizes = [len(encode_reader_name(name)) for name in names]
+        if not all(0 < size < MAX_READERNAME for size in sizes) or len(set(names)) < len(names):
             raise WireError("the names of the readers are not valid")
         if changed.keys() - set(names):
             raise WireError("a reader has changed that does not exist")
