@@ -32,6 +32,11 @@ def test_defaults_are_upstreams_sizes_and_all_readers() -> None:
     assert (Service().slots, Service().name_size, Service().readers) == (16, 128, ())
 
 
+def test_how_long_the_card_may_be_held() -> None:
+    settings = parsed("--max-idle", "3", "--max-hold", "7").settings
+    assert (settings.max_idle, settings.max_hold) == (3, 7)
+
+
 def test_sizes() -> None:
     service = parsed("--reader-slots", "48", "--old-names")
     assert (service.slots, service.name_size) == (48, 100)
@@ -50,7 +55,11 @@ def test_impossible_number_of_slots(number: str) -> None:
 @pytest.mark.parametrize(
     ("command", "option"),
     [(command, "--grace") for command in (attach.command, share.command, host.command, guest.command)]
-    + [(command, "--max-idle") for command in (attach.command, share.command, host.command)]
+    + [
+        (command, option)
+        for command in (attach.command, share.command, host.command)
+        for option in ("--max-idle", "--max-hold")
+    ]
     + [(host.command, "--idle")],
 )
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "1e300", "long"])

@@ -7,11 +7,14 @@ from hypothesis import strategies as st
 
 from cardferry.fleet.naming import ReaderNames
 from cardferry.pcsc.constants import MAX_READERNAME
+from cardferry.pcsc.reader_name import encode_reader_name
 
 HOSTS = ("laptop", "desk", "desk")
 
 #: Few names, so that they meet; some look like what is made of others.
-names = st.sampled_from(["Reader", "Reader (desk)", "Reader (desk 2)", "Reader (laptop)", "é" * 63, "é" * 62 + "x"])
+names = st.sampled_from(
+    ["Reader", "Reader (desk)", "Reader (desk 2)", "Reader (laptop)", "é" * 63, "é" * 62 + "x", "\udcfc" * 120]
+)
 origins = st.tuples(st.integers(0, 2), names)
 
 
@@ -32,7 +35,7 @@ def test_no_name_twice_and_each_reader_keeps_its_own(asked: list[tuple[int, str]
         name = given_names.name(origin, HOSTS[origin[0]])
         assert known.setdefault(origin, name) == name
         assert given_names.origin(name) == origin
-        assert len(name.encode()) < MAX_READERNAME
+        assert len(encode_reader_name(name)) < MAX_READERNAME
         assert name == origin[1] or f"({HOSTS[origin[0]]}" in name
     assert len(set(known.values())) == len(known) == len(given_names)
 

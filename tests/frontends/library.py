@@ -7,6 +7,7 @@ anything that is missing or too much shows at the next call.
 from __future__ import annotations
 
 import asyncio
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,7 @@ class Library:
         for fields in self.build.record.iter_unpack(await self.raw(count * self.build.record.size)):
             name, counter, state, sharing, atr, atr_size, protocol = fields
             if name[0]:
-                text = name.partition(b"\0")[0].decode()
+                text = os.fsdecode(name.partition(b"\0")[0])
                 readers.append(Reader(text, counter, state, sharing, atr[:atr_size], protocol))
         return readers
 
@@ -161,7 +162,7 @@ class Library:
 
     async def connect(self, reader: str) -> tuple[int, int]:
         """Shared, any protocol: handle and protocol."""
-        name = reader.encode()
+        name = os.fsencode(reader)
         answer = await self.ask(CONNECT, f"I{self.build.name_size}sIIiII", self.context, name, 2, 3, 0, 0, 0)
         assert answer[1].rstrip(b"\0") == name
         return answer[4], answer[5]

@@ -73,6 +73,23 @@ async def test_which_readers_are_seen_stays_while_others_come_and_go(tmp_path: P
         assert [reader.name for reader in await library.readers()] == [*MANY[:3], *MANY[4:16], "New 00 00"]
 
 
+@pytest.mark.parametrize("name", ["Kartenleser f\udcfcr B\udcfcros 00 00", "\udcfc" * 110 + " 00 00"])
+@pytest.mark.parametrize("build", [Build(2, name_size=100), Build(4), Build(6, ">")])
+async def test_names_that_are_not_utf_8_pass_through_and_lead_to_their_readers(
+    name: str, build: Build, tmp_path: Path
+) -> None:
+    async with (
+        served(tmp_path, (name,), name_size=build.name_size) as front,
+        Library(build, front.path) as library,
+    ):
+        front.readers[0].insert(EchoCard())
+        await library.establish()
+        (seen,) = await library.readers()
+        assert seen.name == name or len(name) >= build.name_size
+        card, protocol = await library.connect(seen.name)
+        assert await library.transmit(card, protocol, b"hello") == b"hello\x90\x00"
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 async def test_names_that_are_too_long_stay_different_and_lead_to_their_readers(order: str, tmp_path: Path) -> None:
     build = Build(2, order, name_size=100)

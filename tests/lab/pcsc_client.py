@@ -101,7 +101,7 @@ class Context:
             if error.code == 0x8010002E:
                 return []
             raise
-        return [name.decode() for name in buffer.raw[: size.value].split(b"\0") if name]
+        return [os.fsdecode(name) for name in buffer.raw[: size.value].split(b"\0") if name]
 
     def find(self, part: str) -> str:
         """The first reader whose name contains ``part``."""
@@ -125,7 +125,8 @@ class Context:
             if error.code != E_TIMEOUT or timeout != 0:
                 raise
         return [
-            (record.reader.decode(), record.event_state, bytes(record.atr[: record.atr_size]).hex()) for record in array
+            (os.fsdecode(record.reader), record.event_state, bytes(record.atr[: record.atr_size]).hex())
+            for record in array
         ]
 
     def connect(self, reader: str, share: int = SHARED) -> Card:
@@ -134,7 +135,7 @@ class Context:
         self.library.call(
             "SCardConnect",
             self._handle,
-            c_char_p(reader.encode()),
+            c_char_p(os.fsencode(reader)),
             c_ulong(share),
             c_ulong(ANY_PROTOCOL),
             byref(handle),
@@ -201,7 +202,7 @@ def do_list(options: argparse.Namespace) -> None:
     """Readers with their states."""
     context = Context(Library())
     names = context.readers()
-    states = context.states([(name.encode(), 0) for name in names], 0) if names else []
+    states = context.states([(os.fsencode(name), 0) for name in names], 0) if names else []
     say(readers=[{"name": name, "state": state & 0xFFFF, "atr": atr} for name, state, atr in states])
     context.release()
 
@@ -209,7 +210,7 @@ def do_list(options: argparse.Namespace) -> None:
 def do_wait(options: argparse.Namespace) -> None:
     """Wait for a card to come or go."""
     context = Context(Library())
-    reader = context.find(options.reader).encode()
+    reader = os.fsencode(context.find(options.reader))
     wanted = PRESENT if options.what == "present" else EMPTY
     known, deadline = 0, time.monotonic() + options.seconds
     while True:
@@ -217,7 +218,7 @@ def do_wait(options: argparse.Namespace) -> None:
         if state & wanted and (wanted == EMPTY or atr):
             break
         known = state & ~2
-    say(reader=reader.decode(), atr=atr, state=state & 0xFFFF)
+    say(reader=os.fsdecode(reader), atr=atr, state=state & 0xFFFF)
     context.release()
 
 
@@ -342,7 +343,7 @@ def do_watch(options: argparse.Namespace) -> None:
     counted = 0
     while True:
         names = context.readers()
-        entries = [(name.encode(), known.get(name, 0)) for name in names] + [(PLUG_AND_PLAY, counted)]
+        entries = [(os.fsencode(name), known.get(name, 0)) for name in names] + [(PLUG_AND_PLAY, counted)]
         *states, (_, plugged, _) = context.states(entries, None)
         counted = plugged & ~2
         for name, state, atr in states:

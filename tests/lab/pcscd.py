@@ -39,7 +39,8 @@ class Pcscd:
     Args:
         computer: where it runs.
         readers: how many virtual readers, an even number: vpcd has two slots an entry.
-        name: the readers' friendly name; pcscd adds two numbers (see `reader`).
+        name: the readers' friendly name; pcscd adds two numbers (see `reader`). Bytes that are not UTF-8 are lone
+            surrogates, as Python has them in names of files.
         arguments: for pcscd.
         program: another pcscd than the system's.
         driver: its vpcd.
@@ -67,7 +68,8 @@ class Pcscd:
             copy = shutil.copy(driver, self._configuration.with_name(f"libifdvpcd{entry}.so"))
             (self._configuration / f"vpcd{entry}").write_text(
                 f'FRIENDLYNAME "{self._friendly(entry)}"\n'
-                f"DEVICENAME /dev/null:{port}\nLIBPATH {copy}\nCHANNELID {port}\n"
+                f"DEVICENAME /dev/null:{port}\nLIBPATH {copy}\nCHANNELID {port}\n",
+                errors="surrogateescape",
             )
         self.start()
 

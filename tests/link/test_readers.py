@@ -7,16 +7,17 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cardferry.link.messages import Readers, decode_from_host, encode
+from cardferry.link.messages import Readers, decode_from_host, encode, name_of, packed_name
 from cardferry.link.readers import ReadersReceiver, ReadersSender
-from cardferry.pcsc.constants import CardState, Protocol
+from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute, CardState, Protocol
+from cardferry.pcsc.reader_name import decode_reader_name
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
 from cardferry.wire.link.session import Bounds
-from tests.link.cards import CountingCard
-from tests.link.desk import ALICE, ANY, DIRECT, EXCLUSIVE, LEAVE, READER, SHARED, Desk
+from tests.link.cards import COUNT, CountingCard
+from tests.link.desk import ALICE, ANY, DIRECT, EXCLUSIVE, LEAVE, READER, SHARED, T1, Desk
 from tests.virtual_time import quiet
 
-names = st.sampled_from(["A", "B", "C", "D"])
+names = st.sampled_from(["A", "\u00fcber", "\udcfcber", "\uf7fcber"])
 states = st.builds(
     ReaderState,
     names,
@@ -55,6 +56,15 @@ def test_the_guest_shows_what_the_host_has(history: list[list[ReaderState]], eve
         assert sender.news(snapshot) is None
 
 
+@given(st.binary(max_size=127) | st.text(st.characters(codec="utf-8")).map(str.encode))
+def test_every_name_travels_as_utf_8_and_arrives(raw: bytes) -> None:
+    name = decode_reader_name(raw)
+    packed = packed_name(name)
+    packed.encode()
+    assert name_of(packed) == name
+    assert packed == name or len(packed) <= len(raw)
+
+
 def test_only_what_has_changed_is_told() -> None:
     sender = ReadersSender(lambda reader: 0)
     one, two = ReaderState("A"), ReaderState("B")
@@ -63,6 +73,28 @@ def test_only_what_has_changed_is_told() -> None:
     assert news is not None
     assert news.names is None
     assert [entry.name for entry in news.changed] == ["B"]
+
+
+async def test_a_reader_whose_name_is_not_utf_8_is_used_like_any_other() -> None:
+    name = "Kartenleser f\udcfcr B\udcfcros 00 00"
+    async with Desk(delay=0.025) as desk:
+        guest, other = await desk.guest(), await desk.guest()
+        desk.source.add_reader(name).insert(CountingCard())
+        await asyncio.sleep(1)
+        assert [reader.name for reader in guest.snapshot.readers] == [READER, name]
+        for share in (SHARED, DIRECT):
+            context = await guest.open(ALICE, 1.0)
+            card = await context.connect(name, share, ANY)
+            assert await card.attribute(Attribute.DEVICE_FRIENDLY_NAME) == b"Kartenleser f\xfcr B\xfcros 00 00\0"
+            assert await card.control(GET_FEATURE_REQUEST, b"", 100) == b""
+            await context.close()
+        late = await desk.guest()  # it is told what the reader has said so far
+        context = await late.open(ALICE, 1.0)
+        card = await context.connect(name, SHARED, ANY)
+        await card.begin()
+        assert (await card.transmit(COUNT, T1)).endswith(b"\x90\x00")
+        await context.close()
+        assert other.status.messages_received
 
 
 def test_readers_go_and_come_with_sessions() -> None:

@@ -445,7 +445,7 @@ async def test_wrong_arguments() -> None:
 
 
 async def test_bounds_must_be_positive() -> None:
-    for name in ("max_idle", "ticket_life", "connect_patience", "linger", "farewell"):
+    for name in ("max_idle", "max_hold", "ticket_life", "connect_patience", "linger", "farewell"):
         bound: dict[str, Any] = {name: 0.0}
         with pytest.raises(ValueError, match=name):
             replace(Settings(), **bound)

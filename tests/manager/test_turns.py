@@ -15,12 +15,14 @@ from tests.manager.desk import Call, elapsed, quiet, raises
 class Queue:
     """A queue with callers that are strings."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, max_idle: float = 30.0, ticket_life: float = 1.0) -> None:
+    def __init__(
+        self, tasks: asyncio.TaskGroup, max_idle: float = 30.0, max_hold: float = 10_000.0, ticket_life: float = 1.0
+    ) -> None:
         self.evicted: list[Hashable] = []
-        self.turns = Turns(max_idle, ticket_life, self._evict)
+        self.turns = Turns(max_idle, max_hold, ticket_life, self._evict)
         self._tasks = tasks
 
-    def _evict(self, owner: Hashable) -> None:
+    def _evict(self, owner: Hashable, why: str) -> None:
         self.evicted.append(owner)
         self.turns.leave(owner)
 
@@ -228,9 +230,135 @@ async def test_idle_time_of_one_owner_is_not_counted_for_the_next() -> None:
         assert queue.evicted == ["b"]
 
 
+async def use(queue: Queue, times: int, command: float = 0.0, pause: float = 1.5) -> float:
+    """Commands of the owner, again and again, until it is evicted; returns how long it had the card."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    for _ in range(times):
+        queue.turns.end_overdue()
+        if queue.evicted:
+            break
+        queue.turns.busy(True)
+        await asyncio.sleep(command)
+        queue.turns.busy(False)
+        await asyncio.sleep(pause)
+    return loop.time() - start
+
+
+async def test_an_owner_that_is_never_idle_loses_the_card_after_max_hold() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, max_hold=120)
+        await queue.enter("hog")
+        waiting = queue.enter("b")
+        using = tasks.create_task(use(queue, 1000))
+        assert await elapsed(waiting) == pytest.approx(120)
+        assert queue.evicted == ["hog"]
+        assert await using < 122
+
+
+async def test_the_longest_time_begins_when_others_want_the_card() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, max_hold=120)
+        await queue.enter("a")
+        using = tasks.create_task(use(queue, 2000))
+        await asyncio.sleep(1000)
+        assert queue.evicted == []
+        assert await elapsed(queue.enter("b")) == pytest.approx(120)
+        await using
+
+
+async def test_it_goes_on_when_who_waits_changes() -> None:
+    """Or else callers that give up one after the other, as connects do, would never get the card."""
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, max_hold=120)
+        await queue.enter("hog")
+        using = tasks.create_task(use(queue, 1000))
+        with raises(ReturnCode.E_SHARING_VIOLATION):
+            await queue.enter("b", 60)
+        await asyncio.sleep(10)  # nobody has a place any more
+        assert await elapsed(queue.enter("c", 60)) == pytest.approx(50)
+        await using
+
+
+async def test_nobody_loses_the_card_after_max_hold_while_nobody_wants_it() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, max_hold=120)
+        await queue.enter("a")
+        assert await use(queue, 1000) > 1000
+        assert queue.evicted == []
+
+
+async def test_a_long_command_is_finished_and_what_belongs_to_it_may_follow() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, max_idle=30, max_hold=120)
+        await queue.enter("makes a key")
+        queue.enter("b")
+        queue.turns.busy(True)
+        await asyncio.sleep(400)
+        queue.turns.busy(False)
+        assert await use(queue, 1000, command=0.02) == pytest.approx(30, abs=2)
+        assert queue.evicted == ["makes a key"]
+
+
+async def test_commands_without_a_pause_do_not_keep_the_card() -> None:
+    """As when they come ahead over a link: there is always one at the card."""
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, max_idle=30, max_hold=120)
+        await queue.enter("hog")
+        queue.enter("b")
+        assert await use(queue, 10_000, command=0.5, pause=0) == pytest.approx(150, abs=1)
+        assert queue.evicted == ["hog"]
+        await quiet()
+
+
+async def test_one_owners_time_is_not_counted_for_the_next() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, max_hold=120)
+        await queue.enter("a")
+        queue.enter("b")
+        last = queue.enter("c")
+        using = tasks.create_task(use(queue, 78))
+        await asyncio.sleep(117.5)
+        queue.turns.leave("a")
+        using_too = tasks.create_task(use(queue, 1000))
+        assert await elapsed(last) == pytest.approx(120)
+        assert queue.evicted == ["b"]
+        await using
+        await using_too
+
+
+async def test_what_the_owner_waited_for_is_not_counted() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, max_hold=120)
+        await queue.enter("a")
+        waiting = queue.enter("b")
+        queue.turns.busy(True)  # another program at pcscd has the lock
+        await asyncio.sleep(1000)
+        queue.turns.busy(False)
+        queue.turns.begun()
+        using = tasks.create_task(use(queue, 1000))
+        assert await elapsed(waiting) == pytest.approx(120)
+        await using
+
+
+async def test_outsiders_count_like_a_ticket() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, max_idle=30, max_hold=120)
+        await queue.enter("idle")
+        queue.turns.outsiders(True)
+        await asyncio.sleep(31)
+        assert queue.evicted == ["idle"]
+        await queue.enter("next")
+        await asyncio.sleep(1000)  # nobody is waiting for this one
+        queue.evicted.clear()
+        queue.turns.outsiders(True)
+        await quiet()
+        assert queue.evicted == ["next"]  # it was idle long enough
+
+
 async def test_evicting_is_left_to_the_callee() -> None:
     spared: list[Hashable] = []
-    turns = Turns(30, 1, spared.append)
+    turns = Turns(30, 120, 1, lambda owner, why: spared.append(owner))
     await turns.enter("a", None)
     for _ in range(3):
         with raises(ReturnCode.E_SHARING_VIOLATION):
@@ -354,9 +482,9 @@ async def test_timer_that_is_a_little_early_counts() -> None:
         await queue.enter("a")
         waiting = queue.enter("b")
         await asyncio.sleep(29.9)
-        queue.turns._check_idleness()
+        queue.turns._check()
         assert queue.evicted == []
         await asyncio.sleep(0.099)
-        queue.turns._check_idleness()
+        queue.turns._check()
         assert queue.evicted == ["a"]
         await waiting

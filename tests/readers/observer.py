@@ -35,6 +35,10 @@ class Remembering:
         assert self.readers[reader.name] is reader
         self._note(("card removed", reader.name))
 
+    def reader_failed(self, reader: Reader) -> None:
+        assert self.readers[reader.name] is reader
+        self._note(("reader failed", reader.name))
+
     def _note(self, report: Report) -> None:
         self.reports.append(report)
         self._news.set()

@@ -37,6 +37,7 @@ from cardferry.cli.seconds import SecondsType
     help="a guest that is out of reach keeps what it holds for S seconds",
 )
 @click.option("--max-idle", type=SecondsType(zero=False), default=30.0, show_default=True, metavar="S")
+@click.option("--max-hold", type=SecondsType(zero=False), default=120.0, show_default=True, metavar="S")
 @click.option("--idle", type=SecondsType(), metavar="S", help="leave after S seconds without a guest")
 @click.option("--ready", type=int, hidden=True)
 @click.option("-v", "--verbose", count=True, help="say more; twice: the traffic, secrets left out")
@@ -51,6 +52,7 @@ def command(
     accelerate: bool,
     grace: float,
     max_idle: float,
+    max_hold: float,
     idle: float | None,
     ready: int | None,
     verbose: int,
@@ -64,7 +66,8 @@ def command(
     if stdio:
         from cardferry.app.visit import visit_agent  # noqa: PLC0415 - all that a session of ssh needs
 
-        words = ["--readers", readers, "--grace", f"{grace:g}", "--max-idle", f"{max_idle:g}", "--mode", mode]
+        words = ["--readers", readers, "--grace", f"{grace:g}", "--mode", mode]
+        words += ["--max-idle", f"{max_idle:g}", "--max-hold", f"{max_hold:g}"]
         words += [word for door in listen for word in ("--listen", door)]
         words += [] if group is None else ["--group", group]
         visit_agent(name, os.environ, words if accelerate else [*words, "--no-accelerate"])
@@ -83,7 +86,7 @@ def command(
         bound_log()
     agency = Agency(
         parse_host(readers),
-        Service(settings=Settings(max_idle=max_idle)),
+        Service(settings=Settings(max_idle=max_idle, max_hold=max_hold)),
         accelerate,
         grace,
         idle,

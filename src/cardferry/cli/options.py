@@ -82,11 +82,19 @@ _service_options = _all(
         help="a program that holds the card and does nothing loses it after S seconds, if others wait",
     ),
     click.option(
+        "--max-hold",
+        type=SecondsType(zero=False),
+        default=Settings().max_hold,
+        show_default=True,
+        metavar="S",
+        help="a program that holds the card loses it after S seconds whatever it does, if others wait",
+    ),
+    click.option(
         "--exclusive",
         type=click.Choice([policy.value for policy in ExclusivePolicy]),
         default=ExclusivePolicy.LEASE.value,
         show_default=True,
-        help="what a program's exclusive connection is: for as long as it likes, or subject to --max-idle",
+        help="a program's exclusive connection lasts as long as it likes, or is subject to --max-idle and --max-hold",
     ),
     click.option(
         "--record", type=click.Path(path_type=Path), metavar="FILE", help="note each call in FILE, secrets left out"
@@ -119,6 +127,7 @@ def service_options(function: Function) -> Function:
         mode: int,
         group: str | None,
         max_idle: float,
+        max_hold: float,
         exclusive: str,
         record: Path | None,
         reader_patterns: tuple[str, ...],
@@ -128,7 +137,7 @@ def service_options(function: Function) -> Function:
     ) -> Any:
         service = Service(
             Access(mode, group),
-            Settings(max_idle=max_idle, exclusive=ExclusivePolicy(exclusive)),
+            Settings(max_idle=max_idle, max_hold=max_hold, exclusive=ExclusivePolicy(exclusive)),
             record,
             reader_patterns,
             reader_slots,

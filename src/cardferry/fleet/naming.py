@@ -12,6 +12,7 @@ from collections.abc import Container, Iterator
 from typing import Final
 
 from cardferry.pcsc.constants import MAX_READERNAME
+from cardferry.pcsc.reader_name import decode_reader_name, encode_reader_name, shortened_reader_name
 
 _MAX_BYTES: Final = MAX_READERNAME - 1
 #: Which reader: its host's number, and its name there.
@@ -57,4 +58,4 @@ def _candidates(reader: str, host: str) -> Iterator[str]:
     for number in itertools.count(1):
         tail = f" ({host})" if number == 1 else f" ({host} {number})"
         room = _MAX_BYTES - len(tail.encode())
-        yield reader.encode()[:room].decode(errors="ignore") + tail
+        yield decode_reader_name(shortened_reader_name(encode_reader_name(reader), room)) + tail

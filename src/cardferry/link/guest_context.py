@@ -77,14 +77,14 @@ class GuestContext:
     async def _connect(
         self, session: GuestSession, handle: int, state: ReaderState, share: ShareMode, protocols: Protocol
     ) -> GuestCard:
-        marks, reader, wanted = session.marks(state.name), state.name, int(protocols & 0xFFFF)
+        marks, wanted, name = session.marks(state.name), int(protocols & 0xFFFF), m.packed_name(state.name)
         if self._unseen.may_go_on(session) and _foregone(state, share, protocols):
             protocol = state.protocol
-            session.tell(m.Connect(0, self._number, handle, reader, share, wanted, int(protocol)))
+            session.tell(m.Connect(0, self._number, handle, name, share, wanted, int(protocol)))
             self._unseen.sent(session)
         else:
             try:
-                answer = await session.ask(lambda call: m.Connect(call, self._number, handle, reader, share, wanted))
+                answer = await session.ask(lambda call: m.Connect(call, self._number, handle, name, share, wanted))
             except asyncio.CancelledError:
                 session.tell(m.Disconnect(0, handle, Disposition.LEAVE))  # the host may have been quicker
                 raise
@@ -98,7 +98,7 @@ class GuestContext:
             self._unseen,
             self._cards.discard,
             handle=handle,
-            reader=reader,
+            reader=state.name,
             share=share,
             protocol=protocol,
             marks=marks,

@@ -344,9 +344,10 @@ class GuestSession:
         self._guest.readers_changed()
 
     def _fact(self, message: m.Fact) -> None:
-        if self.readers.find(message.reader) is None:
+        name = m.name_of(message.reader)
+        if self.readers.find(name) is None:
             return  # no more facts than there are readers
-        self.facts.learn(message.reader, About(message.about), message.key, Known(message.code, message.value))
+        self.facts.learn(name, About(message.about), message.key, Known(message.code, message.value))
 
     def _answer(self, message: m.Answer) -> None:
         call = self._calls.pop(message.call, None)

@@ -152,7 +152,7 @@ class HostSession:
             self._tell_readers()
             self._host.check_facts()
             for reader, about, key, known in self._host.facts:
-                self._post(m.Fact(reader, about, key, known.code, known.value))
+                self._post(m.Fact(m.packed_name(reader), about, key, known.code, known.value))
         else:
             log.info("%s: connected again", self.guest)
             self._tell_readers()
@@ -272,8 +272,9 @@ class HostSession:
         self._last_handle = message.handle
         self._grow(budget.HANDLE)
         ahead = RunAhead() if lane.accelerate else None
-        card = HostCard(message.handle, message.reader, lane.context, ShareMode(message.share), ahead)
-        card.curious = lane.accelerate and self._far and not self._host.knows(message.reader)
+        reader = m.name_of(message.reader)
+        card = HostCard(message.handle, reader, lane.context, ShareMode(message.share), ahead)
+        card.curious = lane.accelerate and self._far and not self._host.knows(reader)
         lane.cards.add(card)
         self._cards[message.handle] = card, lane
         self._on_reader.setdefault(card.reader, set()).add(card)
@@ -438,7 +439,7 @@ class HostSession:
         """The host has learnt something about a reader."""
         if self._readers.begun and not self.channel.over:
             self._tell_urgent_news()
-            self._post(m.Fact(reader, about, key, known.code, known.value))
+            self._post(m.Fact(m.packed_name(reader), about, key, known.code, known.value))
 
     def readers_changed(self) -> None:
         """The manager has a new snapshot."""

@@ -16,6 +16,7 @@ from typing import Annotated, Final
 import msgspec
 
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATR_SIZE, MAX_ATTRIBUTE_SIZE, MAX_READERNAME
+from cardferry.pcsc.reader_name import decode_reader_name, encode_reader_name
 from cardferry.wire.errors import WireError
 
 #: Readers that a host may have at most.
@@ -24,6 +25,7 @@ MAX_READERS: Final = 1024
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Word = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Code = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+#: A reader's name as it travels, see `packed_name`.
 Name = Annotated[str, msgspec.Meta(max_length=MAX_READERNAME - 1)]
 Text = Annotated[str, msgspec.Meta(max_length=512)]
 Apdu = Annotated[bytes, msgspec.Meta(max_length=MAX_APDU_SIZE)]
@@ -31,6 +33,36 @@ AttributeValue = Annotated[bytes, msgspec.Meta(max_length=MAX_ATTRIBUTE_SIZE)]
 Disposition = Annotated[int, msgspec.Meta(ge=0, le=3)]
 Share = Annotated[int, msgspec.Meta(ge=1, le=3)]
 Protocols = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+
+
+#: msgpack's strings are UTF-8, and a few names are not. A character of the private use area of Unicode with this number
+#: and a byte added stands for such a byte, from 0x80 to 0xFF.
+_BYTE: Final = 0xF700
+
+
+def packed_name(name: str) -> str:
+    """A reader's name as it travels. Characters that look as if they stood for a byte travel as their own bytes."""
+    if name.isascii():
+        return name
+    return "".join(
+        "".join(chr(_BYTE + byte) for byte in encode_reader_name(char))
+        if 0xDC80 <= ord(char) <= 0xDCFF or _stands_for_a_byte(char)
+        else char
+        for char in name
+    )
+
+
+def name_of(packed: str) -> str:
+    """The reader's name that has travelled."""
+    if packed.isascii():
+        return packed
+    return decode_reader_name(
+        b"".join(bytes((ord(char) - _BYTE,)) if _stands_for_a_byte(char) else char.encode() for char in packed)
+    )
+
+
+def _stands_for_a_byte(char: str) -> bool:
+    return _BYTE + 0x80 <= ord(char) <= _BYTE + 0xFF
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from cardferry.link.messages import ReaderEntry, Readers
+from cardferry.link.messages import ReaderEntry, Readers, name_of, packed_name
 from cardferry.pcsc.constants import MAX_READERNAME, CardState, Protocol
+from cardferry.pcsc.reader_name import encode_reader_name
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
 from cardferry.wire.errors import WireError
 
@@ -20,7 +21,7 @@ _MAX_EVENTS: Final = 32767
 
 def _entry(reader: ReaderState, others: int) -> ReaderEntry:
     return ReaderEntry(
-        reader.name,
+        packed_name(reader.name),
         reader.event_counter,
         int(reader.state),
         reader.sharing,
@@ -33,7 +34,7 @@ def _entry(reader: ReaderState, others: int) -> ReaderEntry:
 
 def _state(entry: ReaderEntry) -> ReaderState:
     return ReaderState(
-        entry.name,
+        name_of(entry.name),
         entry.event_counter,
         CardState(entry.state),
         entry.sharing,
@@ -117,7 +118,7 @@ class ReadersSender:
         same = told is not None and names == [reader.name for reader in told.readers]
         if told is not None and same and not changed and told.reader_events == snapshot.reader_events:
             return None
-        return Readers(snapshot.reader_events, None if same else names, changed)
+        return Readers(snapshot.reader_events, None if same else [packed_name(name) for name in names], changed)
 
 
 class ReadersReceiver:
@@ -148,9 +149,10 @@ class ReadersReceiver:
         Raises:
             WireError: it does not fit what was said before.
         """
-        changed = {entry.name: _state(entry) for entry in news.changed}
-        names = list(self._readers) if news.names is None else news.names
-        if any(len(name.encode()) >= MAX_READERNAME or not name for name in names) or len(set(names)) < len(names):
+        changed = {state.name: state for state in map(_state, news.changed)}
+        names = list(self._readers) if news.names is None else [name_of(name) for name in news.names]
+        sizes = [len(encode_reader_name(name)) for name in names]
+        if not all(0 < size < MAX_READERNAME for size in sizes) or len(set(names)) < len(names):
             raise WireError("the names of the readers are not valid")
         if changed.keys() - set(names):
             raise WireError("a reader has changed that does not exist")

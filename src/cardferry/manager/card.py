@@ -149,8 +149,7 @@ class LocalCard:
         async with slot.turn(self.state, patience):
             if share is ShareMode.EXCLUSIVE and slot.others(self.state):
                 raise PcscError(ReturnCode.E_SHARING_VIOLATION, "somebody else is connected")
-            if not slot.device.card_present:
-                raise PcscError(ReturnCode.E_NO_SMARTCARD)
+            slot.device.check_card()
             if initialization in _RESETS:
                 wanted = Protocol.ANY if Protocol.RAW in protocols or not protocols else protocols
                 await self._reset(lambda: slot.device.reset(initialization, wanted), until, asked)

@@ -101,6 +101,17 @@ class Device:
         """The card went."""
         self._card_changed(CardState.ABSENT, b"")
 
+    def failed(self) -> None:
+        """The driver cannot reach the reader, until a card comes or goes again."""
+        self._card_changed(CardState.UNKNOWN, b"")
+
+    def check_card(self) -> None:
+        """Raise when there is no card that could be used, or no way to it."""
+        if self.card_state & CardState.UNKNOWN:
+            raise PcscError(ReturnCode.E_READER_UNAVAILABLE, "the driver cannot reach the reader")
+        if not self.card_present:
+            raise PcscError(ReturnCode.E_NO_SMARTCARD)
+
     def exchanged(self) -> None:
         """Count as if the card had been taken out and put in again.
 
@@ -156,13 +167,14 @@ class Device:
         A mask with ``RAW`` gives that to the handle, while the card keeps a protocol that others can use.
 
         Raises:
-            PcscError: ``E_NO_SMARTCARD``, ``W_UNRESPONSIVE_CARD``, ``E_PROTO_MISMATCH`` or the reader's own error.
+            PcscError: ``E_READER_UNAVAILABLE``, ``E_NO_SMARTCARD``, ``W_UNRESPONSIVE_CARD``, ``E_PROTO_MISMATCH`` or
+                the reader's own error.
         """
+        if share is not ShareMode.DIRECT or self.card_state & CardState.UNKNOWN:
+            self.check_card()
         if share is ShareMode.DIRECT:
             await self.open()
             return self.protocol
-        if not self.card_present:
-            raise PcscError(ReturnCode.E_NO_SMARTCARD)
         if self.card_state & CardState.SWALLOWED:
             raise PcscError(ReturnCode.W_UNRESPONSIVE_CARD)
         raw = Protocol.RAW in protocols

@@ -16,6 +16,7 @@ from cardferry.manager.context import LocalContext
 from cardferry.manager.handle import HandleState
 from cardferry.manager.settings import Settings
 from cardferry.manager.slot import Slot
+from cardferry.manager.sources import keep_running
 from cardferry.manager.status import ManagerStatus, SlotStatus, WaiterStatus
 from cardferry.news import News
 from cardferry.pcsc.caller import Caller
@@ -55,7 +56,8 @@ class LocalManager:
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         self._running = [
-            self._tasks.create_task(source.run(self), name=f"readers of {source!r}") for source in self._sources
+            self._tasks.create_task(keep_running(source, self), name=f"readers of {source!r}")
+            for source in self._sources
         ]
         return self
 
@@ -78,7 +80,7 @@ class LocalManager:
         if self._ended:
             work.close()  # a call that was under way when all ended: nobody waits for it
             return
-        task = self._tasks.create_task(work)
+        task = self._tasks.create_task(_contained(work))
         self._cleaning.add(task)
         task.add_done_callback(self._cleaning.discard)
 
@@ -139,6 +141,11 @@ class LocalManager:
         if slot := self._slots.get(reader):
             slot.card_removed()
 
+    def reader_failed(self, reader: Reader) -> None:
+        """The driver cannot reach the reader."""
+        if slot := self._slots.get(reader):
+            slot.reader_failed()
+
     def _count_reader_event(self) -> None:
         self._reader_events = self._reader_events % _MAX_READER_EVENTS + 1
         self._touch()
@@ -168,6 +175,14 @@ class LocalManager:
     def status(self) -> ManagerStatus:
         """Who uses what at this moment."""
         return ManagerStatus(len(self.contexts), [_slot_status(slot) for slot in self._slots.values()])
+
+
+async def _contained(work: Coroutine[object, object, None]) -> None:
+    """What no call waits for: a bug in it must not end the task group, which belongs to everybody."""
+    try:
+        await work
+    except Exception:
+        log.exception("a bug in what no call waits for")
 
 
 def _slot_status(slot: Slot) -> SlotStatus:

@@ -9,7 +9,7 @@ from enum import Enum
 class ExclusivePolicy(Enum):
     """What an exclusive connection means to everybody else."""
 
-    #: It is a lease: an owner that is idle for ``max_idle`` while others wait loses the card.
+    #: It is a lease: ``max_idle`` and ``max_hold`` are for its owner, too.
     LEASE = "lease"
     #: It lasts as long as its owner wants, and everybody else is refused at once, as pcscd does.
     HONOUR = "honour"
@@ -21,6 +21,8 @@ class Settings:
 
     Attributes:
         max_idle: an owner that does nothing for so long while others wait loses the card, which is reset.
+        max_hold: an owner that is not idle loses it all the same when it has had it for so long since others began to
+            want it. A command that is at the card then is finished first.
         ticket_life: how long a place in the queue is kept for a caller whose patience ran out and who is expected
             back. libpcsclite comes back after 0.1 s.
         connect_patience: how long a connect waits for its turn. No library repeats a refused connect, so this is
@@ -35,6 +37,7 @@ class Settings:
     """
 
     max_idle: float = 30.0
+    max_hold: float = 120.0
     ticket_life: float = 1.0
     connect_patience: float = 60.0
     linger: float = 1.0
@@ -42,6 +45,6 @@ class Settings:
     exclusive: ExclusivePolicy = ExclusivePolicy.LEASE
 
     def __post_init__(self) -> None:
-        for name in ("max_idle", "ticket_life", "connect_patience", "linger", "farewell"):
+        for name in ("max_idle", "max_hold", "ticket_life", "connect_patience", "linger", "farewell"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is more than 0 s")

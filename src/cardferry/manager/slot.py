@@ -60,7 +60,7 @@ class Slot:
     def __init__(self, reader: Reader, settings: Settings, publish: Callable[[], None], start: Start) -> None:
         self.settings = settings
         self.device = Device(reader, settings.linger, start, self.touch, self._reset_by_others)
-        self.turns = Turns(settings.max_idle, settings.ticket_life, self._evict)
+        self.turns = Turns(settings.max_idle, settings.max_hold, settings.ticket_life, self._evict)
         self.handles: set[HandleState] = set()
         self.exclusive_owner: HandleState | None = None
         self.dispossessed: set[HandleState] = set()
@@ -125,6 +125,14 @@ class Slot:
     def card_removed(self) -> None:
         """The card went: every handle must learn it, and no transaction outlives it."""
         self.device.card_removed()
+        self._without_card()
+
+    def reader_failed(self) -> None:
+        """The reader cannot be reached: for the handles it is as if the card had gone."""
+        self.device.failed()
+        self._without_card()
+
+    def _without_card(self) -> None:
         self.tell(Happened.REMOVED)
         self._stop_claiming()
         holder = self.holder
@@ -198,6 +206,7 @@ class Slot:
         could end the transaction comes on the connection that waits. So the refusal comes at once.
         """
         self.device.check_gone()
+        self.turns.end_overdue()
         holder = self.holder
         if holder is handle:
             return
@@ -227,6 +236,8 @@ class Slot:
             patience: s to wait for the turn and for other users of the reader together, None for ever.
         """
         until = self.deadline(patience)
+        self.turns.end_overdue()
+        handle.check_happened()  # before it waits for a turn, if it has just lost the one it had
         await self.take(handle, patience)
         try:
             return await self.insist(handle, work, until, handle.check_happened)
@@ -314,6 +325,7 @@ class Slot:
         except PcscError:
             self._let_go(handle)
             raise
+        self.turns.begun()
 
     @replying
     async def _claim(self) -> None:
@@ -391,13 +403,15 @@ class Slot:
             finally:
                 self.turns.leave(self)
 
-    def _evict(self, handle: object) -> None:
+    def _evict(self, handle: object, why: str) -> None:
         if not isinstance(handle, HandleState):
             return  # the slot itself: it is cleaning up
+        if not handle.lock_count:
+            return  # it does one thing only, and leaves by itself
         if self.exclusive_owner is handle and self.settings.exclusive is ExclusivePolicy.HONOUR:
             return
-        log.warning("%s: %s idle for %g s while others wait: the card is reset and goes to the next one",
-                    self.name, handle.caller, self.settings.max_idle)  # fmt: skip
+        log.warning("%s: %s %s while others wait: the card is reset and goes to the next one",
+                    self.name, handle.caller, why)  # fmt: skip
         self._mark(Happened.RESET, (handle,))
         if self.exclusive_owner is handle:
             self.device.exchanged()

@@ -1,7 +1,7 @@
 """The queue in front of one card: first come, first served, and nobody holds it for ever.
 
 A caller *enters* to get the card and *leaves* to give it up. Whoever enters while the card is taken gets a
-ticket, and tickets are served in their order. Three rules make this work with libpcsclite, which cannot wait long
+ticket, and tickets are served in their order. Four rules make this work with libpcsclite, which cannot wait long
 because it holds process-wide locks meanwhile, and which sleeps 0.1 s before it asks again:
 
 1. A caller waits at most its patience, then gets ``E_SHARING_VIOLATION``. Its ticket stays for ``ticket_life``:
@@ -9,6 +9,11 @@ because it holds process-wide locks meanwhile, and which sleeps 0.1 s before it 
 2. A card that becomes free goes to the first ticket whose caller is *present*, that is, waiting at this moment.
    Absent callers keep their places before it, so nobody is overtaken for longer than his own absence.
 3. An owner that is idle for ``max_idle`` while anybody holds a ticket is evicted.
+4. So is one that has had the card for ``max_hold`` since anybody else wanted it, however busy it is. A command that is
+   at the card by then is finished, and the owner has ``max_idle`` more, once, for what must follow a long command.
+
+Somebody may want the card who is in no queue of ours: a program on this computer, at pcscd. `outsiders` says that one
+may be waiting; it counts like a ticket.
 
 A caller waits in one place at a time. All times come from the event loop's clock. No method here talks to a reader.
 """
@@ -55,17 +60,22 @@ class Turns:
 
     Args:
         max_idle: s of idleness after which a waited-for owner is evicted.
+        max_hold: s after which one is evicted that is not idle.
         ticket_life: s for which an absent caller's place is kept.
-        evict: called with the idle owner. It must see to it that the owner loses the card by `hand_over` or
-            `leave`; an owner that it leaves in peace is looked at again when the next caller comes.
+        evict: called with the owner, and with words why, to follow its name. It must see to it that the owner loses the
+            card by `hand_over` or `leave`; an owner that it leaves in peace is looked at again when the next caller
+            comes.
 
     Attributes:
         owner: whose turn it is, None when the card is free.
         owned_since: since when, on the event loop's clock, in s.
     """
 
-    def __init__(self, max_idle: float, ticket_life: float, evict: Callable[[Hashable], None]) -> None:
+    def __init__(
+        self, max_idle: float, max_hold: float, ticket_life: float, evict: Callable[[Hashable, str], None]
+    ) -> None:
         self._max_idle = max_idle
+        self._max_hold = max_hold
         self._ticket_life = ticket_life
         self._evict = evict
         self._loop = asyncio.get_running_loop()
@@ -73,6 +83,13 @@ class Turns:
         self._timer: asyncio.TimerHandle | None = None
         self._busy = False
         self._last_used = 0.0
+        #: When the owner's time is over; None while nobody else has wanted the card since it is the owner's.
+        self._hold_end: float | None = None
+        #: It was, and the owner has been given a little more.
+        self._extended = False
+        #: That is over, too, and the owner gets nothing done any more.
+        self._overdue = False
+        self._outsiders = False
         self.owner: Hashable | None = None
         self.owned_since = 0.0
 
@@ -102,7 +119,7 @@ class Turns:
         if self._tickets:
             self._tickets.pop(caller, None)
         self._grant(caller)
-        self._watch_idleness()
+        self._watch()
 
     def _ticket(self, caller: Hashable) -> _Ticket:
         now = self._loop.time()
@@ -117,7 +134,7 @@ class Turns:
     async def _wait(self, ticket: _Ticket, patience: float | None) -> None:
         granted = ticket.granted = self._loop.create_future()
         timer = None if patience is None else self._loop.call_later(patience, self._give_up, ticket, granted)
-        self._watch_idleness()
+        self._watch()
         try:
             await granted
         except asyncio.CancelledError:
@@ -139,12 +156,17 @@ class Turns:
     def _keep(self, ticket: _Ticket) -> None:
         ticket.granted = None
         ticket.kept_until = self._loop.time() + self._ticket_life
-        self._watch_idleness()
+        self._watch()
 
     def _grant(self, caller: Hashable) -> None:
         self.owner = caller
         self.owned_since = self._last_used = self._loop.time()
-        self._busy = False
+        self._busy = self._outsiders = False
+        self._start_hold()
+
+    def _start_hold(self) -> None:
+        self._hold_end = None
+        self._extended = self._overdue = False
 
     def leave(self, caller: Hashable) -> None:
         """Give the card up, if the caller owns it; the first ticket whose caller is present gets it."""
@@ -156,7 +178,7 @@ class Turns:
                 del self._tickets[ticket.caller]
                 self._grant(ticket.caller)
                 ticket.granted.set_result(None)
-                self._watch_idleness()
+                self._watch()
                 return
 
     def hand_over(self, owner: Hashable, successor: Hashable) -> bool:
@@ -183,8 +205,33 @@ class Turns:
         self._busy = busy
         if not busy:
             self._last_used = self._loop.time()
-            if self._tickets:
-                self._watch_idleness()
+            if self._tickets or self._outsiders:
+                if self._hold_end is not None and self._last_used >= self._hold_end:
+                    self._outlasted()
+                self._watch()
+
+    def _outlasted(self) -> None:
+        """A command was at the card when the owner's time was over."""
+        if self._extended:
+            self._overdue = True
+        else:
+            self._extended = True
+            self._hold_end = self._last_used + self._max_idle
+
+    def begun(self) -> None:
+        """The owner can use the card only from now on: what it waited for until now is not counted as its time."""
+        self._start_hold()
+        self._watch()
+
+    def outsiders(self, waiting: bool) -> None:
+        """Whether somebody may be waiting for the owner who is in no queue of ours; forgotten with the owner."""
+        self._outsiders = waiting
+        self._watch()
+
+    def end_overdue(self) -> None:
+        """Evict an owner whose time is over before it does the next thing with the card."""
+        if self._overdue:
+            self._check()
 
     @property
     def waiting(self) -> list[Waiting]:
@@ -197,20 +244,32 @@ class Turns:
         for ticket in [ticket for ticket in self._tickets.values() if not ticket.alive(now)]:
             del self._tickets[ticket.caller]
 
-    def _watch_idleness(self) -> None:
-        # One timer serves many owners: it is cheaper to look again than to set a new one at every hand-over.
-        if self._timer is None and self.owner is not None and self._tickets:
-            self._timer = self._loop.call_at(self._last_used + self._max_idle, self._check_idleness)
-
-    def _check_idleness(self) -> None:
-        self._timer = None
-        self._forget_expired()
-        if self.owner is None or self._busy or not self._tickets:
+    def _watch(self) -> None:
+        if self.owner is None or not (self._tickets or self._outsiders):
             return
-        if self._last_used + self._max_idle - self._loop.time() > _TICK:
-            self._watch_idleness()
+        if self._hold_end is None:
+            self._hold_end = self._loop.time() + self._max_hold
+        # One timer serves many owners: it is cheaper to look again than to set a new one at every hand-over.
+        if self._timer is None:
+            self._timer = self._loop.call_at(min(self._last_used + self._max_idle, self._hold_end), self._timed)
+
+    def _timed(self) -> None:
+        self._timer = None
+        self._check()
+
+    def _check(self) -> None:
+        """Evict the owner if it is time. A command that is at the card is waited for: `busy` looks again then."""
+        self._forget_expired()
+        self._overdue = False
+        if self.owner is None or self._busy or not (self._tickets or self._outsiders):
+            return
+        now = self._loop.time() + _TICK
+        if now >= self._last_used + self._max_idle:
+            self._evict(self.owner, f"idle for {self._max_idle:g} s")
+        elif self._hold_end is not None and now >= self._hold_end:
+            self._evict(self.owner, f"has had the card for {self._max_hold:g} s")
         else:
-            self._evict(self.owner)
+            self._watch()
 
 
 def _impatient() -> PcscError:

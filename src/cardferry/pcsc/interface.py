@@ -60,7 +60,7 @@ class Card(Interface):
         ...
 
     def transmit(self, apdu: bytes, protocol: int) -> Reply[bytes]:
-        """Send a command APDU, return the response with its status word.
+        """Send a command APDU, return the response as it came: usually with a status word.
 
         Args:
             apdu: the command, at most `MAX_APDU_SIZE` bytes.

@@ -62,7 +62,7 @@ class RecordFile:
         """Add a record, and before it how many are missing."""
         line = _line(record)
         if self._missing:
-            line = _line(CallRecord(record.at, "", "", MISSING, f"{self._missing} calls")) + line
+            line = _line(CallRecord(record.at, "", "", False, "", MISSING, f"{self._missing} calls")) + line
         if self._torn:
             line = b"\n" + line
         rest = line

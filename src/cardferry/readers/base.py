@@ -67,7 +67,7 @@ class Reader(Interface):
         ...
 
     def transmit(self, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
-        """Send a command APDU, return the response with its status word.
+        """Send a command APDU, return the response as the card, or its driver, gave it: usually with a status word.
 
         Inside a claim this waits as long as another user of the reader keeps the card for itself. May be cancelled; the
         command is then executed all the same if it is on its way already.
@@ -115,10 +115,17 @@ class ReaderObserver(Interface):
         """The card was taken out."""
         ...
 
+    def reader_failed(self, reader: Reader) -> None:
+        """The driver cannot reach the reader, nor a card in it, until `card_inserted` or `card_removed`."""
+        ...
+
 
 class ReaderSource(Interface):
     """A place where readers are."""
 
     async def run(self, observer: ReaderObserver) -> None:
-        """Report readers and cards until cancelled. Mends its own connections; raises only programming errors."""
+        """Report readers and cards until cancelled. Mends its own connections; raises only programming errors.
+
+        After such an error it may be run again: everything is reported anew, to another observer.
+        """
         ...

@@ -26,6 +26,7 @@ from cardferry.pcsc.constants import (
     ShareMode,
 )
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.reader_name import encode_reader_name
 from cardferry.pcsc.reply import DONE, Reply, replying
 from cardferry.readers.base import ReaderObserver
 
@@ -90,7 +91,7 @@ class SlotReader:
     """
 
     def __init__(self, name: str, channel: int = 0) -> None:
-        if not name or len(name.encode()) >= MAX_READERNAME:
+        if not 0 < len(encode_reader_name(name)) < MAX_READERNAME:
             raise ValueError(f"a reader's name has 1 to {MAX_READERNAME - 1} bytes: {name!r}")
         self._name = name
         self._channel = channel
@@ -203,7 +204,7 @@ class SlotReader:
     def _attribute(self, attribute: int) -> bytes | None:
         if attribute == Attribute.ATR_STRING:
             self._card()
-        name = self._name.encode() + b"\0"
+        name = encode_reader_name(self._name) + b"\0"
         present = self._port is not None
         return {
             Attribute.ATR_STRING.value: self._atr,

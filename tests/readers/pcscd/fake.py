@@ -31,6 +31,7 @@ from cardferry.wire.pcsclite.messages import (
     Reconnect,
     Request,
     SetAttribute,
+    Status,
     Transmit,
     Version,
     WaitReaderStateChange,
@@ -93,6 +94,11 @@ class FakeReader:
         self.handles = dict.fromkeys(self.handles, REMOVED)
         self.insert()
 
+    def replug(self) -> None:
+        """Out and in again, with its card, before anybody has looked: none of its handles is known any more."""
+        self.owner = self.count = self.protocol = 0
+        self.handles = {}
+
     def fail(self) -> None:
         self.state, self.atr = CardState.UNKNOWN, b""
         self.pcscd.signal()
@@ -136,7 +142,11 @@ class Pipe(asyncio.Transport):
 
     def _deliver(self, data: bytes) -> None:
         if self.open:
-            self.receive(data)
+            try:
+                self.receive(data)
+            except Exception as error:  # a protocol that raises loses its transport
+                self.end(error)
+                raise
 
     def abort(self) -> None:
         self.end(None)
@@ -166,7 +176,7 @@ class FakeConnection:
 
     def __init__(self, pcscd: FakePcscd, delay: float) -> None:
         self.pcscd = pcscd
-        self.codec = ServerCodec()
+        self.codec = ServerCodec(name_size=pcscd.name_size)
         self.to_client = Pipe(delay)
         self.from_client = Pipe(delay)
         self.from_client.receive = self.received
@@ -233,9 +243,11 @@ class FakePcscd:
     Args:
         minor: the protocol level 4:minor it speaks.
         delay: of each direction, in s.
+        name_size: bytes of a reader's name, 100 up to pcsc-lite 1.8.3.
     """
 
-    def __init__(self, minor: int = 4, delay: float = 0.0) -> None:
+    def __init__(self, minor: int = 4, delay: float = 0.0, name_size: int = 128) -> None:
+        self.name_size = name_size
         self.minor = minor
         self.delay = delay
         self.readers: dict[str, FakeReader] = {}
@@ -326,6 +338,8 @@ class FakePcscd:
                 self._connect(connection, request)
             case BeginTransaction():
                 self._begin(connection, request)
+            case Status():
+                self._status(connection, request)
             case _:
                 self._card_request(connection, request)
 
@@ -382,6 +396,13 @@ class FakePcscd:
             connection.sleep(seconds, lambda: connection.reply(answer))
         else:
             connection.reply(answer)
+
+    def _status(self, connection: FakeConnection, request: Status) -> None:
+        reader = self._reader(connection, request.card)
+        rv: int = ReturnCode.E_INVALID_VALUE
+        if reader is not None:
+            rv = reader.handles[request.card] if reader.free_for(request.card) else VIOLATION
+        connection.reply(connection.codec.acknowledged(request, rv))
 
     def _reader(self, connection: FakeConnection, card: int) -> FakeReader | None:
         assert self.cards.get(card) is connection, "pcscd would end the connection: the handle is not its own"

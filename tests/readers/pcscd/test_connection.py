@@ -11,7 +11,9 @@ from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.readers.pcscd.connection import HANDSHAKE_TIMEOUT, Connection
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.wire.pcsclite.messages import (
+    Connect,
     GetReadersState,
+    Request,
     StatesReply,
     Version,
     WaitReaderStateChange,
@@ -33,8 +35,52 @@ async def test_every_level_is_found(minor: int) -> None:
     connection = await Connection.open(pcscd.dial)
     assert connection.minor == minor
     requests = pcscd.dialled[0].requests
-    assert [request.minor for request in requests if isinstance(request, Version)] == [6, minor][: 1 + (minor < 6)]
+    asked = [request.minor for request in requests if isinstance(request, Version)]
+    assert asked == [6, minor][: 1 + (minor < 6)] + [2] * (minor == 2)  # 4:2 is asked how long its names are
     connection.close()
+
+
+@pytest.mark.parametrize("size", [100, 128])
+@pytest.mark.parametrize("delay", [0.0, 0.1])
+async def test_the_size_of_names_is_found_where_the_level_does_not_tell(size: int, delay: float) -> None:
+    pcscd = FakePcscd(2, delay, name_size=size)
+    for number in range(16):
+        pcscd.add_reader(f"{'x' * (size - 10)} {number:02X} 00").insert()
+    connection = await Connection.open(pcscd.dial)
+    states = (await connection.post(GetReadersState())).readers
+    assert [state.name for state in states] == list(pcscd.readers)
+    context = await connection.establish()
+    connected = await connection.post(Connect(context, states[3].name, 2, 3))
+    assert connected.rv == 0
+    connection.close()
+
+
+async def test_a_server_that_ends_while_it_is_asked_for_the_size_of_names() -> None:
+    pcscd = FakePcscd(2)
+    serve = pcscd.serve
+
+    def hang_up(connection: FakeConnection, request: Request) -> None:
+        if isinstance(request, GetReadersState):
+            connection.hang_up()
+        else:
+            serve(connection, request)
+
+    pcscd.serve = hang_up  # type: ignore[method-assign]
+    assert await refusal(pcscd) is Reason.LOST
+
+
+async def test_a_server_with_names_of_no_known_size_is_refused() -> None:
+    pcscd = FakePcscd(2)
+    serve = pcscd.serve
+
+    def strange(connection: FakeConnection, request: Request) -> None:
+        if isinstance(request, GetReadersState):
+            connection.reply(bytes(16 * 200))
+        else:
+            serve(connection, request)
+
+    pcscd.serve = strange  # type: ignore[method-assign]
+    assert await refusal(pcscd) is Reason.GARBAGE
 
 
 async def test_a_known_level_is_asked_for_at_once() -> None:

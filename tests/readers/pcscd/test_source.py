@@ -135,6 +135,16 @@ async def test_an_answered_wait_needs_one_connection_and_one_round_trip(minor: i
         ]
 
 
+@LEVELS
+async def test_a_name_that_is_not_utf_8_leads_to_its_reader(minor: int) -> None:
+    name = "Kartenleser f\udcfcr B\udcfcros 00 00"
+    pcscd = FakePcscd(minor)
+    pcscd.add_reader(name).insert()
+    async with running(pcscd) as (source, observer):
+        await observer.take(2)
+        assert await source.readers[0].connect(ShareMode.SHARED, Protocol.ANY) == Protocol.T1
+
+
 async def test_more_than_sixteen_readers() -> None:
     pcscd = FakePcscd(6)
     pcscd.array_size = 20
@@ -194,11 +204,14 @@ async def test_a_reader_in_error() -> None:
     async with running(pcscd) as (source, observer):
         await observer.take(2)
         pcscd.readers[A].fail()
-        assert await observer.take(1) == [("card removed", A)]
-        assert source.readers[0].in_error
+        assert await observer.take(1) == [("reader failed", A)]
         pcscd.readers[A].insert()
         assert await observer.take(1) == [("card inserted", A, ATR)]
-        assert not source.readers[0].in_error
+        pcscd.readers[A].fail()
+        assert await observer.take(1) == [("reader failed", A)]
+        pcscd.readers[A].remove()
+        assert await observer.take(1) == [("card removed", A)]
+        assert source.up
 
 
 async def test_a_card_that_is_being_powered_up() -> None:

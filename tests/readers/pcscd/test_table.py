@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cardferry.pcsc.constants import CardState
 from cardferry.pcsc.reader_state import ReaderState
-from cardferry.readers.pcscd.table import Change, by_name, changes, has_card, merge, settled
+from cardferry.readers.pcscd.table import Change, by_name, changes, has_card, in_error, merge, settled
 from tests.readers.pcscd.fake import ATR, POWERED, changed, table_of
 
 EMPTY = ReaderState("R", 4, CardState.ABSENT)
@@ -19,7 +19,7 @@ STARTING = ReaderState("R", 0, CardState.NONE)
 POWERING_UP = ReaderState("R", 5, CardState.PRESENT)
 
 ADDED, REMOVED = Change.READER_ADDED, Change.READER_REMOVED
-IN, OUT = Change.CARD_INSERTED, Change.CARD_REMOVED
+IN, OUT, FAILED = Change.CARD_INSERTED, Change.CARD_REMOVED, Change.READER_FAILED
 
 
 def what(old: ReaderState | None, new: ReaderState | None) -> list[Change]:
@@ -34,7 +34,7 @@ def what(old: ReaderState | None, new: ReaderState | None) -> list[Change]:
         (None, EMPTY, [ADDED]),
         (None, CARD, [ADDED, IN]),
         (None, MUTE, [ADDED, IN]),
-        (None, IN_ERROR, [ADDED]),
+        (None, IN_ERROR, [ADDED, FAILED]),
         (None, STARTING, [ADDED]),
         (None, POWERING_UP, [ADDED]),
         (EMPTY, None, [REMOVED]),
@@ -51,10 +51,13 @@ def what(old: ReaderState | None, new: ReaderState | None) -> list[Change]:
         (MUTE, CARD, [OUT, IN]),
         (CARD, MUTE, [OUT, IN]),
         (EMPTY, changed(EMPTY, event_counter=6), []),  # in and out again
-        (CARD, IN_ERROR, [OUT]),
-        (EMPTY, IN_ERROR, []),
+        (CARD, IN_ERROR, [FAILED]),
+        (EMPTY, IN_ERROR, [FAILED]),
+        (IN_ERROR, IN_ERROR, []),
         (IN_ERROR, changed(CARD, event_counter=6), [IN]),
-        (IN_ERROR, changed(EMPTY, event_counter=6), []),
+        (IN_ERROR, changed(EMPTY, event_counter=6), [OUT]),
+        (IN_ERROR, POWERING_UP, []),
+        (IN_ERROR, None, [REMOVED]),
         (changed(CARD, event_counter=65535), changed(EMPTY, event_counter=0), [OUT]),
         (changed(CARD, event_counter=65535), changed(CARD, event_counter=1), [OUT, IN]),
         (CARD, changed(CARD, event_counter=0), [REMOVED, ADDED, IN]),
@@ -118,9 +121,12 @@ records = st.builds(
 
 @given(st.lists(st.lists(records, max_size=3), max_size=8))
 def test_reports_always_make_sense_and_end_at_what_is(history: list[list[ReaderState]]) -> None:
-    """Whatever tables come: no card without reader, none twice, and in the end what the last table says."""
+    """Whatever tables come: no card without reader, none twice, and in the end what the last table says.
+
+    What was told of a reader is whether it has a card, or None while it is in error.
+    """
     known: dict[str, ReaderState] = {}
-    told: dict[str, bool] = {}
+    told: dict[str, bool | None] = {}
     for records_now in history:
         table = by_name(records_now)
         for change, record in changes(known, table):
@@ -131,13 +137,16 @@ def test_reports_always_make_sense_and_end_at_what_is(history: list[list[ReaderS
             elif change is REMOVED:
                 del told[name]
             elif change is IN:
-                assert told[name] is False
+                assert not told[name]
                 told[name] = True
+            elif change is FAILED:
+                assert told[name] is not None
+                told[name] = None
             else:
-                assert told[name] is True
+                assert told[name] is not False
                 told[name] = False
         known = merge(known, table)
         assert told.keys() == table.keys() == known.keys()
         for name, record in table.items():
             if settled(record):
-                assert told[name] == has_card(record)
+                assert told[name] == (None if in_error(record) else has_card(record))

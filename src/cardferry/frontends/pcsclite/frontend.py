@@ -17,6 +17,7 @@ from cardferry.frontends.pcsclite.payload import ControlCodes
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
 from cardferry.pcsc.constants import MAX_HANDLE, MAX_READERNAME
 from cardferry.pcsc.interface import ResourceManager
+from cardferry.pcsc.reader_name import encode_reader_name
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS, encode_name
 
@@ -165,7 +166,7 @@ class PcscliteFrontend:
         snapshot = self.manager.snapshot
         if snapshot.find(name) is not None:
             return name
-        raw = name.encode()
+        raw = encode_reader_name(name)
         return next((reader.name for reader in snapshot.readers if encode_name(reader.name, size) == raw), name)
 
     def new_number(self, taken: Container[int]) -> int:

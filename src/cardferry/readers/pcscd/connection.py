@@ -2,18 +2,22 @@
 
 `Connection.open` dials and agrees on a protocol level. After that every `post` is one write, however many requests it
 carries; each reply ends that of the oldest request. Source: ``winscard_clnt.c`` of pcsc-lite.
+
+Events and the end are handed to functions, in the loop's callbacks. What those raise is logged and goes no further, as
+with replies: an exception that reached the loop would close the connection, and fail the calls of all others on it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
 
 from cardferry.pcsc.constants import Scope
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import Reply, failed, replying, within
+from cardferry.pcsc.reply import Reply, failed, replying
 from cardferry.readers.pcscd.dial import Dial
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.wire.errors import WireError
@@ -29,6 +33,9 @@ from cardferry.wire.pcsclite.messages import (
     WaitReaderStateChange,
 )
 from cardferry.wire.pcsclite.messages import Reply as Message
+from cardferry.wire.pcsclite.name_size import AMBIGUOUS_MINOR, NameSizeQuestion
+
+log = logging.getLogger(__name__)
 
 #: How long a server may take for its first answer, in s: it has nothing to do for it.
 HANDSHAKE_TIMEOUT: Final = 20.0
@@ -66,6 +73,8 @@ class Connection(asyncio.Protocol):
         #: Requests that wait for company until the end of this pass of the event loop.
         self._held = b""
         self._answered = False
+        #: While the size of reader names is asked for, all that comes belongs to it.
+        self._question: NameSizeQuestion | None = None
         self.on_event: Callable[[], None] | None = None
         self.on_lost: Callable[[], None] | None = None
         self.failure: NoPcscdError | None = None
@@ -86,7 +95,7 @@ class Connection(asyncio.Protocol):
         connection = cls(NEWEST_MINOR if minor is None else minor)
         try:
             await dial(lambda: connection)
-            await within(connection._negotiate(), connection._loop.time() + HANDSHAKE_TIMEOUT)
+            await within(connection._agree(), connection._loop.time() + HANDSHAKE_TIMEOUT)
         except TimeoutError as error:
             connection.close()
             raise NoPcscdError(Reason.SILENT, f"no answer in {HANDSHAKE_TIMEOUT:g} s") from error
@@ -104,19 +113,39 @@ class Connection(asyncio.Protocol):
         return self._codec.minor
 
     @replying
+    async def _agree(self) -> None:
+        await self._negotiate()
+        if self.minor == AMBIGUOUS_MINOR:
+            await self._measure_names()
+
     async def _negotiate(self) -> None:
         tried: set[int] = set()
         request: Version | None = Version(minor=self._codec.minor)
         while request is not None:
             tried.add(request.minor)
-            try:
-                reply = cast(VersionReply, await self.post(request))
-            except PcscError as error:
-                raise self.failure or NoPcscdError(Reason.CLOSED_AT_ONCE) from error
+            reply = cast(VersionReply, await self._answer_to_hello(self.post(request)))
             request = next_version(reply, tried)
         if reply.level is None:
             raise _refused(reply)
         self._codec.minor = reply.level
+
+    async def _measure_names(self) -> None:
+        """Find out how long reader names are, which the protocol level does not say."""
+        answer = Pending()
+        if self._transport is not None:
+            self._question = NameSizeQuestion()
+            self._replies.append(answer)
+            self._transport.write(self._question.request)
+        else:
+            answer.fail(self._lost_error())
+        size = await self._answer_to_hello(answer)
+        self._codec = ClientCodec(self.minor, name_size=size)
+
+    async def _answer_to_hello(self, answer: Pending) -> Any:
+        try:
+            return await answer
+        except PcscError as error:
+            raise self.failure or NoPcscdError(Reason.CLOSED_AT_ONCE) from error
 
     async def establish(self, scope: Scope = Scope.SYSTEM) -> int:
         """Get a context, which calls for cards need. Raises `PcscError`."""
@@ -207,6 +236,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand out replies."""
+        if self._question is not None:
+            self._take_names(self._question, data)
+            return
         try:
             received = self._codec.receive(data)
         except WireError as error:
@@ -216,13 +248,24 @@ class Connection(asyncio.Protocol):
             return
         self._hand_out(received)
 
+    def _take_names(self, question: NameSizeQuestion, data: bytes) -> None:
+        try:
+            size = question.receive(data)
+        except WireError as error:
+            self._fail(NoPcscdError(Reason.GARBAGE, str(error)))
+            return
+        if size is not None:
+            self._question = None
+            answer = self._replies.popleft()
+            if not answer.done():
+                answer.resolve(size)
+
     def _hand_out(self, received: list[Message | Event]) -> None:
         replies = self._replies
         for message in received:
             self._answered = True
             if isinstance(message, Event):
-                if self.on_event is not None:
-                    self.on_event()
+                _tell(self.on_event)
                 continue
             if not replies:
                 return  # whoever took the last one has closed the connection
@@ -247,8 +290,7 @@ class Connection(asyncio.Protocol):
         self._end()
         if transport is not None:
             transport.abort()
-        if on_lost is not None:
-            on_lost()
+        _tell(on_lost)
 
     def _end(self) -> None:
         self._transport = None
@@ -270,6 +312,15 @@ class Connection(asyncio.Protocol):
 
     def _lost_error(self) -> PcscError:
         return PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd {self.failure or 'connection closed'}")
+
+
+def _tell(whom: Callable[[], None] | None) -> None:
+    if whom is None:
+        return
+    try:
+        whom()
+    except Exception:
+        log.exception("a bug in who is told of a connection to pcscd")
 
 
 def _refused(reply: VersionReply) -> NoPcscdError:

@@ -60,6 +60,7 @@ from cardferry.wire.pcsclite.messages import (
     ReconnectReply,
     Request,
     SetAttribute,
+    Status,
     Transmit,
     TransmitReply,
 )
@@ -296,6 +297,11 @@ class CardHandle:
     def reset(self, disposition: Disposition, protocols: Protocol) -> Reconnect:
         """A request for `exchange`: reset the card, warm or cold."""
         return Reconnect(self._card, ShareMode.SHARED, protocols, disposition)
+
+    def ask_status(self, told: Callable[[int], None]) -> None:
+        """Ask what pcscd says about this handle, without waiting: ``told`` gets the return value. Changes nothing."""
+        if not self.closed and not self._connection.crowded:
+            self._connection.post(Status(self._card)).then(lambda status: told(_rv(status)))
 
     def closing(self) -> Disconnect | None:
         """Close the handle by this request, which the caller sends with others; None when it is closed."""

@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final
 
-from cardferry.pcsc.constants import CardState
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.readers.base import ReaderObserver
 from cardferry.readers.pcscd.dial import Dial
 from cardferry.readers.pcscd.reader import PcscdReader
-from cardferry.readers.pcscd.table import Change, by_name, changes, has_card, merge
+from cardferry.readers.pcscd.table import Change, by_name, changes, merge
 
 #: How long a reader whose connection was cut stays away, in s: if it was pcscd that ended, this is known by then.
 _ABSENCE: Final = 0.1
@@ -48,8 +47,8 @@ class Inventory:
         self._known = merge(self._known, table)
         for name, record in table.items():
             reader = self._readers[name]
-            reader.in_error = bool(record.state & CardState.UNKNOWN)
             reader.table(record)
+            reader.verify()
 
     def clear(self) -> None:
         """Report that all readers are gone, because pcscd is."""
@@ -80,10 +79,13 @@ class Inventory:
         else:
             reader = self._readers[record.name]
             reader.card_gone()
-            observer.card_removed(reader)
+            if change is Change.CARD_REMOVED:
+                observer.card_removed(reader)
+            else:
+                observer.reader_failed(reader)
 
     def _replace(self, lost: PcscdReader) -> None:
-        """A reader's connection was cut, and with it went the handle: as if it had been unplugged and plugged in."""
+        """A reader's handle is lost: as if it had been unplugged and plugged in, which may be what has happened."""
         name = lost.name
         record = self._known.pop(name, None)
         if record is not None and self._readers.get(name) is lost:
@@ -93,9 +95,8 @@ class Inventory:
     def _back(self, record: ReaderState) -> None:
         del self._cut[record.name]
         self._known[record.name] = record
-        self._report(Change.READER_ADDED, record)
-        if has_card(record):
-            self._report(Change.CARD_INSERTED, record)
+        for change, _ in changes({}, {record.name: record}):
+            self._report(change, record)
 
     def _forget_cuts(self) -> None:
         for timer in self._cut.values():

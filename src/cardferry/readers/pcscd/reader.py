@@ -50,8 +50,6 @@ log = logging.getLogger(__name__)
 #: pcscd's answers about a handle whose reader has gone.
 _READER_GONE: Final = (ReturnCode.E_INVALID_VALUE, ReturnCode.E_INVALID_HANDLE, ReturnCode.E_UNKNOWN_READER)
 _NEGOTIATED: Final = (Protocol.T0, Protocol.T1)
-#: Status word.
-_SHORTEST_RESPONSE: Final = 2
 
 
 class PcscdReader:
@@ -61,10 +59,8 @@ class PcscdReader:
         name: the reader's name at pcscd.
         dial: opens the byte pipe.
         minor: the protocol level of this pcscd.
-        on_lost: called when a handle was lost with its connection, while pcscd itself may live on.
-
-    Attributes:
-        in_error: pcscd reports that the driver cannot reach the reader.
+        on_lost: called when a handle was lost, with its connection or because pcscd has forgotten it, while pcscd
+            itself may live on.
     """
 
     def __init__(self, name: str, dial: Dial, minor: int, on_lost: Callable[[PcscdReader], None]) -> None:
@@ -84,7 +80,6 @@ class PcscdReader:
         #: The card was reset, and whoever should have been told was cancelled before.
         self._untold = False
         self._neighbours = Neighbours()
-        self.in_error = False
 
     @property
     def name(self) -> str:
@@ -96,6 +91,21 @@ class PcscdReader:
     def table(self, record: ReaderState) -> None:
         """The reader's record in pcscd's table, as it is now."""
         self._neighbours.table(record.sharing, self._handles, self._loop.time())
+
+    def verify(self) -> None:
+        """pcscd's table has changed: see whether our handle has outlived that.
+
+        A reader that went and came back before anybody looked has the same record, but none of its old handles.
+        """
+        handle = self._handle
+        if handle is None:
+            return
+
+        def told(rv: int) -> None:
+            if rv in _READER_GONE and self._handle is handle:
+                self._replaced(rv)
+
+        handle.ask_status(told)
 
     def card_gone(self) -> None:
         """The card was removed: whoever held it above holds it no more."""
@@ -188,13 +198,13 @@ class PcscdReader:
 
     @replying
     async def transmit(self, apdu: bytes, protocol: Protocol) -> bytes:
-        """Send a command APDU, return the response.
+        """Send a command APDU, return the response as it came, also if it is shorter than a status word.
 
         A negotiated ``protocol`` is replaced by the one that is in force at pcscd: it may have changed with a
         reset by somebody else, of which the caller has been told.
         """
         _check_size(apdu, MAX_APDU_SIZE)
-        return _response(await self._exchange(partial(_transmit, apdu, protocol)))
+        return cast(TransmitReply, await self._exchange(partial(_transmit, apdu, protocol))).response
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader."""
@@ -284,8 +294,16 @@ class PcscdReader:
             await self._renew()
             self._untold = False
         elif rv in _READER_GONE:
+            self._replaced(rv)
             raise PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd says {rv:#010x}")
         raise PcscError(rv)
+
+    def _replaced(self, rv: int) -> None:
+        """pcscd does not know our handle any more: the reader has gone, and may have come back."""
+        log.info("%s: pcscd does not know the handle any more (%#010x): the reader has gone", self._name, rv)
+        self._handle = None
+        if not self._gone:
+            self._on_lost(self)
 
     async def _renew(self) -> None:
         connection, opening = self._connection, self._opening
@@ -398,14 +416,6 @@ class PcscdReader:
 def _transmit(apdu: bytes, protocol: int, handle: CardHandle) -> Transmit:
     """A command, in the protocol that is in force unless another kind is asked for."""
     return handle.transmit(apdu, handle.protocol if handle.protocol and protocol in _NEGOTIATED else protocol)
-
-
-def _response(reply: CardReply) -> bytes:
-    response = cast(TransmitReply, reply).response
-    if len(response) < _SHORTEST_RESPONSE:
-        # vpcd's answer when the card is pulled meanwhile.
-        raise PcscError(ReturnCode.E_NO_SMARTCARD, "response without a status word")
-    return response
 
 
 def _meaning(request: CardRequest, rv: int) -> int:

@@ -122,8 +122,7 @@ class PcscdSource:
             return
         self.up, self.failure = True, None
         log.info("pcscd at %s: protocol 4:%d, %d reader(s)", self._place, self.minor, len(self.readers))
-        if self._on_state is not None:
-            self._on_state(True, None)
+        self._tell(True, None)
 
     def _is_down(self, failure: NoPcscdError) -> None:
         known = not self.up and self.failure is not None and self.failure.reason is failure.reason
@@ -132,5 +131,12 @@ class PcscdSource:
             log.debug("pcscd at %s %s", self._place, failure)
             return
         log.info("pcscd at %s %s", self._place, failure)
-        if self._on_state is not None:
-            self._on_state(False, failure)
+        self._tell(False, failure)
+
+    def _tell(self, up: bool, failure: NoPcscdError | None) -> None:
+        if self._on_state is None:
+            return
+        try:
+            self._on_state(up, failure)
+        except Exception:  # a boundary: the readers go on
+            log.exception("pcscd at %s: a bug in who is told of it", self._place)

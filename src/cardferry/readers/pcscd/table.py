@@ -25,6 +25,8 @@ class Change(Enum):
 
     READER_ADDED = auto()
     READER_REMOVED = auto()
+    #: The driver cannot reach the reader any more, nor a card in it. A card change is the end of that.
+    READER_FAILED = auto()
     CARD_INSERTED = auto()
     CARD_REMOVED = auto()
 
@@ -43,14 +45,19 @@ def settled(reader: ReaderState) -> bool:
     The driver's error, no card, a card with its ATR and a mute card are settled; a card whose ATR is still to come is
     not.
     """
-    if not reader.state & CardState.PRESENT or reader.state & CardState.UNKNOWN:
+    if not reader.state & CardState.PRESENT or in_error(reader):
         return True
     return bool(reader.atr) or bool(reader.state & CardState.SWALLOWED)
 
 
+def in_error(reader: ReaderState) -> bool:
+    """Whether the driver says that it cannot reach the reader."""
+    return bool(reader.state & CardState.UNKNOWN)
+
+
 def has_card(reader: ReaderState) -> bool:
     """Whether a card is in there, answering or mute. A reader in error has none that could be used."""
-    return bool(reader.state & CardState.PRESENT) and not reader.state & CardState.UNKNOWN
+    return bool(reader.state & CardState.PRESENT) and not in_error(reader)
 
 
 def changes(old: Mapping[str, ReaderState], new: Mapping[str, ReaderState]) -> Iterator[tuple[Change, ReaderState]]:
@@ -67,7 +74,9 @@ def changes(old: Mapping[str, ReaderState], new: Mapping[str, ReaderState]) -> I
         known = old.get(name)
         if known is None or _replaced(known, now):
             yield Change.READER_ADDED, now
-            if has_card(now) and settled(now):
+            if in_error(now):
+                yield Change.READER_FAILED, now
+            elif has_card(now) and settled(now):
                 yield Change.CARD_INSERTED, now
         elif settled(now):
             yield from _card_changes(known, now)
@@ -97,6 +106,12 @@ def _replaced(before: ReaderState, now: ReaderState) -> bool:
 
 
 def _card_changes(before: ReaderState, now: ReaderState) -> Iterator[tuple[Change, ReaderState]]:
+    if in_error(before) or in_error(now):
+        if not in_error(now):
+            yield Change.CARD_INSERTED if has_card(now) else Change.CARD_REMOVED, now
+        elif not in_error(before):
+            yield Change.READER_FAILED, now
+        return
     was, is_there = has_card(before), has_card(now)
     if was and is_there:
         # The same card, unless it was exchanged. One that began to answer, or ceased to, is as good as another one.

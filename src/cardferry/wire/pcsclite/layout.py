@@ -19,6 +19,7 @@ from struct import Struct
 from typing import Final, Literal
 
 from cardferry.pcsc.constants import MAX_ATR_SIZE, MAX_ATTRIBUTE_SIZE, MAX_READERNAME, CardState, Protocol
+from cardferry.pcsc.reader_name import decode_reader_name, encode_reader_name, shortened_reader_name
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.wire.errors import WireError
 
@@ -101,35 +102,25 @@ class Dialect:
 
 
 def encode_name(name: str, size: int) -> bytes:
-    """A reader name in UTF-8 that leaves room for a NUL in ``size`` bytes.
+    """A reader name in bytes that leave room for a NUL in ``size`` bytes.
 
     A name that is too long keeps its beginning and pcscd's numbers at its end, and gets eight digits of its digest in
     between: two long names do not become equal, and a name is shortened to the same one each time, whatever other
-    readers there are. What UTF-8 cannot express (a lone surrogate) becomes ``?``.
+    readers there are.
     """
-    raw = name.encode("utf-8", "replace")
+    raw = encode_reader_name(name)
     return raw if len(raw) < size else _shortened(raw, size)
 
 
 def _shortened(raw: bytes, size: int) -> bytes:
     numbers = _READER_NUMBERS.search(raw)
     end = b"~" + hashlib.sha256(raw).hexdigest()[:_DIGEST_DIGITS].encode() + (numbers[0] if numbers else b"")
-    beginning = raw[: size - 1 - len(end)].decode("utf-8", "ignore")  # a character goes as a whole
-    return beginning.encode() + end
+    return shortened_reader_name(raw, size - 1 - len(end)) + end
 
 
 def decode_name(raw: bytes) -> str:
-    """The text before the first NUL of a name field.
-
-    Each byte that is not UTF-8 becomes ``?``: the name is then good for logs, JSON and other encodings, never longer
-    than it came, and still unique (pcscd's names end in reader and slot number); a connection by such a name fails
-    with ``E_UNKNOWN_READER``.
-    """
-    raw = raw.partition(b"\0")[0]
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode()
+    """The text before the first NUL of a name field, see `cardferry.pcsc.reader_name`."""
+    return decode_reader_name(raw.partition(b"\0")[0])
 
 
 class Layout:
