@@ -117,7 +117,7 @@ def _drained(size: int, cards: list[HostCard]) -> float:
     """s for each call of a queue that is filled, and emptied from both its ends; the best of some tries."""
     best = float("inf")
     for _ in range(5):
-        jobs = [Job(None, cards[number % 2], m.Status(number, 1), 0) for number in range(size)]  # type: ignore[arg-type]
+        jobs = [Job(cards[number % 2], m.Status(number, 1), 0) for number in range(size)]
         queue = JobQueue()
         began = time.process_time()
         for job in jobs:

@@ -13,9 +13,9 @@ from cardferry.manager.card import LocalCard
 from cardferry.manager.slot import Slot
 from cardferry.manager.sources import PAUSE
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Peer
 from cardferry.readers.base import ReaderObserver
 from cardferry.readers.virtual import VirtualReader, VirtualReaderSource
+from tests.callers import somebody
 from tests.manager.desk import APDU, ATR, EXCLUSIVE, LEAVE, OK, SHARED, T1, Desk, FakeReader, quiet
 
 
@@ -32,20 +32,19 @@ def logged(caplog: pytest.LogCaptureFixture) -> bool:
     return "BugError: oops" in caplog.text and "Traceback" in caplog.text
 
 
-@pytest.mark.parametrize("answer", ["at once", "with a rest", "after the reader went"])
+@pytest.mark.parametrize("answer", ["a response", "an error", "after the reader went"])
 async def test_one_that_raises_when_it_gets_its_answer(answer: str, caplog: pytest.LogCaptureFixture) -> None:
     async with Desk() as desk:
         alice, bob = await desk.client("alice"), await desk.client("bob")
-        if answer == "with a rest":
+        if answer == "an error":
             desk.reader.fails["transmit"] = PcscError(ReturnCode.F_COMM_ERROR)
         desk.reader.takes["transmit"] = 1.0
-        assert alice.card.transmit_at_once(APDU, T1, raising)
+        alice.card.transmit(APDU, T1).then(raising)
         waiting = desk.start(bob.card.transmit(APDU, T1))
         await quiet()
         if answer == "after the reader went":
             desk.unplug()
         await asyncio.sleep(3)
-        asyncio.get_running_loop().problems.clear()  # type: ignore[attr-defined]  # the fake's: it does not contain
         assert waiting.code is (ReturnCode.E_READER_UNAVAILABLE if answer.startswith("after") else ReturnCode.S_SUCCESS)
         assert logged(caplog)
 
@@ -108,7 +107,7 @@ async def test_a_source_that_fails_is_started_again_and_the_others_notice_nothin
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with sources() as (manager, faulty, _, _):
-        context = await manager.open(Peer("alice"))
+        context = await manager.open(somebody("alice"))
         card = await context.connect("Faulty 00 00", SHARED, T1)
         for runs in (1, 2, 3):
             faulty.fail.set()
@@ -132,7 +131,7 @@ async def test_a_report_that_comes_to_grief(
     report: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with sources() as (manager, faulty, reader, sound):
-        context = await manager.open(Peer("alice"))
+        context = await manager.open(somebody("alice"))
         card = await context.connect("Faulty 00 00", EXCLUSIVE, T1)
         slot = manager.slot(reader.name)
         with monkeypatch.context() as patch:

@@ -17,7 +17,7 @@ from cardferry.policy.recorded import CallRecord
 from cardferry.transports.sockets import FolderUnsafeError
 from tests.other_user import as_somebody, folder_for_all, needs_root
 
-RECORD = CallRecord(1.0, "gpg", "Reader 00 00", "transmit", "VERIFY 00 80, 8 bytes", "90 00", 0.25)
+RECORD = CallRecord(1.0, "local-user:alice", "gpg", False, "Reader 00 00", "transmit", "VERIFY 00 80, 8 bytes", "90 00", 0.25)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -40,9 +40,9 @@ def test_each_call_is_a_line_and_what_was_there_stays(tmp_path: Path) -> None:
 
 def test_names_that_are_not_utf_8_and_those_that_steer_terminals_do_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "calls"
-    RecordFile(path).write(CallRecord(1.0, "\x1b[2J", "B\udcfcro", "status"))
+    RecordFile(path).write(CallRecord(1.0, "ssh:x", "\x1b[2J", False, "B\udcfcro", "status"))
     assert path.read_bytes().isascii()
-    assert (lines(path)[0]["peer"], lines(path)[0]["reader"]) == ("\x1b[2J", "B\udcfcro")
+    assert (lines(path)[0]["program"], lines(path)[0]["reader"]) == ("\x1b[2J", "B\udcfcro")
 
 
 def test_a_file_of_ours_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_pipe_that_is_full_begins_a_new_line_when_there_is_room(tmp_path: Path
     os.mkfifo(path)
     reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     file = RecordFile(path)
-    long = CallRecord(1.0, "x" * 3000, "", "status", "y" * 3000)  # longer than what a pipe takes in one piece
+    long = CallRecord(1.0, "ssh:x", "x" * 3000, False, "", "status", "y" * 3000)  # longer than what a pipe takes in one piece
     for _ in range(20):
         file.write(long)
     read = os.read(reading, 1 << 20)
@@ -142,6 +142,6 @@ def test_a_pipe_that_is_full_begins_a_new_line_when_there_is_room(tmp_path: Path
     os.close(reading)
     *whole, half, gap, last = read.splitlines()
     assert [json.loads(line)["call"] for line in whole] == ["status"] * len(whole)
-    assert long.peer.encode() in half
+    assert long.program.encode() in half
     assert json.loads(gap)["what"] == f"{20 - len(whole)} calls"
     assert json.loads(last)["call"] == "transmit"

@@ -162,7 +162,7 @@ class ReadersReceiver:
             if reader is None:
                 raise WireError("a reader came without its state")
             readers[name] = reader
-        self._others |= {entry.name: entry.others or 0 for entry in news.changed}
+        self._others |= {name_of(entry.name): entry.others or 0 for entry in news.changed}
         if self._others.keys() != readers.keys():
             self._others = {name: self._others[name] for name in names}
         came_or_went = news.events != self._host_events

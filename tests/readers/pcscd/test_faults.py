@@ -34,7 +34,7 @@ async def test_one_that_raises_when_its_reply_comes_costs_nobody_his_connection(
 ) -> None:
     pcscd, there, reader = await connected()
     there.apdu_time = 0.1
-    assert reader.transmit_at_once(b"first one", Protocol.T1, raising)
+    reader.transmit(b"first one", Protocol.T1).then(raising)
     assert await reader.control(1, b"echo", 10) == b"echo"
     assert logged(caplog)
     assert await transmit(reader) == b"\x90\x00"
@@ -49,7 +49,7 @@ async def test_one_that_raises_when_there_is_no_reply_keeps_the_end_from_nobody(
     connection = await Connection.open(pcscd.dial, 4)
     lost: list[bool] = []
     connection.on_lost = lambda: lost.append(True)
-    connection.hand(EstablishContext(2), raising)
+    connection.post(EstablishContext(2)).then(raising)
     behind = connection.post(GetReadersState())
     pcscd.dialled[-1].hang_up()
     with pytest.raises(PcscError) as caught:

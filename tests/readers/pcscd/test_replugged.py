@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from cardferry.manager import LocalManager
 from cardferry.manager.card import LocalCard
+from cardferry.manager.context import LocalContext
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Peer
 from cardferry.readers.pcscd.source import PcscdSource
 from cardferry.wire.pcsclite.messages import Status
+from tests.callers import somebody
 from tests.readers.pcscd.fake import FakePcscd, FakeReader
 from tests.readers.pcscd.test_source import LEVELS, A
 
@@ -35,7 +36,7 @@ async def held(pcscd: FakePcscd) -> AsyncIterator[tuple[LocalManager, FakeReader
 
 
 async def connected(manager: LocalManager, name: str) -> LocalCard:
-    context = await manager.open(Peer(name), 1.0)
+    context = await manager.open(somebody(name), 1.0)
     return await context.connect(A, ShareMode.SHARED, Protocol.ANY)
 
 
@@ -65,7 +66,7 @@ async def test_an_event_is_enough_to_notice_it(minor: int, delay: float) -> None
         await works(manager)
         assert await code(agent) is ReturnCode.E_READER_UNAVAILABLE
         await agent.disconnect(Disposition.LEAVE)
-        again = await agent.context.connect(A, ShareMode.SHARED, Protocol.ANY)
+        again = await cast("LocalContext", agent.state.context).connect(A, ShareMode.SHARED, Protocol.ANY)
         assert await again.transmit(SELECT, Protocol.T1) == b"\x90\x00"
         assert await code(agent) is ReturnCode.E_INVALID_HANDLE
 

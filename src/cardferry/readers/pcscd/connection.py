@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 
 from cardferry.pcsc.constants import Scope
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import Reply, failed, replying
+from cardferry.pcsc.reply import Reply, failed, replying, within
 from cardferry.readers.pcscd.dial import Dial
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.wire.errors import WireError
