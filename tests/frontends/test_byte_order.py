@@ -51,7 +51,8 @@ class PinPad(Deliberate):
 
     async def disconnect(self, disposition: Disposition) -> None: ...
 
-    async def claim(self) -> None: ...
+    async def claim(self, *, alone: bool = False) -> bool:
+        return alone
 
     async def release(self) -> None: ...
 

@@ -495,7 +495,7 @@ async def test_a_begin_behind_one_that_failed_does_nothing(host_at_once: None) -
         card = await connected(await desk.guest())
         (known, _), *_ = host_session(desk)._cards.values()
 
-        async def fail() -> None:
+        async def fail(*, alone: bool = False) -> bool:
             del desk.reader.claim
             raise PcscError(ReturnCode.F_COMM_ERROR)
 

@@ -117,19 +117,12 @@ class LocalCard:
         slot = self.slot
         if share is ShareMode.EXCLUSIVE and slot.sharing:
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "somebody is connected")
-        self._active = await slot.call(lambda: slot.device.power(share, protocols))
+        self._active = await slot.power(share, protocols, until)
         if self.closed:
             raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
         slot.add(self)
         if share is ShareMode.EXCLUSIVE:
-            await self._become_exclusive(until)
-
-    async def _become_exclusive(self, until: float | None) -> None:
-        if not self.lock_count:
-            await self.slot.claim(self, until)
-        self.lock_count += 1
-        self.slot.exclusive_owner = self
-        self.slot.touch()
+            await slot.exclude(self, until)
 
     async def reconnect(self, share: ShareMode, protocols: Protocol, initialization: Disposition) -> Protocol:
         """Renew the connection: clears what happened; returns the active protocol."""
@@ -160,10 +153,10 @@ class LocalCard:
 
     async def _renew(self, share: ShareMode, protocols: Protocol, until: float | None) -> None:
         slot = self.slot
-        self._active = await slot.call(lambda: slot.device.power(share, protocols))
+        self._active = await slot.power(share, protocols, slot.deadline(self._connect_patience))
         if share is ShareMode.EXCLUSIVE:
             if not self.exclusive:
-                await self._become_exclusive(until)
+                await slot.exclude(self, until)
         elif self.exclusive:
             slot.exclusive_owner = None
             await self._unlock_once()

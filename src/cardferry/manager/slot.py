@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from cardferry.manager.device import Device
 from cardferry.manager.settings import ExclusivePolicy, Settings
 from cardferry.manager.turns import Turns
-from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol
+from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Done
 from cardferry.pcsc.reader_state import ReaderState
@@ -64,7 +64,7 @@ class Slot:
 
     def __init__(self, reader: Reader, settings: Settings, publish: Callable[[], None], start: Start) -> None:
         self.settings = settings
-        self.device = Device(reader, settings.linger, start, self.touch, self._reset_by_others)
+        self.device = Device(reader, settings, start, self.touch, self._reset_by_others)
         self.turns = Turns(settings.max_idle, settings.max_hold, settings.ticket_life, self._evict)
         self.cards: set[LocalCard] = set()
         self.exclusive_owner: LocalCard | None = None
@@ -362,38 +362,82 @@ class Slot:
                 raise
         card.lock_count += 1
 
-    async def claim(self, card: LocalCard, until: float | None) -> None:
+    async def claim(self, card: LocalCard, until: float | None, *, alone: bool = False) -> bool:
         """The card is the caller's here; keep other users of the reader away, too.
+
+        Args:
+            card: the caller.
+            until: see below.
+            alone: see `Reader.claim`; returns what that does.
 
         Raises:
             PcscError: ``E_SHARING_VIOLATION`` when they did not let go until then (the loop's clock, in s): the
                 turn is over, and the caller has the first place in the queue. ``E_CANCELLED`` when the caller was
                 closed, ``W_REMOVED_CARD`` when the card went, or the reader's own error.
         """
+        known = card.happened
         try:
             async with asyncio.timeout_at(until) as self._claiming:
-                await self.call(self.device.reader.claim)
+                unwanted = await self.call(lambda: self.device.reader.claim(alone=alone))
         except (TimeoutError, asyncio.CancelledError) as error:
             self._let_go(card)
             if isinstance(error, asyncio.CancelledError):
                 raise
-            self._check_meanwhile(card)
+            self._check_meanwhile(card, known)
             self.turns.keep_first(card)
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "a local program has the card") from None
         finally:
             self._claiming = None
         try:
-            self._check_meanwhile(card)
+            self._check_meanwhile(card, known)
         except PcscError:
             self._let_go(card)
             raise
         self.turns.begun()
+        return unwanted
 
-    def _check_meanwhile(self, card: LocalCard) -> None:
+    async def exclude(self, card: LocalCard, until: float | None) -> None:
+        """The caller, whose turn it is, shares the reader with nobody from now on.
+
+        Programs on this computer are refused at once from now on, as at pcscd. Where that cannot be had, because some
+        of them are connected, they may wait: they are in no queue of ours, and count as if they always did, so that the
+        lease ends. One that would not end, because it is honoured, is refused, as pcscd refuses it.
+
+        Raises:
+            PcscError: as `claim`; ``E_SHARING_VIOLATION`` when programs on this computer use the reader.
+        """
+        if card.lock_count:
+            unwanted = await self.call(lambda: self.device.reader.claim(alone=True))
+        else:
+            unwanted = await self.claim(card, until, alone=True)
+        if not unwanted and self.settings.exclusive is ExclusivePolicy.HONOUR:
+            if not card.lock_count:
+                await self._release_for(card)
+            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "a local program uses the reader")
+        card.lock_count += 1
+        self.exclusive_owner = card
+        self.turns.outsiders(not unwanted)
+        self.touch()
+
+    async def power(self, share: ShareMode, protocols: Protocol, until: float | None) -> Protocol:
+        """`Device.power` for the caller whose turn it is. While a local program has the card locked, that waits.
+
+        Raises:
+            PcscError: ``E_SHARING_VIOLATION`` when it did not let go until then (the loop's clock, in s).
+        """
+        try:
+            async with asyncio.timeout_at(until):
+                return await self.call(lambda: self.device.power(share, protocols))
+        except TimeoutError:
+            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "a local program has the card") from None
+
+    def _check_meanwhile(self, card: LocalCard, known: Happened | None) -> None:
+        """What a reconnect has known before is no reason to refuse it."""
         self.device.check_gone()
         if card.closed:
             raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
-        card.check_happened()
+        if card.happened is not known:
+            card.check_happened()
 
     def _stop_claiming(self) -> None:
         if self._claiming is not None and not self._claiming.expired():

@@ -165,8 +165,9 @@ class SlotReader(Deliberate):
             self._powered = False
             self._protocol = Protocol.UNDEFINED
 
-    async def claim(self) -> None:
-        """Nobody else can use this reader: nothing to do."""
+    async def claim(self, *, alone: bool = False) -> bool:
+        """Nobody else can use this reader: nothing to do, and nobody waits."""
+        return alone
 
     async def release(self) -> None:
         """Nothing to do."""

@@ -40,9 +40,8 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     if chosen == "at once":
         claim, release, transmit = PcscdReader.claim, PcscdReader.release, PcscdReader.transmit
 
-        async def claim_at_once(self: PcscdReader) -> None:
-            if not self.claim_at_once():
-                await claim(self)
+        async def claim_at_once(self: PcscdReader, *, alone: bool = False) -> bool:
+            return False if not alone and self.claim_at_once() else await claim(self, alone=alone)
 
         async def release_at_once(self: PcscdReader) -> None:
             if not self.release_at_once():

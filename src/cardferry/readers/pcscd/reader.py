@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final, cast
 
@@ -50,6 +51,9 @@ log = logging.getLogger(__name__)
 #: pcscd's answers about a handle whose reader has gone.
 _READER_GONE: Final = (ReturnCode.E_INVALID_VALUE, ReturnCode.E_INVALID_HANDLE, ReturnCode.E_UNKNOWN_READER)
 _NEGOTIATED: Final = (Protocol.T0, Protocol.T1)
+#: How long a handle may take whose opening nobody waits for who said how long, in s. pcscd gives none while others have
+#: the card locked; powering a card takes some time, too.
+_SOON: Final = 1.0
 
 
 class PcscdReader:
@@ -110,8 +114,13 @@ class PcscdReader:
     def card_gone(self) -> None:
         """The card was removed: whoever held it above holds it no more."""
         self._claimed = self._untold = False
-        if self._handle is not None:
-            self._handle.drop_lock()
+        handle, opening = self._handle, self._opening
+        if handle is not None and opening is not None and handle.exclusive:
+            # Without a card pcscd makes no shared handle of an exclusive one. What a reader can do without one goes on.
+            handle.close(Disposition.LEAVE)
+            self._handle, self._opening = None, replace(opening, share=ShareMode.DIRECT)
+        elif handle is not None:
+            handle.drop_lock()
 
     def close(self) -> None:
         """The reader has gone. Pending and later calls fail."""
@@ -145,7 +154,7 @@ class PcscdReader:
         if handle is not None:
             handle.close(disposition)
 
-    async def claim(self) -> None:
+    async def claim(self, *, alone: bool = False) -> bool:
         """Take pcscd's lock.
 
         Alone on the reader we only ask for it; the next command brings the answer. With others we wait for it, after
@@ -155,20 +164,31 @@ class PcscdReader:
             PcscError: the lock is not ours and not asked for; no `release` is needed.
         """
         await self._tell()
-        handle = self._usable()
-        gap = self._neighbours.gap(self._loop.time())
-        if gap:
-            await asyncio.sleep(gap)
-            handle = self._usable()
+        neighbours = self._neighbours
         now = self._loop.time()
+        gap = max(neighbours.gap(now), neighbours.last_look(now) if alone else 0.0)
+        if gap and not self._claimed:
+            await asyncio.sleep(gap)
+        handle = self._handle or await self._reopened()
         self._let_go()
+        refused = False
         if handle.lock is Lock.FREE:
-            if self._neighbours.alone(now):
-                self._look(await handle.ask_lock(self._glance(now)))
-            else:
-                await self._take(handle)
+            # Somebody may wait for the lock already whom we have not let in, if others were about.
+            refused = alone and await handle.exclude() and neighbours.alone(self._loop.time())
+            if handle.lock is Lock.FREE:
+                await self._lock(handle)
+        elif alone:
+            await handle.exclude()  # who has come during this claim waits all the same
         self._claimed = True
-        self._neighbours.claimed(self._loop.time())
+        neighbours.claimed(self._loop.time())
+        return refused
+
+    async def _lock(self, handle: CardHandle) -> None:
+        now = self._loop.time()
+        if self._neighbours.alone(now):
+            self._look(await handle.ask_lock(self._glance(now)))
+        else:
+            await self._take(handle)
 
     def claim_at_once(self) -> bool:
         """Ask for pcscd's lock, if we are alone on the reader and owe nobody a pause."""
@@ -197,6 +217,8 @@ class PcscdReader:
             if not self._letting_go:
                 self._letting_go = True
                 self._loop.call_soon(self._let_go)
+            if self._handle is not None and self._handle.exclusive:
+                self._let_go()  # the next claim may not be for an exclusive handle
         return True
 
     def _let_go(self) -> None:
@@ -287,7 +309,7 @@ class PcscdReader:
         while True:
             handle = self._handle
             if handle is None:
-                handle = await self._reopened()
+                handle = await (self._reopened() if self._claimed else self._reopened_soon())
             if self._claimed and handle.lock is Lock.FREE:
                 await self._take(handle)
             asked = handle.lock is Lock.ASKED
@@ -361,10 +383,19 @@ class PcscdReader:
         if connection is None or opening is None:
             return
         try:
-            await self._open(connection, opening)
-        except PcscError as error:
+            async with asyncio.timeout(_SOON):
+                await self._open(connection, opening)
+        except (PcscError, TimeoutError) as error:
             # The caller is told of the reset now; the next call tries again and tells of this.
             log.info("%s: no new handle after a reset: %s", self._name, error)
+
+    async def _reopened_soon(self) -> CardHandle:
+        """A handle, if pcscd gives one before long. It waits with that while others have the card locked."""
+        try:
+            async with asyncio.timeout(_SOON):
+                return await self._reopened()
+        except TimeoutError:
+            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "another program has the card locked") from None
 
     async def _reopened(self) -> CardHandle:
         opening = self._opening
@@ -431,12 +462,6 @@ class PcscdReader:
     def _check_gone(self) -> None:
         if self._gone:
             raise PcscError(ReturnCode.E_READER_UNAVAILABLE)
-
-    def _usable(self) -> CardHandle:
-        self._check_gone()
-        if self._handle is None:
-            raise PcscError(ReturnCode.E_INVALID_HANDLE, f"{self._name} is not connected")
-        return self._handle
 
     # what is known of others
 
