@@ -119,3 +119,11 @@ def test_a_second_forwarded_guest_is_refused_at_once_while_the_first_has_the_car
         is_refused_at_once(second.apdu)
         lets_go(held)
         assert second.apdu()["answers"] == ["9000"]
+
+
+def test_through_a_share_where_processes_cannot_be_told_apart_the_second_is_refused_at_once(recipe: Recipe) -> None:
+    with guest(recipe, "shared") as only_sshd:
+        held = only_sshd.holds()
+        is_refused_at_once(only_sshd.apdu)
+        lets_go(held)
+        assert only_sshd.apdu()["answers"] == ["9000"]

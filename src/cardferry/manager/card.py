@@ -110,7 +110,11 @@ class LocalCard:
         if exclusive is None:
             return False
         mine, its = self.context.peer, exclusive.context.peer
-        same_process = exclusive.context is self.context or (mine.pid is not None and mine == its)
+        if mine == its and mine.pid is None and exclusive.context is not self.context:
+            # Perhaps the same process, perhaps another one of that computer: for all that is known, threads of one
+            # process would wait for each other. Another one comes again, when the lease may be over.
+            return not slot.turns.owner_yields() or slot.settings.exclusive is ExclusivePolicy.HONOUR
+        same_process = exclusive.context is self.context or mine == its
         return same_process or slot.settings.exclusive is ExclusivePolicy.HONOUR
 
     async def _join(self, share: ShareMode, protocols: Protocol, until: float | None) -> None:
