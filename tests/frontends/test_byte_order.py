@@ -52,8 +52,8 @@ class PinPad:
 
     async def disconnect(self, disposition: Disposition) -> None: ...
 
-    def claim(self) -> Reply[None]:
-        return DONE
+    def claim(self, *, alone: bool = False) -> Reply[bool]:
+        return answered(alone)
 
     def release(self) -> Reply[None]:
         return DONE

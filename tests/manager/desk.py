@@ -60,6 +60,7 @@ class FakeReader:
         empty: there is no card.
         removals: how often it was taken out.
         gates: a call of that name waits until its event is set; ``claimed`` is a claim that has taken effect.
+        local_programs: programs on this computer are connected, so that an exclusive connection keeps them waiting.
         misuse: what the manager must not do, but did.
     """
 
@@ -75,6 +76,7 @@ class FakeReader:
         self.fails: dict[str, BaseException] = {}
         self.gates: dict[str, asyncio.Event] = {}
         self.misuse: list[str] = []
+        self.local_programs = False
         self.reset_by_others = False
         self.empty = True
         self.removals = 0
@@ -178,15 +180,16 @@ class FakeReader:
             self.forget()
 
     @replying
-    async def claim(self) -> None:
+    async def claim(self, *, alone: bool = False) -> bool:
         with self._one_at_a_time("claim"):
-            if self._claimed:
+            if self._claimed and not alone:
                 self.misuse.append("claimed twice")
             await self._do("claim")
             await self._local_done.wait()
             self._claimed = True
             if "claimed" in self.gates:
                 await self.gates["claimed"].wait()
+            return alone and not self.local_programs
 
     @replying
     async def release(self) -> None:

@@ -8,8 +8,25 @@ from typing import Any
 
 import pytest
 
+from cardferry.manager import ExclusivePolicy, Settings
+from cardferry.pcsc.constants import ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from tests.manager.desk import APDU, DIRECT, LEAVE, OK, READER, RESET, SHARED, T1, UNPOWER, Desk, elapsed, quiet, raises
+from tests.manager.desk import (
+    APDU,
+    DIRECT,
+    EXCLUSIVE,
+    LEAVE,
+    OK,
+    READER,
+    RESET,
+    SHARED,
+    T1,
+    UNPOWER,
+    Desk,
+    elapsed,
+    quiet,
+    raises,
+)
 
 
 async def test_begin_waits_for_a_local_program() -> None:
@@ -83,6 +100,20 @@ async def test_single_operation_waits_for_a_local_program(call: str) -> None:
             assert desk.reader.calls[-3:] == ["claim", desk.reader.calls[-2], "release"]
 
 
+@pytest.mark.parametrize("call", ["reconnect", "disconnect"])
+async def test_a_handle_that_was_reset_is_renewed_beside_a_local_program(call: str) -> None:
+    async with Desk() as desk:
+        alice, bob = await desk.client("alice"), await desk.client("bob")
+        await bob.card.reconnect(SHARED, T1, RESET)
+        desk.reader.local_begin()
+        work = alice.card.reconnect(SHARED, T1, RESET) if call == "reconnect" else alice.card.disconnect(RESET)
+        waiting = desk.start(work)
+        await asyncio.sleep(20)
+        desk.reader.local_end()
+        await waiting  # it knows that the card was reset
+        assert waiting.code is ReturnCode.S_SUCCESS
+
+
 async def test_single_operation_does_not_claim_when_nobody_is_in_the_way() -> None:
     async with Desk() as desk:
         alice = await desk.client("alice")
@@ -136,6 +167,105 @@ async def test_refusal_inside_a_transaction_is_the_callers() -> None:
         with raises(ReturnCode.E_SHARING_VIOLATION):
             await alice.card.transmit(APDU, T1)
         assert desk.reader.calls.count("claim") == 1
+
+
+# exclusive connections of ours: nobody here must wait for one without end
+
+
+async def test_an_exclusive_connection_lasts_while_local_programs_are_refused() -> None:
+    async with Desk(Settings(max_idle=30)) as desk:
+        alice = await desk.client("alice", EXCLUSIVE)
+        await asyncio.sleep(3600)
+        assert await alice.card.transmit(APDU, T1) == OK
+
+
+@pytest.mark.parametrize("how", ["connect", "reconnect", "reconnect in a transaction"])
+async def test_one_for_which_local_programs_wait_ends_when_it_is_idle(how: str) -> None:
+    async with Desk(Settings(max_idle=30)) as desk:
+        desk.reader.local_programs = True
+        alice = await desk.client("alice", EXCLUSIVE if how == "connect" else SHARED)
+        if how != "connect":
+            if how.endswith("transaction"):
+                await alice.card.begin()
+            await alice.card.reconnect(EXCLUSIVE, T1, LEAVE)
+        assert desk.sharing == -1
+        for _ in range(3):
+            await asyncio.sleep(25)
+            assert await alice.card.transmit(b"secret", T1) == OK
+        await asyncio.sleep(31)
+        assert not desk.reader.held()
+        assert desk.reader.session == []  # nobody inherits what it did
+        with raises(ReturnCode.W_RESET_CARD):
+            await alice.card.transmit(APDU, T1)
+        await alice.card.reconnect(EXCLUSIVE, T1, LEAVE)
+        assert await alice.card.transmit(APDU, T1) == OK
+
+
+async def test_one_for_which_local_programs_wait_ends_when_it_is_never_idle() -> None:
+    async with Desk(Settings(max_idle=30, max_hold=120)) as desk:
+        desk.reader.local_programs = True
+        alice = await desk.client("alice", EXCLUSIVE)
+        for _ in range(80):
+            assert await alice.card.transmit(APDU, T1) == OK
+            await asyncio.sleep(1.5)
+        await quiet()
+        assert not desk.reader.held()
+        with raises(ReturnCode.W_RESET_CARD):
+            await alice.card.transmit(APDU, T1)
+
+
+async def test_one_that_is_honoured_is_refused_where_local_programs_would_wait() -> None:
+    async with Desk(Settings(exclusive=ExclusivePolicy.HONOUR)) as desk:
+        desk.reader.local_programs = True
+        alice, bob = await desk.client("alice"), await desk.client("bob", None)
+        with raises(ReturnCode.E_SHARING_VIOLATION):
+            await alice.card.reconnect(EXCLUSIVE, T1, LEAVE)
+        assert not desk.reader.held()
+        await alice.card.begin()
+        with raises(ReturnCode.E_SHARING_VIOLATION):
+            await alice.card.reconnect(EXCLUSIVE, T1, LEAVE)
+        assert desk.reader.held()  # the transaction goes on
+        assert await alice.card.transmit(APDU, T1) == OK
+        await alice.card.end(LEAVE)
+        await alice.card.disconnect(LEAVE)
+        with raises(ReturnCode.E_SHARING_VIOLATION):
+            await bob.context.connect(READER, EXCLUSIVE, T1)
+        assert not desk.reader.held()
+        desk.reader.local_programs = False
+        await (await bob.context.connect(READER, EXCLUSIVE, T1)).disconnect(LEAVE)
+
+
+# pcscd gives no handle while another program has the card locked
+
+
+@pytest.mark.parametrize("share", [SHARED, EXCLUSIVE, DIRECT])
+async def test_a_connect_for_which_the_reader_must_be_opened_waits_no_longer_than_any(share: ShareMode) -> None:
+    async with Desk(Settings(connect_patience=60)) as desk:
+        client = await desk.client("alice", None, patience=1.0)
+        gate = desk.reader.gates[f"connect {'DIRECT' if share is DIRECT else 'SHARED'}"] = asyncio.Event()
+        waiting = desk.start(client.context.connect(READER, share, T1))
+        assert await elapsed(waiting) == pytest.approx(60)
+        assert waiting.code is ReturnCode.E_SHARING_VIOLATION
+        gate.set()
+        await desk.check_usable()
+
+
+async def test_calls_for_which_the_reader_must_be_opened_again_wait_no_longer_than_that() -> None:
+    async with Desk(Settings(connect_patience=60)) as desk:
+        alice, bob = await desk.client("alice", patience=1.0), await desk.client("bob", patience=1.0)
+        await bob.card.disconnect(UNPOWER)
+        desk.reader.gates["connect SHARED"] = desk.reader.gates["connect DIRECT"] = asyncio.Event()
+        for work in (
+            lambda: alice.card.control(1, b"", 1),
+            lambda: alice.card.reconnect(SHARED, T1, LEAVE),
+            lambda: alice.card.reconnect(SHARED, T1, RESET),
+        ):
+            waiting = desk.start(work())
+            assert await elapsed(waiting) <= 121  # a reset is tried twice, outside of a claim and in one
+            assert waiting.code is ReturnCode.E_SHARING_VIOLATION
+        desk.reader.gates.clear()
+        await alice.card.reconnect(SHARED, T1, LEAVE)
+        assert await alice.card.transmit(APDU, T1) == OK
 
 
 @pytest.mark.parametrize("call", ["connect", "reconnect"])

@@ -379,6 +379,48 @@ async def test_second_connect_of_the_exclusive_process_is_refused_at_once(policy
             assert call.code is ReturnCode.E_SHARING_VIOLATION
 
 
+async def test_where_processes_cannot_be_told_apart_a_second_connect_is_refused_until_the_lease_is_over() -> None:
+    """As on a computer that has only sshd: it may be another thread of the process that has the card to itself."""
+    async with Desk(Settings(max_idle=30)) as desk:
+        guest = somebody("guest over ssh")
+        alice = await desk.client(share=EXCLUSIVE, caller=guest)
+        other = await desk.client(share=None, caller=guest, patience=1.0)
+        for _ in range(3):
+            await asyncio.sleep(29)
+            for share in (SHARED, EXCLUSIVE):
+                call = desk.start(other.context.connect(READER, share, T1))
+                assert await elapsed(call) == 0
+                assert call.code is ReturnCode.E_SHARING_VIOLATION
+            assert await alice.card.transmit(APDU, T1) == OK
+        await asyncio.sleep(20)
+        third = await desk.client(share=None, caller=somebody("another guest over ssh"))
+        assert await elapsed(third.context.connect(READER, SHARED, T1)) == pytest.approx(10)  # it waits, as ever
+        await third.context.close()
+        await alice.card.reconnect(EXCLUSIVE, T1, LEAVE)
+        await asyncio.sleep(30)
+        assert (await other.context.connect(READER, SHARED, T1)).reader == READER
+        with raises(ReturnCode.W_RESET_CARD):
+            await alice.card.transmit(APDU, T1)
+
+
+async def test_there_the_card_is_not_kept_for_ever_by_one_that_is_never_idle() -> None:
+    async with Desk(Settings(max_idle=30, max_hold=120)) as desk:
+        guest = somebody("guest over ssh")
+        alice = await desk.client(share=EXCLUSIVE, caller=guest)
+        other = await desk.client(share=None, caller=guest, patience=1.0)
+        refused = 0
+        while True:
+            assert await alice.card.transmit(APDU, T1) == OK
+            try:
+                await other.context.connect(READER, SHARED, T1)
+                break
+            except PcscError as error:
+                assert error.code is ReturnCode.E_SHARING_VIOLATION
+                refused += 1
+                await asyncio.sleep(1.5)
+        assert 78 <= refused <= 82
+
+
 async def test_same_process_number_on_another_computer_is_another_process() -> None:
     async with Desk(Settings(max_idle=30)) as desk:
         await desk.client(share=EXCLUSIVE, caller=replace(somebody("program", uid=0, pid=7), session=1))
@@ -416,7 +458,7 @@ async def test_reconnect_to_exclusive_inside_a_transaction() -> None:
         alice = await desk.client("alice")
         await alice.card.begin()
         await alice.card.reconnect(EXCLUSIVE, T1, LEAVE)
-        assert desk.reader.calls.count("claim") == 1
+        assert desk.reader.calls.count("claim") == 2  # the second time to be alone
         await alice.card.end(LEAVE)
         with raises(ReturnCode.E_NOT_TRANSACTED):
             await alice.card.end(LEAVE)

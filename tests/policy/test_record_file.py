@@ -17,7 +17,9 @@ from cardferry.policy.recorded import CallRecord
 from cardferry.transports.sockets import FolderUnsafeError
 from tests.other_user import as_somebody, folder_for_all, needs_root
 
-RECORD = CallRecord(1.0, "local-user:alice", "gpg", False, "Reader 00 00", "transmit", "VERIFY 00 80, 8 bytes", "90 00", 0.25)
+RECORD = CallRecord(
+    1.0, "local-user:alice", "gpg", False, "Reader 00 00", "transmit", "VERIFY 00 80, 8 bytes", "90 00", 0.25
+)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -133,7 +135,9 @@ def test_a_pipe_that_is_full_begins_a_new_line_when_there_is_room(tmp_path: Path
     os.mkfifo(path)
     reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     file = RecordFile(path)
-    long = CallRecord(1.0, "ssh:x", "x" * 3000, False, "", "status", "y" * 3000)  # longer than what a pipe takes in one piece
+    long = CallRecord(
+        1.0, "ssh:x", "x" * 3000, False, "", "status", "y" * 3000
+    )  # longer than what a pipe takes in one piece
     for _ in range(20):
         file.write(long)
     read = os.read(reading, 1 << 20)

@@ -1,4 +1,4 @@
-"""A reader whose name is not UTF-8, as pcscd itself makes them when it cuts a name: its bytes pass through unchanged."""
+"""A reader whose name is not UTF-8, as pcscd makes them when it cuts a long name: its bytes pass through."""
 
 from __future__ import annotations
 

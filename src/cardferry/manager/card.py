@@ -114,27 +114,25 @@ class LocalCard:
         if exclusive is None:
             return False
         mine = self.state
-        same_process = exclusive.context is mine.context or exclusive.caller.same_process(mine.caller)
-        return same_process or slot.settings.exclusive is ExclusivePolicy.HONOUR
+        if exclusive.context is mine.context or exclusive.caller.same_process(mine.caller):
+            return True
+        if exclusive.caller == mine.caller and mine.caller.program.pid is None:
+            # Perhaps the same process, perhaps another one of that computer: for all that is known, threads of one
+            # process would wait for each other. Another one comes again, when the lease may be over.
+            return not slot.turns.owner_yields() or slot.settings.exclusive is ExclusivePolicy.HONOUR
+        return slot.settings.exclusive is ExclusivePolicy.HONOUR
 
     async def _join(self, share: ShareMode, protocols: Protocol, until: float | None) -> None:
         slot = self.slot
         if share is ShareMode.EXCLUSIVE and slot.sharing:
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "somebody is connected")
-        self._active = await slot.call(lambda: slot.device.power(share, protocols))
+        self._active = await slot.power(share, protocols, until)
         if self.closed:
             raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
         self.state.opened = slot.moment()
         slot.add(self.state)
         if share is ShareMode.EXCLUSIVE:
-            await self._become_exclusive(until)
-
-    async def _become_exclusive(self, until: float | None) -> None:
-        if not self.state.lock_count:
-            await self.slot.claim(self.state, until)
-        self.state.lock_count += 1
-        self.slot.exclusive_owner = self.state
-        self.slot.touch()
+            await slot.exclude(self.state, until)
 
     async def reconnect(self, share: ShareMode, protocols: Protocol, initialization: Disposition) -> Protocol:
         """Renew the connection: clears what happened; returns the active protocol."""
@@ -166,10 +164,10 @@ class LocalCard:
 
     async def _renew(self, share: ShareMode, protocols: Protocol, until: float | None) -> None:
         slot = self.slot
-        self._active = await slot.call(lambda: slot.device.power(share, protocols))
+        self._active = await slot.power(share, protocols, slot.deadline(self._connect_patience))
         if share is ShareMode.EXCLUSIVE:
             if not self.exclusive:
-                await self._become_exclusive(until)
+                await slot.exclude(self.state, until)
         elif self.exclusive:
             slot.exclusive_owner = None
             await self._unlock_once()

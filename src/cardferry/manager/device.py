@@ -14,8 +14,10 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeVar
 
+from cardferry.manager.settings import Settings
 from cardferry.pcsc.constants import CardState, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.reply import within
 from cardferry.readers.base import Reader
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,8 @@ class Device:
 
     Args:
         reader: what does the work.
-        linger: s for which the reader stays connected after nobody is.
+        settings: of them `Settings.linger` and `Settings.connect_patience`. pcscd lets us wait with a connect while
+            another program has the card locked.
         start: runs a coroutine in a task that somebody owns.
         changed: called when something that applications see has changed.
         reset_by_others: called when another user of the reader has reset the card.
@@ -51,7 +54,7 @@ class Device:
     def __init__(
         self,
         reader: Reader,
-        linger: float,
+        settings: Settings,
         start: Callable[[Coroutine[object, object, None]], None],
         changed: Callable[[], None],
         reset_by_others: Callable[[], None],
@@ -63,7 +66,7 @@ class Device:
         self.event_counter = 0
         self.gone = False
         self.users = 0
-        self._linger = linger
+        self._settings = settings
         self._start = start
         self._changed = changed
         self._reset_by_others = reset_by_others
@@ -197,7 +200,11 @@ class Device:
 
     async def _connect_reader(self, share: ShareMode, protocols: Protocol) -> Protocol:
         self._to_let_go = True  # even if this fails: it may fail half way
-        protocol = await self.reader.connect(share, protocols)
+        try:
+            until = self._loop.time() + self._settings.connect_patience
+            protocol = await within(self.reader.connect(share, protocols), until)
+        except TimeoutError:
+            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "a local program has the card") from None
         self._connected = share
         return protocol
 
@@ -267,7 +274,7 @@ class Device:
         self.users = users
         self._stop_lingering()
         if not self.users and self._to_let_go and not self.gone:
-            self._lingering = self._loop.call_later(self._linger, self._let_go)
+            self._lingering = self._loop.call_later(self._settings.linger, self._let_go)
 
     def _stop_lingering(self) -> None:
         if self._lingering is not None:

@@ -22,10 +22,10 @@ from cardferry.manager.device import Device
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy, Settings
 from cardferry.manager.turns import Turns
-from cardferry.pcsc.constants import SHARING_EXCLUSIVE
+from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
-from cardferry.pcsc.reply import Reply, replying, within
+from cardferry.pcsc.reply import Reply, running, within
 from cardferry.readers.base import Reader
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Slot:
 
     def __init__(self, reader: Reader, settings: Settings, publish: Callable[[], None], start: Start) -> None:
         self.settings = settings
-        self.device = Device(reader, settings.linger, start, self.touch, self._reset_by_others)
+        self.device = Device(reader, settings, start, self.touch, self._reset_by_others)
         self.turns = Turns(settings.max_idle, settings.max_hold, settings.ticket_life, self._evict)
         self.handles: set[HandleState] = set()
         self.exclusive_owner: HandleState | None = None
@@ -67,7 +67,7 @@ class Slot:
         self._publish = publish
         self._start = start
         self._loop = asyncio.get_running_loop()
-        self._claiming: Reply[None] | None = None
+        self._claiming: Reply[bool] | None = None
         self._state: ReaderState | None = None
         self._marks = next(_numbers)
 
@@ -300,42 +300,81 @@ class Slot:
                 raise
         handle.lock_count += 1
 
-    async def claim(self, handle: HandleState, until: float | None) -> None:
+    async def claim(self, handle: HandleState, until: float | None, *, alone: bool = False) -> bool:
         """The card is the caller's here; keep other users of the reader away, too.
+
+        Args:
+            handle: the caller.
+            until: see below.
+            alone: see `Reader.claim`; returns what that does.
 
         Raises:
             PcscError: ``E_SHARING_VIOLATION`` when they did not let go until then (the loop's clock, in s): the
                 turn is over, and the caller has the first place in the queue. ``E_CANCELLED`` when the caller was
                 closed, ``W_REMOVED_CARD`` when the card went, or the reader's own error.
         """
-        claiming = self._claiming = self._claim()
+        known = handle.happened
+        claiming = self._claiming = running(self.call(lambda: self.device.reader.claim(alone=alone)))
         try:
-            await within(claiming, until)
+            unwanted = await within(claiming, until)
         except (TimeoutError, asyncio.CancelledError) as error:
             self._let_go(handle)
             if isinstance(error, asyncio.CancelledError) and self._claiming is claiming:
                 raise  # we are cancelled, and `_stop_claiming` was not called
-            self._check_meanwhile(handle)
+            self._check_meanwhile(handle, known)
             self.turns.keep_first(handle)
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "a local program has the card") from None
         finally:
             self._claiming = None
         try:
-            self._check_meanwhile(handle)
+            self._check_meanwhile(handle, known)
         except PcscError:
             self._let_go(handle)
             raise
         self.turns.begun()
+        return unwanted
 
-    @replying
-    async def _claim(self) -> None:
-        await self.call(self.device.reader.claim)
+    async def exclude(self, handle: HandleState, until: float | None) -> None:
+        """The caller, whose turn it is, shares the reader with nobody from now on.
 
-    def _check_meanwhile(self, handle: HandleState) -> None:
+        Programs on this computer are refused at once from now on, as at pcscd. Where that cannot be had, because some
+        of them are connected, they may wait: they are in no queue of ours, and count as if they always did, so that the
+        lease ends. One that would not end, because it is honoured, is refused, as pcscd refuses it.
+
+        Raises:
+            PcscError: as `claim`; ``E_SHARING_VIOLATION`` when programs on this computer use the reader.
+        """
+        if handle.lock_count:
+            unwanted = await self.call(lambda: self.device.reader.claim(alone=True))
+        else:
+            unwanted = await self.claim(handle, until, alone=True)
+        if not unwanted and self.settings.exclusive is ExclusivePolicy.HONOUR:
+            if not handle.lock_count:
+                await self._release_for(handle)
+            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "a local program uses the reader")
+        handle.lock_count += 1
+        self.exclusive_owner = handle
+        self.turns.outsiders(not unwanted)
+        self.touch()
+
+    async def power(self, share: ShareMode, protocols: Protocol, until: float | None) -> Protocol:
+        """`Device.power` for the caller whose turn it is. While a local program has the card locked, that waits.
+
+        Raises:
+            PcscError: ``E_SHARING_VIOLATION`` when it did not let go until then (the loop's clock, in s).
+        """
+        try:
+            return await within(self.call(lambda: self.device.power(share, protocols)), until)
+        except TimeoutError:
+            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "a local program has the card") from None
+
+    def _check_meanwhile(self, handle: HandleState, known: Happened | None) -> None:
+        """What a reconnect has known before is no reason to refuse it."""
         self.device.check_gone()
         if handle.closed:
             raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
-        handle.check_happened()
+        if handle.happened is not known:
+            handle.check_happened()
 
     def _stop_claiming(self) -> None:
         claiming, self._claiming = self._claiming, None

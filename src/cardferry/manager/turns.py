@@ -223,6 +223,13 @@ class Turns:
         self._start_hold()
         self._watch()
 
+    def owner_yields(self) -> bool:
+        """Whether who waits for the card would get it at once. Who asks wants it, but does not wait otherwise."""
+        now = self._loop.time()
+        if self._hold_end is None:
+            self._hold_end = now + self._max_hold
+        return now >= self._hold_end or (not self._busy and now >= self._last_used + self._max_idle)
+
     def outsiders(self, waiting: bool) -> None:
         """Whether somebody may be waiting for the owner who is in no queue of ours; forgotten with the owner."""
         self._outsiders = waiting

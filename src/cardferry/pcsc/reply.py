@@ -296,6 +296,11 @@ def replying(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Reply
     return begin
 
 
+def running(coroutine: Coroutine[Any, Any, T]) -> Reply[T]:
+    """The reply of a coroutine, which begins at once; see `replying`."""
+    return _Running(coroutine)
+
+
 def in_task(start: Start, coroutine: Coroutine[Any, Any, T]) -> Reply[T]:
     """Run a coroutine in a task.
 
@@ -324,18 +329,21 @@ def failed(error: CardferryError) -> Reply[Any]:
 DONE: Final[Reply[None]] = answered(None)
 
 
-async def within(reply: Reply[T], until: float | None) -> T:
-    """Await a reply, but not for ever.
+async def within(work: Reply[T] | Coroutine[Any, Any, T], until: float | None) -> T:
+    """Await a reply or a coroutine, but not for ever.
 
     Args:
-        reply: is cancelled when time is over.
+        work: is cancelled when time is over.
         until: on the event loop's clock, in s; None never.
 
     Raises:
         TimeoutError: the answer did not come in time.
     """
-    if until is None or reply.done():
-        return await reply
+    if until is None:
+        return await work
+    reply = work if isinstance(work, Reply) else running(work)
+    if reply.done():
+        return reply.result()
     expired = False
 
     def expire() -> None:

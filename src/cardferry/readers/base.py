@@ -33,8 +33,8 @@ class Reader(Interface):
 
         May be called again while connected: after a new card was inserted, to get from `ShareMode.DIRECT` to
         `ShareMode.SHARED`, or after `disconnect`. A powered card keeps its session. `ShareMode.EXCLUSIVE` is never
-        asked for. `ShareMode.DIRECT` needs no card and may return `Protocol.UNDEFINED`. `disconnect` follows in the
-        end also when this fails, for it may fail half way.
+        asked for, see `claim`. `ShareMode.DIRECT` needs no card and may return `Protocol.UNDEFINED`. `disconnect`
+        follows in the end also when this fails, for it may fail half way.
 
         Raises:
             PcscError: ``E_NO_SMARTCARD``, ``W_UNRESPONSIVE_CARD``, ``E_PROTO_MISMATCH``, ``E_SHARING_VIOLATION`` when
@@ -50,12 +50,19 @@ class Reader(Interface):
         """The last handle has gone. The card may be powered off, whatever the disposition. Ends a claim."""
         ...
 
-    def claim(self) -> Reply[None]:
+    def claim(self, *, alone: bool = False) -> Reply[bool]:
         """Somebody above holds the card from now on: keep other users of the reader away.
 
         May return before that is certain; the next call then waits, or carries the error. May take as long as other
         users like, and may be cancelled. Lasts until `release` or `disconnect`, or until the observer is told
         that the card or reader is removed; a reset, by whomever, does not end it.
+
+        Args:
+            alone: it is for an exclusive connection, which may last. Other users that come shall be refused at once
+                rather than wait, if that can be had. The reader may be claimed already.
+
+        Returns:
+            whether nobody waits because of it, as far as is known. (Without ``alone`` False.)
 
         Raises:
             PcscError: the claim failed, and no `release` is due. ``W_RESET_CARD`` as for `transmit`.

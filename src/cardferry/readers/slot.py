@@ -27,7 +27,7 @@ from cardferry.pcsc.constants import (
 )
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_name import encode_reader_name
-from cardferry.pcsc.reply import DONE, Reply, replying
+from cardferry.pcsc.reply import DONE, Reply, answered, replying
 from cardferry.readers.base import ReaderObserver
 
 log = logging.getLogger(__name__)
@@ -166,9 +166,9 @@ class SlotReader:
             self._powered = False
             self._protocol = Protocol.UNDEFINED
 
-    def claim(self) -> Reply[None]:
-        """Nobody else can use this reader: nothing to do."""
-        return DONE
+    def claim(self, *, alone: bool = False) -> Reply[bool]:
+        """Nobody else can use this reader: nothing to do, and nobody waits."""
+        return answered(alone)
 
     def release(self) -> Reply[None]:
         """Nothing to do."""

@@ -18,7 +18,7 @@ from typing import Final, cast
 
 from cardferry.pcsc.constants import MAX_ATR_SIZE
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import replying, within
+from cardferry.pcsc.reply import within
 from cardferry.readers.slot import SlotReader, SlotSource
 from cardferry.wire.errors import WireError
 from cardferry.wire.vpcd import DEFAULT_PORT, MAX_PAYLOAD, MIN_APDU, Control, ReaderSide
@@ -84,8 +84,8 @@ class VpiccPort(asyncio.Protocol):
     async def _power(self, control: Control) -> bytes:
         await self._idle()
         try:
-            asked = self._ask(self._codec.control(control) + self._codec.control(Control.GET_ATR))
-            atr = await within(asked, self._loop.time() + ATR_TIMEOUT)
+            message = self._codec.control(control) + self._codec.control(Control.GET_ATR)
+            atr = await within(self._ask(message), self._loop.time() + ATR_TIMEOUT)
         except TimeoutError:
             self._drop(f"it tells no ATR within {ATR_TIMEOUT:g} s")
             raise PcscError(ReturnCode.W_UNRESPONSIVE_CARD, "no ATR") from None
@@ -101,7 +101,6 @@ class VpiccPort(asyncio.Protocol):
         if self._transport is None:
             raise PcscError(ReturnCode.E_NO_SMARTCARD, "the card has hung up")
 
-    @replying
     async def _ask(self, message: bytes) -> bytes:
         answer: asyncio.Future[bytes] = self._loop.create_future()
         self._answer = answer

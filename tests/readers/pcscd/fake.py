@@ -59,6 +59,8 @@ class FakeReader:
     owner: int = 0
     count: int = 0
     others: int = 0
+    #: The handle that shares with nobody.
+    exclusive: int = 0
     protocol: int = 0
     #: Our handles, each with what it must be told.
     handles: dict[int, int] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class FakeReader:
 
     @property
     def record(self) -> ReaderState:
-        sharing = len(self.handles) + self.others
+        sharing = -1 if self.exclusive else len(self.handles) + self.others
         return ReaderState(self.name, self.counter, self.state, sharing, self.atr)
 
     @property
@@ -96,7 +98,7 @@ class FakeReader:
 
     def replug(self) -> None:
         """Out and in again, with its card, before anybody has looked: none of its handles is known any more."""
-        self.owner = self.count = self.protocol = 0
+        self.owner = self.count = self.protocol = self.exclusive = 0
         self.handles = {}
 
     def fail(self) -> None:
@@ -211,6 +213,8 @@ class FakeConnection:
                 del reader.handles[card]
                 if reader.owner == card:
                     reader.owner = reader.count = 0
+                if reader.exclusive == card:
+                    reader.exclusive = 0
 
     def hang_up(self, error: Exception | None = None) -> None:
         self.to_client.end(error)
@@ -304,7 +308,7 @@ class FakePcscd:
         """As after a new start: nobody is connected."""
         self.refuse_dial = None
         for reader in self.readers.values():
-            reader.handles, reader.owner, reader.count, reader.counter = {}, 0, 0, 0
+            reader.handles, reader.owner, reader.count, reader.counter, reader.exclusive = {}, 0, 0, 0, 0
 
     @property
     def table(self) -> tuple[ReaderState, ...]:
@@ -360,8 +364,16 @@ class FakePcscd:
     def _connect(self, connection: FakeConnection, request: Connect) -> None:
         assert request.context == connection.context
         reader = self.readers.get(request.reader)
+        if reader is not None and reader.exclusive:
+            connection.reply(connection.codec.connected(request, 0, 0, VIOLATION))
+            return
+        self._connect_shared(connection, request)
+
+    def _connect_shared(self, connection: FakeConnection, request: Connect) -> None:
+        """Who has found the reader not exclusive waits for the lock, whatever comes."""
+        reader = self.readers.get(request.reader)
         if reader is not None and reader.owner:
-            connection.sleep(LOCK_POLL, lambda: self._connect(connection, request))
+            connection.sleep(LOCK_POLL, lambda: self._connect_shared(connection, request))
             return
         rv = self._scripted(request, self._connectable(reader, request))
         if rv or reader is None:
@@ -442,11 +454,15 @@ class FakePcscd:
         if isinstance(request, EndTransaction):
             if mark or not mine:
                 return mark or VIOLATION
-            return OK if reader.count else ReturnCode.E_NOT_TRANSACTED
+            return OK if reader.count > bool(reader.exclusive) else ReturnCode.E_NOT_TRANSACTED
         if not mine:
             return VIOLATION
         if isinstance(request, Reconnect):
-            return OK if reader.state & CardState.PRESENT else ReturnCode.E_NO_SMARTCARD
+            if not reader.state & CardState.PRESENT:
+                return ReturnCode.E_NO_SMARTCARD
+            if request.share == 1 and not reader.exclusive and (reader.others or len(reader.handles) > 1):
+                return VIOLATION
+            return OK
         if isinstance(request, Transmit) and not mark and request.protocol not in (reader.protocol, Protocol.RAW):
             return ReturnCode.E_PROTO_MISMATCH
         return OK if isinstance(request, Control) else mark
@@ -462,14 +478,26 @@ class FakePcscd:
                 del self.cards[request.card]
                 if reader.owner == request.card:
                     reader.owner = reader.count = 0
+                if reader.exclusive == request.card:
+                    reader.exclusive = 0
                 if request.disposition:
                     reader.did("reset" if request.disposition == 1 else "unpower")
             case Reconnect():
                 if request.initialization:
                     reader.did("reset" if request.initialization == 1 else "unpower")
                     reader.handles = dict.fromkeys(reader.handles, RESET)
-                reader.handles[request.card] = 0
                 reader.protocol = 2 if request.protocols & 2 else 1
+                self._share(reader, request)
+
+    def _share(self, reader: FakeReader, request: Reconnect) -> None:
+        """What a reconnect does last. pcscd keeps the lock of an exclusive handle that becomes a shared one."""
+        if request.share == 1 and not reader.exclusive:
+            reader.exclusive = reader.owner = request.card
+            reader.count += 1
+        elif request.share != 1 and reader.exclusive:
+            reader.count = max(1, reader.count - 1)
+            reader.exclusive = 0
+        reader.handles[request.card] = 0
 
     def _answer(self, connection: FakeConnection, request: Request, rv: int) -> bytes:
         codec = connection.codec

@@ -458,7 +458,7 @@ async def test_a_reset_whose_handle_cannot_be_renewed_for_want_of_a_connection()
     pcscd.dialled[0].pcscd.script[Transmit] = [ReturnCode.W_RESET_CARD]
     there.lock()
     pcscd.script[Transmit] = [ReturnCode.W_RESET_CARD]
-    asyncio.get_running_loop().call_later(1, pcscd.dialled[0].hang_up)
+    asyncio.get_running_loop().call_later(0.5, pcscd.dialled[0].hang_up)
     assert await failure(reader) is ReturnCode.W_RESET_CARD
     there.unlock()
     assert await transmit(reader) == b"\x90\x00"

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 
 from cardferry.pcsc.constants import Scope
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import Reply, failed, replying, within
+from cardferry.pcsc.reply import Reply, failed, within
 from cardferry.readers.pcscd.dial import Dial
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.wire.errors import WireError
@@ -112,7 +112,6 @@ class Connection(asyncio.Protocol):
         """The protocol level in force, 2 to 6."""
         return self._codec.minor
 
-    @replying
     async def _agree(self) -> None:
         await self._negotiate()
         if self.minor == AMBIGUOUS_MINOR:

@@ -6,14 +6,19 @@ pcscd's lock (its transaction, which counts how often it was begun) is asked for
   come together: a transaction of n commands costs n round trips instead of n + 2. (END is not waited for either.)
 - `CardHandle.take_lock` waits until the lock is ours.
 
+`CardHandle.exclude` gets the lock in a third way, by making the handle exclusive. Who connects then is refused at once,
+instead of being left to wait for the lock for as long as we keep it. pcscd does that only if nobody else is connected.
+
 ===========  ==================  ===================================================================
 `Lock`       what happens        goes to
 ===========  ==================  ===================================================================
 FREE         ask_lock            ASKED
 FREE         take_lock           HELD, when BEGIN succeeds; it is repeated while others have the lock
+FREE         exclude             HELD, when RECONNECT succeeds
 ASKED        a BEGIN succeeds    HELD
 ASKED        all BEGINs fail     FREE
-ASKED, HELD  drop_lock, close    FREE; an END for each BEGIN (or DISCONNECT) follows, whatever its answer
+ASKED, HELD  drop_lock, close    FREE; an END for each BEGIN (or DISCONNECT) follows, whatever its answer. An exclusive
+                                 handle is made a shared one first, by RECONNECT, which keeps the lock: one END more
 HELD         a command gets 0B   FREE: a removal of the card has freed it, and somebody else was quicker
 ===========  ==================  ===================================================================
 
@@ -111,6 +116,7 @@ class CardHandle:
 
     Attributes:
         protocol: the protocol in force.
+        exclusive: pcscd refuses everybody else, and the lock is ours.
         closed: no request may use the handle any more: pcscd ends connections that do.
     """
 
@@ -122,6 +128,7 @@ class CardHandle:
         #: Replies to the BEGINs that are not ended and not known to have failed.
         self._begins: list[Pending] = []
         self.protocol = in_force(protocol)
+        self.exclusive = False
         self.closed = False
 
     @classmethod
@@ -166,6 +173,8 @@ class CardHandle:
     @property
     def lock(self) -> Lock:
         """Whether pcscd's lock is ours, as far as its answers have come."""
+        if self.exclusive:
+            return Lock.HELD
         begins = self._begins
         if not begins:
             return Lock.FREE
@@ -211,12 +220,45 @@ class CardHandle:
             self._others()
             await sleep(max(0.0, asked + RETRY - self._loop.time()))
 
+    async def exclude(self) -> bool:
+        """Make the handle exclusive, if nobody else is connected or has the lock; whether it is."""
+        await self._connection.room()
+        if self.closed:
+            return False
+        reconnect = self._connection.post(self._reconnect(ShareMode.EXCLUSIVE, Protocol.ANY))
+        try:
+            reply = cast(ReconnectReply, await asyncio.shield(reconnect))
+        except asyncio.CancelledError:
+            self.exclusive = True  # perhaps
+            self.drop_lock()
+            raise
+        if not reply.rv:
+            self.exclusive = True
+            self.protocol = in_force(reply.protocol)
+        return self.exclusive
+
+    def _reconnect(
+        self, share: ShareMode, protocols: Protocol, initialization: Disposition = Disposition.LEAVE
+    ) -> Reconnect:
+        return Reconnect(self._card, share, protocols, initialization)
+
     def drop_lock(self, behind: Request | None = None) -> Pending | None:
         """Give the lock back without waiting; returns the reply to ``behind``, sent in the same write."""
         if self.lock is Lock.FREE:
             return None
         count, self._begins = len(self._begins), []
+        if self.exclusive:
+            self.exclusive = False
+            count += 1
+            if not self.closed:
+                (shared,) = self._connection.post_soon(self._reconnect(ShareMode.SHARED, Protocol.ANY))
+                shared.then(self._shared)
         return self._end(count, behind)
+
+    def _shared(self, reconnect: Pending) -> None:
+        # A card that does not answer any more is in the way of this, too. Others must not be shut out because of that.
+        if _rv(reconnect) not in (0, ReturnCode.E_SHARING_VIOLATION):
+            self.close(Disposition.LEAVE)
 
     def _end(self, count: int, behind: Request | None = None) -> Pending | None:
         if self.closed:
@@ -296,7 +338,7 @@ class CardHandle:
 
     def reset(self, disposition: Disposition, protocols: Protocol) -> Reconnect:
         """A request for `exchange`: reset the card, warm or cold."""
-        return Reconnect(self._card, ShareMode.SHARED, protocols, disposition)
+        return self._reconnect(ShareMode.EXCLUSIVE if self.exclusive else ShareMode.SHARED, protocols, disposition)
 
     def ask_status(self, told: Callable[[int], None]) -> None:
         """Ask what pcscd says about this handle, without waiting: ``told`` gets the return value. Changes nothing."""
@@ -324,7 +366,7 @@ class CardHandle:
             self._connection.post(Disconnect(self._card, Disposition.LEAVE))
 
     def _forget(self) -> None:
-        self.closed = True
+        self.closed, self.exclusive = True, False
         self._begins = []
 
 

@@ -6,7 +6,8 @@ serves many guests one after the other would shut out the programs on the host i
 - Programs that are connected show in the reader's table. They come back after 200 ms (libpcsclite's
   ``SCardBeginTransaction``). For them, after 1 s of continuous use the lock is left alone for 250 ms.
 - Programs that are about to connect show nowhere: pcscd answers their ``SCardConnect`` when it sees the lock free, and
-  looks every 100 ms (``winscard.c``). For them, after 8 s of continuous use it is left alone for 105 ms.
+  looks every 100 ms (``winscard.c``). For them, after 8 s of continuous use it is left alone for 105 ms. And before the
+  lock is kept for good, for an exclusive handle: who waits for it by then would wait for ever.
 
 No method waits or reads a clock; times are the caller's, in s.
 """
@@ -78,6 +79,11 @@ class Neighbours:
         """How long to leave the lock alone before it is asked for again, in s; 0 when it may be asked for now."""
         kinds = (CONNECTING,) if self.alone(now) else (CONNECTED, CONNECTING)
         return max(self._owed(courtesy, now) for courtesy in kinds)
+
+    def last_look(self, now: float) -> float:
+        """How long to leave the lock alone before it is kept for good, in s."""
+        left = self._released_at + CONNECTING.gap - now
+        return left if left > _EARLY else 0.0
 
     def _owed(self, courtesy: Courtesy, now: float) -> float:
         left = self._released_at + courtesy.gap - now

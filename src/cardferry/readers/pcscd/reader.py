@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final, cast
 
@@ -29,7 +30,7 @@ from cardferry.pcsc.constants import (
 )
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
-from cardferry.pcsc.reply import DONE, Reply, replying
+from cardferry.pcsc.reply import DONE, Reply, replying, within
 from cardferry.readers.pcscd.connection import Connection, Pending
 from cardferry.readers.pcscd.dial import Dial
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
@@ -50,6 +51,9 @@ log = logging.getLogger(__name__)
 #: pcscd's answers about a handle whose reader has gone.
 _READER_GONE: Final = (ReturnCode.E_INVALID_VALUE, ReturnCode.E_INVALID_HANDLE, ReturnCode.E_UNKNOWN_READER)
 _NEGOTIATED: Final = (Protocol.T0, Protocol.T1)
+#: How long a handle may take whose opening nobody waits for who said how long, in s. pcscd gives none while others have
+#: the card locked; powering a card takes some time, too.
+_SOON: Final = 1.0
 
 
 class PcscdReader:
@@ -110,8 +114,13 @@ class PcscdReader:
     def card_gone(self) -> None:
         """The card was removed: whoever held it above holds it no more."""
         self._claimed = self._untold = False
-        if self._handle is not None:
-            self._handle.drop_lock()
+        handle, opening = self._handle, self._opening
+        if handle is not None and opening is not None and handle.exclusive:
+            # Without a card pcscd makes no shared handle of an exclusive one. What a reader can do without one goes on.
+            handle.close(Disposition.LEAVE)
+            self._handle, self._opening = None, replace(opening, share=ShareMode.DIRECT)
+        elif handle is not None:
+            handle.drop_lock()
 
     def close(self) -> None:
         """The reader has gone. Pending and later calls fail."""
@@ -146,7 +155,7 @@ class PcscdReader:
             handle.close(disposition)
 
     @replying
-    async def claim(self) -> None:
+    async def claim(self, *, alone: bool = False) -> bool:
         """Take pcscd's lock.
 
         Alone on the reader we only ask for it; the next command brings the answer. With others we wait for it, after
@@ -157,23 +166,35 @@ class PcscdReader:
         """
         if self._untold:
             await self._tell()
-        handle, neighbours = self._usable(), self._neighbours
+        neighbours = self._neighbours
         now = self._loop.time()
-        if gap := neighbours.gap(now):
+        gap = max(neighbours.gap(now), neighbours.last_look(now) if alone else 0.0)
+        if gap and not self._claimed:
             self._let_go()
             await asyncio.sleep(gap)
-            handle, now = self._usable(), self._loop.time()
-        alone = neighbours.alone(now)
-        if not alone or neighbours.stale(now):
+            now = self._loop.time()
+        handle = self._handle or await self._reopened()
+        if alone or not neighbours.alone(now) or neighbours.stale(now):
             self._let_go()
         self._letting_go = False
+        refused = False
         if handle.lock is Lock.FREE:
-            if alone:
-                self._look(await handle.ask_lock(self._glance(now)))
-            else:
-                await self._take(handle)
+            # Somebody may wait for the lock already whom we have not let in, if others were about.
+            refused = alone and await handle.exclude() and neighbours.alone(self._loop.time())
+            if handle.lock is Lock.FREE:
+                await self._lock(handle)
+        elif alone:
+            await handle.exclude()  # who has come during this claim waits all the same
         self._claimed = True
         neighbours.claimed(self._loop.time())
+        return refused
+
+    async def _lock(self, handle: CardHandle) -> None:
+        now = self._loop.time()
+        if self._neighbours.alone(now):
+            self._look(await handle.ask_lock(self._glance(now)))
+        else:
+            await self._take(handle)
 
     def release(self) -> Reply[None]:
         """Give pcscd's lock back, without waiting."""
@@ -183,6 +204,8 @@ class PcscdReader:
             if not self._letting_go:
                 self._letting_go = True
                 self._loop.call_soon(self._let_go)
+            if self._handle is not None and self._handle.exclusive:
+                self._let_go()  # the next claim may not be for an exclusive handle
         return DONE
 
     def _let_go(self) -> None:
@@ -237,7 +260,7 @@ class PcscdReader:
         while True:
             handle = self._handle
             if handle is None:
-                handle = await self._reopened()
+                handle = await (self._reopened() if self._claimed else self._reopened_soon())
             if self._claimed and handle.lock is Lock.FREE:
                 await self._take(handle)
             asked = handle.lock is Lock.ASKED
@@ -310,10 +333,17 @@ class PcscdReader:
         if connection is None or opening is None:
             return
         try:
-            await self._open(connection, opening)
-        except PcscError as error:
+            await within(self._open(connection, opening), self._loop.time() + _SOON)
+        except (PcscError, TimeoutError) as error:
             # The caller is told of the reset now; the next call tries again and tells of this.
             log.info("%s: no new handle after a reset: %s", self._name, error)
+
+    async def _reopened_soon(self) -> CardHandle:
+        """A handle, if pcscd gives one before long. It waits with that while others have the card locked."""
+        try:
+            return await within(self._reopened(), self._loop.time() + _SOON)
+        except TimeoutError:
+            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "another program has the card locked") from None
 
     async def _reopened(self) -> CardHandle:
         opening = self._opening
@@ -380,12 +410,6 @@ class PcscdReader:
     def _check_gone(self) -> None:
         if self._gone:
             raise PcscError(ReturnCode.E_READER_UNAVAILABLE)
-
-    def _usable(self) -> CardHandle:
-        self._check_gone()
-        if self._handle is None:
-            raise PcscError(ReturnCode.E_INVALID_HANDLE, f"{self._name} is not connected")
-        return self._handle
 
     # what is known of others
 
