@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import DONE, Reply, answered, failed, replying, within
+from cardferry.pcsc.reply import DONE, Reply, answered, failed, in_task, replying, within
 
 REFUSED = PcscError(ReturnCode.E_SHARING_VIOLATION)
 
@@ -184,13 +184,13 @@ async def test_a_coroutine_waits_for_futures_too_and_for_the_next_pass() -> None
     @replying
     async def waits() -> int:
         await asyncio.sleep(0)
-        return int(await future) + await Reply[int]().then(lambda reply: None) if await future < 0 else 1
+        return int(await future)
 
     reply = waits()
     await passes()
     assert not reply.done()
     future.set_result(4)
-    assert await reply == 1
+    assert await reply == 4
 
 
 # cancelling
@@ -290,3 +290,47 @@ async def test_within_passes_on_that_it_was_cancelled() -> None:
         await passes()
         task.cancel()
     assert task.cancelled()
+
+
+async def test_who_was_cancelled_before_his_time_was_over_is_cancelled() -> None:
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+
+    @replying
+    async def waiting() -> None:
+        await future
+
+    async with asyncio.TaskGroup() as tasks:
+        until = loop.time() + 0.01
+        task = tasks.create_task(within(waiting(), until))
+        await passes()
+        while loop.time() < until:
+            pass  # both in one pass: the timer is due when the task has been cancelled, and does not know it
+        task.cancel()
+    assert task.cancelled()
+
+
+async def test_a_task_that_is_cancelled_before_it_begins_ends_its_reply() -> None:
+    async def never() -> None:
+        raise AssertionError
+
+    async with asyncio.TaskGroup() as tasks:
+        reply = in_task(tasks.create_task, never())
+        assert reply.cancel()
+        assert reply.cancelling
+    assert reply.cancelled()
+
+
+async def test_a_task_ends_its_reply() -> None:
+    async def ends(outcome: BaseException | int) -> int:
+        await asyncio.sleep(0)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    async with asyncio.TaskGroup() as tasks:
+        replies = [in_task(tasks.create_task, ends(outcome)) for outcome in (1, REFUSED, ZeroDivisionError())]
+    assert replies[0].result() == 1
+    assert replies[1].error is REFUSED
+    assert isinstance(replies[2].error, PcscError)
+    assert replies[2].error.code is ReturnCode.F_INTERNAL_ERROR

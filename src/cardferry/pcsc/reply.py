@@ -154,6 +154,11 @@ class Reply(Generic[T]):
         self._callbacks = kept or None
         return len([one for one in before if one is not None]) - len(kept)
 
+    @property
+    def cancelling(self) -> bool:
+        """Whether it was cancelled, and has not come to its end yet."""
+        return False
+
     def cancelled(self) -> bool:
         """Whether the call was cancelled."""
         return isinstance(self._error, asyncio.CancelledError)
@@ -184,7 +189,7 @@ class _Later:
 class _Running(Reply[T]):
     """The reply of a coroutine, which runs it."""
 
-    __slots__ = ("_cancel_next", "_coroutine", "_waits_for")
+    __slots__ = ("_cancel_next", "_cancelling", "_coroutine", "_waits_for")
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._done = False
@@ -193,6 +198,8 @@ class _Running(Reply[T]):
         self._asyncio_future_blocking = False
         self._coroutine = coroutine
         self._waits_for: Any = None
+        #: It was cancelled, and has not gone on since; and what it waits for cannot be cancelled.
+        self._cancelling = False
         self._cancel_next = False
         self._go_on()
 
@@ -201,13 +208,20 @@ class _Running(Reply[T]):
         del msg
         if self._done:
             return False
+        self._cancelling = True
         waits_for = self._waits_for
         if waits_for is None or not waits_for.cancel():
             self._cancel_next = True
         return True
 
+    @property
+    def cancelling(self) -> bool:
+        """Whether it was cancelled, and does not know it yet."""
+        return self._cancelling
+
     def _go_on(self, _: object = None) -> None:
         self._waits_for = None
+        self._cancelling = False
         try:
             if self._cancel_next:
                 self._cancel_next = False
@@ -231,19 +245,16 @@ class _Running(Reply[T]):
     def _wait(self, waits_for: Any) -> None:
         self._waits_for = waits_for
         if isinstance(waits_for, Reply):
-            if self._cancel_next:
-                self._cancel_next = False
-                waits_for.then(self._go_on)
-                waits_for.cancel()
-            else:
-                waits_for.then(self._go_on)
+            waits_for.then(self._go_on)
         elif waits_for is None:  # asyncio.sleep(0)
             asyncio.get_running_loop().call_soon(self._go_on)
+            return
         else:
             waits_for._asyncio_future_blocking = False
             waits_for.add_done_callback(self._go_on)
-            if self._cancel_next and waits_for.cancel():
-                self._cancel_next = False
+        if self._cancel_next:
+            self._cancel_next = False  # a reply goes on with us inside of `cancel`
+            self._cancel_next = not waits_for.cancel()
 
 
 class _InTask(Reply[T]):
@@ -278,6 +289,11 @@ class _InTask(Reply[T]):
     def cancel(self, msg: object = None) -> bool:
         """Cancel the task."""
         return not self._done and self._task.cancel(msg)
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether the task was cancelled."""
+        return self._task.cancelling() > 0
 
 
 def _internal(error: Exception) -> PcscError:
@@ -348,7 +364,7 @@ async def within(work: Reply[T] | Coroutine[Any, Any, T], until: float | None) -
 
     def expire() -> None:
         nonlocal expired
-        expired = reply.cancel()
+        expired = not reply.cancelling and reply.cancel()
 
     timer = asyncio.get_running_loop().call_at(until, expire)
     try:
