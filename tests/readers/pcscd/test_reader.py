@@ -147,7 +147,7 @@ async def test_a_cancelled_connect_leaves_no_handle_behind() -> None:
     _, there, reader = prepared()
     there.lock()
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(0.5):
             await reader.connect(ShareMode.SHARED, Protocol.ANY)
     there.unlock()
     await asyncio.sleep(1)
@@ -243,7 +243,7 @@ async def test_a_dead_pcscd_is_not_sent_requests_without_end() -> None:
         await asyncio.wait_for(empty_transactions(), 10)
     for _ in range(50):
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(0.5):
                 await reader.connect(ShareMode.SHARED, Protocol.ANY)
     assert len(pcscd.dialled[0].requests) < 40
 
@@ -331,7 +331,7 @@ async def test_a_reset_whose_caller_was_cancelled_is_told_to_the_next_one(then: 
     pcscd.script[Transmit] = [ReturnCode.W_RESET_CARD]
     there.lock()  # so that the new handle takes its time
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(0.5):
             await transmit(reader)
     there.unlock()
     with pytest.raises(PcscError) as caught:
@@ -369,7 +369,7 @@ async def test_a_reset_that_nobody_was_told_of_ends_with_its_card() -> None:
     pcscd.script[Transmit] = [ReturnCode.W_RESET_CARD]
     there.lock()
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(0.5):
             await transmit(reader)
     there.exchange_card()
     reader.card_gone()
