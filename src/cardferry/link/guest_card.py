@@ -7,6 +7,7 @@ next calls wait for the host until one has succeeded that mends the handle.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 from cardferry.link import messages as m
@@ -19,6 +20,8 @@ from cardferry.pcsc.interface import Done
 
 if TYPE_CHECKING:
     from cardferry.link.guest_context import GuestContext
+
+log = logging.getLogger(__name__)
 
 #: These errors say nothing about the handle.
 _PASSING: Final = frozenset(
@@ -268,21 +271,32 @@ class GuestCard:
             return False
 
         def take(answer: m.Answer | None, error: PcscError | None) -> None:
-            if answer is not None and not answer.code:
-                if answer.foreseen is not None:
-                    self.promised(answer.call, answer.foreseen)
-                self._context.seen(self._session)
-                done(answer.data, None)
-                return
-            error = error or PcscError(answer.code if answer is not None else GONE, "the host says")
-            self._heard_of(error.code)
-            done(b"", error)
+            try:
+                response = self._answered(answer, error)
+            except PcscError as failure:
+                done(b"", failure)
+            except Exception:  # whoever waits must hear of it
+                log.exception("%s: a bug behind an answer", self._reader)
+                done(b"", PcscError(ReturnCode.F_INTERNAL_ERROR, "a bug; the log has it"))
+            else:
+                done(response, None)
 
         if not self._session.transmit_at_once(self._handle, apdu, protocol, take):
             return False
         self._sequence += 1
         self._transmitted = (self._sequence, protocol)
         return True
+
+    def _answered(self, answer: m.Answer | None, error: PcscError | None) -> bytes:
+        """The response in the answer to a transmit; raises the error that there is instead."""
+        if answer is not None and not answer.code:
+            if answer.foreseen is not None:
+                self.promised(answer.call, answer.foreseen)
+            self._context.seen(self._session)
+            return answer.data
+        error = error or PcscError(answer.code if answer is not None else GONE, "the host says")
+        self._heard_of(error.code)
+        raise error
 
     def promised(self, call: int, command: bytes) -> None:
         """The answer to a transmit says what the host does next; worth nothing if we have said more since."""
