@@ -162,14 +162,23 @@ class Channel:
 
     def attach(self, pipe: Pipe) -> PipeEnd:
         """Use this pipe, which has no user yet, from now on, and forget the one before."""
+        end = PipeEnd(self, pipe)
+        self._use(end)
+        if self.end is not end:  # the session has ended over it
+            end.release()
+            pipe.abort()
+            end.lost(None)
+        return end
+
+    @guarded
+    def _use(self, end: PipeEnd) -> None:
         self._forget_pipe()
-        end = self.end = PipeEnd(self, pipe)
+        self.end = end
         self._congested = False
         self.session.attach(self._loop.time())
-        pipe.start(end)
+        end.pipe.start(end)
         self._flush()
         self._arm()
-        return end
 
     def _forget_pipe(self) -> None:
         end, self.end = self.end, None

@@ -201,18 +201,18 @@ class Guest:
         while True:
             try:
                 pipe = await self._dial()
+                latest = self._latest
+                if latest is None or latest.dead:
+                    latest = self._latest = self._new_session()
             except (OSError, CardferryError) as error:
                 self._missed(error)
                 await self._rest()
                 continue
             except Exception as bug:  # the programs that wait are not to pay for it
-                log.exception("a bug behind the way to %s", self._name or "the host")
+                log.exception("a bug on the way to %s", self._name or "the host")
                 self._missed(bug)
                 await self._rest()
                 continue
-            latest = self._latest
-            if latest is None or latest.dead:
-                latest = self._latest = self._new_session()
             self._met = False
             await latest.channel.attach(pipe).unused
             if not self._met:

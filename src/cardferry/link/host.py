@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from cardferry.link.budget import Budget
+from cardferry.link.channel import FAULT
 from cardferry.link.facts import About, Facts, Known
 from cardferry.link.host_session import HostSession, HostSessionStatus
 from cardferry.link.settings import Limits
@@ -209,13 +210,14 @@ class Host:
         except (WireError, _RefusedError, TimeoutError, ConnectionError) as error:
             self._refuse(pipe, error)
             return
+        except Exception:  # the boundary that `cardferry.link.channel` describes
+            log.exception("%s: a bug before its session", pipe.name)
+            self._refuse(pipe, _RefusedError(FAULT))
+            return
         finally:
             self._greetings.discard(greeting)
         try:
             await session.channel.attach(greeting).gone
-        except Exception:  # the boundary that `cardferry.link.channel` describes
-            log.exception("%s: a bug behind its pipe", session.guest)
-            session.fault()
         finally:
             pipe.abort()
 
@@ -266,7 +268,10 @@ class Host:
         snapshot = self.manager.snapshot
         while True:
             snapshot = await self.manager.changed(snapshot.serial)
-            self.check_facts()
+            try:
+                self.check_facts()
+            except Exception:  # no guest is to pay for it
+                log.exception("a bug behind what is known of the readers")
             for session in tuple(self._sessions.values()):
                 session.guarded(session.readers_changed)
 
