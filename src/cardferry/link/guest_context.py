@@ -56,7 +56,9 @@ class GuestContext:
         self._open(session)
         handle = session.new_handle()
         marks = session.marks(reader)
-        if self.may_go_on(session) and _foregone(state, share, protocols):
+        # pcscd, too, keeps a connect waiting during a transaction; what others do is not known well enough here.
+        waits = session.busy(reader, self.cards)
+        if not waits and self.may_go_on(session) and _foregone(state, share, protocols):
             protocol = state.protocol
             session.tell(
                 m.Connect(0, self._number, handle, reader, share, int(protocols & 0xFFFF), int(state.protocol))

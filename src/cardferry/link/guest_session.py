@@ -168,6 +168,10 @@ class GuestSession:
         ours = self._in_the_way.get(reader, ())
         return self._guest.readers.others(reader) > 0 or len(ours) > (card in ours)
 
+    def busy(self, reader: str, but: set[GuestCard]) -> bool:
+        """Whether a handle of ours may have the card, has asked for it, or is resetting it; except those."""
+        return not self._in_the_way.get(reader, set()) <= but
+
     # calls
 
     @property
