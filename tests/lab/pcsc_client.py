@@ -10,7 +10,8 @@ project is. Prints one JSON object on standard output (`watch` and `hold`: one a
                                                        begin, transmit, end, again and again; with timing
     pcsc_client.py transmit READER --count N [--apdu HEX]   one APDU after another, no transaction, with timing
     pcsc_client.py setup READER --count N              establish, list, connect, disconnect, release, with timing
-    pcsc_client.py hold READER [--exclusive]           connect, begin, say "held", keep it until a line comes in
+    pcsc_client.py hold READER [--exclusive] [--reset] connect, begin, say "held", keep it until a line comes in
+    pcsc_client.py begin READER                        connect, say "connected", one transaction when a line comes in
     pcsc_client.py switch FIRST SECOND                 establish with PCSCLITE_CSOCK_NAME=FIRST, then, in the same
                                                        process, with SECOND: the two results
     pcsc_client.py watch                               say each change of a reader until standard input ends
@@ -32,7 +33,7 @@ from ctypes import Structure, byref, c_char, c_char_p, c_long, c_ubyte, c_ulong,
 from typing import Any
 
 SHARED, EXCLUSIVE = 2, 1
-LEAVE = 0
+LEAVE, RESET = 0, 1
 ANY_PROTOCOL = 3
 PRESENT, EMPTY = 0x20, 0x10
 INFINITE = 0xFFFFFFFF
@@ -162,9 +163,9 @@ class Card:
         """SCardBeginTransaction."""
         self.library.call("SCardBeginTransaction", self._handle)
 
-    def end(self) -> None:
-        """SCardEndTransaction, leaving the card."""
-        self.library.call("SCardEndTransaction", self._handle, c_ulong(LEAVE))
+    def end(self, disposition: int = LEAVE) -> None:
+        """SCardEndTransaction."""
+        self.library.call("SCardEndTransaction", self._handle, c_ulong(disposition))
 
     def transmit(self, apdu: bytes) -> bytes:
         """SCardTransmit."""
@@ -316,6 +317,19 @@ def do_hold(options: argparse.Namespace) -> None:
     say(held=True, pid=os.getpid())
     sys.stdin.readline()
     answer = card.transmit(bytes.fromhex(options.apdu)).hex()
+    card.end(RESET if options.reset else LEAVE)
+    context.release()
+    say(answer=answer)
+
+
+def do_begin(options: argparse.Namespace) -> None:
+    """Have a transaction when told to; the error says which call it was that failed."""
+    context = Context(Library())
+    card = context.connect(context.find(options.reader))
+    say(connected=True)
+    sys.stdin.readline()
+    card.begin()
+    answer = card.transmit(bytes.fromhex(options.apdu)).hex()
     card.end()
     context.release()
     say(answer=answer)
@@ -379,7 +393,8 @@ def parse(words: list[str]) -> argparse.Namespace:
     command("loop", do_loop)
     command("transmit", do_transmit)
     command("setup", do_setup)
-    command("hold", do_hold)
+    command("hold", do_hold).add_argument("--reset", action="store_true", help="end with a reset of the card")
+    command("begin", do_begin)
     command("watch", do_watch)
     switch = command("switch", do_switch)
     switch.add_argument("first")

@@ -82,6 +82,23 @@ async def test_begin_blocks_until_the_other_transaction_ends(of_one_guest: bool)
         await card.end(LEAVE)
 
 
+async def test_a_connect_waits_for_another_program_of_the_same_guest_and_not_for_its_own() -> None:
+    """Upstream's ``SCardBlockingBehaviourTest.py`` as well."""
+    async with Desk(delay=DELAY) as desk:
+        guest, card, context, other = await two(desk, of_one_guest=True)
+        await other.begin()
+        with round_trips(0):
+            second = await context.connect(READER, SHARED, ANY)
+        third = await guest.open(BOB, None)
+        waiting = desk.start(outcome(third.connect(READER, SHARED, ANY)))
+        await asyncio.sleep(SETTLED)
+        assert not waiting.done()
+        await second.disconnect(LEAVE)
+        await other.end(LEAVE)
+        assert await waiting is ReturnCode.S_SUCCESS
+        await card.status()
+
+
 async def test_a_begin_that_is_still_waiting_is_in_the_way_of_the_next_one() -> None:
     async with Desk(delay=DELAY) as desk:
         guest, first, _, second = await two(desk, of_one_guest=True)

@@ -35,15 +35,16 @@ from cardferry.manager.card import LocalCard
 from cardferry.manager.context import LocalContext
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute
 from cardferry.pcsc.errors import PcscError
-from cardferry.pcsc.interface import Peer
+from cardferry.pcsc.reply import replying
 from cardferry.wire.link.frames import FrameReader
 from cardferry.wire.link.greeting import Bye, Reason
 from cardferry.wire.link.session import Session
+from tests.callers import somebody
 from tests.link.cards import COUNT, FileCard
 from tests.link.desk import ALICE, ANY, LEAVE, READER, RESET, SHARED, T1, Desk, becomes
 from tests.link.test_accelerate import CONTENT, GET_DATA, SELECT, get_response, read
 
-MALLORY = Peer("mallory", 1000, 3)
+MALLORY = somebody("mallory", 1000, 3)
 log = logging.getLogger(__name__)
 
 DELAY = 0.01
@@ -62,7 +63,6 @@ CLEANS_UP: tuple[str, ...] = (
     "_next_pass",
     "attach",
 )
-CLEANS_UP += ("_done_at_once",)
 
 #: Where a bug is behind one guest at the host.
 AT_THE_HOST: tuple[type, ...] = (Channel, Session, FrameReader, HostSession, Lane, HostCard, RunAhead, ReadersSender)
@@ -104,7 +104,8 @@ class Injection:
                 self._raise(one)
                 return await function(one, *args, **named)
 
-            monkeypatch.setattr(kind, name, later)
+            straight = not inspect.iscoroutinefunction(outside)
+            monkeypatch.setattr(kind, name, replying(later) if straight else later)
         else:
 
             @wraps(function)

@@ -22,8 +22,6 @@ from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE, Disposit
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import replying
 
-log = logging.getLogger(__name__)
-
 #: These errors say nothing about the handle.
 _PASSING: Final = frozenset(
     {

@@ -78,7 +78,9 @@ class GuestContext:
         self, session: GuestSession, handle: int, state: ReaderState, share: ShareMode, protocols: Protocol
     ) -> GuestCard:
         marks, wanted, name = session.marks(state.name), int(protocols & 0xFFFF), m.packed_name(state.name)
-        if self._unseen.may_go_on(session) and _foregone(state, share, protocols):
+        # pcscd, too, keeps a connect waiting during a transaction; what others do is not known well enough here.
+        waits = session.busy(state.name, self._cards)
+        if not waits and self._unseen.may_go_on(session) and _foregone(state, share, protocols):
             protocol = state.protocol
             session.tell(m.Connect(0, self._number, handle, name, share, wanted, int(protocol)))
             self._unseen.sent(session)

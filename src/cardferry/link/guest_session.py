@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Final
@@ -225,6 +226,10 @@ class GuestSession:
         """Whether somebody else may be in the way of that handle: any handle of others, or one of ours that is busy."""
         ours = self._in_the_way.get(reader, ())
         return self.readers.others(reader) > 0 or len(ours) > (card in ours)
+
+    def busy(self, reader: str, but: AbstractSet[SessionCard]) -> bool:
+        """Whether a handle of ours may have the card, has asked for it, or is resetting it; except those."""
+        return not self._in_the_way.get(reader, set()) <= but
 
     # calls
 
