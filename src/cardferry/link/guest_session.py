@@ -126,7 +126,7 @@ class _Call(Reply[m.Answer]):
 
     def cancel(self, msg: object = None) -> bool:
         """The program has given up: so may the host."""
-        self._session.given_up(self)
+        _for_one(partial(self._session.given_up, self))
         return super().cancel(msg)
 
 

@@ -221,10 +221,12 @@ class HostSession:
         lane = self._lanes.pop(message.context, None)
         if lane is None:
             raise WireError(f"there is no context {message.context}")
-        for card in tuple(lane.cards):
-            self._forget_card(card)
-            self._not_on_reader(card)
-        lane.close()
+        try:
+            for card in tuple(lane.cards):
+                self._forget_card(card)
+                self._not_on_reader(card)
+        finally:
+            lane.close()
 
     def _cancel(self, message: m.Cancel) -> None:
         known = self._calls.pop(message.call, None)
