@@ -312,7 +312,8 @@ async def test_a_machine_comes_in(tmp_path: Path) -> None:
     machines = Machines(tmp_path)
     async with open_at(VsockDoor(PORT), make_socket=machines) as host, Guest(dial_any(machines)) as guest:
         await guest.ready()
-        assert [one.guest for one in host.status.guests] == ["a machine"]  # the stand-in has no CID
+        (one,) = host.status.guests
+        assert (one.principal, one.guest) == ("vsock:unknown", "machine unknown")  # the stand-in has no CID
 
 
 async def test_a_machine_that_must_not_come_in_does_not(tmp_path: Path) -> None:
@@ -326,8 +327,8 @@ async def test_a_machine_that_must_not_come_in_does_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("door", "address", "who"),
     [
-        (VsockDoor(PORT), (7, 1024), "machine 7"),
-        (VsockDoor(PORT, 3), (3, 1024), "machine 3"),
+        (VsockDoor(PORT), (7, 1024), "7"),
+        (VsockDoor(PORT, 3), (3, 1024), "3"),
         (VsockDoor(PORT, 3), (4, 1024), None),
     ],
 )
@@ -335,7 +336,8 @@ def test_machines_are_known_by_their_number(
     tmp_path: Path, door: VsockDoor, address: Sequence[int], who: str | None
 ) -> None:
     with entrance(door, Access(), Machines(tmp_path)) as one, socket.socket() as connection:
-        assert one.caller(connection, address) == who
+        known = one.caller(connection, address)
+        assert (known and (str(known.principal), known.words)) == (who and (f"vsock:{who}", f"machine {who}"))
 
 
 def test_a_port_that_is_taken_is_an_error_for_people(tmp_path: Path) -> None:

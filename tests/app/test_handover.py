@@ -15,8 +15,15 @@ import pytest
 from cardferry.app.background import News
 from cardferry.app.handover import Visitor
 from cardferry.app.reception import Reception, Tell
-from cardferry.app.visit import LinkOnlyError, guest_door, settle_runtime_folder, visit_agent, visit_guest
-from cardferry.frontends.listening import ListeningSocket, SocketInUseError
+from cardferry.app.visit import (
+    LinkOnlyError,
+    guest_door,
+    principal_of,
+    settle_runtime_folder,
+    visit_agent,
+    visit_guest,
+)
+from cardferry.frontends.listening import ListeningSocket, SocketInUseError, user_name
 from cardferry.transports.base import Pipe
 
 _HAND_OVER = """
@@ -214,7 +221,7 @@ def test_the_token_is_the_first_line_and_the_link_gets_all_that_follows(said: by
 
 def test_a_key_that_is_for_the_link_only_refuses_everything_else() -> None:
     with pytest.raises(LinkOnlyError) as caught:
-        visit_agent("", {"SSH_ORIGINAL_COMMAND": "rm -rf /"}, [])
+        visit_agent("", "", {"SSH_ORIGINAL_COMMAND": "rm -rf /"}, [])
     assert "authorized_keys" in caught.value.hint
 
 
@@ -226,8 +233,8 @@ def test_a_key_that_is_for_the_link_only_refuses_everything_else() -> None:
         ("desk", {}, "desk"),
         ("", {}, "a guest on this computer"),
         ("\x1b[2Jdesk", {"SSH_CONNECTION": "10.0.0.7 5 10.0.0.8 22"}, "10.0.0.7"),
-        ("", {"SSH_ORIGINAL_COMMAND": "exec cardferry host --stdio --name desk"}, "desk"),
-        ("", {"SSH_ORIGINAL_COMMAND": "cardferry host --stdio --name '$(evil)'"}, "a guest on this computer"),
+        ("", {"SSH_ORIGINAL_COMMAND": "exec cardferry host --stdio --called desk"}, "desk"),
+        ("", {"SSH_ORIGINAL_COMMAND": "cardferry host --stdio --called '$(evil)'"}, "a guest on this computer"),
     ],
 )
 def test_guests_are_known_by_name_and_address(
@@ -238,7 +245,7 @@ def test_guests_are_known_by_name_and_address(
     monkeypatch.setattr(
         "cardferry.app.visit.hand_over", lambda path, visitor, start: seen.append(f"{path.name} {visitor.name}")
     )
-    visit_agent(name, environ, [])
+    visit_agent("", name, environ, [])
     assert seen == [f"agent {known_as}"]
 
 
@@ -266,3 +273,45 @@ def test_each_path_has_a_door_of_its_own() -> None:
     folder = Path("/run/user/1/cardferry")
     assert guest_door(folder, Path("/run/a")) != guest_door(folder, Path("/run/b"))
     assert guest_door(folder, Path("/run/a")) == guest_door(folder, Path("/run/a"))
+
+
+KEY = "publickey ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGZvbw=="
+SSH = {"SSH_CONNECTION": "10.0.0.7 5 10.0.0.8 22"}
+
+
+@pytest.mark.parametrize(
+    ("name", "environ", "methods", "principal"),
+    [
+        ("build1", SSH, None, ("ssh", "build1")),
+        ("build1", SSH | {"SSH_ORIGINAL_COMMAND": "cardferry host --stdio --called root"}, KEY, ("ssh", "build1")),
+        ("", SSH, KEY, ("ssh", "SHA256:NQtSyC3i/UQ908b/suEF2Z4m7a257lw6Jd2s6mq6FFI")),
+        ("", SSH, "password\n" + KEY, ("ssh", "SHA256:NQtSyC3i/UQ908b/suEF2Z4m7a257lw6Jd2s6mq6FFI")),
+        ("", SSH, "password", ("ssh", "ACCOUNT")),
+        ("", SSH, "publickey ssh-ed25519 !!", ("ssh", "ACCOUNT")),
+        ("", SSH, None, ("ssh", "ACCOUNT")),
+        ("../x", SSH, None, ("ssh", "ACCOUNT")),
+        ("build1", {}, None, ("local-user", "ACCOUNT")),
+    ],
+)
+def test_who_comes_is_what_sshd_has_proved(
+    name: str, environ: dict[str, str], methods: str | None, principal: tuple[str, str], tmp_path: Path
+) -> None:
+    if methods is not None:
+        (tmp_path / "methods").write_text(methods + "\n")
+        environ = environ | {"SSH_USER_AUTH": str(tmp_path / "methods")}
+    kind, who = principal
+    assert principal_of(name, environ) == (kind, user_name(os.getuid()) if who == "ACCOUNT" else who)
+
+
+@pytest.mark.parametrize("words", ["--called build1", "--name build1", "--name=build1 --called build1"])
+def test_a_guest_cannot_make_itself_another_principal_by_its_words(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it asks for, and what it calls itself: its key has a command, and a name, of its own."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    seen: list[Visitor] = []
+    monkeypatch.setattr("cardferry.app.visit.hand_over", lambda path, visitor, start: seen.append(visitor))
+    asked = {"SSH_ORIGINAL_COMMAND": f"cardferry host --stdio {words}"}
+    visit_agent("mallory", "build1", SSH | asked, [])
+    visit_agent("", "build1", SSH | asked, [])
+    assert [visitor.principal for visitor in seen] == [("ssh", "mallory"), ("ssh", user_name(os.getuid()))]

@@ -14,6 +14,7 @@ from cardferry.app.host import SshHost
 from cardferry.app.lending import Share
 from cardferry.app.offer import Offer
 from cardferry.link import Host
+from cardferry.pcsc.caller import Principal
 
 
 class Pipe:
@@ -54,7 +55,7 @@ class Served:
 
     status = SimpleNamespace(guests=())
 
-    async def serve(self, pipe: Pipe, name: str) -> None:
+    async def serve(self, pipe: Pipe, principal: Principal, name: str) -> None:
         self.before = list(pipe.written)
 
 

@@ -28,11 +28,12 @@ from cardferry.app.linked import SOFTWARE
 from cardferry.app.origin import opened
 from cardferry.app.paths import runtime_folder, scratch
 from cardferry.app.reception import Reception, Tell
-from cardferry.app.serving import Access, Service, recorded
+from cardferry.app.serving import Access, Service, offering
 from cardferry.app.visit import agent_path
 from cardferry.frontends.listening import ListeningSocket
 from cardferry.link import Host, Timing
 from cardferry.manager import LocalManager
+from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.base import Pipe
 from cardferry.transports.ssh import SshCommand
@@ -99,7 +100,7 @@ async def _serve(agency: Agency, starter: Starter) -> None:
             opened(agency.readers, SshCommand(), parts, patient=True) as origin,
             LocalManager([origin.source], agency.service.settings) as manager,
             Host(
-                recorded(manager, agency.service),
+                offering(manager, agency.service),
                 timing=Timing(grace=agency.grace),
                 accelerate=agency.accelerate,
                 software=SOFTWARE,
@@ -108,14 +109,15 @@ async def _serve(agency: Agency, starter: Starter) -> None:
 
             def describe() -> Running:
                 status = manager.status
+                offered = agency.service.offered(status.readers)
                 links = [
                     Link(one.guest, "up" if one.connected else "out of reach", where, "link", guest=one)
                     for one in host.status.guests
                 ] or [Link(spelled(agency.readers), origin.state(), where)]
-                return Running("host", os.getpid(), since, links, status.contexts, status.readers)
+                return Running("host", os.getpid(), since, links, status.contexts, offered)
 
             async def receive(pipe: Pipe, visitor: Visitor, tell: Tell) -> None:
-                await host.serve(pipe, visitor.name)
+                await host.serve(pipe, Principal(*visitor.principal), visitor.name)
 
             await origin.known()
             async with controllable(folder, describe):

@@ -18,12 +18,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from cardferry.app.accepting import accept
 from cardferry.app.host import HostSyntaxError, socket_path
 from cardferry.app.serving import Access, public_path
-from cardferry.frontends.listening import ListeningSocket, peer_credentials, process_name
+from cardferry.frontends.listening import ListeningSocket, peer_credentials, process_name, user_name
+from cardferry.pcsc.caller import Principal, PrincipalKind, Program
 from cardferry.transports import unix, vsock
 from cardferry.transports.base import Pipe
 from cardferry.transports.vsock import ANY, MakeSocket, VsockAddress, vsock_socket
@@ -43,8 +44,15 @@ _NOT_WELCOME: Final = encode(Kind.BYE, 0, 0, Bye(Reason.REFUSED, "the host is no
 _OPTION: Final = "--listen"
 _VSOCK: Final = re.compile(r"vsock:(?://)?(?P<cid>[^:]*):(?P<port>[0-9]+)")
 
-#: Serves the guest at the other end of a pipe until the pipe is lost.
-Serve = Callable[[Pipe, str], Awaitable[None]]
+#: Serves the guest at the other end of a pipe until the pipe is lost, given who it is and what to call it.
+Serve = Callable[[Pipe, Principal, str], Awaitable[None]]
+
+
+class Known(NamedTuple):
+    """Who has come: as it was proved, and in words."""
+
+    principal: Principal
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +108,13 @@ class Entrance:
     Attributes:
         name: as a person writes it.
         listening: where callers come.
-        caller: who has come, from the connection and the address that ``accept`` gives; None for who must not.
+        caller: who has come, as the kernel says, from the connection and the address that ``accept`` gives; None for
+            who must not.
     """
 
     name: str
     listening: socket.socket
-    caller: Callable[[socket.socket, Any], str | None]
+    caller: Callable[[socket.socket, Any], Known | None]
 
 
 @contextmanager
@@ -132,18 +141,20 @@ def entrance(door: Door, access: Access, make_socket: MakeSocket = vsock_socket)
                 yield Entrance(f"vsock:{'' if cid is None else cid}:{port}", listening_socket, _machine(cid))
 
 
-def _program(connection: socket.socket, _address: object) -> str:
+def _program(connection: socket.socket, _address: object) -> Known:
     pid, uid = peer_credentials(connection)
-    return f"{process_name(pid)} (process {pid}, user {uid})"
+    program = Program(process_name(pid), pid, uid, proved=True)
+    return Known(Principal(PrincipalKind.UNIX, user_name(uid)), str(program))
 
 
-def _machine(allowed: int | None) -> Callable[[socket.socket, Any], str | None]:
-    def caller(_connection: socket.socket, address: Any) -> str | None:
+def _machine(allowed: int | None) -> Callable[[socket.socket, Any], Known | None]:
+    def caller(_connection: socket.socket, address: Any) -> Known | None:
         cid = address[0] if isinstance(address, tuple) else None
         if allowed is not None and cid != allowed:
             log.warning("machine %s must not come in: turned away", cid)
             return None
-        return "a machine" if cid is None else f"machine {cid}"
+        name = "unknown" if cid is None else str(cid)
+        return Known(Principal(PrincipalKind.VSOCK, name), f"machine {name}")
 
     return caller
 
@@ -212,7 +223,7 @@ class Doors:
             log.exception("%s: a bug behind a caller", at.name)
 
 
-async def _let_in(connection: socket.socket, address: object, at: Entrance) -> tuple[Pipe, str] | None:
+async def _let_in(connection: socket.socket, address: object, at: Entrance) -> tuple[Pipe, Principal, str] | None:
     """A pipe to a caller, and who it is, once it has said something; None when it is nobody to talk to."""
     with ExitStack() as stack:
         stack.enter_context(connection)
@@ -225,13 +236,13 @@ async def _let_in(connection: socket.socket, address: object, at: Entrance) -> t
             async with asyncio.timeout(_GREETING_TIME):
                 said = await _first_words(connection)
         except OSError as error:
-            log.debug("%s at %s has gone, or has said nothing: %s", who, at.name, error)
+            log.debug("%s at %s has gone, or has said nothing: %s", who.words, at.name, error)
             return None
         if not said:
             return None
-        pipe = await unix.adopt(connection, f"{who} at {at.name}", said)
+        pipe = await unix.adopt(connection, f"{who.words} at {at.name}", said)
         stack.pop_all()  # it is the pipe's now
-        return pipe, who
+        return pipe, who.principal, who.words
 
 
 async def _first_words(connection: socket.socket) -> bytes:

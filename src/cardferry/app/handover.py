@@ -20,6 +20,7 @@ from typing import IO, Final
 import msgspec
 
 from cardferry.app.background import BackgroundError, alone, decode
+from cardferry.pcsc.caller import PrincipalKind
 
 #: What the other side's `open_session` looks for in what a session complains of.
 SERVING: Final = "cardferry is serving "
@@ -34,11 +35,13 @@ class Visitor(msgspec.Struct, frozen=True):
 
     Attributes:
         name: who is at their other end, for people.
+        principal: who that is, as sshd has proved it to the process that ssh started: kind and name.
         token: a secret of that end, which proves that it was here before; empty where that does not matter.
     """
 
     name: str
     token: str = ""
+    principal: tuple[PrincipalKind, str] = (PrincipalKind.SSH, "")
 
 
 def read_token() -> str:

@@ -121,7 +121,7 @@ async def linked(carrier: Carrier, grace: float | None = None) -> AsyncIterator[
 
 def session_dial(carrier: Carrier) -> Dial:
     """Opens pipes to the agent of an ssh host."""
-    command = remote_command(["host", "--stdio", "--name", own_name()])
+    command = remote_command(["host", "--stdio", "--called", own_name()])
 
     async def dial() -> Pipe:
         return await carrier.session(command)

@@ -18,6 +18,7 @@ from cardferry.app.lifetime import root_cause
 from cardferry.app.linked import own_name, remote_command
 from cardferry.app.supervise import DELAYS, Supervisor
 from cardferry.link import Host
+from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.transports.errors import TransportError
 from cardferry.transports.sockets import unfit
 from cardferry.transports.ssh import RemoteSocket, SessionError, SshConnection
@@ -175,7 +176,7 @@ class Offer:
             return False
         pipe = await self._carrier.session(remote_command(self._words()), self._heard)
         pipe.write(f"{self._token}\n".encode())
-        await self._host.serve(pipe, name)
+        await self._host.serve(pipe, Principal(PrincipalKind.SSH, name), name)
         pipe.abort()
         if self._serving:
             pipe.end()

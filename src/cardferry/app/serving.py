@@ -15,8 +15,9 @@ from cardferry.frontends.listening import ListeningSocket
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import LocalManager, Settings
 from cardferry.manager.status import SlotStatus
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import MAX_READERNAME
-from cardferry.pcsc.interface import Peer, ResourceManager
+from cardferry.pcsc.interface import ResourceManager
 from cardferry.policy.offered import Offered, rank
 from cardferry.policy.record_file import RecordFile
 from cardferry.policy.recorded import CallRecord, Recorded
@@ -95,7 +96,7 @@ def offering(manager: ResourceManager, service: Service) -> ResourceManager:
 
 @asynccontextmanager
 async def fronts(
-    manager: ResourceManager, sockets: Sequence[tuple[ListeningSocket, Peer | None]], service: Service
+    manager: ResourceManager, sockets: Sequence[tuple[ListeningSocket, Caller | None]], service: Service
 ) -> AsyncIterator[None]:
     """Let applications use a manager for the block.
 
@@ -104,15 +105,17 @@ async def fronts(
     """
     manager = offering(manager, service)
     async with AsyncExitStack() as stack:
-        for listening, peer in sockets:
-            front = PcscliteFrontend(manager, listening, slots=service.slots, name_size=service.name_size, peer=peer)
+        for listening, caller in sockets:
+            front = PcscliteFrontend(
+                manager, listening, slots=service.slots, name_size=service.name_size, caller=caller
+            )
             await stack.enter_async_context(front)
         yield
 
 
 @asynccontextmanager
 async def serving(
-    source: ReaderSource, sockets: Sequence[tuple[ListeningSocket, Peer | None]], service: Service
+    source: ReaderSource, sockets: Sequence[tuple[ListeningSocket, Caller | None]], service: Service
 ) -> AsyncIterator[LocalManager]:
     """Serve the readers of ``source`` for the block, see `fronts`; yields their manager."""
     async with LocalManager([source], service.settings) as manager, fronts(manager, sockets, service):
@@ -122,9 +125,11 @@ async def serving(
 def _note(record: CallRecord) -> None:
     log.log(
         TRAFFIC,
-        "[%s reader=%r] %s %s: %s (%.1f ms)",
-        record.peer,
+        "[principal=%s program=%r reader=%r] %s%s %s: %s (%.1f ms)",
+        record.principal,
+        record.program,
         record.reader,
+        "by the host: " if record.by_host else "",
         record.call,
         record.what,
         record.outcome or "done",

@@ -25,7 +25,7 @@ from cardferry.app.serving import offering, serving
 from cardferry.frontends.listening import ListeningSocket
 from cardferry.link import Host as LinkHost
 from cardferry.link import Timing
-from cardferry.pcsc.interface import Peer
+from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 
 
 async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None:
@@ -46,9 +46,7 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
     with scratch(folder) as parts, ExitStack() as stack:
         folders = [_subfolder(parts, f"guest{number}") for number, _ in enumerate(wanted.guests)]
         fronts = [stack.enter_context(ListeningSocket(own / "front")) for own in folders]
-        sockets = [
-            (front, Peer(f"{guest.destination} over ssh")) for front, guest in zip(fronts, wanted.guests, strict=True)
-        ]
+        sockets = [(front, _caller(guest)) for front, guest in zip(fronts, wanted.guests, strict=True)]
         async with (
             opened(wanted.readers, wanted.ssh, _subfolder(parts, "readers")) as origin,
             serving(origin.source, sockets, wanted.service) as manager,
@@ -82,6 +80,11 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
                         tasks.create_task(lend(offer), name=f"connection to {offer.guest.destination}")
                     # The link says good-bye before connections end, so wait here, not for the tasks.
                     await asyncio.get_running_loop().create_future()
+
+
+def _caller(guest: SshHost) -> Caller:
+    """Everybody who comes through a forwarded socket: its destination is all that is known of them."""
+    return Caller(Principal(PrincipalKind.SSH, guest.destination), guest=guest.destination)
 
 
 def _subfolder(folder: Path, name: str) -> Path:

@@ -5,6 +5,7 @@ Only light imports: it runs again whenever a broken link is mended.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import re
@@ -16,13 +17,15 @@ from typing import Final
 from cardferry.app.background import start
 from cardferry.app.handover import Visitor, hand_over
 from cardferry.app.paths import runtime_folder
+from cardferry.frontends.listening import user_name
+from cardferry.pcsc.caller import PrincipalKind
 from cardferry.pcsc.errors import UserError
 
 #: s without a guest until an agent that was started by one leaves.
 IDLE: Final = 60.0
 _AGENT: Final = "agent"
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-_NAMED: Final = re.compile(rf"--name[ =]({_NAME})\b")
+_CALLED: Final = re.compile(rf"--called[ =]({_NAME})\b")
 
 
 class LinkOnlyError(UserError):
@@ -49,11 +52,12 @@ def settle_runtime_folder(environ: MutableMapping[str, str]) -> None:
             environ["XDG_RUNTIME_DIR"] = str(folder)
 
 
-def visit_agent(name: str, environ: Mapping[str, str], agency_words: list[str]) -> None:
+def visit_agent(name: str, called: str, environ: Mapping[str, str], agency_words: list[str]) -> None:
     """Hand this process's standard streams to the user's agent, and start it if there is none.
 
     Args:
-        name: who comes, as far as it was said on the command line.
+        name: that ``authorized_keys`` gives to the key, in the command that it has there; empty for none.
+        called: what the guest calls itself.
         environ: the environment that sshd has made.
         agency_words: options for the agent if it has to be started.
 
@@ -66,8 +70,8 @@ def visit_agent(name: str, environ: Mapping[str, str], agency_words: list[str]) 
         raise LinkOnlyError(
             "this key is for the link only", "its line in authorized_keys has command=: see docs/transports/ssh.md"
         )
-    if not name and (named := _NAMED.search(asked)):
-        name = named[1]
+    if not called and (said := _CALLED.search(asked)):
+        called = said[1]
     settle_runtime_folder(os.environ)
     folder = runtime_folder()
     path = agent_path(folder)
@@ -75,7 +79,7 @@ def visit_agent(name: str, environ: Mapping[str, str], agency_words: list[str]) 
     def begin() -> None:
         start(["host", "--idle", f"{IDLE:g}", *agency_words], folder / f"{_AGENT}.log")
 
-    hand_over(path, Visitor(_guest(name, environ)), begin)
+    hand_over(path, Visitor(_guest(name or called, environ), principal=principal_of(name, environ)), begin)
 
 
 def guest_door(folder: Path, path: Path) -> Path:
@@ -104,6 +108,41 @@ def visit_guest(visitor: Visitor, path: Path | None, guest_words: list[str]) -> 
         start(["guest", "--socket", str(path), *guest_words], folder / "guest.log")
 
     hand_over(guest_door(folder, path), visitor, begin)
+
+
+def principal_of(name: str, environ: Mapping[str, str]) -> tuple[PrincipalKind, str]:
+    """Who comes, as far as sshd has proved it: the name of the key, or its fingerprint, or the account.
+
+    A guest whose key has a command of its own in ``authorized_keys`` can say nothing that comes in here. One whose key
+    has none may run what it likes, and so say what it likes: but then it has the account, and needs no other name.
+
+    Args:
+        name: that ``authorized_keys`` gives to the key; empty for none.
+        environ: the environment that sshd has made; ``SSH_USER_AUTH`` with ``ExposeAuthInfo yes`` (sshd_config(5)).
+    """
+    account = user_name(os.getuid())
+    if "SSH_CONNECTION" not in environ:
+        return PrincipalKind.LOCAL_USER, account
+    if re.fullmatch(_NAME, name):
+        return PrincipalKind.SSH, name
+    return PrincipalKind.SSH, _key(environ.get("SSH_USER_AUTH", "")) or account
+
+
+def _key(path: str) -> str:
+    """The fingerprint of the key that opened the session, as ssh-keygen writes it; empty where that is not known."""
+    try:
+        methods = Path(path).read_text(errors="replace") if path else ""
+    except OSError:
+        return ""
+    for method in methods.splitlines():
+        match method.split():
+            case ["publickey", _, blob, *_]:
+                try:
+                    digest = hashlib.sha256(base64.b64decode(blob, validate=True)).digest()
+                except ValueError:
+                    return ""
+                return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+    return ""
 
 
 def _guest(name: str, environ: Mapping[str, str]) -> str:

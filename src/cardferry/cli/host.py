@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 
@@ -11,7 +12,8 @@ from cardferry.cli.seconds import SecondsType
 
 @click.command("host")
 @click.option("--stdio", is_flag=True, help="hand standard input and output to the agent; what ssh runs")
-@click.option("--name", default="", help="with --stdio: who comes")
+@click.option("--name", default="", help="with --stdio, in authorized_keys: the name of the key, for rules and records")
+@click.option("--called", default="", hidden=True, help="with --stdio: what the guest calls itself")
 @click.option(
     "--readers",
     default="pcscd:/run/pcscd/pcscd.comm",
@@ -19,6 +21,10 @@ from cardferry.cli.seconds import SecondsType
     metavar="HOST",
     help="where the readers are: pcscd:PATH, vpicc:PORT, virtual:",
 )
+@click.option(
+    "--reader", metavar="GLOB", multiple=True, help="offer only readers whose names match, in this order; repeatable"
+)
+@click.option("--record", metavar="FILE", type=click.Path(path_type=Path), help="add each call as a line to FILE")
 @click.option(
     "--listen",
     metavar="DOOR",
@@ -45,7 +51,10 @@ def command(
     *,
     stdio: bool,
     name: str,
+    called: str,
     readers: str,
+    reader: tuple[str, ...],
+    record: Path | None,
     listen: tuple[str, ...],
     mode: str,
     group: str | None,
@@ -69,8 +78,10 @@ def command(
         words = ["--readers", readers, "--grace", f"{grace:g}", "--mode", mode]
         words += ["--max-idle", f"{max_idle:g}", "--max-hold", f"{max_hold:g}"]
         words += [word for door in listen for word in ("--listen", door)]
+        words += [word for pattern in reader for word in ("--reader", pattern)]
+        words += [] if record is None else ["--record", str(record)]
         words += [] if group is None else ["--group", group]
-        visit_agent(name, os.environ, words if accelerate else [*words, "--no-accelerate"])
+        visit_agent(name, called, os.environ, words if accelerate else [*words, "--no-accelerate"])
         return
     from cardferry.app import lifetime, logs  # noqa: PLC0415 - not for --stdio
     from cardferry.app.agent import Agency, serve  # noqa: PLC0415
@@ -86,7 +97,7 @@ def command(
         bound_log()
     agency = Agency(
         parse_host(readers),
-        Service(settings=Settings(max_idle=max_idle, max_hold=max_hold)),
+        Service(settings=Settings(max_idle=max_idle, max_hold=max_hold), record=record, readers=reader),
         accelerate,
         grace,
         idle,
