@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +42,7 @@ class Guest:
 
     def holds(self) -> Running:
         """A program there that has the card to itself."""
-        words = [PLAIN_PYTHON, PCSC_CLIENT, "hold", "--exclusive", READER]
+        words: list[str | Path] = [PLAIN_PYTHON, PCSC_CLIENT, "hold", "--exclusive", READER]
         held = self.computer.popen(words, self.ferry.env, stdin=True)
         held.wait_for("held")
         return held
@@ -99,7 +100,7 @@ def test_a_program_on_the_host_is_refused_at_once_as_by_an_exclusive_program_the
 
 @WAYS
 def test_where_one_was_connected_before_the_next_one_is_served_when_the_lease_is_over(recipe: Recipe, way: str) -> None:
-    words = [PLAIN_PYTHON, PCSC_CLIENT, "loop", READER, "--start", "--count", "1"]
+    words: list[str | Path] = [PLAIN_PYTHON, PCSC_CLIENT, "loop", READER, "--start", "--count", "1"]
     connected = recipe.host.popen(words, stdin=True)
     connected.wait_for("ready")
     with guest(recipe, way, "--max-idle", "3") as exclusive:
