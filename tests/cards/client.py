@@ -8,8 +8,8 @@ from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 
-from cardferry.cards import tlv
 from cardferry.cards.piv import PivCard
+from cardferry.pcsc import tlv
 from cardferry.pcsc.apdu import CommandApdu, ResponseApdu, StatusWord
 
 PIN = b"123456\xff\xff"

@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cardferry.cards import tlv
 from cardferry.cards.piv import Algorithm, PivCard, Slot
 from cardferry.cards.piv.certificates import self_signed
 from cardferry.cards.piv.keys import generate
@@ -20,6 +19,7 @@ from cardferry.cards.piv.objects import (
     fasc_n,
     initial_objects,
 )
+from cardferry.pcsc import tlv
 from tests.cards.client import Client, Lengths, only
 from tests.cards.conftest import GUID, SERIAL
 

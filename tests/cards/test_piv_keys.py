@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cardferry.cards import tlv
 from cardferry.cards.piv import Algorithm, PinPolicy, PivCard, Slot
 from cardferry.cards.piv import keys as piv_keys
 from cardferry.cards.piv.keys import KeyInputError, Origin, PrivateKey, SlotKey, generate
+from cardferry.pcsc import tlv
 from tests.cards.client import Client, Lengths, only
 
 DIGEST = hashlib.sha256(b"message").digest()

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
-from cardferry.cards import tlv
 from cardferry.cards.piv import PivCard, Slot
 from cardferry.cards.piv.keys import PrivateKey
+from cardferry.pcsc import tlv
 from tests.cards.client import PIN, PUK, Client, Lengths, only
 
 DIGEST = hashlib.sha256(b"message").digest()

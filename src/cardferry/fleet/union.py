@@ -23,14 +23,12 @@ from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, ResourceManager
-from cardferry.pcsc.reader_state import ReaderState, Snapshot
+from cardferry.pcsc.reader_state import ReaderState, Snapshot, events_between
 
 #: s that the hosts have to report their readers, before those that come after them in the list may take their names.
 FIRST_CHOICE: Final = 3.0
 #: Names of readers beyond these are not remembered while their readers are away.
 MOST_NAMES: Final = 4096
-#: Reader events wrap from here to 1, see `Snapshot.reader_events`.
-_MAX_EVENTS: Final = 32767
 
 
 class Member:
@@ -91,7 +89,7 @@ class _Side:
         shown = {id(old): new for old, new in zip(before.readers, self.readers, strict=True)}
         self.readers = tuple(shown.get(id(reader)) or self._named(reader, names) for reader in snapshot.readers)
         came_or_went = {reader.name for reader in before.readers} ^ {reader.name for reader in snapshot.readers}
-        return max(len(came_or_went), (snapshot.reader_events - before.reader_events) % _MAX_EVENTS)
+        return max(len(came_or_went), events_between(before.reader_events, snapshot.reader_events))
 
     def _named(self, reader: ReaderState, names: ReaderNames) -> ReaderState:
         name = names.name((self.number, reader.name), self.member.host)
@@ -187,7 +185,7 @@ class Union:
         readers = tuple(reader for side in self._sides for reader in side.readers)
         old = self._snapshot
         if events or readers != old.readers:
-            self._snapshot = Snapshot(old.serial + 1, (old.reader_events - 1 + events) % _MAX_EVENTS + 1, readers)
+            self._snapshot = old.followed_by(readers, events)
         if len(self._names) > MOST_NAMES:
             self._names.forget({(side.number, reader.name) for side in self._sides for reader in side.seen.readers})
 

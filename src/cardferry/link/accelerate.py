@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cardferry.pcsc.apdu import MAX_SHORT_LE, ApduError, CommandApdu
+from cardferry.pcsc.tlv import parse_leading
 
 _SELECT: Final = 0xA4
 _READ_BINARY: Final = 0xB0
@@ -255,28 +256,10 @@ def _parse(raw: bytes) -> CommandApdu | None:
 
 def _file_size(template: bytes) -> int | None:
     """The size of the file that a ``SELECT`` has described, as far as it did."""
-    for tag, value in _objects(template):
-        if tag in _TEMPLATES:
-            sizes = {inner: int.from_bytes(size, "big") for inner, size in _objects(value) if inner in _SIZE_TAGS}
+    for template_object in parse_leading(template):
+        if template_object.tag in _TEMPLATES:
+            values = {each.tag: each.value for each in parse_leading(template_object.value)}
             for known in _SIZE_TAGS:
-                if known in sizes:
-                    return sizes[known]
+                if known in values:
+                    return int.from_bytes(values[known], "big")
     return None
-
-
-def _objects(data: bytes) -> list[tuple[int, bytes]]:
-    """Data objects with one-byte tags (ISO 7816-4, 5.2.2); what cannot be read ends the list."""
-    objects = []
-    at = 0
-    while at + 2 <= len(data):
-        tag, length, at = data[at], data[at + 1], at + 2
-        if tag & 0x1F == 0x1F or length > 0x82 or length == 0x80:
-            break
-        if length > 0x80:
-            octets = length - 0x80
-            length, at = int.from_bytes(data[at : at + octets], "big"), at + octets
-        if at + length > len(data):
-            break
-        objects.append((tag, data[at : at + length]))
-        at += length
-    return objects

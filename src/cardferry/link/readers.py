@@ -7,16 +7,12 @@ come and go by itself, because it outlives sessions: when a session ends, its re
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from cardferry.link.messages import ReaderEntry, Readers, name_of, packed_name
 from cardferry.pcsc.constants import MAX_READERNAME, CardState, Protocol
 from cardferry.pcsc.reader_name import encode_reader_name
-from cardferry.pcsc.reader_state import ReaderState, Snapshot
+from cardferry.pcsc.reader_state import ReaderState, Snapshot, events_between
 from cardferry.wire.errors import WireError
-
-#: Reader events wrap from here to 1, see `Snapshot.reader_events`.
-_MAX_EVENTS: Final = 32767
 
 
 def _entry(reader: ReaderState, others: int) -> ReaderEntry:
@@ -165,23 +161,17 @@ class ReadersReceiver:
         self._others |= {name_of(entry.name): entry.others or 0 for entry in news.changed}
         if self._others.keys() != readers.keys():
             self._others = {name: self._others[name] for name in names}
-        came_or_went = news.events != self._host_events
-        steps = len(readers.keys() ^ self._readers.keys())
-        if self._host_events is not None:
-            steps = max(steps, (news.events - self._host_events) % _MAX_EVENTS)
-        self._host_events = news.events
-        self._publish(readers, steps)
+        before, self._host_events = self._host_events, news.events
+        came_or_went = before != news.events
+        self._publish(readers, 0 if before is None else events_between(before, news.events))
         return came_or_went
 
     def vanish(self) -> None:
         """The session is over: so are its readers."""
         self._host_events = None
         self._others = {}
-        self._publish({}, len(self._readers))
+        self._publish({})
 
-    def _publish(self, readers: dict[str, ReaderState], steps: int) -> None:
-        before = self.snapshot
+    def _publish(self, readers: dict[str, ReaderState], events: int = 0) -> None:
         self._readers = readers
-        self.snapshot = Snapshot(
-            before.serial + 1, (before.reader_events - 1 + steps) % _MAX_EVENTS + 1, tuple(readers.values())
-        )
+        self.snapshot = self.snapshot.followed_by(tuple(readers.values()), events)

@@ -26,9 +26,6 @@ from cardferry.readers.base import Reader, ReaderSource
 
 log = logging.getLogger(__name__)
 
-#: Reader events wrap from here to 1 (pcsc-lite's ``GET_READER_EVENTS`` fits the high half of a signed number).
-_MAX_READER_EVENTS = 32767
-
 
 class LocalManager:
     """Arbitrates the readers of some sources; an asynchronous context manager that runs them meanwhile.
@@ -51,7 +48,8 @@ class LocalManager:
         self._ended = False
         self._running: list[asyncio.Task[None]] = []
         self._cleaning: set[asyncio.Task[None]] = set()
-        self._reader_events = 1
+        #: Readers that came or went since the snapshot was made.
+        self._came_or_went = 0
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -147,7 +145,7 @@ class LocalManager:
             slot.reader_failed()
 
     def _count_reader_event(self) -> None:
-        self._reader_events = self._reader_events % _MAX_READER_EVENTS + 1
+        self._came_or_went += 1
         self._touch()
 
     # publishing
@@ -160,9 +158,9 @@ class LocalManager:
     def _renew(self) -> None:
         self._dirty = False
         readers = tuple(slot.state for slot in self._slots.values())
-        old = self._snapshot
-        if readers != old.readers or self._reader_events != old.reader_events:
-            self._snapshot = Snapshot(old.serial + 1, self._reader_events, readers)
+        if readers != self._snapshot.readers or self._came_or_went:
+            self._snapshot = self._snapshot.followed_by(readers, self._came_or_went)
+            self._came_or_went = 0
 
     def _publish(self) -> None:
         if self._dirty:

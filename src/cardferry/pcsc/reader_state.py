@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from cardferry.pcsc.constants import CardState, Protocol
+
+#: Reader events wrap from here to 1: they lie in the high half of ``dwEventState``, where the sign must stay clear and
+#: 0 is what a program passes that has not looked yet (pcsc-lite, ``winscard_clnt.c``).
+_MAX_READER_EVENTS: Final = 32767
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +55,20 @@ class Snapshot:
     def find(self, name: str) -> ReaderState | None:
         """The reader of that name, or None."""
         return next((reader for reader in self.readers if reader.name == name), None)
+
+    def followed_by(self, readers: tuple[ReaderState, ...], events: int = 0) -> Snapshot:
+        """The next snapshot.
+
+        Args:
+            readers: all of them.
+            events: readers that came or went since this one, as far as that is known. The names tell at least how
+                many did; a reader that went and came back, or was there for a moment, does not show in them.
+        """
+        before, now = ({reader.name for reader in some} for some in (self.readers, readers))
+        events = max(events, len(before ^ now))
+        return Snapshot(self.serial + 1, (self.reader_events - 1 + events) % _MAX_READER_EVENTS + 1, readers)
+
+
+def events_between(before: int, now: int) -> int:
+    """Readers that came or went between two values of `Snapshot.reader_events`: 0 to 32766."""
+    return (now - before) % _MAX_READER_EVENTS

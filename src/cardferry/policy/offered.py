@@ -16,9 +16,6 @@ from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
 
-#: Reader events wrap from here to 1, see `Snapshot`.
-_MAX_READER_EVENTS = 32767
-
 
 def rank(name: str, patterns: Sequence[str]) -> int | None:
     """Which pattern a reader's name matches first; None for no one. Without patterns every name has rank 0.
@@ -56,9 +53,8 @@ class Offered:
         if everything is not self._all:
             self._all = everything
             readers = self._chosen(everything.readers)
-            old = self._snapshot
-            if readers != old.readers:
-                self._snapshot = Snapshot(old.serial + 1, self._reader_events(readers), readers)
+            if readers != self._snapshot.readers:
+                self._snapshot = self._snapshot.followed_by(readers)
         return self._snapshot
 
     async def changed(self, serial: int) -> Snapshot:
@@ -75,10 +71,6 @@ class Offered:
         ranked = [(rank(reader.name, self._patterns), reader) for reader in readers]
         chosen = [(number, reader) for number, reader in ranked if number is not None]
         return tuple(reader for _, reader in sorted(chosen, key=lambda one: one[0]))
-
-    def _reader_events(self, readers: Sequence[ReaderState]) -> int:
-        before, now = ({reader.name for reader in some} for some in (self._snapshot.readers, readers))
-        return (self._snapshot.reader_events + len(before ^ now) - 1) % _MAX_READER_EVENTS + 1
 
 
 class _OfferedContext:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TypeVar
 
-from cardferry.cards import tlv
+from cardferry.pcsc import tlv
 from cardferry.pcsc.apdu import CommandApdu, ResponseApdu
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.wire.pcsclite import messages as m

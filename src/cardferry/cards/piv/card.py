@@ -49,9 +49,9 @@ from cardferry.cards.piv.objects import (
     initial_objects,
 )
 from cardferry.cards.status_error import StatusError
-from cardferry.cards.tlv import TlvError
 from cardferry.pcsc.apdu import ApduError, CommandApdu, StatusWord
 from cardferry.pcsc.atr import checksum
+from cardferry.pcsc.tlv import TlvError
 
 _log = logging.getLogger(__name__)
 

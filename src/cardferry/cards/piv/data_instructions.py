@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from cardferry.cards import tlv
 from cardferry.cards.piv.application import Application, Instruction, require_parameters
 from cardferry.cards.piv.objects import AID, PIN_PROTECTED, RID_SIZE, SELF_CONTAINED, TAG_DATA
 from cardferry.cards.status_error import StatusError
+from cardferry.pcsc import tlv
 from cardferry.pcsc.apdu import CommandApdu, StatusWord
 
 _TAG_TAG_LIST: Final = 0x5C

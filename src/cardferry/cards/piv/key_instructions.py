@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from cardferry.cards import tlv
 from cardferry.cards.piv.application import Application, Instruction
 from cardferry.cards.piv.keys import (
     Algorithm,
@@ -32,6 +31,7 @@ from cardferry.cards.piv.keys import (
 )
 from cardferry.cards.piv.management_key import Question
 from cardferry.cards.status_error import StatusError
+from cardferry.pcsc import tlv
 from cardferry.pcsc.apdu import CommandApdu, StatusWord
 
 #: Reference of the card management key (SP 800-73-5 part 1, table 5).

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 from uuid import UUID
 
-from cardferry.cards import tlv
 from cardferry.cards.piv.keys import Slot
 from cardferry.cards.status_error import StatusError
+from cardferry.pcsc import tlv
 from cardferry.pcsc.apdu import StatusWord
 
 #: The PIV application's identifier, with its version 1.0 (SP 800-73-5 part 1, 2.2).

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 from typing import Final
 
-from cardferry.cards import tlv
 from cardferry.cards.piv import key_instructions
 from cardferry.cards.piv.application import (
     DEFAULT_PIN,
@@ -34,6 +33,7 @@ from cardferry.cards.piv.objects import ObjectStore, initial_objects
 from cardferry.cards.piv.pin_instructions import PIN, PUK
 from cardferry.cards.piv.reference_data import ReferenceData
 from cardferry.cards.status_error import StatusError
+from cardferry.pcsc import tlv
 from cardferry.pcsc.apdu import CommandApdu, StatusWord
 
 _METADATA_ALGORITHM: Final = 0x01

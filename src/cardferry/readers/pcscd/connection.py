@@ -22,7 +22,7 @@ from cardferry.readers.pcscd.dial import Dial
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite.client import ClientCodec, next_version
-from cardferry.wire.pcsclite.layout import NEWEST_MINOR
+from cardferry.wire.pcsclite.layout import NEWEST_MINOR, WAIT_ANSWERED
 from cardferry.wire.pcsclite.messages import (
     ContextReply,
     EstablishContext,
@@ -41,8 +41,6 @@ log = logging.getLogger(__name__)
 HANDSHAKE_TIMEOUT: Final = 20.0
 #: Requests that may be under way before `Connection.room` makes the next one wait.
 _MANY: Final = 16
-#: Levels whose wait is answered with the states.
-_WAIT_ANSWERED: Final = (4, 5)
 #: The largest version number that is taken for one.
 _PLAUSIBLE: Final = 255
 #: ``rv`` of a version reply that means: another version, please.
@@ -197,7 +195,7 @@ class Connection(asyncio.Protocol):
         for request in requests:
             self._held += codec.send(request)
             reply = Pending()
-            if isinstance(request, WaitReaderStateChange) and codec.minor not in _WAIT_ANSWERED:
+            if isinstance(request, WaitReaderStateChange) and codec.minor not in WAIT_ANSWERED:
                 reply.resolve(None)
             else:
                 self._replies.append(reply)

@@ -22,7 +22,7 @@ from cardferry.pcsc.reader_state import ReaderState
 from cardferry.readers.pcscd.connection import Connection
 from cardferry.readers.pcscd.dial import Dial
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
-from cardferry.wire.pcsclite.layout import FIXED_SLOTS
+from cardferry.wire.pcsclite.layout import FIXED_SLOTS, WAIT_ANSWERED
 from cardferry.wire.pcsclite.messages import (
     GetReadersState,
     GetReadersStateArray,
@@ -33,7 +33,6 @@ from cardferry.wire.pcsclite.messages import (
     WaitReaderStateChange,
 )
 
-_WAIT_ANSWERED: Final = (4, 5)
 _SIZED_ARRAY: Final = 6
 
 Table = tuple[ReaderState, ...]
@@ -86,7 +85,7 @@ class Watch:
         return NoPcscdError(Reason.LOST)
 
     async def _look(self) -> Table:
-        if self.minor in _WAIT_ANSWERED:
+        if self.minor in WAIT_ANSWERED:
             return cast(StatesReply, await self._events.post(WaitReaderStateChange())).readers
         _, registered = self._events.post_all(WaitReaderStateChange(), Version(minor=self.minor))
         await registered

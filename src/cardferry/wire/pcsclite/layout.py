@@ -1,9 +1,9 @@
-"""Where each field lies: pcsc-lite's C structs as compiled `struct.Struct` records.
+"""What all messages have in common: levels, commands, the header, reader names and state arrays.
 
-Source: ``winscard_msg.h`` (``rxHeader`` and the ``*_struct`` types) and ``eventhandler.h`` (``READER_STATE``) of
-pcsc-lite 1.6.5 to 2.5. The C structs are the same on every ABI: 32-bit fields, naturally aligned, three bytes of
-padding after ``cardAtr`` and nowhere else. The byte order is the server's own, so it is a parameter here, and so is
-``MAX_READERNAME``, which was 100 up to 1.8.3.
+Source: ``winscard_msg.h`` (``rxHeader``) and ``eventhandler.h`` (``READER_STATE``) of pcsc-lite 1.6.5 to 2.5. The C
+structs are the same on every ABI: 32-bit fields, naturally aligned, three bytes of padding after ``cardAtr`` and
+nowhere else. The byte order is the server's own, so it is a parameter here, and so is ``MAX_READERNAME``, which was 100
+up to 1.8.3. The structs of the single messages are in `exchanges`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import Final, Literal
 
-from cardferry.pcsc.constants import MAX_ATR_SIZE, MAX_ATTRIBUTE_SIZE, MAX_READERNAME, CardState, Protocol
+from cardferry.pcsc.constants import MAX_ATR_SIZE, MAX_READERNAME, CardState, Protocol
 from cardferry.pcsc.reader_name import decode_reader_name, encode_reader_name, shortened_reader_name
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.wire.errors import WireError
@@ -33,6 +33,8 @@ MAJOR: Final = 4
 OLDEST_MINOR: Final = 2
 #: The newest protocol level spoken here, of pcsc-lite 2.5.
 NEWEST_MINOR: Final = 6
+#: Levels whose wait is answered with the states. On older ones they were asked for before, on newer ones afterwards.
+WAIT_ANSWERED: Final = (4, 5)
 #: ``MAX_READERNAME`` up to pcsc-lite 1.8.3.
 OLD_NAME_SIZE: Final = 100
 #: Records in a fixed state array (``PCSCLITE_MAX_READERS_CONTEXTS``).
@@ -43,7 +45,8 @@ ATR_NOT_KNOWN_YET: Final = MAX_ATR_SIZE + 1
 #: How pcscd ends a reader's name: the numbers of reader and slot, in hexadecimal.
 _READER_NUMBERS: Final = re.compile(rb" [0-9A-F]{2} [0-9A-F]{2}\Z")
 _DIGEST_DIGITS: Final = 8
-_FLAGS: Final = {"little": "<", "big": ">"}
+#: Byte orders in the notation of `struct`; each also says that nothing is aligned but by explicit padding.
+FLAGS: Final = {"little": "<", "big": ">"}
 _MASK: Final = 0xFFFF_FFFF
 #: Encoded state arrays remembered per layout; one per published snapshot and array size is in use at any time.
 _REMEMBERED: Final = 32
@@ -91,7 +94,7 @@ class Dialect:
     slots: int = FIXED_SLOTS
 
     def __post_init__(self) -> None:
-        if self.byte_order not in _FLAGS:
+        if self.byte_order not in FLAGS:
             raise ValueError(f"byte order is little or big, not {self.byte_order!r}")
         if not OLDEST_MINOR <= self.minor <= NEWEST_MINOR:
             raise ValueError(f"protocol level 4:{self.minor} is outside 4:{OLDEST_MINOR} to 4:{NEWEST_MINOR}")
@@ -124,71 +127,27 @@ def decode_name(raw: bytes) -> str:
 
 
 class Layout:
-    """The compiled records of one byte order and name size. Get one by `layout_of`.
-
-    A record named ``*_request`` begins with the header, so that one call packs a whole request.
+    """What the messages of one byte order and name size have in common. Get one by `layout_of`.
 
     Attributes:
         name_size: bytes of a reader name with its closing NUL.
+        word: any number without a sign.
+        header: ``{size, command}`` in front of a request (``rxHeader``).
+        signal: ``{timeOut, rv}``, the reply to a stop and the event (``wait_reader_state_change``).
+        record: one reader in a state array (``READER_STATE``).
     """
 
-    __slots__ = (
-        "_decoded",
-        "_encoded",
-        "attribute",
-        "attribute_request",
-        "connect",
-        "connect_request",
-        "control",
-        "control_request",
-        "count",
-        "header",
-        "name_size",
-        "pair",
-        "pair_request",
-        "reconnect",
-        "reconnect_request",
-        "record",
-        "signed_pair",
-        "signed_pair_request",
-        "signed_triple",
-        "signed_triple_request",
-        "transmit",
-        "transmit_request",
-        "triple",
-        "triple_request",
-        "version",
-        "version_request",
-        "word",
-    )
+    __slots__ = ("_decoded", "_encoded", "header", "name_size", "record", "signal", "word")
 
     def __init__(self, byte_order: ByteOrder, name_size: int) -> None:
-        flag = _FLAGS[byte_order]
+        flag = FLAGS[byte_order]
         self.name_size = name_size
-        self.header = Struct(f"{flag}II")
         self.word = Struct(f"{flag}I")
-        self.count = Struct(f"{flag}i")
-        #: release_struct, cancel_struct, wait_reader_state_change, get_reader_events
-        self.pair, self.pair_request = self._pair_of("II", flag)
-        #: begin_struct, status_struct
-        self.signed_pair, self.signed_pair_request = self._pair_of("iI", flag)
-        #: establish_struct
-        self.triple, self.triple_request = self._pair_of("III", flag)
-        #: disconnect_struct, end_struct
-        self.signed_triple, self.signed_triple_request = self._pair_of("iII", flag)
-        self.version, self.version_request = self._pair_of("iiI", flag)
-        self.connect, self.connect_request = self._pair_of(f"I{name_size}sIIiII", flag)
-        self.reconnect, self.reconnect_request = self._pair_of("iIIIII", flag)
-        self.transmit, self.transmit_request = self._pair_of("iIIIIIII", flag)
-        self.control, self.control_request = self._pair_of("iIIIII", flag)
-        self.attribute, self.attribute_request = self._pair_of(f"iI{MAX_ATTRIBUTE_SIZE}sII", flag)
+        self.header = self.signal = Struct(f"{flag}II")
+        # ``3x``: the ATR has 33 bytes, and the word behind it is aligned to four.
         self.record = Struct(f"{flag}{name_size}sIIi{MAX_ATR_SIZE}s3xII")
         self._encoded: dict[tuple[int, int], tuple[Sequence[ReaderState], bytes]] = {}
         self._decoded: tuple[bytes, tuple[ReaderState, ...]] = (b"", ())
-
-    @staticmethod
-    def _pair_of(body: str, flag: str) -> tuple[Struct, Struct]:
-        return Struct(flag + body), Struct(f"{flag}II{body}")
 
     def encode_reader(self, reader: ReaderState) -> bytes:
         """One ``READER_STATE``: 184 bytes, or 156 with short names.

@@ -107,6 +107,11 @@ class Transmit:
     send_pci_length: int = _PCI_LENGTH
     receive_pci_length: int = _PCI_LENGTH
 
+    @property
+    def send_length(self) -> int:
+        """``cbSendLength``."""
+        return len(self.apdu)
+
 
 @dataclass(slots=True)
 class Control:
@@ -116,6 +121,11 @@ class Control:
     code: int
     data: bytes
     receive_length: int = MAX_APDU_SIZE
+
+    @property
+    def send_length(self) -> int:
+        """``cbSendLength``."""
+        return len(self.data)
 
 
 @dataclass(slots=True)
@@ -140,6 +150,11 @@ class GetAttribute:
     attribute: int
     length: int = MAX_ATTRIBUTE_SIZE
 
+    @property
+    def value(self) -> bytes:
+        """``pbAttr``: nothing yet."""
+        return b""
+
 
 @dataclass(slots=True)
 class SetAttribute:
@@ -148,6 +163,11 @@ class SetAttribute:
     card: int
     attribute: int
     value: bytes
+
+    @property
+    def length(self) -> int:
+        """``cbAttrLen``."""
+        return len(self.value)
 
 
 @dataclass(slots=True)

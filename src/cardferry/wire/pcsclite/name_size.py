@@ -11,6 +11,7 @@ from typing import Final
 
 from cardferry.pcsc.constants import MAX_READERNAME
 from cardferry.wire.errors import WireError
+from cardferry.wire.pcsclite.exchanges import exchanges
 from cardferry.wire.pcsclite.layout import (
     FIXED_SLOTS,
     MAJOR,
@@ -21,6 +22,7 @@ from cardferry.wire.pcsclite.layout import (
     Command,
     compiled,
 )
+from cardferry.wire.pcsclite.messages import Version
 
 #: The only protocol level, 4:minor, that says nothing about the size.
 AMBIGUOUS_MINOR: Final = OLDEST_MINOR
@@ -38,9 +40,10 @@ class NameSizeQuestion:
 
     def __init__(self, byte_order: ByteOrder = NATIVE) -> None:
         layout = compiled(byte_order, MAX_READERNAME)
-        version = (layout.version.size, Command.VERSION, MAJOR, AMBIGUOUS_MINOR, 0)
-        self.request = layout.header.pack(0, Command.GET_READERS_STATE) + layout.version_request.pack(*version)
-        self._end = layout.version.pack(MAJOR, AMBIGUOUS_MINOR, 0)
+        version = exchanges(byte_order, MAX_READERNAME).by_request[Version]
+        request = version.encode(Version(MAJOR, AMBIGUOUS_MINOR))
+        self.request = layout.header.pack(0, Command.GET_READERS_STATE) + request
+        self._end = request[layout.header.size :]  # the same, with the return value 0
         self._sizes = {
             FIXED_SLOTS * compiled(byte_order, size).record.size + len(self._end): size
             for size in (OLD_NAME_SIZE, MAX_READERNAME)

@@ -10,14 +10,15 @@ pieces that arrive are one of them. Every encoding method returns one message in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE, MAX_READERNAME
 from cardferry.pcsc.errors import ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.wire.errors import WireError
 from cardferry.wire.inbox import Inbox
-from cardferry.wire.pcsclite.bodies import BODIES, Body, RawBody
+from cardferry.wire.pcsclite import messages as m
+from cardferry.wire.pcsclite.exchanges import Exchange, exchanges
 from cardferry.wire.pcsclite.layout import (
     FIXED_SLOTS,
     MAJOR,
@@ -25,41 +26,22 @@ from cardferry.wire.pcsclite.layout import (
     NEWEST_MINOR,
     OLD_NAME_SIZE,
     OLDEST_MINOR,
+    WAIT_ANSWERED,
     ByteOrder,
     Command,
     Dialect,
     compiled,
-    encode_name,
-)
-from cardferry.wire.pcsclite.messages import (
-    BeginTransaction,
-    Cancel,
-    Connect,
-    Control,
-    Disconnect,
-    EndTransaction,
-    EstablishContext,
-    GetAttribute,
-    Reconnect,
-    ReleaseContext,
-    Request,
-    SetAttribute,
-    Status,
-    StopWaiting,
-    Transmit,
-    Version,
 )
 
 _HEADER_SIZE: Final = 8
 #: No request's struct is larger than this; a larger number is one in the other byte order, or garbage.
 _SIZE_LIMIT: Final = 0x1_0000
 _CONNECT: Final = Command.CONNECT.value
-_CONNECT_OLD_SIZE: Final = compiled(NATIVE, OLD_NAME_SIZE).connect.size
-#: A transmit without its command, and how it begins.
-_TRANSMIT_SIZE: Final = _HEADER_SIZE + compiled(NATIVE, OLD_NAME_SIZE).transmit.size
-_TRANSMIT_HEADER: Final = (_TRANSMIT_SIZE - _HEADER_SIZE, Command.TRANSMIT.value)
-#: The fixed-size state replies of 4:4 and 4:5 also answer the wait.
-_WAIT_ANSWERED: Final = (4, 5)
+_CONNECT_OLD_SIZE: Final = exchanges(NATIVE, OLD_NAME_SIZE).by_request[m.Connect].size
+_TRANSMIT: Final = Command.TRANSMIT.value
+#: Bytes of a transmit's struct, and where its raw bytes begin.
+_TRANSMIT_SIZE: Final = exchanges(NATIVE, MAX_READERNAME).by_request[m.Transmit].size
+_APDU: Final = _HEADER_SIZE + _TRANSMIT_SIZE
 
 
 def _byte_order(header: bytes) -> ByteOrder:
@@ -103,14 +85,17 @@ class ServerCodec:
 
     __slots__ = (
         "_array_slots",
-        "_body",
+        "_by_header",
+        "_by_request",
         "_byte_order",
+        "_exchange",
         "_inbox",
         "_layout",
         "_name_size_at_42",
         "_proposed",
         "_raw",
         "_slots",
+        "_transmit",
         "error",
         "minor",
     )
@@ -123,10 +108,11 @@ class ServerCodec:
         self._array_slots = max(FIXED_SLOTS, slots, array_slots)
         self._name_size_at_42 = name_size
         self._byte_order: ByteOrder | None = None
-        self._layout = compiled(NATIVE, MAX_READERNAME)
+        self._use_names_of(MAX_READERNAME)
         self._inbox = Inbox(_HEADER_SIZE)
-        self._body: Body | RawBody | None = None
-        self._raw: Transmit | Control | None = None
+        #: Whose struct, or whose raw bytes, come next. None: a header.
+        self._exchange: Exchange | None = None
+        self._raw: m.Transmit | m.Control | None = None
         self._proposed = False
         self.minor = NEWEST_MINOR
         self.error: WireError | None = None
@@ -141,7 +127,7 @@ class ServerCodec:
         """Bytes held of a request that is not whole yet: less than `MAX_APDU_SIZE`."""
         return len(self._inbox)
 
-    def receive(self, data: bytes | bytearray | memoryview) -> list[Request]:
+    def receive(self, data: bytes | bytearray | memoryview) -> list[m.Request]:
         """Take bytes in, give the requests that are whole.
 
         Bytes that break the protocol set `error`; the requests before them are still returned.
@@ -156,7 +142,7 @@ class ServerCodec:
         transmit = self._only_transmit(data)
         if transmit is not None:
             return [transmit]
-        requests: list[Request] = []
+        requests: list[m.Request] = []
         offset = 0
         try:
             while len(data) - offset >= inbox.need:
@@ -167,72 +153,80 @@ class ServerCodec:
             inbox.keep(data, offset)
         return requests
 
-    def _only_transmit(self, data: bytes) -> Transmit | None:
+    def _only_transmit(self, data: bytes) -> m.Transmit | None:
         """The request, when these bytes are a whole `Transmit` and nothing else, as most pieces are."""
         size = len(data)
-        if size <= _TRANSMIT_SIZE or self._body is not None or self._raw is not None or self._byte_order is None:
+        if size <= _APDU or self._exchange is not None or self._raw is not None or self._byte_order is None:
             return None
-        layout = self._layout
-        if layout.header.unpack_from(data) != _TRANSMIT_HEADER:
+        announced, command, card, protocol, pci, length, receive_protocol, receive_pci, room = (
+            self._transmit.whole.unpack_from(data)
+        )
+        # With another ``length`` the command is not whole yet, or the next request is here already.
+        if command != _TRANSMIT or announced != _TRANSMIT_SIZE or length != size - _APDU or length > MAX_APDU_SIZE:
             return None
-        body = layout.transmit.unpack_from(data, _HEADER_SIZE)
-        if body[3] != size - _TRANSMIT_SIZE or size - _TRANSMIT_SIZE > MAX_APDU_SIZE:
-            return None
-        return Transmit(body[0], body[1], data[_TRANSMIT_SIZE:], body[6], body[4], body[2], body[5])
+        return m.Transmit(card, protocol, data[_APDU:], room, receive_protocol, pci, receive_pci)
 
-    def _step(self, data: bytes, offset: int, requests: list[Request]) -> int:
-        """Consume a header, a body or raw bytes: ``need`` bytes from ``offset``. Return where the next one begins."""
+    def _step(self, data: bytes, offset: int, requests: list[m.Request]) -> int:
+        """Consume a header, a struct (or both) or raw bytes from ``offset``. Return where the next one begins."""
         inbox = self._inbox
         following = offset + inbox.need
-        request: Request
+        request: Any
         if self._raw is not None:
-            request = self._raw
-            if isinstance(request, Transmit):
+            request, self._raw = self._raw, None
+            if isinstance(request, m.Transmit):
                 request.apdu = data[offset:following]
             else:
                 request.data = data[offset:following]
-            self._raw = None
         else:
-            body = self._body
-            if body is None:
-                body = self._header(data, offset)
-                if body.size:
-                    self._body = body
-                    inbox.need = body.size
-                    return following
-            self._body = None
-            if isinstance(body, RawBody):
-                request, length = body.decode(self._layout, data, offset)
+            exchange = self._exchange
+            if exchange is None:
+                exchange = self._header(data, offset)
+                offset = following
+                following += exchange.size
+                if len(data) < following:
+                    self._exchange = exchange
+                    inbox.need = exchange.size
+                    return offset
+            self._exchange = None
+            request, length = exchange.decode(data, offset)
+            if length:
+                # The length is checked before so many bytes are waited for. pcscd hangs up here as well.
                 if length > MAX_APDU_SIZE:
                     raise WireError(f"{type(request).__name__} of {length} bytes")
-                if length:
-                    self._raw = request
-                    inbox.need = length
-                    return following
-            else:
-                request = body.decode(self._layout, data, offset)
+                self._raw = request
+                inbox.need = length
+                return following
         requests.append(request)
         inbox.need = _HEADER_SIZE
         return following
 
-    def _header(self, data: bytes, offset: int) -> Body | RawBody:
+    def _header(self, data: bytes, offset: int) -> Exchange:
         if self._byte_order is None:
             self._byte_order = _byte_order(data[offset : offset + _HEADER_SIZE])
             self._use_names_of(MAX_READERNAME)
         size, command = self._layout.header.unpack_from(data, offset)
-        body = BODIES.get((command, size))
-        if body is None:
-            raise WireError(f"command {command:#x} with a body of {size} bytes")
         if command == _CONNECT:
-            self._use_names_of(OLD_NAME_SIZE if size == _CONNECT_OLD_SIZE else MAX_READERNAME)
-        return body
+            # Only the size of this one tells how long the client's reader names are.
+            names = OLD_NAME_SIZE if size == _CONNECT_OLD_SIZE else MAX_READERNAME
+            if names != self._layout.name_size:
+                self._use_names_of(names)
+        exchange = self._by_header.get((command, size))
+        if exchange is None:
+            raise WireError(f"command {command:#x} with a struct of {size} bytes")
+        return exchange
 
     def _use_names_of(self, size: int) -> None:
-        self._layout = compiled(self._byte_order or NATIVE, size)
+        byte_order = self._byte_order or NATIVE
+        self._layout = compiled(byte_order, size)
+        self._by_request, self._by_header = exchanges(byte_order, size)
+        self._transmit = self._by_request[m.Transmit]
+
+    def _answer(self, request: m.Request, *values: int | bytes) -> bytes:
+        return self._by_request[type(request)].encode_reply(request, *values)
 
     # The handshake
 
-    def version(self, request: Version, refuse: int | None = None) -> bytes:
+    def version(self, request: m.Version, refuse: int | None = None) -> bytes:
         """Answer `Version`, and take the client's level from 4:2 to 4:6 as the one in force.
 
         The client's own numbers come back to it: a newer library that is answered with less falls into a bug of its
@@ -250,49 +244,40 @@ class ServerCodec:
         if refuse is not None:
             if refuse in (ReturnCode.S_SUCCESS, ReturnCode.E_SERVICE_STOPPED):
                 raise ValueError(f"a client cannot be refused with {refuse:#x}")
-            return self._layout.version.pack(major, minor, refuse)
+            return self._answer(request, major, minor, refuse)
         if major == MAJOR and OLDEST_MINOR <= minor <= NEWEST_MINOR:
             self.minor = minor
             self._use_names_of(self._name_size_at_42 if minor == OLDEST_MINOR else MAX_READERNAME)
-            return self._layout.version.pack(major, minor, 0)
+            return self._answer(request, major, minor, 0)
         rv = ReturnCode.E_NO_SERVICE
         if major == MAJOR and minor > NEWEST_MINOR and not self._proposed:
             self._proposed = True
             rv = ReturnCode.E_SERVICE_STOPPED
-        return self._layout.version.pack(MAJOR, NEWEST_MINOR, rv)
+        return self._answer(request, MAJOR, NEWEST_MINOR, rv)
 
     # Contexts and cards
 
-    def established(self, request: EstablishContext, context: int, rv: int = 0) -> bytes:
+    def established(self, request: m.EstablishContext, context: int, rv: int = 0) -> bytes:
         """Answer `EstablishContext` with a handle from 1 to `MAX_HANDLE`, unique among all connections."""
-        return self._layout.triple.pack(request.scope, context, rv)
+        return self._answer(request, context, rv)
 
-    def connected(self, request: Connect, card: int, protocol: int, rv: int = 0) -> bytes:
+    def connected(self, request: m.Connect, card: int, protocol: int, rv: int = 0) -> bytes:
         """Answer `Connect` with a handle from 1 to `MAX_HANDLE`, unique among all connections, and a protocol."""
-        layout = self._layout
-        name = encode_name(request.reader, layout.name_size)
-        return layout.connect.pack(request.context, name, request.share, request.protocols, card, protocol, rv)
+        return self._answer(request, card, protocol, rv)
 
-    def reconnected(self, request: Reconnect, protocol: int, rv: int = 0) -> bytes:
+    def reconnected(self, request: m.Reconnect, protocol: int, rv: int = 0) -> bytes:
         """Answer `Reconnect` with the protocol now active."""
-        return self._layout.reconnect.pack(
-            request.card, request.share, request.protocols, request.initialization, protocol, rv
-        )
+        return self._answer(request, protocol, rv)
 
     def acknowledged(
         self,
-        request: ReleaseContext | Disconnect | BeginTransaction | EndTransaction | Status | Cancel,
+        request: m.ReleaseContext | m.Disconnect | m.BeginTransaction | m.EndTransaction | m.Status | m.Cancel,
         rv: int = 0,
     ) -> bytes:
         """Answer a request that only succeeds or fails."""
-        layout = self._layout
-        if isinstance(request, (BeginTransaction, Status)):
-            return layout.signed_pair.pack(request.card, rv)
-        if isinstance(request, (EndTransaction, Disconnect)):
-            return layout.signed_triple.pack(request.card, request.disposition, rv)
-        return layout.pair.pack(request.context, rv)
+        return self._by_request[type(request)].encode_reply(request, rv)
 
-    def transmitted(self, request: Transmit, response: bytes, rv: int = 0, protocol: int | None = None) -> bytes:
+    def transmitted(self, request: m.Transmit, response: bytes, rv: int = 0, protocol: int | None = None) -> bytes:
         """Answer `Transmit`.
 
         A response that is longer than the client's room becomes ``E_INSUFFICIENT_BUFFER`` with its true length. The
@@ -307,7 +292,8 @@ class ServerCodec:
         length = len(response)
         if length > request.receive_length and not rv:
             rv = ReturnCode.E_INSUFFICIENT_BUFFER
-        reply = self._layout.transmit.pack(
+        # By hand, not by `_answer`: no other message comes as often.
+        reply = self._transmit.reply.pack(
             request.card,
             request.protocol,
             request.send_pci_length,
@@ -319,25 +305,23 @@ class ServerCodec:
         )
         return reply if rv else reply + response
 
-    def controlled(self, request: Control, response: bytes, rv: int = 0) -> bytes:
+    def controlled(self, request: m.Control, response: bytes, rv: int = 0) -> bytes:
         """Answer `Control`; see `transmitted` for what becomes of a response that is too long."""
         length = len(response)
         if length > request.receive_length and not rv:
             rv = ReturnCode.E_INSUFFICIENT_BUFFER
-        reply = self._layout.control.pack(
-            request.card, request.code, len(request.data), request.receive_length, length, rv
-        )
+        reply = self._answer(request, length, rv)
         return reply if rv else reply + response
 
-    def attribute(self, request: GetAttribute | SetAttribute, value: bytes = b"", rv: int = 0) -> bytes:
+    def attribute(self, request: m.GetAttribute | m.SetAttribute, value: bytes = b"", rv: int = 0) -> bytes:
         """Answer `GetAttribute` or `SetAttribute`: always 280 bytes, the value in them only when all is well.
 
         A value that is longer than the room for it becomes ``E_INSUFFICIENT_BUFFER`` with its true length.
         """
-        room = request.length if isinstance(request, GetAttribute) else MAX_ATTRIBUTE_SIZE
+        room = request.length if isinstance(request, m.GetAttribute) else MAX_ATTRIBUTE_SIZE
         if len(value) > room and not rv:
             rv = ReturnCode.E_INSUFFICIENT_BUFFER
-        return self._layout.attribute.pack(request.card, request.attribute, b"" if rv else value, len(value), rv)
+        return self._answer(request, b"" if rv else value, len(value), rv)
 
     # Reader states and events
 
@@ -352,7 +336,7 @@ class ServerCodec:
         contexts of its process. So ``at_least`` must be the same on all connections, and must never shrink either.
         """
         self._array_slots = max(self._array_slots, at_least)
-        return self._layout.count.pack(self._array_slots)
+        return self._answer(m.GetReadersStateSize(), self._array_slots)
 
     def state_array(self, readers: Sequence[ReaderState]) -> bytes:
         """Answer `GetReadersStateArray`: as many records as `state_count` said last."""
@@ -360,16 +344,16 @@ class ServerCodec:
 
     def reader_events(self, count: int) -> bytes:
         """Answer `GetReaderEvents` with a number from 1 to 32767."""
-        return self._layout.pair.pack(count, 0)
+        return self._answer(m.GetReaderEvents(), count, 0)
 
     def waiting(self, readers: Sequence[ReaderState]) -> bytes:
         """Answer `WaitReaderStateChange`: the states on 4:4 and 4:5, nothing on other levels."""
-        return self.states(readers) if self.minor in _WAIT_ANSWERED else b""
+        return self.states(readers) if self.minor in WAIT_ANSWERED else b""
 
-    def stopped(self, request: StopWaiting, rv: int = 0) -> bytes:
+    def stopped(self, request: m.StopWaiting, rv: int = 0) -> bytes:
         """Answer `StopWaiting`. Only when the client was still registered: after an event it expects nothing."""
-        return self._layout.pair.pack(request.timeout, rv)
+        return self._layout.signal.pack(request.timeout, rv)
 
     def event(self, rv: int = 0) -> bytes:
         """End the client's registration: something changed, or ``E_CANCELLED``. Once for each registration."""
-        return self._layout.pair.pack(0, rv)
+        return self._layout.signal.pack(0, rv)

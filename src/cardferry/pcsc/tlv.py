@@ -8,6 +8,7 @@ depth.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -65,6 +66,12 @@ def encode_tag(tag: int) -> bytes:
 def parse(data: bytes) -> tuple[Tlv, ...]:
     """All data objects in ``data``, which must hold nothing else; raises `TlvError`."""
     return tuple(_objects(bytes(data)))
+
+
+def parse_leading(data: bytes) -> Iterator[Tlv]:
+    """The data objects that ``data`` begins with, up to the first bytes that are none: cut short, or padding."""
+    with suppress(TlvError):
+        yield from _objects(data)
 
 
 def parse_one(data: bytes, tag: int) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cardferry.cards.tlv import Tlv, TlvError, encode, encode_tag, parse, parse_map, parse_one
+from cardferry.pcsc.tlv import Tlv, TlvError, encode, encode_tag, parse, parse_leading, parse_map, parse_one
 
 #: Tags that a tag field can spell.
 TAGS = st.one_of(
@@ -103,6 +103,21 @@ def test_parse_one_wants_exactly_that_one() -> None:
     for raw in (b"", b"\x5d\x01\x7e", b"\x5c\x01\x7e\x5c\x00"):
         with pytest.raises(TlvError):
             parse_one(raw, 0x5C)
+
+
+@pytest.mark.parametrize(
+    ("text", "tags"),
+    [
+        ("", []),
+        ("8001AA 5F2F01BB", [0x80, 0x5F2F]),
+        ("8001AA 0000", [0x80]),
+        ("8001AA 5C80", [0x80]),
+        ("8001AA 5C02AA", [0x80]),
+        ("00 8001AA", []),
+    ],
+)
+def test_what_comes_behind_the_last_data_object_may_be_anything(text: str, tags: list[int]) -> None:
+    assert [each.tag for each in parse_leading(bytes.fromhex(text))] == tags
 
 
 def test_parse_map_wants_each_once() -> None:
