@@ -45,9 +45,8 @@ class UsbReader(Pcscd):
         wait_until(lambda: not self.computer.pcsc("list")["readers"], "the reader is gone")
 
     def plug(self) -> None:
-        """Put it back in."""
+        """Put it back in, if it is out."""
         self._events(b"+")
-        self.wait_for_card()
 
     def bounce(self) -> None:
         """Out and in again at once, as a reset of the bus does; the card says ``inserted`` when it is back."""
