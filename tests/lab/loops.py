@@ -69,7 +69,7 @@ class Loop:
         """Wait for the end of the first run."""
         self._process.wait_for("^running$", timeout=60)
 
-    def outcome(self, timeout: float = 90.0) -> Outcome:
+    def outcome(self, timeout: float = 600.0) -> Outcome:
         """Wait for the last run."""
         if self._endless:
             self._process.write("\n")
