@@ -41,7 +41,7 @@ test: setup-lab ## all tests, with real pcscd, OpenSSH and PC/SC programs (ARGS=
 bench: setup-lab ## measure against plain ssh forwarding, side by side (ARGS=... are passed on)
 	$(VENV)/python -m bench $(ARGS)
 
-conformance: setup-lab ## run pcsc-lite's own tests, which you fetched: make conformance UNITARY_TESTS=PCSC/UnitaryTests
+conformance: setup-lab ## run pcsc-lite's own tests in each way of deploying; you fetched them: make conformance UNITARY_TESTS=PCSC/UnitaryTests
 	@test -d "$(UNITARY_TESTS)" || { \
 	  echo "error: UNITARY_TESTS does not name a folder" >&2; \
 	  echo "hint: get pcsc-lite's source and run: make conformance UNITARY_TESTS=.../PCSC/UnitaryTests" >&2; exit 2; }

@@ -165,6 +165,15 @@ def unpack_server(release: Release) -> Path:
     return _unpack(release, "server", lambda apt: apt.all_of(*_SERVER) + apt.known(*_SERVER_LIBRARIES))
 
 
+def unpack_program(package: str, suite: str) -> Path:
+    """Download and unpack a program of a release for this machine, whose own libraries are enough for it.
+
+    For what must not be installed: a package may bring services that start at every login. See `_unpack`.
+    """
+    arch = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
+    return _unpack(_python(suite, arch), package, lambda apt: apt.all_of(package))
+
+
 def _unpack(release: Release, part: str, wanted: Callable[[_Apt], list[str]]) -> Path:
     """Download and unpack packages; does nothing when that was done before.
 

@@ -33,4 +33,4 @@ class DialledCard:
 
 if __name__ == "__main__":
     _options = command_line("card_piv").parse_args()
-    serve(DialledCard(PivCard.personalised()), _options.host, _options.port)
+    serve(DialledCard(PivCard.personalised()), _options.host, _options.port, _options.stay)

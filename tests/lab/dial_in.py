@@ -61,8 +61,17 @@ def _receive(connection: socket.socket, size: int) -> bytes:
     return data
 
 
-def serve(card: Card, host: str, port: int) -> None:
-    """Be ``card`` in the reader at ``host``:``port`` until the reader hangs up; says "inserted" once it was noticed."""
+def serve(card: Card, host: str, port: int, stay: bool = False) -> None:
+    """Be ``card`` in the reader at ``host``:``port`` until the reader hangs up; says "inserted" once it was noticed.
+
+    With ``stay`` it sits in a reader that leaves and returns: it dials again.
+    """
+    _serve_once(card, host, port)
+    while stay:
+        _serve_once(card, host, port)
+
+
+def _serve_once(card: Card, host: str, port: int) -> None:
     inserted = False
     with contextlib.closing(_connect(host, port)) as connection:
         while header := _receive(connection, 2):
@@ -87,5 +96,6 @@ def command_line(words: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=words)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=35963)
+    parser.add_argument("--stay", action="store_true", help="dial again when the reader comes back")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     return parser

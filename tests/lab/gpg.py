@@ -14,6 +14,18 @@ from tests.lab.process import LabError, Result
 _GENERATE = "admin\ngenerate\nn\n0\nLab Person\nlab@example.org\n\nquit\n"
 
 
+def configure_pinentry(home: Path, *options: str) -> None:
+    """Have a GNUPGHOME use a pinentry that knows the PINs; ``options`` are more lines for gpg-agent.conf."""
+    pinentry = home / "pinentry"
+    pins = {"@PIN@": OPENPGP_PIN, "@ADMIN_PIN@": OPENPGP_ADMIN_PIN}
+    program = Path(__file__).with_name("pinentry.py").read_text()
+    for mark, pin in pins.items():
+        program = program.replace(mark, pin)
+    pinentry.write_text(f"#!{PLAIN_PYTHON}\n{program}")
+    pinentry.chmod(0o755)
+    (home / "gpg-agent.conf").write_text("\n".join((f"pinentry-program {pinentry}", *options)) + "\n")
+
+
 class Gpg:
     """A GNUPGHOME in a computer.
 
@@ -40,17 +52,7 @@ class Gpg:
         self.use(socket)
         lines = ["disable-ccid", *([f"reader-port {reader}"] if reader else []), *options]
         (self.home / "scdaemon.conf").write_text("\n".join(lines) + "\n")
-        pinentry = self.home / "pinentry"
-        pinentry.write_text(
-            f"#!{PLAIN_PYTHON}\n"
-            + Path(__file__)
-            .with_name("pinentry.py")
-            .read_text()
-            .replace("@PIN@", OPENPGP_PIN)
-            .replace("@ADMIN_PIN@", OPENPGP_ADMIN_PIN)
-        )
-        pinentry.chmod(0o755)
-        (self.home / "gpg-agent.conf").write_text(f"pinentry-program {pinentry}\nmax-cache-ttl 0\n")
+        configure_pinentry(self.home, "max-cache-ttl 0")
 
     def use(self, socket: str | Path | None) -> None:
         """Change the variable for programs started from now on; an agent that runs keeps what it had."""

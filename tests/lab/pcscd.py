@@ -14,7 +14,8 @@ from tests.lab.process import LabError, wait_until
 #: Where pcscd listens in its computer.
 SOCKET = Path("/run/pcscd/pcscd.comm")
 _FIRST_PORT = 35963
-_DRIVER = "/usr/lib/pcsc/drivers/serial/libifdvpcd.so"
+#: vpcd.
+DRIVER = "/usr/lib/pcsc/drivers/serial/libifdvpcd.so"
 
 
 def accepts(path: Path) -> bool:
@@ -53,7 +54,7 @@ class Pcscd:
         name: str = "Virtual PCD",
         arguments: tuple[str, ...] = (),
         program: tuple[str, ...] = ("pcscd",),
-        driver: str | Path = _DRIVER,
+        driver: str | Path = DRIVER,
     ) -> None:
         if readers % 2:
             raise ValueError(readers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.lab.computer import Computer
@@ -20,6 +20,7 @@ class Recipe:
         readers: virtual readers of the host.
         options: of both sshds, see `Sshd`.
         names: of host and guest.
+        pcscd: the host's pcscd, instead of one with virtual readers.
 
     Attributes:
         host: has pcscd; its ssh reaches the guest with ``-F`` `to_guest` as ``guest``.
@@ -32,10 +33,11 @@ class Recipe:
         readers: int = 2,
         options: Mapping[str, str] | None = None,
         names: tuple[str, str] = ("host", "guest"),
+        pcscd: Callable[[Computer], Pcscd] | None = None,
     ) -> None:
         self.host = lab.computer(names[0])
         self.guest = lab.computer(names[1])
-        self.pcscd = Pcscd(self.host, readers)
+        self.pcscd = pcscd(self.host) if pcscd else Pcscd(self.host, readers)
         self.host_sshd = Sshd(self.host, options)
         self.guest_sshd = Sshd(self.guest, options)
         self.to_host = self.host_sshd.config(self.guest, "host")
