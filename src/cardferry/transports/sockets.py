@@ -46,8 +46,8 @@ def unfit(path: str) -> str:
 
     The path may come from the other side. Named to ssh, ``${NAME}`` would be replaced by what our environment has under
     that name, and told to the other side; there is no way to escape it (ssh_config(5), ENVIRONMENT VARIABLES).
-    It is also part of lines that people copy to a shell: where a backslash stands before the closing quote, fish goes on
-    with the quotation that other shells end.
+    It is also part of lines that people copy to a shell: where a backslash stands before the closing quote, fish goes
+    on with the quotation that other shells end.
     """
     if not path.startswith("/") or path.endswith("/"):
         return "is not absolute, or that of a folder"
