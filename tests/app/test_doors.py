@@ -296,6 +296,30 @@ async def test_without_descriptors_the_doors_open_again_later(tmp_path: Path, mo
     assert not failures
 
 
+@pytest.mark.parametrize("name", ["_let_in", "_first_words", "serve", "as_unix"])
+async def test_a_bug_behind_one_caller_is_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    path = tmp_path / "link"
+
+    def failing(*_: object) -> Any:
+        raise RuntimeError("injected")
+
+    async with open_at(UnixDoor(path)) as host:
+        with monkeypatch.context() as patched:
+            if name == "serve":
+                patched.setattr(host, "_session", failing)
+            else:
+                patched.setattr(vsock if name == "as_unix" else module, name, failing)
+            reader, writer = await connected(path)
+            writer.write(HELLO)
+            await turned_away(reader)
+            writer.close()
+        assert "RuntimeError: injected" in caplog.text
+        async with linked_directly(UnixHost(path)) as guest:
+            assert guest.snapshot.readers
+
+
 # --- a door for machines
 
 

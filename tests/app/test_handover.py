@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import errno
 import os
 import socket
 import subprocess
@@ -9,9 +10,11 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cardferry.app import accepting, reception
 from cardferry.app.background import News
 from cardferry.app.handover import Visitor
 from cardferry.app.reception import Reception, Tell
@@ -178,7 +181,18 @@ async def test_it_stays_while_somebody_is_expected_back(tmp_path: Path) -> None:
     assert asked == 3
 
 
-@pytest.mark.parametrize("said", [b"", b"rubbish", b'{"name": 3}', b"x" * 5000])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"rubbish",
+        b'{"name": 3}',
+        b"x" * 5000,
+        b'{"name": "\xff"}',
+        b'{"name": "x", "later": ' + b"[" * 4000,
+    ],
+    ids=lambda said: said[:30].hex(),
+)
 @pytest.mark.parametrize("descriptors", [0, 1, 2])
 async def test_rubbish_is_passed_over(tmp_path: Path, said: bytes, descriptors: int) -> None:
     desk = Desk(tmp_path)
@@ -193,6 +207,62 @@ async def test_rubbish_is_passed_over(tmp_path: Path, said: bytes, descriptors: 
             rude.setblocking(False)
             with suppress(ConnectionResetError):  # what was not read
                 assert await asyncio.get_running_loop().sock_recv(rude, 10) == b""
+        assert await desk.visit(b"hello") == (b"HELLO", "", 0)
+
+
+async def test_without_descriptors_visitors_come_in_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accepting, "SHORTAGE_PAUSE", 0.01)
+    failures = [OSError(errno.EMFILE, "Too many open files"), ConnectionAbortedError(errno.ECONNABORTED, "gone")]
+    loop = asyncio.get_running_loop()
+    accept = loop.sock_accept
+
+    async def short(listening: socket.socket) -> tuple[socket.socket, Any]:
+        if failures:
+            raise failures.pop(0)
+        return await accept(listening)
+
+    monkeypatch.setattr(loop, "sock_accept", short)
+    desk = Desk(tmp_path)
+    async with desk.open():
+        assert await desk.visit(b"hello") == (b"HELLO", "", 0)
+    assert not failures
+
+
+async def test_a_visitor_for_whose_streams_there_are_no_descriptors_hears_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(connection: socket.socket) -> tuple[Visitor | None, list[int]]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    desk = Desk(tmp_path)
+    async with desk.open():
+        with monkeypatch.context() as patched:
+            patched.setattr(reception, "receive", short)
+            _, complaints, code = await desk.visit(b"")
+        assert complaints == "error: no place for another visitor there: [Errno 24] Too many open files\n"
+        assert code == 52
+        assert await desk.visit(b"hello") == (b"HELLO", "", 0)
+
+
+@pytest.mark.parametrize("name", ["receive", "open_pipe", "_readable", "serve", "welcome", "setblocking"])
+async def test_a_bug_behind_one_visitor_is_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    desk = Desk(tmp_path)
+
+    def failing(*_: object) -> Any:
+        raise RuntimeError("injected")
+
+    async with desk.open():
+        with monkeypatch.context() as patched:
+            if name == "setblocking":
+                patched.setattr(Reception, "_visit", failing)
+            elif name in ("serve", "welcome"):
+                patched.setattr(desk.reception, f"_{name}", failing)
+            else:
+                patched.setattr(reception, name, failing)
+            assert (await desk.visit(b""))[0] == b""
+        assert "RuntimeError: injected" in caplog.text
         assert await desk.visit(b"hello") == (b"HELLO", "", 0)
 
 

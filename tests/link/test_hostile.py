@@ -106,7 +106,7 @@ CONNECT = m.Connect(0, 1, 1, READER, int(ShareMode.SHARED), 3, 2)
         [msgspec.msgpack.encode([1, -1, "x", None, None, None])],
         [OPEN] + [m.Connect(n, 1, n, READER, 2, 3) for n in range(1, 10000)],
     ],
-    ids=str,
+    ids=lambda said: str(said)[:80],
 )
 async def test_a_guest_that_says_what_it_must_not(said: list[bytes | m.FromGuest]) -> None:
     async with Desk() as desk:
@@ -226,7 +226,7 @@ ENTRY = m.ReaderEntry(READER, 1, 0x34, 0, b"\x3b\x80\x01\x81", 2, 0)
         [msgspec.msgpack.encode([65, 1, [READER], [[READER, 99999, 0x34, 0, bytes(33), 2, 0]]])],
         [msgspec.msgpack.encode([66, READER, 5, 1, 0, b""])],
     ],
-    ids=str,
+    ids=lambda said: str(said)[:80],
 )
 async def test_a_host_that_says_what_it_must_not(said: list[bytes | m.FromHost]) -> None:
     host = HostileHost()

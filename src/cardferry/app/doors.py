@@ -212,6 +212,7 @@ class Doors:
                 oldest.cancel()
 
     async def _visit(self, connection: socket.socket, address: object, at: Entrance, serve: Serve) -> None:
+        came: tuple[Pipe, str] | None = None
         try:
             try:
                 came = await _let_in(connection, address, at)
@@ -221,6 +222,10 @@ class Doors:
                 await serve(*came)
         except Exception:  # a bug behind one caller is nobody else's
             log.exception("%s: a bug behind a caller", at.name)
+            if came is not None:
+                came[0].abort()
+            else:
+                connection.close()
 
 
 async def _let_in(connection: socket.socket, address: object, at: Entrance) -> tuple[Pipe, Principal, str] | None:

@@ -314,7 +314,7 @@ def decode_from_guest(payload: bytes) -> FromGuest:
     try:
         return _from_guest.decode(payload)
     except _NO_MESSAGE as error:
-        raise WireError(f"not a message of a guest: {error}") from error
+        raise _not_a_message("guest", error) from error
 
 
 def decode_from_host(payload: bytes) -> FromHost:
@@ -322,4 +322,9 @@ def decode_from_host(payload: bytes) -> FromHost:
     try:
         return _from_host.decode(payload)
     except _NO_MESSAGE as error:
-        raise WireError(f"not a message of a host: {error}") from error
+        raise _not_a_message("host", error) from error
+
+
+def _not_a_message(whose: str, error: Exception) -> WireError:
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+    return WireError(f"not a message of a {whose}: {why}")

@@ -139,6 +139,13 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: whole requests among them are answered or queued. Garbage ends the connection."""
+        try:
+            self._received(data)
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind its connection, which is closed", self.peer.name)
+            self.close()
+
+    def _received(self, data: bytes) -> None:
         codec = self._codec
         try:
             requests = codec.receive(data)

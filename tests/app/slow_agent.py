@@ -1,0 +1,36 @@
+"""An agent with a card that takes its time: ``python -m tests.app.slow_agent SOCKET READER SECONDS``.
+
+It ends when its standard input ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from cardferry.app import lifetime, limits
+from cardferry.app.doors import Doors, UnixDoor, entrance
+from cardferry.app.serving import Access
+from cardferry.link import Host
+from cardferry.manager import LocalManager
+from cardferry.readers.virtual import VirtualReaderSource
+from tests.link.cards import CountingCard
+
+
+async def serve(path: Path, reader: str, seconds: float) -> None:
+    """Serve until standard input ends."""
+    limits.collect_rarely()
+    source = VirtualReaderSource()
+    with entrance(UnixDoor(path), Access()) as door:
+        async with Doors([door]) as doors, LocalManager([source]) as manager, Host(manager) as host:
+            source.add_reader(reader, seconds).insert(CountingCard())
+            doors.open(host.serve)
+            print("ready", flush=True)
+            ended = asyncio.Event()
+            asyncio.get_running_loop().add_reader(sys.stdin.fileno(), ended.set)
+            await ended.wait()
+
+
+if __name__ == "__main__":
+    lifetime.run(lambda: serve(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])))
