@@ -243,9 +243,9 @@ async def test_closing_a_context_frees_what_it_waits_for_and_what_it_holds() -> 
         guest = await desk.guest()
         holder, waiter = await guest.open(ALICE, 1.0), await guest.open(BOB, None)
         held = await holder.connect(READER, SHARED, ANY)
+        waiting = await waiter.connect(READER, SHARED, ANY)
         await held.begin()
         await held.transmit(COUNT, T1)
-        waiting = await waiter.connect(READER, SHARED, ANY)
 
         async def get_stuck() -> None:
             with raises(ReturnCode.E_CANCELLED):
