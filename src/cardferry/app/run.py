@@ -45,8 +45,11 @@ class CommandNotStartedError(UserError):
 
 
 def export_line(path: str) -> str:
-    """The line for a POSIX shell."""
-    return f"export {VARIABLE}={shlex.quote(path)}"
+    """The line for a POSIX shell, of printable characters only: it is read by people, too."""
+    if path.isprintable():
+        return f"export {VARIABLE}={shlex.quote(path)}"
+    octal = "".join(f"\\{byte:03o}" for byte in os.fsencode(path))
+    return f"""export {VARIABLE}="$(printf '{octal}')\""""
 
 
 def choose(running: Sequence[Running], host: Host | None) -> Running | None:

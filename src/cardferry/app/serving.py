@@ -9,8 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
+from cardferry.app import ascii_json
 from cardferry.app.logs import TRAFFIC
 from cardferry.app.paths import folder_permissions
 from cardferry.frontends.listening import ListeningSocket
@@ -142,7 +141,7 @@ def recording(path: Path) -> Sink:
     def write(record: CallRecord) -> None:
         nonlocal full
         try:
-            os.write(handle, msgspec.json.encode(record) + b"\n")
+            os.write(handle, ascii_json.encode(record).encode() + b"\n")
         except OSError as error:
             if not full:
                 log.error("recording to %s stops: %s", path, error.strerror)

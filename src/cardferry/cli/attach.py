@@ -14,6 +14,7 @@ from cardferry.app.host import Host
 from cardferry.app.run import export_line
 from cardferry.app.serving import Service
 from cardferry.cli.options import hosts_argument, service_options, ssh_option, verbose_option
+from cardferry.cli.say import say
 from cardferry.cli.seconds import SecondsType
 from cardferry.transports.ssh import SshCommand
 
@@ -54,8 +55,8 @@ def command(
 
     async def main() -> None:
         async with attached(wanted) as path:
-            click.echo(f"ready {path}")
-            click.echo(export_line(str(path)))
+            say(f"ready {path}")
+            say(export_line(str(path)))
             await asyncio.get_running_loop().create_future()
 
     lifetime.run(main)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from cardferry.cli.say import say
+
 
 @click.command("card")
 @click.option(
@@ -25,4 +27,4 @@ def command(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise click.BadParameter(f"{address!r} is not HOST:PORT", param_hint="--dial")
-    dial(PivCard.personalised(), host, int(port), lambda: click.echo(f"ready in the reader at {address}"))
+    dial(PivCard.personalised(), host, int(port), lambda: say(f"ready in the reader at {address}"))

@@ -18,6 +18,7 @@ from cardferry.cli.options import (
     ssh_option,
     verbose_option,
 )
+from cardferry.cli.say import say
 from cardferry.cli.seconds import SecondsType
 from cardferry.transports.ssh import SshCommand
 
@@ -66,7 +67,7 @@ def command(
     wanted = Share(guests, readers, ssh, remote_socket, service, link, grace)
 
     def announce(guest: SshHost, path: str) -> None:
-        click.echo(f"ready {path} on {guest.destination}")
-        click.echo(export_line(path))
+        say(f"ready {path} on {guest.destination}")
+        say(export_line(path))
 
     lifetime.run(lambda: share(wanted, announce))
