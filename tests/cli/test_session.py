@@ -159,3 +159,22 @@ def test_the_traffic_is_told_without_its_secrets(session: Session) -> None:
     assert "SELECT PIV" in told
     assert "313233343536" not in told
     assert "123456" not in told
+
+
+def test_the_card_dials_in_at_a_socket_of_this_account_alone(session: Session, tmp_path: Path) -> None:
+    place = tmp_path / "card"
+    attach, _ = session.attach("--socket", str(tmp_path / "s"), f"vpicc:unix:{place}")
+    card = session.start("card", "--dial", f"unix:{place}")
+    card.wait_for(f"^ready in the reader at unix:{place}$")
+    (row,) = json.loads(session("readers", "--json"))
+    assert row["hosts"] == [f"vpicc:unix:{place}"]
+    assert row["atr"].startswith("3b")
+    assert attach.stop().code == 0
+    assert card.wait().code == 0
+    assert not place.exists()
+
+
+def test_the_card_finds_nobody_at_a_socket(session: Session, tmp_path: Path) -> None:
+    ended = run(session.words("card", "--dial", f"unix:{tmp_path / 'nobody'}"), session.env)
+    assert ended.code == 51
+    assert f"error: no virtual reader answers at {tmp_path / 'nobody'}: " in ended.err

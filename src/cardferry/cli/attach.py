@@ -47,8 +47,8 @@ def command(
     Without ssh: unix:PATH or vsock://CID:PORT, where `cardferry host --listen` takes links, out of a container or a
     virtual machine.
 
-    Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT, for cards that dial in; virtual:, the built-in
-    card. Runs until Ctrl-C.
+    Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT or vpicc:unix:PATH, for cards that dial in;
+    virtual:, the built-in card. Runs until Ctrl-C.
     """
     logs.set_up(verbose)
     wanted = Attachment(hosts, ssh, socket, service, link, grace)

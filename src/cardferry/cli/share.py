@@ -30,7 +30,7 @@ from cardferry.transports.ssh import SshCommand
     type=HostType(),
     default=spelled(LOCAL_PCSCD),
     show_default=True,
-    help="where the readers are: pcscd:PATH, vpicc:PORT, virtual:",
+    help="where the readers are: pcscd:PATH, vpicc:PORT, vpicc:unix:PATH, virtual:",
 )
 @ssh_option
 @click.option("--remote-socket", metavar="PATH", help="where programs on HOST shall connect")
