@@ -27,7 +27,7 @@ from cardferry.transports.ssh import SshCommand, SshConnection, forward_pcscd
 log = logging.getLogger(__name__)
 
 #: Name of the reader that holds the built-in card. Tools that look for their own maker's readers find this one.
-VIRTUAL_READER: Final = "Yubico Virtual cardferry"
+VIRTUAL_READER: Final = "Yubico YubiKey CCID cardferry"
 _UP: Final = "up"
 
 
