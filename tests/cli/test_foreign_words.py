@@ -7,6 +7,7 @@ that show them: at a terminal, byte for byte.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import sys
@@ -42,6 +43,7 @@ from tests.frontends.at_desk import MODERN, Program
 from tests.frontends.served import served
 from tests.link.cards import CountingCard
 
+PR_SET_NAME = 15
 #: As long as a reader's name may be.
 NAME = (EVIL + "A" * 127)[:120]
 VERY_LONG = EVIL + "A" * 5000
@@ -182,11 +184,11 @@ async def test_the_guest_of_a_link(cardferry: Commands, tmp_path: Path) -> None:
 @pytest.fixture
 def evil_name() -> Iterator[str]:
     """This process has a name that no program should have."""
-    comm = Path("/proc/self/comm")
-    before = comm.read_text().strip()
-    comm.write_text("\x1b[7m\x9b[blink]")
+    before = Path("/proc/self/comm").read_text().strip()
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_NAME, "\x1b[7m\x9b[blink]".encode())
     yield r"\x1b[7m\x9b[blink]"
-    comm.write_text(before)
+    prctl(PR_SET_NAME, before.encode())
 
 
 async def test_a_programs_name(cardferry: Commands, evil_name: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -178,3 +179,11 @@ def test_the_card_finds_nobody_at_a_socket(session: Session, tmp_path: Path) -> 
     ended = run(session.words("card", "--dial", f"unix:{tmp_path / 'nobody'}"), session.env)
     assert ended.code == 51
     assert f"error: no virtual reader answers at {tmp_path / 'nobody'}: " in ended.err
+
+
+def test_a_command_that_is_run_may_leave_a_core_as_before(session: Session) -> None:
+    look = [sys.executable, "-c", "import resource; print(*resource.getrlimit(resource.RLIMIT_CORE))"]
+    wanted = " ".join(map(str, resource.getrlimit(resource.RLIMIT_CORE))) + "\n"
+    assert session("run", "--from", "virtual:", "--", *look) == wanted
+    session.attach("virtual:")
+    assert session("run", "--", *look) == wanted

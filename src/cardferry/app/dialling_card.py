@@ -10,8 +10,10 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from cardferry.app.limits import keep_memory_private
 from cardferry.pcsc.errors import UserError
 from cardferry.pcsc.virtual_card import VirtualCard
+from cardferry.wiping import wipe_freed
 from cardferry.wire.errors import WireError
 from cardferry.wire.vpcd import CardSide, Control
 
@@ -42,6 +44,7 @@ def dial(card: VirtualCard, address: Address, ready: Callable[[], None]) -> None
     Raises:
         DialError: nobody listens there, or what listens is no virtual reader.
     """
+    keep_memory_private()
     name = str(address) if isinstance(address, Path) else f"{address[0]}:{address[1]}"
     try:
         connection = _connect(address)
@@ -78,23 +81,34 @@ def _connect(address: Address) -> socket.socket:
 def _serve(card: VirtualCard, connection: socket.socket, ready: Callable[[], None]) -> None:
     side = CardSide()
     noticed = False
+    buffer = memoryview(bytearray(_CHUNK))
     while True:
         if connection.family != socket.AF_UNIX:
             # vpcd writes a message in two pieces with Nagle's algorithm on: acknowledge at once, or wait 40 ms
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         try:
-            data = connection.recv(_CHUNK)
+            size = connection.recv_into(buffer)
         except ConnectionResetError:
             return
-        if not data:
+        if not size:
             return
-        for message in side.receive(data):
-            answer = _answer(card, message)
-            if answer is not None:
-                connection.sendall(side.answer(answer))
-            if message is Control.GET_ATR and not noticed:
-                noticed = True
-                ready()
+        asked = _answer_all(card, side, buffer[:size], connection)
+        buffer[:size] = bytes(size)
+        wipe_freed()
+        if asked and not noticed:
+            noticed = True
+            ready()
+
+
+def _answer_all(card: VirtualCard, side: CardSide, data: memoryview, connection: socket.socket) -> bool:
+    """Answer what is whole; return whether the ATR was asked for. Nothing of a command outlives the call."""
+    asked = False
+    for message in side.receive(data):
+        answer = _answer(card, message)
+        if answer is not None:
+            connection.sendall(side.answer(answer))
+        asked |= message is Control.GET_ATR
+    return asked
 
 
 def _answer(card: VirtualCard, message: Control | bytes) -> bytes | None:

@@ -26,6 +26,7 @@ from cardferry.pcsc.constants import Disposition, Protocol, Scope, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, Peer
 from cardferry.pcsc.reader_state import ReaderState
+from cardferry.wiping import Receiver, wipe_soon
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
 from cardferry.wire.pcsclite.layout import NATIVE
@@ -53,7 +54,7 @@ _AFTER_WAIT = (
 _SHORTEST_RESPONSE = 2
 
 
-class Connection(asyncio.Protocol):
+class Connection(Receiver):
     """The server side of one libpcsclite connection.
 
     Args:
@@ -214,6 +215,8 @@ class Connection(asyncio.Protocol):
                 return
             self._next = loop.create_future()
             self._advance()
+            del request, reply  # they may hold a PIN, and the next request may be long in coming
+            wipe_soon()
             request = await self._next
 
     async def _reply(self, request: m.Request) -> bytes:
@@ -267,6 +270,7 @@ class Connection(asyncio.Protocol):
 
         def done(response: bytes, error: PcscError | None) -> None:
             self._busy = False
+            wipe_soon()
             if error is None:
                 self._write(self._codec.transmitted(request, response))
             else:
