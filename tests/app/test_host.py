@@ -36,6 +36,7 @@ FORMS: list[tuple[str, Host, str]] = [
     ("unix:/run/cards/link", UnixHost(Path("/run/cards/link")), "unix-run-cards-link"),
     ("vsock://2:35960", VsockHost(VsockAddress(2, 35960)), "vsock-2-35960"),
     ("vpicc:35963", VpiccHost(35963), "vpicc-35963"),
+    ("vpicc:unix:/run/card", VpiccHost(Path("/run/card")), "vpicc-run-card"),
     ("virtual:", VirtualHost(), "virtual"),
 ]
 
@@ -80,6 +81,7 @@ def test_a_machines_port_can_be_written_in_other_ways(text: str) -> None:
         ("vsock://guest:35960", "vsock://2:35960"),
         ("vsock://any:35960", "vsock://2:35960"),
         ("vsock://4294967295:1", "vsock://2:35960"),
+        ("vpicc:unix:card", "vpicc:unix:/"),
         ("vpicc:", "vpicc:35963"),
         ("vpicc:0", "vpicc:35963"),
         ("vpicc:65536", "vpicc:35963"),

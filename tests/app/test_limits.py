@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +55,33 @@ def test_a_limit_that_cannot_be_raised_is_reported(
     monkeypatch.setattr(limits, "resource", Limits(256, 4096, refuses=True))
     assert limits.raise_open_files() == 256
     assert "stays at 256" in caplog.text
+
+
+PR_GET_DUMPABLE = 3
+PRIVATE = f"""
+import ctypes, os, resource, subprocess, sys
+from cardferry.app import lifetime, limits
+
+resource.setrlimit(resource.RLIMIT_CORE, (4096, 8192))
+look = '''
+import ctypes, resource
+print(*resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl({PR_GET_DUMPABLE}))
+'''
+
+async def main():
+    exec(look)
+    sys.stdout.flush()
+    subprocess.run([sys.executable, "-c", look])
+    subprocess.run([sys.executable, "-c", look], preexec_fn=limits.cores_as_before)
+    assert os.listdir("/proc/self/fd") and open("/proc/self/comm").read()
+
+exec(look)
+lifetime.run(main)
+lifetime.run(main)
+"""
+
+
+def test_a_command_that_runs_long_is_dumped_by_nobody_and_its_children_as_before() -> None:
+    done = subprocess.run([sys.executable, "-c", PRIVATE], capture_output=True, text=True, check=True)
+    inside = ["0 8192 0", "0 8192 1", "4096 8192 1"]
+    assert done.stdout.splitlines() == ["4096 8192 1", *inside, *inside]

@@ -35,4 +35,18 @@ def test_what_others_say_stays_on_its_line() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     first, *rest = done.stderr.decode(errors="backslashreplace").splitlines()
     assert first.startswith(r"evil\nerror: \x1b[31m")
-    assert rest[0] == "Traceback (most recent call last):"
+    assert rest[0] == "  Traceback (most recent call last):"
+
+
+def test_a_traceback_shows_what_others_say_in_lines_that_are_no_messages() -> None:
+    script = (
+        "import logging\nfrom cardferry.app.logs import guard_standard_error\nguard_standard_error()\n"
+        r"evil = 'x\nerror: \x1b[31m\u202e'" + "\n"
+        "logging.getLogger('somebody').warning(evil)\n"
+        "raise ExceptionGroup(evil, [ValueError(evil)])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    first, *rest = done.stderr.decode().splitlines()
+    assert first == r"x\nerror: \x1b[31m\u202e"
+    assert len(rest) > 5
+    assert [line for line in rest if not line.startswith("  ") or not line.isprintable()] == []

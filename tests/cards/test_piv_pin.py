@@ -49,14 +49,19 @@ def test_a_wrong_pin_logs_out(client: Client) -> None:
     "pin",
     [
         b"12345\xff\xff\xff",  # too short
-        b"123456",  # not padded
-        b"12345678\xff",  # too long
         b"abcdef\xff\xff",  # no digits
         b"12\xff456\xff\xff",  # padded in the middle
         b"123456\x00\x00",  # padded otherwise
+        b"\xff" * 8,  # what ykman blocks the PIN with
     ],
 )
-def test_what_is_no_pin_costs_no_try(client: Client, pin: bytes) -> None:
+def test_eight_bytes_that_are_no_pin_are_a_wrong_one(client: Client, pin: bytes) -> None:
+    assert client.verify(pin) == 0x63C2
+    assert client.tries() == 0x63C2
+
+
+@pytest.mark.parametrize("pin", [b"123456", b"12345678\xff"])
+def test_other_lengths_cost_no_try(client: Client, pin: bytes) -> None:
     assert client.verify(pin) == 0x6A80
     assert client.tries() == 0x63C3
 
@@ -121,15 +126,20 @@ def test_change_pin_with_a_wrong_one(client: Client) -> None:
         PIN,
         PIN + b"12345\xff\xff\xff",
         PIN + b"abcdefgh",
-        b"abcdefgh" + PIN,
         PIN + PIN + b"\xff",
         b"",
     ],
 )
 def test_change_pin_with_a_wrong_format(client: Client, data: bytes) -> None:
     assert client.status(0x24, 0, 0x80, data) == 0x6A80
+    client.card.reset()
     assert client.tries() == 0x63C3
     assert client.verify() == 0x9000
+
+
+def test_the_old_value_is_compared_before_the_new_ones_format_is_looked_at(client: Client) -> None:
+    assert client.status(0x24, 0, 0x80, b"abcdefgh" + b"abcdefgh") == 0x63C2
+    assert client.status(0x2C, 0, 0x80, WRONG + b"abcdefgh") == 0x63C2
 
 
 def test_change_puk(client: Client) -> None:

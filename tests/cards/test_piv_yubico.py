@@ -67,11 +67,6 @@ def test_metadata_of_keys(rsa_card: PivCard) -> None:
     assert list(tlv.parse_map(parts[4])) == [0x81, 0x82]
 
 
-def test_metadata_of_what_is_not_there(client: Client) -> None:
-    assert client.hex("00F7008200") == "6A88"
-    assert client.hex("00F700F900") == "6A86"
-
-
 @pytest.mark.parametrize(("algorithm", "curve", "size"), [(0x11, ec.SECP256R1(), 32), (0x14, ec.SECP384R1(), 48)])
 def test_import_ecc(client: Client, algorithm: int, curve: ec.EllipticCurve, size: int) -> None:
     key = ec.generate_private_key(curve)

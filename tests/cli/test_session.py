@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -159,3 +160,30 @@ def test_the_traffic_is_told_without_its_secrets(session: Session) -> None:
     assert "SELECT PIV" in told
     assert "313233343536" not in told
     assert "123456" not in told
+
+
+def test_the_card_dials_in_at_a_socket_of_this_account_alone(session: Session, tmp_path: Path) -> None:
+    place = tmp_path / "card"
+    attach, _ = session.attach("--socket", str(tmp_path / "s"), f"vpicc:unix:{place}")
+    card = session.start("card", "--dial", f"unix:{place}")
+    card.wait_for(f"^ready in the reader at unix:{place}$")
+    (row,) = json.loads(session("readers", "--json"))
+    assert row["hosts"] == [f"vpicc:unix:{place}"]
+    assert row["atr"].startswith("3b")
+    assert attach.stop().code == 0
+    assert card.wait().code == 0
+    assert not place.exists()
+
+
+def test_the_card_finds_nobody_at_a_socket(session: Session, tmp_path: Path) -> None:
+    ended = run(session.words("card", "--dial", f"unix:{tmp_path / 'nobody'}"), session.env)
+    assert ended.code == 51
+    assert f"error: no virtual reader answers at {tmp_path / 'nobody'}: " in ended.err
+
+
+def test_a_command_that_is_run_may_leave_a_core_as_before(session: Session) -> None:
+    look = [sys.executable, "-c", "import resource; print(*resource.getrlimit(resource.RLIMIT_CORE))"]
+    wanted = " ".join(map(str, resource.getrlimit(resource.RLIMIT_CORE))) + "\n"
+    assert session("run", "--from", "virtual:", "--", *look) == wanted
+    session.attach("virtual:")
+    assert session("run", "--", *look) == wanted

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from cardferry.app import ascii_json
 from cardferry.pcsc.errors import UserError
 
 #: Bytes of a log file; when it has more, it begins anew.
@@ -61,14 +62,14 @@ class News(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def line(self) -> bytes:
         """As it is sent."""
-        return msgspec.json.encode(self) + b"\n"
+        return ascii_json.encode(self).encode() + b"\n"
 
 
 def decode(line: bytes) -> News:
     """Read a line of news; raises `BackgroundError` when it is none."""
     try:
-        return msgspec.json.decode(line, type=News)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ascii_json.decode(line, News)
+    except ValueError:
         raise BackgroundError("a process in the background says what nobody understands", "end it") from None
 
 

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from cardferry.app import ascii_json
 from cardferry.frontends.listening import ListeningSocket, listener
 from cardferry.link import GuestStatus
 from cardferry.link.host_session import HostSessionStatus
@@ -101,7 +102,7 @@ async def controllable(folder: Path, describe: Callable[[], Running]) -> AsyncIt
     """
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(msgspec.json.encode(describe()) + b"\n")
+        writer.write(ascii_json.encode(describe()).encode() + b"\n")
         try:
             await writer.drain()
         except ConnectionError as error:
@@ -129,10 +130,10 @@ def _ask(path: Path) -> Running | None:
         connection.settimeout(_ANSWER_TIME)
         try:
             connection.connect(os.fspath(path))
-            return msgspec.json.decode(_read(connection), type=Running)
+            return ascii_json.decode(_read(connection), Running)
         except ConnectionRefusedError:
             _remove_dead(path)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             log.warning("process %s does not answer: %s", path.stem, error)
     return None
 

@@ -61,9 +61,12 @@ class VsockHost:
 
 @dataclass(frozen=True, slots=True)
 class VpiccHost:
-    """Cards that dial in to a TCP port of this computer, as they do to vpcd."""
+    """Cards that dial in, as they do to vpcd: to a TCP port of this computer, or to a Unix socket.
 
-    port: int
+    Any user of this computer can reach the port; the socket has access rights.
+    """
+
+    where: int | Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,10 @@ LinkHost = UnixHost | VsockHost
 Host = SshHost | PcscdHost | UnixHost | VsockHost | VpiccHost | VirtualHost
 
 #: What people can write, for errors and ``--help``.
-FORMS: Final = "[user@]name, ssh://[user@]name[:port], pcscd:PATH, unix:PATH, vsock://CID:PORT, vpicc:PORT, virtual:"
+FORMS: Final = (
+    "[user@]name, ssh://[user@]name[:port], pcscd:PATH, unix:PATH, vsock://CID:PORT, "
+    "vpicc:PORT, vpicc:unix:PATH, virtual:"
+)
 
 
 def parse_host(text: str) -> Host:
@@ -95,6 +101,8 @@ def parse_host(text: str) -> Host:
             return UnixHost(socket_path(rest, text, "unix:/run/cards/link"))
         case "vsock":
             return VsockHost(_address(rest, text))
+        case "vpicc" if rest.startswith(("/", "unix:")):
+            return VpiccHost(socket_path(rest.removeprefix("unix:"), text, "vpicc:unix:/run/cards/card"))
         case "vpicc":
             return VpiccHost(_port(rest, text))
         case "virtual" if not rest:
@@ -115,8 +123,8 @@ def label(host: Host) -> str:
             text = f"unix{path}"
         case VsockHost(address):
             text = f"vsock-{address.cid}-{address.port}"
-        case VpiccHost(port):
-            text = f"vpicc-{port}"
+        case VpiccHost(where):
+            text = f"vpicc-{where}".replace("-/", "/")
         case VirtualHost():
             text = "virtual"
     return _UNSAFE.sub("-", text).strip(".-")[:_MAX_LABEL] or "host"
@@ -133,8 +141,10 @@ def spelled(host: Host) -> str:
             return f"unix:{path}"
         case VsockHost(address):
             return str(address)
-        case VpiccHost(port):
+        case VpiccHost(int() as port):
             return f"vpicc:{port}"
+        case VpiccHost(path):
+            return f"vpicc:unix:{path}"
         case VirtualHost():
             return "virtual:"
 

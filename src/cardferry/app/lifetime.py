@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
+from cardferry.app import limits
 from cardferry.pcsc.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -26,11 +27,12 @@ _PASSED_ON: Final = (*STOP_SIGNALS, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUS
 
 
 def run(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result | None:
-    """Run ``main`` to its end and return its result; None when a signal has stopped it.
+    """Run ``main`` to its end and return its result; None when a signal has stopped it. Nobody dumps the process.
 
     Raises:
         UserError: from ``main``, taken out of the exception groups that task groups make.
     """
+    limits.keep_memory_private()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             return runner.run(_stoppable(main()))

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Final
+import traceback
+from types import TracebackType
+from typing import Any, Final
+
+from cardferry.pcsc.text import shown, shown_lines
 
 #: Below DEBUG: what crosses the sockets, without what the cards' commands carry.
 TRAFFIC: Final = 5
 _LEVELS: Final = (logging.INFO, logging.DEBUG, TRAFFIC)
 
 
-def visible(text: str) -> str:
-    """The text with whatever is no printable character written out, as Python does: what others say moves no cursor."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-
-
 class _OneLine(logging.Formatter):
     """Each message is one line, whoever chose the names in it; a traceback of ours keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        return visible(super().formatMessage(record))
+        return shown(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
+        return shown_lines(super().formatException(ei))
+
+
+def guard_standard_error() -> None:
+    """See that nobody's words reach standard error as they are: in no traceback, and in no line before `set_up`."""
+    sys.excepthook = _traceback
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_OneLine())
+
+
+def _traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(shown_lines("".join(traceback.format_exception(kind, error, trace))) + "\n")
 
 
 def set_up(verbosity: int, *, quiet: bool = False) -> None:

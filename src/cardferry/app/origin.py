@@ -18,6 +18,7 @@ from typing import Final
 from cardferry.app.carrier import Carrier
 from cardferry.app.host import Host, PcscdHost, SshHost, UnixHost, VirtualHost, VpiccHost, VsockHost, spelled
 from cardferry.app.supervise import Supervisor
+from cardferry.frontends.listening import ListeningSocket
 from cardferry.pcsc.errors import UserError
 from cardferry.readers.base import ReaderSource
 from cardferry.transports.errors import PcscdDownError, PcscdMissingError, PcscdRefusesError
@@ -27,7 +28,7 @@ from cardferry.transports.ssh import SshCommand, SshConnection, forward_pcscd
 log = logging.getLogger(__name__)
 
 #: Name of the reader that holds the built-in card. Tools that look for their own maker's readers find this one.
-VIRTUAL_READER: Final = "Yubico Virtual cardferry"
+VIRTUAL_READER: Final = "Yubico YubiKey CCID cardferry"
 _UP: Final = "up"
 
 
@@ -88,8 +89,11 @@ async def opened(
             raise LinkedHostError(
                 f"{spelled(host)} can only be linked with", f"cardferry attach {spelled(host)}, without --no-link"
             )
-        case VpiccHost(port):
+        case VpiccHost(int() as port):
             yield await _vpicc(port)
+        case VpiccHost(Path() as path):
+            with ListeningSocket(path, elsewhere="choose another path, as in vpicc:unix:PATH") as listening:
+                yield await _vpicc(listening)
         case VirtualHost():
             yield _virtual()
 
@@ -226,16 +230,18 @@ def _virtual() -> Origin:
     return Origin(source, _at_once, lambda: _UP)
 
 
-async def _vpicc(port: int) -> Origin:
+async def _vpicc(where: int | ListeningSocket) -> Origin:
     from cardferry.readers.vpicc import VpiccSource  # noqa: PLC0415 - only where cards dial in
 
-    source = VpiccSource(port=port)
+    source = VpiccSource(port=where) if isinstance(where, int) else VpiccSource(listening=where.socket)
     try:
         await source.listen()
     except OSError as error:
         raise CardPortError(
-            f"cards cannot dial in at port {port}: {error.strerror}", "choose another port, as in vpicc:35963"
+            f"cards cannot dial in at port {where}: {error.strerror}", "choose another port, as in vpicc:35963"
         ) from None
+    if isinstance(where, int):
+        log.info("any user of this computer can put a card in at port %d; vpicc:unix:PATH is for you alone", where)
     return Origin(source, _at_once, lambda: _UP)
 
 

@@ -14,6 +14,7 @@ from cardferry.app.attachment import Attachment
 from cardferry.app.control import Running
 from cardferry.app.host import Host, spelled
 from cardferry.app.lifetime import signals_to_child
+from cardferry.app.limits import cores_as_before
 from cardferry.pcsc.errors import UserError
 
 #: What libpcsclite reads to find its socket (``winscard_clnt.c``), once per process.
@@ -45,8 +46,11 @@ class CommandNotStartedError(UserError):
 
 
 def export_line(path: str) -> str:
-    """The line for a POSIX shell."""
-    return f"export {VARIABLE}={shlex.quote(path)}"
+    """The line for a POSIX shell, of printable characters only: it is read by people, too."""
+    if path.isprintable():
+        return f"export {VARIABLE}={shlex.quote(path)}"
+    octal = "".join(f"\\{byte:03o}" for byte in os.fsencode(path))
+    return f"""export {VARIABLE}="$(printf '{octal}')\""""
 
 
 def choose(running: Sequence[Running], host: Host | None) -> Running | None:
@@ -85,7 +89,9 @@ async def run_attached(command: Sequence[str], attachment: Attachment) -> int:
 async def _run(command: Sequence[str], socket: Path) -> int:
     with signals_to_child() as to:
         try:
-            process = await asyncio.create_subprocess_exec(*command, env={**os.environ, VARIABLE: str(socket)})
+            process = await asyncio.create_subprocess_exec(
+                *command, env={**os.environ, VARIABLE: str(socket)}, preexec_fn=cores_as_before
+            )
         except OSError as error:
             raise CommandNotStartedError(command[0], error) from None
         to(process.pid)

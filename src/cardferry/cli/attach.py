@@ -14,6 +14,7 @@ from cardferry.app.host import Host
 from cardferry.app.run import export_line
 from cardferry.app.serving import Service
 from cardferry.cli.options import hosts_argument, service_options, ssh_option, verbose_option
+from cardferry.cli.say import say
 from cardferry.cli.seconds import SecondsType
 from cardferry.transports.ssh import SshCommand
 
@@ -46,16 +47,16 @@ def command(
     Without ssh: unix:PATH or vsock://CID:PORT, where `cardferry host --listen` takes links, out of a container or a
     virtual machine.
 
-    Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT, for cards that dial in; virtual:, the built-in
-    card. Runs until Ctrl-C.
+    Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT or vpicc:unix:PATH, for cards that dial in;
+    virtual:, the built-in card. Runs until Ctrl-C.
     """
     logs.set_up(verbose)
     wanted = Attachment(hosts, ssh, socket, service, link, grace)
 
     async def main() -> None:
         async with attached(wanted) as path:
-            click.echo(f"ready {path}")
-            click.echo(export_line(str(path)))
+            say(f"ready {path}")
+            say(export_line(str(path)))
             await asyncio.get_running_loop().create_future()
 
     lifetime.run(main)

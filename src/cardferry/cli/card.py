@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
+
+from cardferry.cli.say import say
+
+if TYPE_CHECKING:
+    from cardferry.app.dialling_card import Address
 
 
 @click.command("card")
@@ -12,7 +20,8 @@ import click
     default="127.0.0.1:35963",
     show_default=True,
     metavar="HOST:PORT",
-    help="where the virtual reader listens: vsmartcard's vpcd, or cardferry attach vpicc:PORT",
+    help="where the virtual reader listens: vsmartcard's vpcd, or cardferry attach vpicc:PORT; or unix:PATH, for "
+    "vpicc:unix:PATH",
 )
 def command(address: str) -> None:
     """Put a PIV card made of software into a virtual reader.
@@ -22,7 +31,14 @@ def command(address: str) -> None:
     from cardferry.app.dialling_card import dial  # noqa: PLC0415
     from cardferry.cards.piv import PivCard  # noqa: PLC0415 - brings cryptography along
 
+    dial(PivCard.personalised(), _parse(address), lambda: say(f"ready in the reader at {address}"))
+
+
+def _parse(address: str) -> Address:
+    path = address.removeprefix("unix:")
+    if path.startswith("/"):
+        return Path(path)
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise click.BadParameter(f"{address!r} is not HOST:PORT", param_hint="--dial")
-    dial(PivCard.personalised(), host, int(port), lambda: click.echo(f"ready in the reader at {address}"))
+        raise click.BadParameter(f"{address!r} is neither HOST:PORT nor unix:PATH", param_hint="--dial")
+    return host, int(port)

@@ -8,11 +8,11 @@ import sys
 from typing import Final
 
 import click
-import msgspec
 
 from cardferry.app import lifetime
 from cardferry.app.host import Host
 from cardferry.cli.options import HostType, json_option, ssh_option
+from cardferry.cli.say import say, say_json
 from cardferry.transports.ssh import SshCommand
 
 _MARKS = {"ok": ("✓", "green"), "note": ("·", "yellow"), "problem": ("✗", "red")}
@@ -44,12 +44,12 @@ def command(host: Host | None, ssh: SshCommand, as_json: bool) -> None:
     if not lifetime.run(main):
         sys.exit(_INTERRUPTED)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(findings)))
+        say_json(findings)
     sys.exit(1 if any(finding.state is State.PROBLEM for finding in findings) else 0)
 
 
 def _show(state: str, probe: str, says: str, hint: str) -> None:
     mark, colour = _MARKS[state]
-    click.echo(f"{click.style(mark, fg=colour)} {probe}: {says}")
+    say(f"{probe}: {says}", before=f"{click.style(mark, fg=colour)} ")
     if hint:
-        click.echo(f"  hint: {hint}")
+        say(f"hint: {hint}", before="  ")

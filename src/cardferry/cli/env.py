@@ -9,6 +9,7 @@ from cardferry.app.host import Host, spelled
 from cardferry.app.paths import runtime_folder
 from cardferry.app.run import NotAttachedError, choose, export_line
 from cardferry.cli.options import HostType
+from cardferry.cli.say import say
 
 
 @click.command("env")
@@ -22,4 +23,4 @@ def command(host: Host | None) -> None:
             "nothing is attached" if host is None else f"{name} is not attached",
             f"start `cardferry attach {name}` first",
         )
-    click.echo(export_line(found.socket))
+    say(export_line(found.socket))

@@ -19,7 +19,7 @@ from cardferry.cli.seconds import SecondsType
     default="pcscd:/run/pcscd/pcscd.comm",
     show_default=True,
     metavar="HOST",
-    help="where the readers are: pcscd:PATH, vpicc:PORT, virtual:",
+    help="where the readers are: pcscd:PATH, vpicc:PORT, vpicc:unix:PATH, virtual:",
 )
 @click.option(
     "--reader", metavar="GLOB", multiple=True, help="offer only readers whose names match, in this order; repeatable"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from typing import Final, NoReturn, cast
 import click
 
 from cardferry import __version__
+from cardferry.app import logs
+from cardferry.cli.say import say
 from cardferry.pcsc.errors import UserError
 
 #: Each command: its module in this package and its line in ``cardferry --help``, so that help imports nothing.
@@ -77,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: instead of the process's own.
     """
     _open_standard_streams()
+    logs.guard_standard_error()
     try:
         code = cli.main(args=arguments, prog_name="cardferry", standalone_mode=False)
     except UserError as error:
@@ -107,11 +111,13 @@ def _open_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does: no word ends a command
 
 
 def _fail(message: str, hint: str, code: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
-    click.echo(f"hint: {hint}", err=True)
+    say(f"error: {message}", err=True)
+    say(f"hint: {hint}", err=True)
     sys.exit(code)
 
 

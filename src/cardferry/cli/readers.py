@@ -8,6 +8,7 @@ import msgspec
 from cardferry.app import control
 from cardferry.app.paths import runtime_folder
 from cardferry.cli.options import json_option
+from cardferry.cli.say import say, say_json
 from cardferry.cli.status import card
 
 
@@ -47,9 +48,9 @@ def command(as_json: bool) -> None:
             )
             for one, slot in found
         ]
-        click.echo(msgspec.json.format(msgspec.json.encode(rows)))
+        say_json(rows)
     elif not found:
-        click.echo("no readers")
+        say("no readers")
     else:
         from cardferry.cli import tables  # noqa: PLC0415 - rich
 

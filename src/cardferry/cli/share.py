@@ -18,6 +18,7 @@ from cardferry.cli.options import (
     ssh_option,
     verbose_option,
 )
+from cardferry.cli.say import say
 from cardferry.cli.seconds import SecondsType
 from cardferry.transports.ssh import SshCommand
 
@@ -29,7 +30,7 @@ from cardferry.transports.ssh import SshCommand
     type=HostType(),
     default=spelled(LOCAL_PCSCD),
     show_default=True,
-    help="where the readers are: pcscd:PATH, vpicc:PORT, virtual:",
+    help="where the readers are: pcscd:PATH, vpicc:PORT, vpicc:unix:PATH, virtual:",
 )
 @ssh_option
 @click.option("--remote-socket", metavar="PATH", help="where programs on HOST shall connect")
@@ -66,7 +67,7 @@ def command(
     wanted = Share(guests, readers, ssh, remote_socket, service, link, grace)
 
     def announce(guest: SshHost, path: str) -> None:
-        click.echo(f"ready {path} on {guest.destination}")
-        click.echo(export_line(path))
+        say(f"ready {path} on {guest.destination}")
+        say(export_line(path))
 
     lifetime.run(lambda: share(wanted, announce))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 import click
-import msgspec
 
 from cardferry.app import control
 from cardferry.app.control import Link, Running
 from cardferry.app.paths import runtime_folder
 from cardferry.cli.options import json_option
+from cardferry.cli.say import say, say_json
 from cardferry.link import GuestStatus
 from cardferry.link.host_session import HostSessionStatus
 from cardferry.link.mends import FEW
@@ -23,9 +23,9 @@ def command(as_json: bool) -> None:
     """Show readers, cards, who holds them and who waits, and how links do."""
     running = control.running(runtime_folder())
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(running)))
+        say_json(running)
     elif not running:
-        click.echo("nothing is attached or shared")
+        say("nothing is attached or shared")
     else:
         for one in running:
             _show(one)
@@ -35,12 +35,12 @@ def _show(one: Running) -> None:
     from cardferry.cli import tables  # noqa: PLC0415 - rich
 
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.since))
-    click.echo(f"{one.command} {one.hosts}: since {since}, {one.contexts} contexts (process {one.pid})")
+    say(f"{one.command} {one.hosts}: since {since}, {one.contexts} contexts (process {one.pid})")
     for link in one.links:
         way = f" ({link.way})" if link.way else ""
-        click.echo(f"{link.host}{way}: {link.state}, {link.socket}")
+        say(f"{link.host}{way}: {link.state}, {link.socket}")
         for line in link_lines(link):
-            click.echo(f"  {line}")
+            say(line, before="  ")
     tables.show(
         "",
         ("reader", "card", "held by", "waiting", "clients"),

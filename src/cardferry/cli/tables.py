@@ -6,13 +6,17 @@ What stands in a table was said by readers, cards and other computers: it is sho
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cardferry.app.logs import visible
+from cardferry.pcsc.text import shown
+
+#: Characters of a line in a cell; a reader's name has 127 at most, an ATR 66.
+_WIDEST: Final = 200
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | list[str]]]) -> None:
@@ -30,4 +34,4 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | list[
 
 def _cell(content: str | list[str]) -> Text:
     lines = [content] if isinstance(content, str) else content
-    return Text("\n".join(map(visible, lines)))
+    return Text("\n".join(shown(line, _WIDEST) for line in lines))

@@ -191,12 +191,11 @@ def peer_credentials(connection: socket.socket) -> tuple[int, int]:
 
 
 def process_name(pid: int) -> str:
-    """The command name of a process, as far as it can be seen from here, fit for a terminal."""
+    """The command name of a process, as far as it can be seen from here."""
     try:
-        name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return "another program"
-    return "".join(character if character.isprintable() else "?" for character in name)
 
 
 def user_name(uid: int) -> str:

@@ -1,10 +1,12 @@
 """Readers for cards that dial in: we listen as vsmartcard's vpcd does, and need no pcscd for it.
 
-Each reader has a TCP port. A card that connects there is in the reader until it hangs up; while a card is in, the next
-free reader takes whoever dials in at this port. Bytes go `VpiccPort.exchange` -> one write -> the card, and the answer
-resolves the future of that call. Every message is one write, so that no delayed acknowledgement slows it down.
+Each reader has a TCP port, or there is one reader with a Unix socket. A card that connects there is in the reader until
+it hangs up; while a card is in, the next free reader takes whoever dials in at this port. Bytes go `VpiccPort.exchange`
+-> one write -> the card, and the answer resolves the future of that call. Every message is one write, so that no
+delayed acknowledgement slows it down.
 
-A card is anybody who can reach the port: everything it sends is bounded and checked, and it must tell its ATR in time.
+A card is anybody who can reach the port, and that is every user of this computer; a Unix socket has access rights.
+Everything a card sends is bounded and checked, and it must tell its ATR in time.
 """
 
 from __future__ import annotations
@@ -124,7 +126,7 @@ class VpiccPort(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A card dials in: power it and ask for its ATR."""
         self._transport = cast(asyncio.Transport, transport)
-        self.peer = _name_of(transport.get_extra_info("peername"))
+        self.peer = _name_of(transport.get_extra_info("peername") or transport.get_extra_info("sockname"))
         _keep_alive(transport.get_extra_info("socket"))
         if not self._source.dialled(self):
             self._drop("there is no free reader")
@@ -194,13 +196,14 @@ class VpiccPort(asyncio.Protocol):
 
 
 class VpiccSource(SlotSource):
-    """Readers at TCP ports, where cards dial in.
+    """Readers at TCP ports, or one at a Unix socket, where cards dial in.
 
     Args:
         host: the address to listen at. Whoever can reach it can put a card in; nothing is encrypted.
         port: the port of the first reader; 0 lets the system choose each.
         slots: how many readers, at one port each.
         name: readers are called this, with pcscd's two numbers behind it.
+        listening: a bound Unix socket, instead of the ports; it is closed with the source.
     """
 
     def __init__(
@@ -209,9 +212,11 @@ class VpiccSource(SlotSource):
         port: int = DEFAULT_PORT,
         slots: int = 1,
         name: str = "cardferry vpicc",
+        listening: socket.socket | None = None,
     ) -> None:
         super().__init__()
         self._host = host
+        self._listening = listening
         self._wanted_ports = tuple(port + slot if port else 0 for slot in range(slots))
         self._servers: list[asyncio.Server] = []
         self._inside: dict[VpiccPort, SlotReader] = {}
@@ -232,7 +237,11 @@ class VpiccSource(SlotSource):
         async with contextlib.AsyncExitStack() as undo:
             servers = []
             for reader, port in zip(self.readers, self._wanted_ports, strict=True):
-                server = await loop.create_server(partial(VpiccPort, self, reader), self._host, port)
+                place = partial(VpiccPort, self, reader)
+                if self._listening is None:
+                    server = await loop.create_server(place, self._host, port)
+                else:
+                    server = await loop.create_unix_server(place, sock=self._listening)
                 undo.callback(server.close)
                 servers.append(server)
             undo.pop_all()

@@ -16,9 +16,10 @@ from typing import Any
 from cardferry.transports.base import HIGH_WATER, Pipe, PipeUser
 from cardferry.transports.delivery import Delivery
 from cardferry.transports.unix import adopt
+from cardferry.wiping import Receiver
 
 
-class _Direction(asyncio.Protocol):
+class _Direction(Receiver):
     """asyncio's side of one descriptor."""
 
     def __init__(

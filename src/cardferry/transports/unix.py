@@ -15,9 +15,10 @@ from typing import cast
 
 from cardferry.transports.base import HIGH_WATER, PipeUser
 from cardferry.transports.delivery import Delivery
+from cardferry.wiping import Receiver
 
 
-class SocketPipe(asyncio.Protocol):
+class SocketPipe(Receiver):
     """A connected stream socket, as asyncio's protocol on one side and a pipe on the other.
 
     Args:

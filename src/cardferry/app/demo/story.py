@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cardferry.app.demo.programs import Guest, Step
 from cardferry.app.demo.stage import DemoError, Stage, cardferry
+from cardferry.pcsc.text import shown
 from cardferry.policy.recorded import CallRecord
 
 _BAR = 36
@@ -70,22 +71,22 @@ def _introduce(console: Console, stage: Stage) -> None:
 
 def _show(console: Console, number: int, step: Step) -> None:
     console.print(f"[bold green]{number}[/]  [bold]{step.title}[/]  [dim]{step.seconds * 1000:.0f} ms[/]")
-    console.print(f"   [dim]guest$[/] {step.command}", highlight=False, soft_wrap=True)
+    console.print(Text.assemble("   ", ("guest$", "dim"), " ", shown(step.command)), soft_wrap=True)
     for line in step.output[:6]:
-        console.print(f"   {line}", highlight=False, markup=False)
+        console.print(f"   {shown(line)}", highlight=False, markup=False)
     console.print()
 
 
 def _show_calls(console: Console, calls: list[CallRecord]) -> None:
     transmits = [call for call in calls if call.call == "transmit"]
     signed = next((n for n, call in enumerate(transmits, 1) if call.what.startswith("GENERAL AUTHENTICATE")), _LINES)
-    shown = transmits[max(0, signed - _LINES) : signed]
+    signing = transmits[max(0, signed - _LINES) : signed]
     table = Table(title="What the card heard while it signed", title_justify="left", title_style="bold", box=None)
     table.add_column("command", no_wrap=True)
     table.add_column("answer", no_wrap=True)
     table.add_column("ms", justify="right")
-    for call in shown:
-        table.add_row(call.what, call.outcome, f"{call.seconds * 1000:.1f}")
+    for call in signing:
+        table.add_row(Text(shown(call.what)), Text(shown(call.outcome)), f"{call.seconds * 1000:.1f}")
     console.print(table)
     counts = Counter(call.call for call in calls)
     total = sum(call.seconds for call in calls)

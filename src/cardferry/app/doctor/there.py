@@ -59,11 +59,15 @@ async def host(
             case UnixHost() | VsockHost():
                 async for finding in _link(name, linked_directly(wanted)):
                     yield finding
-            case VpiccHost(port) if name in (link.host for one in running for link in one.links):
-                yield ok(name, f"cards can dial in at port {port}: it is attached")
-            case VpiccHost(port):
-                async with opened(wanted, ssh, parts):
-                    yield ok(name, f"port {port} is free: cards can dial in once it is attached")
+            case VpiccHost(where):
+                place = f"port {where}" if isinstance(where, int) else str(where)
+                if name in (link.host for one in running for link in one.links):
+                    yield ok(name, f"cards can dial in at {place}: it is attached")
+                else:
+                    async with opened(wanted, ssh, parts):
+                        yield ok(name, f"{place} is free: cards can dial in once it is attached")
+                if isinstance(where, int):
+                    yield note(name, f"any user of this computer can put a card in at {place}", "vpicc:unix:PATH")
             case VirtualHost():
                 async with opened(wanted, ssh, parts):
                     yield ok(name, f"the built-in card is there, in the reader {VIRTUAL_READER!r}")

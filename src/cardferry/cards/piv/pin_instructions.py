@@ -1,6 +1,7 @@
 """VERIFY, CHANGE REFERENCE DATA, RESET RETRY COUNTER (NIST SP 800-73-5 part 2, 3.2.1 to 3.2.3).
 
-A PIN that is not in the PIN's format is refused with ``6A80`` and costs no try.
+The old value is compared before the new one's format is looked at, and eight bytes that cannot be a PIN are a wrong
+PIN (``63Cx``, which the standard allows), as a YubiKey does it: ykman blocks PIN and PUK with eight FF before a reset.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def verify(application: Application, command: CommandApdu) -> bytes:
         if not session.pin_verified:
             raise StatusError(pin.status())
         return b""
-    if not is_pin(command.data):
-        raise StatusError(StatusWord.WRONG_DATA, "not a PIN")
+    if len(command.data) != reference_data.SIZE:
+        raise StatusError(StatusWord.WRONG_DATA, "not eight bytes")
     _check_pin(application, command.data)
     return b""
 
@@ -51,9 +52,8 @@ def change_reference_data(application: Application, command: CommandApdu) -> byt
         application.contents.puk.renew(new)
     else:
         _require_reference(command.p2, PIN)
-        if not is_pin(old) or not is_pin(new):
-            raise StatusError(StatusWord.WRONG_DATA, "not a PIN")
         _check_pin(application, old)
+        _require_pin(new)
         application.contents.pin.renew(new)
     application.changed()
     return b""
@@ -64,9 +64,8 @@ def reset_retry_counter(application: Application, command: CommandApdu) -> bytes
     _require_p1(command)
     _require_reference(command.p2, PIN)
     puk, pin = _halves(command.data)
-    if not is_pin(pin):
-        raise StatusError(StatusWord.WRONG_DATA, "not a PIN")
     _check(application, application.contents.puk, puk)
+    _require_pin(pin)
     application.contents.pin.renew(pin)
     application.changed()
     return b""
@@ -90,6 +89,11 @@ def _check_pin(application: Application, candidate: bytes) -> None:
     application.session.forget_pin()
     _check(application, application.contents.pin, candidate)
     application.session.pin_was_verified()
+
+
+def _require_pin(value: bytes) -> None:
+    if not is_pin(value):
+        raise StatusError(StatusWord.WRONG_DATA, "not a PIN")
 
 
 def _require_p1(command: CommandApdu) -> None:

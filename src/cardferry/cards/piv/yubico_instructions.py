@@ -67,7 +67,7 @@ def get_serial(application: Application, command: CommandApdu) -> bytes:
 
 
 def get_metadata(application: Application, command: CommandApdu) -> bytes:
-    """What is known about a key, the PIN or the PUK."""
+    """What is known about a key, the PIN or the PUK. Other references, such as 96 (fingerprints), are not there."""
     contents = application.contents
     if command.p1 != 0:
         raise StatusError(StatusWord.INCORRECT_P1_P2)
@@ -82,9 +82,9 @@ def get_metadata(application: Application, command: CommandApdu) -> bytes:
             + tlv.encode(_METADATA_POLICY, bytes((0, _TOUCH_NEVER)))
             + tlv.encode(_METADATA_IS_DEFAULT, _flag(hmac.compare_digest(key.key, DEFAULT_KEY)))
         )
-    slot_key = contents.keys.get(slot_of(command.p2))
+    slot_key = next((key for slot, key in contents.keys.items() if slot == command.p2), None)
     if slot_key is None:
-        raise StatusError(StatusWord.REFERENCE_NOT_FOUND, "no key in this slot")
+        raise StatusError(StatusWord.REFERENCE_NOT_FOUND, "no key in this slot, or no slot")
     return (
         tlv.encode(_METADATA_ALGORITHM, bytes((slot_key.algorithm,)))
         + tlv.encode(_METADATA_POLICY, bytes((slot_key.pin_policy, _TOUCH_NEVER)))

@@ -30,6 +30,7 @@ from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import Reply, in_task, replying
+from cardferry.wiping import Receiver
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
 from cardferry.wire.pcsclite.layout import NATIVE
@@ -75,7 +76,7 @@ def _in_task(
     return begin
 
 
-class Connection(asyncio.Protocol):
+class Connection(Receiver):
     """The server side of one libpcsclite connection.
 
     Args:
