@@ -212,7 +212,7 @@ class Doors:
                 oldest.cancel()
 
     async def _visit(self, connection: socket.socket, address: object, at: Entrance, serve: Serve) -> None:
-        came: tuple[Pipe, str] | None = None
+        came: tuple[Pipe, Principal, str] | None = None
         try:
             try:
                 came = await _let_in(connection, address, at)

@@ -30,7 +30,7 @@ from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import Reply, in_task, replying
-from cardferry.wiping import Receiver
+from cardferry.wiping import Receiver, wipe_soon
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
 from cardferry.wire.pcsclite.layout import NATIVE
@@ -143,7 +143,7 @@ class Connection(Receiver):
         try:
             self._received(data)
         except Exception:  # the boundary that the module's docstring describes
-            log.exception("%s: a bug behind its connection, which is closed", self.peer.name)
+            log.exception("%s: a bug behind its connection, which is closed", self.caller)
             self.close()
 
     def _received(self, data: bytes) -> None:
@@ -235,6 +235,7 @@ class Connection(Receiver):
 
     def _go_on(self, request: m.Request, reply: Reply[bytes]) -> None:
         self._busy = False
+        wipe_soon()  # the request may hold a PIN, and is done with now
         self._write(self._answer(request, reply))
         if self._requests:
             self._advance()
