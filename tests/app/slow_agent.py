@@ -9,9 +9,10 @@ import asyncio
 import sys
 from pathlib import Path
 
-from cardferry.app import lifetime, limits
-from cardferry.app.doors import Doors, UnixDoor, entrance
-from cardferry.app.serving import Access
+from cardferry.app.agent.listeners import Doors, UnixDoor, entrance
+from cardferry.app.runtime import rlimits as limits
+from cardferry.app.runtime import signals as lifetime
+from cardferry.app.runtime.service import Access
 from cardferry.link import Host
 from cardferry.manager import LocalManager
 from cardferry.readers.virtual import VirtualReaderSource

@@ -17,13 +17,13 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from cardferry.app import doctor
-from cardferry.app.control import Link, Running
+from cardferry.app.commands.run import VARIABLE
 from cardferry.app.doctor import Finding, State, here, levels, programs, reading
 from cardferry.app.doctor.examine import guarded
 from cardferry.app.doctor.finding import note, ok, problem
 from cardferry.app.doctor.levels import Pair, library_level, pair
-from cardferry.app.host import SshHost
-from cardferry.app.run import VARIABLE
+from cardferry.app.hosts.address import SshHost
+from cardferry.app.runtime.status_socket import Link, Running
 from cardferry.cli.main import main
 from cardferry.pcsc.constants import CardState
 from cardferry.pcsc.errors import UserError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from cardferry.app.origin import VIRTUAL_READER
+from cardferry.app.hosts.sources import VIRTUAL_READER
 from cardferry.cards.piv import Slot
 from tests.cards.client import Client
 

@@ -21,11 +21,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from cardferry.app import control
-from cardferry.app.control import Link, Running
-from cardferry.app.direct import dial_of
-from cardferry.app.host import UnixHost
-from cardferry.app.run import VARIABLE
+from cardferry.app.commands.run import VARIABLE
+from cardferry.app.hosts.address import UnixHost
+from cardferry.app.hosts.direct_link import dial_of
+from cardferry.app.runtime import status_socket as control
+from cardferry.app.runtime.status_socket import Link, Running
 from cardferry.frontends.listening import ListeningSocket
 from cardferry.link import Guest, GuestStatus, Host
 from cardferry.link.guest import Counters
@@ -33,11 +33,11 @@ from cardferry.link.host_session import HostSessionStatus
 from cardferry.manager import LocalManager
 from cardferry.manager.status import SlotStatus, WaiterStatus
 from cardferry.pcsc.constants import Protocol, ShareMode
-from cardferry.pcsc.interface import Peer
 from cardferry.readers.virtual import VirtualReaderSource
 from cardferry.transports import unix
 from cardferry.transports.unix import SocketPipe
 from cardferry.wire.link.frames import Kind, encode
+from tests.callers import somebody
 from tests.cli.terminal import EVIL, SEEN, Commands, harmless
 from tests.frontends.at_desk import MODERN, Program
 from tests.frontends.served import served
@@ -167,7 +167,7 @@ async def test_the_guest_of_a_link(cardferry: Commands, tmp_path: Path) -> None:
                 await asyncio.sleep(0.005)
         async with Guest(dial_of(UnixHost(door)), software=EVIL) as guest:
             await guest.ready()
-            context = await guest.open(Peer(VERY_LONG[:500]))
+            context = await guest.open(somebody(VERY_LONG[:500]))
             (reader,) = guest.snapshot.readers
             await context.connect(reader.name, ShareMode.EXCLUSIVE, Protocol.T0 | Protocol.T1)
             people = await cardferry.listings()

@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cardferry.app.serving import Service
+from cardferry.app.runtime.service import Service
 from cardferry.cli import attach, guest, host, share
 from cardferry.cli.options import service_options
 from cardferry.manager.status import SlotStatus

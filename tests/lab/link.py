@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from cardferry.app.control import Link, Running, running
+from cardferry.app.runtime.status_socket import Link, Running, running
 from tests.lab.computer import CARDFERRY, Computer
 from tests.lab.process import wait_until
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.app.control import Link
+from cardferry.app.runtime.status_socket import Link
 from tests.lab import Computer, Lab
 from tests.lab.cards import PIV_PIN, fake_card, piv_card
 from tests.lab.computer import PCSC_CLIENT

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from cardferry.app import lifetime, logs
-from cardferry.app.attach import attached
-from cardferry.app.attachment import Attachment
-from cardferry.app.host import Host
-from cardferry.app.run import export_line
-from cardferry.app.serving import Service
+from cardferry.app.commands.attach import attached
+from cardferry.app.commands.run import export_line
+from cardferry.app.hosts.address import Host
+from cardferry.app.hosts.attachment import Attachment
+from cardferry.app.runtime import logging as logs
+from cardferry.app.runtime import signals as lifetime
+from cardferry.app.runtime.service import Service
 from cardferry.cli.options import hosts_argument, service_options, ssh_option, verbose_option
 from cardferry.cli.say import say
 from cardferry.cli.seconds import SecondsType

@@ -10,7 +10,7 @@ import click
 from cardferry.cli.say import say
 
 if TYPE_CHECKING:
-    from cardferry.app.dialling_card import Address
+    from cardferry.app.commands.card import Address
 
 
 @click.command("card")
@@ -28,7 +28,7 @@ def command(address: str) -> None:
 
     The card has keys and certificates; its PIN is 123456, its PUK 12345678. All of it is gone when the command ends.
     """
-    from cardferry.app.dialling_card import dial  # noqa: PLC0415
+    from cardferry.app.commands.card import dial  # noqa: PLC0415
     from cardferry.cards.piv import PivCard  # noqa: PLC0415 - brings cryptography along
 
     dial(PivCard.personalised(), _parse(address), lambda: say(f"ready in the reader at {address}"))

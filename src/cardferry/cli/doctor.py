@@ -9,8 +9,8 @@ from typing import Final
 
 import click
 
-from cardferry.app import lifetime
-from cardferry.app.host import Host
+from cardferry.app.hosts.address import Host
+from cardferry.app.runtime import signals as lifetime
 from cardferry.cli.options import HostType, json_option, ssh_option
 from cardferry.cli.say import say, say_json
 from cardferry.transports.ssh import SshCommand

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from cardferry.app import control
-from cardferry.app.host import Host, spelled
-from cardferry.app.paths import runtime_folder
-from cardferry.app.run import NotAttachedError, choose, export_line
+from cardferry.app.commands.run import NotAttachedError, choose, export_line
+from cardferry.app.hosts.address import Host, spelled
+from cardferry.app.runtime import status_socket as control
+from cardferry.app.runtime.paths import runtime_folder
 from cardferry.cli.options import HostType
 from cardferry.cli.say import say
 

@@ -73,7 +73,7 @@ def command(
     ssh: in a container (--listen unix:PATH, in a folder that it shares) or a virtual machine (--listen vsock::PORT).
     """
     if stdio:
-        from cardferry.app.visit import visit_agent  # noqa: PLC0415 - all that a session of ssh needs
+        from cardferry.app.agent.stdio_session import visit_agent  # noqa: PLC0415 - all that a session of ssh needs
 
         words = ["--readers", readers, "--grace", f"{grace:g}", "--mode", mode]
         words += ["--max-idle", f"{max_idle:g}", "--max-hold", f"{max_hold:g}"]
@@ -83,12 +83,13 @@ def command(
         words += [] if group is None else ["--group", group]
         visit_agent(name, called, os.environ, words if accelerate else [*words, "--no-accelerate"])
         return
-    from cardferry.app import lifetime, logs  # noqa: PLC0415 - not for --stdio
-    from cardferry.app.agent import Agency, serve  # noqa: PLC0415
-    from cardferry.app.background import bound_log  # noqa: PLC0415
-    from cardferry.app.doors import parse_door  # noqa: PLC0415
-    from cardferry.app.host import parse_host  # noqa: PLC0415
-    from cardferry.app.serving import Access, Service  # noqa: PLC0415
+    from cardferry.app.agent.listeners import parse_door  # noqa: PLC0415
+    from cardferry.app.agent.server import Agency, serve  # noqa: PLC0415
+    from cardferry.app.hosts.address import parse_host  # noqa: PLC0415
+    from cardferry.app.runtime import logging as logs  # noqa: PLC0415
+    from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415 - not for --stdio
+    from cardferry.app.runtime.service import Access, Service  # noqa: PLC0415
+    from cardferry.app.runtime.spawn import bound_log  # noqa: PLC0415
     from cardferry.cli.options import ModeType  # noqa: PLC0415
     from cardferry.manager import Settings  # noqa: PLC0415
 

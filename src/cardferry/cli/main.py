@@ -13,7 +13,7 @@ from typing import Final, NoReturn, cast
 import click
 
 from cardferry import __version__
-from cardferry.app import logs
+from cardferry.app.runtime import logging as logs
 from cardferry.cli.say import say
 from cardferry.pcsc.errors import UserError
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from cardferry.app.host import FORMS, Host, HostSyntaxError, SshHost, parse_host
-from cardferry.app.serving import Access, Service
+from cardferry.app.hosts.address import FORMS, Host, HostSyntaxError, SshHost, parse_host
+from cardferry.app.runtime.service import Access, Service
 from cardferry.cli.seconds import SecondsType
 from cardferry.manager import ExclusivePolicy, Settings
 from cardferry.pcsc.constants import MAX_READERNAME

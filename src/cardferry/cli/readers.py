@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 import msgspec
 
-from cardferry.app import control
-from cardferry.app.paths import runtime_folder
+from cardferry.app.runtime import status_socket as control
+from cardferry.app.runtime.paths import runtime_folder
 from cardferry.cli.options import json_option
 from cardferry.cli.say import say, say_json
 from cardferry.cli.status import card

@@ -6,11 +6,13 @@ import sys
 
 import click
 
-from cardferry.app import control, lifetime, logs
-from cardferry.app.attachment import Attachment
-from cardferry.app.host import Host
-from cardferry.app.paths import runtime_folder
-from cardferry.app.run import NotAttachedError, choose, execute, run_attached
+from cardferry.app.commands.run import NotAttachedError, choose, execute, run_attached
+from cardferry.app.hosts.address import Host
+from cardferry.app.hosts.attachment import Attachment
+from cardferry.app.runtime import logging as logs
+from cardferry.app.runtime import signals as lifetime
+from cardferry.app.runtime import status_socket as control
+from cardferry.app.runtime.paths import runtime_folder
 from cardferry.cli.options import HostType, ssh_option, verbose_option
 from cardferry.transports.ssh import SshCommand
 

@@ -22,6 +22,6 @@ def say(text: str, *, before: str = "", err: bool = False) -> None:
 
 def say_json(value: Any) -> None:
     """Print a value as JSON."""
-    from cardferry.app import ascii_json  # noqa: PLC0415 - msgspec, which sessions of ssh do without
+    from cardferry.app.runtime import ascii_json  # noqa: PLC0415 - msgspec, which sessions of ssh do without
 
     click.echo(ascii_json.encode(value, indent=2))  # noqa: TID251 - all of it is ASCII

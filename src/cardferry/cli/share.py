@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from cardferry.app import lifetime, logs
-from cardferry.app.host import Host, SshHost, spelled
-from cardferry.app.lending import LOCAL_PCSCD, Share
-from cardferry.app.run import export_line
-from cardferry.app.serving import Service
-from cardferry.app.share import share
+from cardferry.app.commands.run import export_line
+from cardferry.app.commands.share import share
+from cardferry.app.hosts.address import LOCAL_PCSCD, Host, SshHost, spelled
+from cardferry.app.runtime import logging as logs
+from cardferry.app.runtime import signals as lifetime
+from cardferry.app.runtime.service import Service
+from cardferry.app.sharing.lending import Share
 from cardferry.cli.options import (
     HostType,
     hosts_argument,

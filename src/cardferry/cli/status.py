@@ -6,9 +6,9 @@ import time
 
 import click
 
-from cardferry.app import control
-from cardferry.app.control import Link, Running
-from cardferry.app.paths import runtime_folder
+from cardferry.app.runtime import status_socket as control
+from cardferry.app.runtime.paths import runtime_folder
+from cardferry.app.runtime.status_socket import Link, Running
 from cardferry.cli.options import json_option
 from cardferry.cli.say import say, say_json
 from cardferry.link import GuestStatus

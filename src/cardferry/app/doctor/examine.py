@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 
-from cardferry.app import control
-from cardferry.app.control import Running
+from cardferry.app.commands.run import VARIABLE
 from cardferry.app.doctor import here, programs, there
 from cardferry.app.doctor.finding import Finding, problem
 from cardferry.app.doctor.levels import library_level
-from cardferry.app.host import Host
-from cardferry.app.lifetime import root_cause
-from cardferry.app.paths import runtime_folder
-from cardferry.app.run import VARIABLE
+from cardferry.app.hosts.address import Host
+from cardferry.app.runtime import status_socket as control
+from cardferry.app.runtime.paths import runtime_folder
+from cardferry.app.runtime.signals import root_cause
+from cardferry.app.runtime.status_socket import Running
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.ssh import SshCommand
 

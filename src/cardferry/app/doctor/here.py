@@ -8,14 +8,13 @@ from glob import glob
 from pathlib import Path
 from typing import Final
 
-from cardferry.app.control import Running
+from cardferry.app.commands.run import VARIABLE, export_line
 from cardferry.app.doctor.finding import Finding, note, ok, problem
 from cardferry.app.doctor.levels import release_of
 from cardferry.app.doctor.reading import look
-from cardferry.app.host import Host, label
-from cardferry.app.lending import LOCAL_PCSCD
-from cardferry.app.origin import check_pcscd
-from cardferry.app.run import VARIABLE, export_line
+from cardferry.app.hosts.address import LOCAL_PCSCD, Host, label
+from cardferry.app.hosts.sources import check_pcscd
+from cardferry.app.runtime.status_socket import Running
 from cardferry.frontends.listening import MAX_SOCKET_PATH, listener
 from cardferry.pcsc.errors import UserError
 

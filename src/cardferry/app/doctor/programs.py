@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from cardferry.app.control import Running
+from cardferry.app.commands.run import VARIABLE
 from cardferry.app.doctor.finding import Finding, note, ok, problem
 from cardferry.app.doctor.here import serving
-from cardferry.app.run import VARIABLE
+from cardferry.app.runtime.status_socket import Running
 
 _USERS: Final = ("ssh", "gpg-agent", "opensc-tool", "pkcs11-tool", "ykman", "firefox", "su", "sudo", "login")
 #: The first pcsc-lite whose library asks for the variable with ``secure_getenv`` (``winscard_msg.c``).

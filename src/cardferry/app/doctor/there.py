@@ -12,16 +12,16 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
-from cardferry.app.carrier import Carrier
-from cardferry.app.control import Running
-from cardferry.app.direct import linked_directly
 from cardferry.app.doctor.finding import Finding, State, note, ok, problem
 from cardferry.app.doctor.here import CCID_DRIVERS, no_driver
 from cardferry.app.doctor.reading import about_readers, look
-from cardferry.app.host import Host, PcscdHost, SshHost, UnixHost, VirtualHost, VpiccHost, VsockHost, spelled
-from cardferry.app.linked import link_over, remote_command, session_dial
-from cardferry.app.origin import VIRTUAL_READER, check_pcscd, opened
-from cardferry.app.paths import scratch
+from cardferry.app.hosts.address import Host, PcscdHost, SshHost, UnixHost, VirtualHost, VpiccHost, VsockHost, spelled
+from cardferry.app.hosts.direct_link import linked_directly
+from cardferry.app.hosts.sources import VIRTUAL_READER, check_pcscd, opened
+from cardferry.app.hosts.ssh_connection import Carrier
+from cardferry.app.hosts.ssh_link import link_over, remote_command, session_dial
+from cardferry.app.runtime.paths import scratch
+from cardferry.app.runtime.status_socket import Running
 from cardferry.link import Guest, Timing
 from cardferry.pcsc.errors import CardferryError, UserError
 from cardferry.pcsc.reader_state import ReaderState

@@ -1,0 +1,1 @@
+"""The one process of an account that serves links, and how guests come to it."""

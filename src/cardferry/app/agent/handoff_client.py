@@ -1,0 +1,160 @@
+"""Handing standard streams from the process that ssh has started to one that stays, as descriptors (``SCM_RIGHTS``).
+
+The process that ssh has started asks at a private Unix socket, gives its standard input and output away, and waits:
+sshd ends the session when it ends. No byte of the link passes through it. It says on standard error what the
+one that stays has to tell (`News`): that is what reaches the person on the other computer.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+
+from cardferry.app.runtime.spawn import BackgroundError, alone, decode
+from cardferry.pcsc.caller import PrincipalKind
+
+#: What the other side's `open_session` looks for in what a session complains of.
+SERVING: Final = "cardferry is serving "
+_MAX_GREETING: Final = 4096
+#: Bytes of the longest token.
+_MAX_TOKEN: Final = 128
+_ATTEMPTS: Final = 3
+
+
+class Visitor(msgspec.Struct, frozen=True):
+    """What comes along with the streams.
+
+    Attributes:
+        name: who is at their other end, for people.
+        principal: who that is, as sshd has proved it to the process that ssh started: kind and name.
+        token: a secret of that end, which proves that it was here before; empty where that does not matter.
+    """
+
+    name: str
+    token: str = ""
+    principal: tuple[PrincipalKind, str] = (PrincipalKind.SSH, "")
+
+
+def read_token() -> str:
+    """The token in the first line of standard input, of which nothing more is read: the rest belongs to the link.
+
+    It comes this way because everybody can see the words of a command line.
+    """
+    token = b""
+    while len(token) < _MAX_TOKEN and (byte := os.read(0, 1)) not in (b"", b"\n"):
+        token += byte
+    return token.decode("ascii", errors="replace")
+
+
+def hand_over(path: Path, visitor: Visitor, start: Callable[[], None]) -> None:
+    """Give this process's standard input and output away; returns when they are not used any more.
+
+    Args:
+        path: where the process listens that takes them.
+        visitor: who comes.
+        start: starts that process when nobody listens; returns when it does.
+
+    Raises:
+        BackgroundError: they are not taken, or it turned out later that they are of no use.
+    """
+    for _ in range(_ATTEMPTS):
+        with _reach(path, start) as connection, connection.makefile("rb") as news:
+            _send(connection, visitor)
+            line = _line(news)
+            if not line:
+                continue  # it was about to leave
+            decode(line).check()
+            _let_go()
+            while line := _line(news):
+                told = decode(line)
+                told.check()
+                if told.serving:
+                    print(f"{SERVING}{told.serving}", file=sys.stderr, flush=True)
+            return
+    raise BackgroundError(f"who listens at {path} does not take what it is given", "end that process, and try again")
+
+
+def _line(news: IO[bytes]) -> bytes:
+    try:
+        return news.readline(_MAX_GREETING)
+    except OSError:
+        return b""
+
+
+def _send(connection: socket.socket, visitor: Visitor) -> None:
+    descriptors = array.array("i", (0, 1))
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors.tobytes())]
+    with contextlib.suppress(OSError):  # then it does not answer either
+        connection.sendmsg([msgspec.json.encode(visitor)], rights)
+
+
+def _let_go() -> None:
+    """The streams are somebody else's now: when that one closes them, the other side must see it."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1):
+        os.dup2(nothing, descriptor)
+    os.close(nothing)
+
+
+def _reach(path: Path, start: Callable[[], None]) -> socket.socket:
+    connection = _connected(path)
+    if connection is None:
+        with alone(path.parent):  # of several that come at once, one starts it
+            connection = _connected(path)
+            if connection is None:
+                start()
+                connection = _connected(path)
+    if connection is None:
+        raise BackgroundError(f"nobody listens at {path}", "is the disk full, or the folder somebody else's?")
+    return connection
+
+
+def _connected(path: Path) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(os.fspath(path))
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def receive(connection: socket.socket) -> tuple[Visitor | None, list[int]]:
+    """Take a visitor and its streams from a connection that can be read; the descriptors are the caller's to close.
+
+    Returns None and no descriptors for anything else.
+
+    Raises:
+        OSError: this process has no descriptors left.
+    """
+    size = array.array("i").itemsize
+    try:
+        data, ancillary, flags, _ = connection.recvmsg(
+            _MAX_GREETING, socket.CMSG_LEN(2 * size), socket.MSG_CMSG_CLOEXEC
+        )
+    except OSError:
+        return None, []
+    found = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(content[: len(content) - len(content) % size])
+    try:
+        visitor = msgspec.json.decode(data, type=Visitor)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the last for what is nested too deeply
+        visitor = None
+    if visitor is None or len(found) != 2:
+        for descriptor in found:
+            os.close(descriptor)
+        if visitor is not None and flags & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return None, []
+    return visitor, list(found)

@@ -1,0 +1,149 @@
+"""The other end of `cardferry.app.agent.handoff_client`: takes visitors' streams as pipes, and knows when nobody is left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
+from typing import Final
+
+from cardferry.app.agent.accepting import accept
+from cardferry.app.agent.handoff_client import Visitor, receive
+from cardferry.app.runtime.spawn import BackgroundError, News
+from cardferry.transports.base import Pipe
+from cardferry.transports.stdio import open_pipe
+
+log = logging.getLogger(__name__)
+
+#: s that a visitor gets to say who it is.
+_GREETING_TIME: Final = 5.0
+_MORE_PLACES: Final = "there, end some of the others, or raise the limit of open files (ulimit -n) and start it anew"
+
+#: Sends news to a visitor; it may have gone.
+Tell = Callable[[News], None]
+#: What to do with a visitor's pipe: returns when the pipe is of no use any more.
+Serve = Callable[[Pipe, Visitor, Tell], Awaitable[None]]
+
+
+class Reception:
+    """Serves all who come to a listening socket.
+
+    Args:
+        listening: where they come.
+        serve: what to do with each.
+        welcome: raises `UserError` for who must not come in; it gets the error and keeps its streams.
+        idle: s without anybody until `run` returns, None for never.
+        busy: whether somebody is expected back, so that it must not return.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        serve: Serve,
+        *,
+        welcome: Callable[[Visitor], News] = lambda visitor: News(taken=True),
+        idle: float | None = None,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._listening = listening
+        self._serve = serve
+        self._welcome = welcome
+        self._idle = idle
+        self._busy = busy
+        self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._here = 0
+
+    async def run(self) -> None:
+        """Serve until cancelled, told to `leave`, or nobody has come for ``idle`` s."""
+        async with asyncio.TaskGroup() as tasks:
+
+            def take(connection: socket.socket, _address: object) -> None:
+                connection.setblocking(False)
+                tasks.create_task(self._visit(connection))
+
+            accepting = tasks.create_task(accept(self._listening, "the agent's socket", take))
+            self._watch_idleness()
+            await self._left
+            accepting.cancel()
+
+    def leave(self) -> None:
+        """Return from `run` when those who are here have gone."""
+        if not self._left.done():
+            self._left.set_result(None)
+
+    def _watch_idleness(self) -> None:
+        if self._idle is not None and not self._here and not self._left.done():
+            self._timer = asyncio.get_running_loop().call_later(self._idle, self._nobody)
+
+    def _nobody(self) -> None:
+        if self._busy():
+            self._watch_idleness()
+        else:
+            log.info("nobody came for %g s: leaving", self._idle)
+            self.leave()
+
+    async def _visit(self, connection: socket.socket) -> None:
+        self._here += 1
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            with connection:
+                await self._take(connection)
+        except Exception:  # a bug behind one visitor is nobody else's
+            log.exception("a bug behind a visitor")
+        finally:
+            self._here -= 1
+            self._watch_idleness()
+
+    async def _take(self, connection: socket.socket) -> None:
+        try:
+            async with asyncio.timeout(_GREETING_TIME):
+                await _readable(connection)
+        except TimeoutError:
+            return
+
+        def tell(news: News) -> None:
+            with suppress(OSError):  # it may have gone
+                connection.send(news.line())
+
+        try:
+            visitor, descriptors = receive(connection)
+            if visitor is None:
+                return
+            with ExitStack() as stack:
+                for descriptor in descriptors:
+                    stack.callback(os.close, descriptor)
+                news = self._welcome(visitor)
+                if news.error:
+                    tell(news)
+                    return
+                stack.pop_all()  # they are the pipe's now
+            pipe = await open_pipe(descriptors[0], descriptors[1], visitor.name)
+        except OSError as error:
+            log.warning("a visitor cannot be served: %s", error)
+            tell(News.of(BackgroundError(f"no place for another visitor there: {error}", _MORE_PLACES)))
+            return
+        tell(news)
+        try:
+            await self._serve(pipe, visitor, tell)
+        finally:
+            pipe.abort()
+
+
+async def _readable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[None] = loop.create_future()
+
+    def note() -> None:
+        if not readable.done():
+            readable.set_result(None)
+
+    loop.add_reader(connection.fileno(), note)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(connection.fileno())

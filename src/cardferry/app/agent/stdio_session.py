@@ -1,0 +1,155 @@
+"""What runs in the session that ssh opens for a link: finds the process that stays, and hands its streams over.
+
+Only light imports: it runs again whenever a broken link is mended.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from cardferry.app.agent.handoff_client import Visitor, hand_over
+from cardferry.app.runtime.paths import runtime_folder
+from cardferry.app.runtime.spawn import start
+from cardferry.frontends.listening import user_name
+from cardferry.pcsc.caller import PrincipalKind
+from cardferry.pcsc.errors import UserError
+
+#: s without a guest until an agent that was started by one leaves.
+IDLE: Final = 60.0
+_AGENT: Final = "agent"
+_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_CALLED: Final = re.compile(rf"--called[ =]({_NAME})\b")
+
+
+class LinkOnlyError(UserError):
+    """A key that is for the link only was used for something else."""
+
+    exit_code = 53
+
+
+def agent_path(folder: Path) -> Path:
+    """Where the user's agent listens."""
+    return folder / _AGENT
+
+
+def settle_runtime_folder(environ: MutableMapping[str, str]) -> None:
+    """Let a session without ``XDG_RUNTIME_DIR`` (sshd without PAM) use the account's runtime folder all the same.
+
+    So that it finds what a session with it, or systemd, has started.
+    """
+    if environ.get("XDG_RUNTIME_DIR"):
+        return
+    folder = Path(f"/run/user/{os.getuid()}")
+    with suppress(OSError):
+        if folder.is_dir() and folder.stat().st_uid == os.getuid():
+            environ["XDG_RUNTIME_DIR"] = str(folder)
+
+
+def visit_agent(name: str, called: str, environ: Mapping[str, str], agency_words: list[str]) -> None:
+    """Hand this process's standard streams to the user's agent, and start it if there is none.
+
+    Args:
+        name: that ``authorized_keys`` gives to the key, in the command that it has there; empty for none.
+        called: what the guest calls itself.
+        environ: the environment that sshd has made.
+        agency_words: options for the agent if it has to be started.
+
+    Raises:
+        LinkOnlyError: the other side asked for another command, and sshd gave it this one.
+        BackgroundError: there is no agent, and none can be started.
+    """
+    asked = environ.get("SSH_ORIGINAL_COMMAND", "")
+    if asked and "cardferry host" not in asked:
+        raise LinkOnlyError(
+            "this key is for the link only", "its line in authorized_keys has command=: see docs/transports/ssh.md"
+        )
+    if not called and (said := _CALLED.search(asked)):
+        called = said[1]
+    settle_runtime_folder(os.environ)
+    folder = runtime_folder()
+    path = agent_path(folder)
+
+    def begin() -> None:
+        start(["host", "--idle", f"{IDLE:g}", *agency_words], folder / f"{_AGENT}.log")
+
+    hand_over(path, Visitor(_guest(name or called, environ), principal=principal_of(name, environ)), begin)
+
+
+def guest_door(folder: Path, path: Path) -> Path:
+    """Where the guest listens for streams that serves programs at ``path``."""
+    return folder / f"guest-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
+
+
+def visit_guest(visitor: Visitor, path: Path | None, guest_words: list[str]) -> None:
+    """Hand this process's standard streams to the guest that serves programs at ``path``; start it if there is none.
+
+    Args:
+        visitor: who lends its readers.
+        path: None for a path in the account's own folder, named after the visitor.
+        guest_words: options for the guest if it has to be started.
+
+    Raises:
+        BackgroundError: there is no guest, and none can be started; or it has ended the link.
+    """
+    settle_runtime_folder(os.environ)
+    folder = runtime_folder()
+    if not re.fullmatch(_NAME, visitor.name):
+        visitor = Visitor("host", visitor.token)  # it is shown on terminals, and part of a path
+    path = path or folder / f"{visitor.name}.sock"
+
+    def begin() -> None:
+        start(["guest", "--socket", str(path), *guest_words], folder / "guest.log")
+
+    hand_over(guest_door(folder, path), visitor, begin)
+
+
+def principal_of(name: str, environ: Mapping[str, str]) -> tuple[PrincipalKind, str]:
+    """Who comes, as far as sshd has proved it: the name of the key, or its fingerprint, or the account.
+
+    A guest whose key has a command of its own in ``authorized_keys`` can say nothing that comes in here. One whose key
+    has none may run what it likes, and so say what it likes: but then it has the account, and needs no other name.
+
+    Args:
+        name: that ``authorized_keys`` gives to the key; empty for none.
+        environ: the environment that sshd has made; ``SSH_USER_AUTH`` with ``ExposeAuthInfo yes`` (sshd_config(5)).
+    """
+    account = user_name(os.getuid())
+    if "SSH_CONNECTION" not in environ:
+        return PrincipalKind.LOCAL_USER, account
+    if re.fullmatch(_NAME, name):
+        return PrincipalKind.SSH, name
+    return PrincipalKind.SSH, _key(environ.get("SSH_USER_AUTH", "")) or account
+
+
+def _key(path: str) -> str:
+    """The fingerprint of the key that opened the session, as ssh-keygen writes it; empty where that is not known."""
+    try:
+        methods = Path(path).read_text(errors="replace") if path else ""
+    except OSError:
+        return ""
+    for method in methods.splitlines():
+        match method.split():
+            case ["publickey", _, blob, *_]:
+                try:
+                    digest = hashlib.sha256(base64.b64decode(blob, validate=True)).digest()
+                except ValueError:
+                    return ""
+                return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+    return ""
+
+
+def _guest(name: str, environ: Mapping[str, str]) -> str:
+    """Who comes, for people: the name it gives itself, and the address that sshd has seen."""
+    address = environ.get("SSH_CONNECTION", "").partition(" ")[0]
+    if not re.fullmatch(_NAME, name):
+        name = ""  # it is shown on terminals
+    if name and address:
+        return f"{name} ({address})"
+    return name or address or "a guest on this computer"

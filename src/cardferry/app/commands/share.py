@@ -1,0 +1,93 @@
+"""``share``: this computer's readers for the programs on other ones; one manager for all guests, who queue fairly.
+
+Host( LocalManager( pcscd ) )  ~~~~~  Frontend( Guest( handed-over streams ) )    when cardferry is at the other end
+ssh -R -> Frontend( LocalManager( pcscd ) )                                       when only sshd is there
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from cardferry.app.hosts.address import SshHost
+from cardferry.app.hosts.sources import opened
+from cardferry.app.hosts.ssh_link import SOFTWARE
+from cardferry.app.runtime import rlimits as limits
+from cardferry.app.runtime.paths import runtime_folder, scratch
+from cardferry.app.runtime.service import offering, serving
+from cardferry.app.runtime.status_socket import Running, controllable
+from cardferry.app.sharing.lending import Share
+from cardferry.app.sharing.target import Offer
+from cardferry.frontends.listening import ListeningSocket
+from cardferry.link import Host as LinkHost
+from cardferry.link import Timing
+from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
+
+
+async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None:
+    """Share until cancelled.
+
+    Args:
+        announce: called with a guest and the socket's path over there once programs can use it, and again if it
+            changes.
+
+    Raises:
+        UserError: in words for people, when that cannot be. With several guests, one that is away is tried again,
+            and one that was lent to and cannot be any more is given up alone.
+    """
+    limits.raise_open_files()
+    limits.collect_rarely()
+    folder = runtime_folder()
+    since = time.time()
+    with scratch(folder) as parts, ExitStack() as stack:
+        folders = [_subfolder(parts, f"guest{number}") for number, _ in enumerate(wanted.guests)]
+        fronts = [stack.enter_context(ListeningSocket(own / "front")) for own in folders]
+        sockets = [(front, _caller(guest)) for front, guest in zip(fronts, wanted.guests, strict=True)]
+        async with (
+            opened(wanted.readers, wanted.ssh, _subfolder(parts, "readers")) as origin,
+            serving(origin.source, sockets, wanted.service) as manager,
+        ):
+            await origin.known()
+            async with (
+                asyncio.TaskGroup() as tasks,
+                LinkHost(
+                    offering(manager, wanted.service), timing=Timing(grace=wanted.grace), software=SOFTWARE
+                ) as host,
+            ):
+                offers = [
+                    Offer(wanted, guest, own, front.path, host=host, announce=announce)
+                    for guest, own, front in zip(wanted.guests, folders, fronts, strict=True)
+                ]
+
+                def describe() -> Running:
+                    status = manager.status
+                    links = [offer.describe(origin.state()) for offer in offers]
+                    offered = wanted.service.offered(status.readers)
+                    return Running("share", os.getpid(), since, links, status.contexts, offered)
+
+                async def lend(offer: Offer) -> None:
+                    await offer.run()
+                    errors = [offer.error for offer in offers]
+                    if errors[0] is not None and None not in errors:
+                        raise errors[0]  # nobody is left
+
+                async with controllable(folder, describe):
+                    for offer in offers:
+                        tasks.create_task(lend(offer), name=f"connection to {offer.guest.destination}")
+                    # The link says good-bye before connections end, so wait here, not for the tasks.
+                    await asyncio.get_running_loop().create_future()
+
+
+def _caller(guest: SshHost) -> Caller:
+    """Everybody who comes through a forwarded socket: its destination is all that is known of them."""
+    return Caller(Principal(PrincipalKind.SSH, guest.destination), guest=guest.destination)
+
+
+def _subfolder(folder: Path, name: str) -> Path:
+    made = folder / name
+    made.mkdir(mode=0o700)
+    return made

@@ -1,0 +1,1 @@
+"""Ways to a host's readers: what HOST names, and the connection to it."""

@@ -1,0 +1,31 @@
+"""What `attach` is asked for: which hosts, and how to reach and serve them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cardferry.app.hosts.address import Host
+from cardferry.app.runtime.service import Service
+from cardferry.transports.ssh import SshCommand
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What to attach.
+
+    Attributes:
+        hosts: where the readers are, one or more.
+        ssh: the ssh program.
+        socket: where applications shall connect, None for a path of ours.
+        service: how they are served.
+        link: whether to use the cardferry over there, if there is one.
+        grace: s that programs wait for a host that is out of reach, None for the link's own.
+    """
+
+    hosts: tuple[Host, ...]
+    ssh: SshCommand = field(default_factory=SshCommand)
+    socket: Path | None = None
+    service: Service = field(default_factory=Service)
+    link: bool = True
+    grace: float | None = None

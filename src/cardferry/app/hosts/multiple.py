@@ -1,0 +1,190 @@
+"""Several hosts, each reached by itself and in its own way, and their readers side by side.
+
+Union( Guest( ssh ), LocalManager( pcscd over ssh -L ), Guest( unix ), ... )
+
+Whether there is a link to a host can be seen when it is reached, so each is decided about then. One that is away is
+tried again and again, and joins the others when it comes; they do not wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from cardferry.app.hosts.address import Host, label, spelled
+from cardferry.app.hosts.attachment import Attachment
+from cardferry.app.hosts.connect import Reached, reached
+from cardferry.app.runtime.retry import Supervisor
+from cardferry.app.runtime.signals import in_foreground, root_cause
+from cardferry.app.runtime.status_socket import Link
+from cardferry.fleet import Member, Union
+from cardferry.manager.status import SlotStatus
+from cardferry.pcsc.errors import UserError
+from cardferry.transports.errors import TransportError
+
+log = logging.getLogger(__name__)
+
+#: s that the other hosts get to be reached for the first time, once one is.
+_OTHERS_TIME: Final = 5.0
+
+
+class _Start:
+    """The time in which hosts are tried for the first time, and a person is there to read what is wrong.
+
+    Attributes:
+        over: nothing that happens to a host ends the command from now on.
+        some: set when a host was reached, or none can be.
+    """
+
+    def __init__(self, hosts: int) -> None:
+        self.over = False
+        self.some = asyncio.Event()
+        self._untried = hosts
+        # At a terminal ssh may ask for a password: for one host after the other.
+        self._asking: AbstractAsyncContextManager[object] = asyncio.Lock() if in_foreground() else nullcontext()
+
+    def first_attempt(self) -> AbstractAsyncContextManager[object]:
+        """To be held during a host's first attempt."""
+        return self._asking
+
+    def tried(self, *, well: bool) -> None:
+        """A host's first attempt is over."""
+        self._untried -= 1
+        if well or not self._untried:
+            self.some.set()
+
+
+class _Berth:
+    """One host of several.
+
+    Args:
+        host: which.
+        wanted: how to reach it.
+        parts: a private folder.
+        start: what the hosts share in the beginning.
+
+    Attributes:
+        member: its place in the union.
+        reached: what it serves, None before it was reached for the first time.
+        error: why the last attempt failed, None when it did not.
+    """
+
+    def __init__(self, host: Host, wanted: Attachment, parts: Path, start: _Start) -> None:
+        self.member = Member(label(host))
+        self.reached: Reached | None = None
+        self.error: UserError | None = None
+        self._host = host
+        self._wanted = wanted
+        self._parts = parts
+        self._start = start
+        self._attempts = 0
+        self._supervisor = Supervisor(spelled(host), self._dial, lambda: None, patient=True, enduring=True)
+
+    async def run(self) -> None:
+        """Serve the host as soon as it can be reached.
+
+        Raises:
+            UserError: it will never be, and that is known from the start.
+        """
+        try:
+            await self._supervisor.run()
+        except UserError as error:
+            if not self._start.over:
+                raise
+            log.error("%s; it is not tried again", error.message)
+
+    @asynccontextmanager
+    async def _dial(self) -> AsyncIterator[_Berth]:
+        self._attempts += 1
+        first = self._attempts == 1
+        try:
+            async with AsyncExitStack() as stack:
+                async with self._start.first_attempt() if first else nullcontext():
+                    opening = reached(self._host, self._wanted, self._parts, one_of_several=True)
+                    self.reached = await stack.enter_async_context(opening)
+                self.error = None
+                self.member.join(self.reached.manager)
+                if first:
+                    self._start.tried(well=True)
+                yield self
+        except (BaseExceptionGroup, UserError) as error:
+            cause = root_cause(error)
+            if isinstance(cause, UserError):
+                self._failed(cause, first=first)
+            raise cause from None
+
+    def _failed(self, error: UserError, *, first: bool) -> None:
+        self.error = error
+        self.member.known.set()
+        if first:
+            self._start.tried(well=False)
+
+    async def lost(self) -> TransportError:
+        """Never: whoever has reached the host mends what happens to it."""
+        if self.reached is not None:
+            await self.reached.known()
+        self.member.known.set()
+        never: asyncio.Future[TransportError] = asyncio.get_running_loop().create_future()
+        return await never
+
+    def links(self, path: str) -> list[Link]:
+        """The host for ``status``; takes the path of the socket for applications."""
+        if self.reached is not None:
+            return self.reached.links(path)
+        return [Link(spelled(self._host), "connecting" if self.error is None else self.error.message, path)]
+
+
+@asynccontextmanager
+async def reached_all(wanted: Attachment, parts: Path) -> AsyncIterator[Reached]:
+    """Reach all hosts for the block; one that is away does not disturb the others.
+
+    Args:
+        wanted: which, and how.
+        parts: a private folder for sockets between parts of this process.
+
+    Raises:
+        UserError: none of them can be reached, or one never will. From the time on when the readers are known, nothing
+            that happens to a host ends the block.
+    """
+    start = _Start(len(wanted.hosts))
+    berths = [_Berth(host, wanted, _folder(parts, number), start) for number, host in enumerate(wanted.hosts)]
+    async with Union([berth.member for berth in berths]) as union, asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(berth.run(), name=f"host {berth.member.host}") for berth in berths]
+
+        async def known() -> None:
+            await start.some.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_OTHERS_TIME):
+                    await union.ready()
+            errors = [berth.error for berth in berths]
+            if errors[0] is not None and None not in errors:
+                raise errors[0]
+            start.over = True
+
+        yield Reached(
+            union,
+            known,
+            lambda path: [link for berth in berths for link in berth.links(path)],
+            lambda: (union.contexts, _users(union, berths)),
+        )
+        for task in running:
+            task.cancel()
+
+
+def _folder(parts: Path, number: int) -> Path:
+    folder = parts / str(number)
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def _users(union: Union, berths: Sequence[_Berth]) -> list[SlotStatus]:
+    """Who uses which reader, under the names of the union and in its order."""
+    there = [berth.reached for berth in berths if berth.reached is not None]
+    slots = {(one.manager, slot.reader): slot for one in there for slot in one.users()[1]}
+    shown = [(reader.name, slots.get(union.find(reader.name))) for reader in union.snapshot.readers]
+    return [replace(slot, reader=name) for name, slot in shown if slot is not None]

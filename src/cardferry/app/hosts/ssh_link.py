@@ -1,0 +1,179 @@
+"""The guest's side of a link: another computer's resource manager, as if it were here.
+
+`link_over` is for any transport; `linked` for ssh, where there is another way if there can be no link.
+
+Guest( ssh )  ~~~~~  Host( LocalManager( pcscd ) )
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+from cardferry import __version__
+from cardferry.app.hosts.ssh_connection import Carrier
+from cardferry.app.runtime.paths import this_computer
+from cardferry.link import Guest, LinkRefusedError, LinkState, Timing
+from cardferry.pcsc.errors import CardferryError, UserError
+from cardferry.transports.base import Dial, Pipe
+from cardferry.transports.ssh import NoShellError, SessionError, SshError
+from cardferry.wire.link.greeting import Reason
+
+log = logging.getLogger(__name__)
+
+SOFTWARE: Final = f"cardferry {__version__}"
+
+
+class RefusedError(UserError):
+    """The other end does not want this guest."""
+
+    exit_code = 54
+
+
+def remote_command(words: list[str]) -> str:
+    """A cardferry command for the other side's login shell.
+
+    It starts a shell of its own, because login shells differ; people install programs in ``~/.local/bin``.
+    """
+    line = f"PATH=$PATH:$HOME/.local/bin; exec cardferry {shlex.join(words)}"
+    return f"exec sh -c {shlex.quote(line)}"
+
+
+def own_name() -> str:
+    """What this computer calls itself over there."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", this_computer()).lstrip("._-")[:64] or "guest"
+
+
+@asynccontextmanager
+async def link_over(dial: Dial, name: str, timing: Timing) -> AsyncIterator[Guest]:
+    """The host's resource manager for the block, once its readers are known; whatever breaks is dialled again.
+
+    Args:
+        dial: opens a pipe to the host.
+        name: what the host is called, for people.
+        timing: see `Timing`; ``grace`` is how long calls wait for a host that is out of reach.
+
+    Raises:
+        OSError | CardferryError: there was no link at the first attempt.
+    """
+    reporter = _Reporter(name)
+    async with AsyncExitStack() as stack:
+        guest = Guest(dial, name=name, timing=timing, report=reporter.report, software=SOFTWARE)
+        await stack.enter_async_context(guest)
+        try:
+            await guest.ready()
+        except (OSError, CardferryError):
+            reporter.silent = True
+            await stack.aclose()  # from here on the error is not the guest's own, who would wrap it
+            raise
+        try:
+            yield guest
+        finally:
+            reporter.silent = True
+
+
+def patience(grace: float | None) -> Timing:
+    """The link's times, with ``grace`` in s unless it is None."""
+    return Timing() if grace is None else Timing(grace=grace)
+
+
+@asynccontextmanager
+async def linked(carrier: Carrier, grace: float | None = None) -> AsyncIterator[Guest | None]:
+    """The host's resource manager for the block, if cardferry is there and understands us; None if not.
+
+    Args:
+        carrier: the way to the host.
+        grace: s that calls wait for a host that is out of reach.
+
+    Raises:
+        SshError: the host cannot be reached.
+    """
+    no_shell: NoShellError | None = None
+    try:
+        facts = (await carrier.connection()).facts
+    except NoShellError as error:
+        no_shell = error
+        carrier.alone = True
+    else:
+        if "cardferry" not in facts.installed or not facts.pcscd:
+            reason = "there is no pcscd" if "cardferry" in facts.installed else "cardferry is not installed there"
+            log.info("%s: plain forwarding, %s", carrier.destination, reason)
+            yield None
+            return
+    async with AsyncExitStack() as stack:
+        guest: Guest | None = None
+        try:
+            guest = await stack.enter_async_context(
+                link_over(session_dial(carrier), carrier.destination, patience(grace))
+            )
+        except (OSError, CardferryError) as error:
+            if no_shell is not None:
+                raise no_shell from error
+            if not _can_forward(error):
+                raise
+            log.warning("no link to %s: %s; its pcscd is forwarded instead", carrier.destination, why(error))
+        yield guest
+
+
+def session_dial(carrier: Carrier) -> Dial:
+    """Opens pipes to the agent of an ssh host."""
+    command = remote_command(["host", "--stdio", "--called", own_name()])
+
+    async def dial() -> Pipe:
+        return await carrier.session(command)
+
+    return dial
+
+
+def _can_forward(error: Exception) -> bool:
+    """Whether the host is there, and only its cardferry is not what we need."""
+    return not isinstance(error, SshError) or isinstance(error, SessionError)
+
+
+def why(error: Exception) -> str:
+    """Why there is no link, in words for people."""
+    if isinstance(error, LinkRefusedError) and error.reason is Reason.VERSION:
+        return f"its cardferry is too far from this one in age ({error})"
+    return str(error)
+
+
+class _Reporter:
+    """Tells people how the link is.
+
+    Attributes:
+        silent: the end has begun; whatever happens now is meant.
+    """
+
+    def __init__(self, host: str) -> None:
+        self.silent = False
+        self._host = host
+        self._before = False
+
+    def report(self, state: LinkState) -> None:
+        """A new state."""
+        if self.silent:
+            return
+        match state:
+            case LinkState.UP if self._before:
+                log.warning("%s is back", self._host)
+            case LinkState.UP:
+                self._before = True
+                log.info("%s: linked, cardferry is at both ends", self._host)
+            case LinkState.BROKEN:
+                log.warning("lost %s; programs wait", self._host)
+            case LinkState.DOWN:
+                log.warning("the session with %s is over: programs have lost what they held there", self._host)
+            case LinkState.CONNECTING:
+                pass
+
+
+def state(guest: Guest) -> str:
+    """How the link is, for ``status``."""
+    status = guest.status
+    if guest.state is not LinkState.UP:
+        return f"{guest.state.value}: {status.last_error}" if status.last_error else guest.state.value
+    return "up"

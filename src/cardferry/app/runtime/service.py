@@ -1,0 +1,137 @@
+"""The near half of every composition: readers of a source, arbitrated, for the applications of some sockets."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cardferry.app.runtime.logging import TRAFFIC
+from cardferry.app.runtime.paths import folder_permissions
+from cardferry.frontends.listening import ListeningSocket
+from cardferry.frontends.pcsclite import PcscliteFrontend
+from cardferry.manager import LocalManager, Settings
+from cardferry.manager.status import SlotStatus
+from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.constants import MAX_READERNAME
+from cardferry.pcsc.interface import ResourceManager
+from cardferry.policy.offered import Offered, rank
+from cardferry.policy.record_file import RecordFile
+from cardferry.policy.recorded import CallRecord, Recorded
+from cardferry.readers.base import ReaderSource
+from cardferry.transports.sockets import checked_path, checked_reach
+from cardferry.wire.pcsclite.layout import FIXED_SLOTS
+
+log = logging.getLogger("cardferry.traffic")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may connect to a socket of ours.
+
+    Attributes:
+        mode: the socket's access rights.
+        group: group that gets it, None leaves the user's own.
+    """
+
+    mode: int = 0o600
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """How applications are served.
+
+    Attributes:
+        access: who may connect.
+        settings: bounds of the resource manager.
+        record: a file that gets every call as a line of JSON, secrets left out; None for no such file.
+        readers: patterns of the names of those that are offered, the most important first; none offers all.
+        slots: readers that libraries up to protocol 4:5 have room for: 16, unless somebody has built them otherwise.
+        name_size: bytes of a reader name for libraries of protocol 4:2: 128, or 100 up to pcsc-lite 1.8.3.
+    """
+
+    access: Access = field(default_factory=Access)
+    settings: Settings = field(default_factory=Settings)
+    record: Path | None = None
+    readers: tuple[str, ...] = ()
+    slots: int = FIXED_SLOTS
+    name_size: int = MAX_READERNAME
+
+    def offered(self, readers: Sequence[SlotStatus]) -> list[SlotStatus]:
+        """Those of the readers that applications are offered, for ``status``; the most important first."""
+        ranked = [(rank(reader.reader, self.readers), reader) for reader in readers]
+        chosen = [(number, reader) for number, reader in ranked if number is not None]
+        return [reader for _, reader in sorted(chosen, key=lambda one: one[0])]
+
+
+def public_path(path: Path, access: Access, option: str = "--socket") -> Path:
+    """The absolute path of a socket for others; raises `UserError` when those let in could not reach it.
+
+    Args:
+        option: the one that chooses another path, for hints.
+    """
+    absolute = Path(checked_path(os.path.abspath(path), option))  # noqa: PTH100 - a symbolic link stays
+    checked_reach(str(absolute), folder_permissions(absolute.parent, option), access.mode, access.group, option)
+    return absolute
+
+
+def recorded(manager: ResourceManager, service: Service) -> ResourceManager:
+    """The manager with what shall be noted about its use."""
+    if log.isEnabledFor(TRAFFIC):
+        manager = Recorded(manager, _note)
+    if service.record is not None:
+        manager = Recorded(manager, RecordFile(service.record).write)
+    return manager
+
+
+def offering(manager: ResourceManager, service: Service) -> ResourceManager:
+    """The manager as others are to see it: what is offered of it, and with what is noted about its use."""
+    manager = recorded(manager, service)
+    return Offered(manager, service.readers) if service.readers else manager
+
+
+@asynccontextmanager
+async def fronts(
+    manager: ResourceManager, sockets: Sequence[tuple[ListeningSocket, Caller | None]], service: Service
+) -> AsyncIterator[None]:
+    """Let applications use a manager for the block.
+
+    Args:
+        sockets: where, and who all callers are there, where the kernel cannot tell.
+    """
+    manager = offering(manager, service)
+    async with AsyncExitStack() as stack:
+        for listening, caller in sockets:
+            front = PcscliteFrontend(
+                manager, listening, slots=service.slots, name_size=service.name_size, caller=caller
+            )
+            await stack.enter_async_context(front)
+        yield
+
+
+@asynccontextmanager
+async def serving(
+    source: ReaderSource, sockets: Sequence[tuple[ListeningSocket, Caller | None]], service: Service
+) -> AsyncIterator[LocalManager]:
+    """Serve the readers of ``source`` for the block, see `fronts`; yields their manager."""
+    async with LocalManager([source], service.settings) as manager, fronts(manager, sockets, service):
+        yield manager
+
+
+def _note(record: CallRecord) -> None:
+    log.log(
+        TRAFFIC,
+        "[principal=%s program=%r reader=%r] %s%s %s: %s (%.1f ms)",
+        record.principal,
+        record.program,
+        record.reader,
+        "by the host: " if record.by_host else "",
+        record.call,
+        record.what,
+        record.outcome or "done",
+        record.seconds * 1000,
+    )

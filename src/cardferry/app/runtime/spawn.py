@@ -1,0 +1,164 @@
+"""A cardferry command in the background: started by one that ends soon, told of its readiness or of why not.
+
+The child inherits a pipe. It writes one line of JSON there, a `News`, and closes it; what it logs goes to a file
+beside the sockets. Only light imports: this runs in every session that ssh opens for a link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cardferry.app.runtime import ascii_json
+from cardferry.pcsc.errors import UserError
+
+#: Bytes of a log file; when it has more, it begins anew.
+MAX_LOG: Final = 256 * 1024
+_MAX_NEWS: Final = 4096
+
+
+class BackgroundError(UserError):
+    """A process in the background did not start, or does not do what it is for."""
+
+    exit_code = 52
+
+
+class News(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a process in the background says, as one line of JSON.
+
+    Attributes:
+        taken: streams that were handed over are in use.
+        serving: programs can connect at this path now.
+        error: what is wrong, empty when nothing is.
+        hint: what a person can do.
+        code: exit code for the error.
+    """
+
+    taken: bool = False
+    serving: str = ""
+    error: str = ""
+    hint: str = ""
+    code: int = BackgroundError.exit_code
+
+    @classmethod
+    def of(cls, error: UserError) -> News:
+        """An error as news."""
+        return cls(error=error.message, hint=error.hint, code=error.exit_code)
+
+    def check(self) -> None:
+        """Raise the error that it tells of, if it does; with its own exit code."""
+        if self.error:
+            told = BackgroundError(self.error, self.hint)
+            told.exit_code = self.code
+            raise told
+
+    def line(self) -> bytes:
+        """As it is sent."""
+        return ascii_json.encode(self).encode() + b"\n"
+
+
+def decode(line: bytes) -> News:
+    """Read a line of news; raises `BackgroundError` when it is none."""
+    try:
+        return ascii_json.decode(line, News)
+    except ValueError:
+        raise BackgroundError("a process in the background says what nobody understands", "end it") from None
+
+
+class Starter:
+    """Whoever started this process, and waits to hear how that went.
+
+    Args:
+        descriptor: where to write, None when nobody waits.
+    """
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def tell(self, news: News) -> None:
+        """Tell it, the first time; it does not listen any longer then."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(descriptor, news.line())
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time is in the block, of all that give this folder: so only one starts what several need."""
+    lock = os.open(folder / ".starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def start(words: list[str], log_file: Path) -> None:
+    """Run ``cardferry WORDS --ready FD`` as a process that does not end with this one; return when it is ready.
+
+    Raises:
+        BackgroundError: it is not; in its own words, with its own exit code.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            if os.fork() == 0:
+                _become([*words, "--ready", str(writing)], reading, writing, log_file)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading, "rb") as news:
+        line = news.readline(_MAX_NEWS)
+    if not line:
+        raise BackgroundError(f"`cardferry {words[0]}` did not start", f"its last words are in {log_file}")
+    decode(line).check()
+
+
+def _become(words: list[str], reading: int, writing: int, log_file: Path) -> None:
+    os.close(reading)
+    os.set_inheritable(writing, True)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    log_to = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    for descriptor, target in ((nothing, 0), (nothing, 1), (log_to, 2)):
+        os.dup2(descriptor, target)
+    os.chdir("/")
+    command = [sys.executable, "-m", "cardferry", *words]
+    os.execv(command[0], command)  # noqa: S606 - this very program
+
+
+class BoundedLog(logging.Filter):
+    """Empties the file behind standard error when it has grown too long; it must be open for appending.
+
+    Args:
+        most: bytes.
+    """
+
+    def __init__(self, most: int = MAX_LOG) -> None:
+        super().__init__()
+        self._most = most
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Look at the size before each line."""
+        with contextlib.suppress(OSError):
+            if os.fstat(2).st_size > self._most:
+                os.ftruncate(2, 0)
+        return True
+
+
+def bound_log() -> None:
+    """See that what this process logs to standard error does not fill the disk."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(BoundedLog())

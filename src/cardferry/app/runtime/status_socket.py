@@ -1,0 +1,160 @@
+"""How ``status``, ``readers``, ``run`` and ``env`` find what runs: a control socket for each long-running command.
+
+It lies in the runtime folder as ``PID.ctl``, private like everything there. A connection gets one line, a `Running` in
+JSON, and is closed. A control socket that nobody listens on was left by a killed process and is removed by
+whoever finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cardferry.app.runtime import ascii_json
+from cardferry.frontends.listening import ListeningSocket, listener
+from cardferry.link import GuestStatus
+from cardferry.link.host_session import HostSessionStatus
+from cardferry.manager.status import SlotStatus
+from cardferry.transports.folders import locked
+
+log = logging.getLogger(__name__)
+
+_SUFFIX: Final = ".ctl"
+_SERVING: Final = ("attach", "guest")
+#: Seconds that a process of ours gets to answer.
+_ANSWER_TIME: Final = 2.0
+#: Bytes of the longest answer that is read.
+_MAX_ANSWER: Final = 16 << 20
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A computer that a command is connected to.
+
+    Attributes:
+        host: as the user wrote it.
+        state: ``up``, or why it is down.
+        socket: where applications connect: here for ``attach``, over there for ``share``; empty while there is none.
+        way: ``link`` when cardferry is at both ends, ``forwarding`` when only sshd is there, empty for this computer,
+            and before it is known.
+        link: how the link does, seen from its guest's end; None without one.
+        guest: how the link does, seen from its host's end; None without one.
+    """
+
+    host: str
+    state: str
+    socket: str
+    way: str = ""
+    link: GuestStatus | None = None
+    guest: HostSessionStatus | None = None
+
+
+class Running(msgspec.Struct, frozen=True):
+    """What one long-running command tells about itself.
+
+    Attributes:
+        command: ``attach``, ``share``, ``host`` (the agent) or ``guest`` (the far end of somebody's share).
+        pid: process id.
+        since: when it started, in s since 1970.
+        links: the computers it is connected to.
+        contexts: how many PC/SC contexts applications have open.
+        readers: each reader, its card and who uses it.
+    """
+
+    command: str
+    pid: int
+    since: float
+    links: list[Link]
+    contexts: int
+    readers: list[SlotStatus]
+
+    @property
+    def serves(self) -> bool:
+        """Whether programs on this computer use readers through it."""
+        return self.command in _SERVING
+
+    @property
+    def hosts(self) -> str:
+        """All hosts, as on the command line."""
+        return " ".join(link.host for link in self.links)
+
+    @property
+    def socket(self) -> str:
+        """Where applications connect, of an ``attach``."""
+        return self.links[0].socket
+
+
+@asynccontextmanager
+async def controllable(folder: Path, describe: Callable[[], Running]) -> AsyncIterator[None]:
+    """Answer those who ask for the duration of the block.
+
+    Args:
+        folder: the runtime folder.
+        describe: called for each answer.
+    """
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(ascii_json.encode(describe()).encode() + b"\n")
+        try:
+            await writer.drain()
+        except ConnectionError as error:
+            log.debug("somebody asked and went: %s", error)
+        finally:
+            writer.close()
+
+    _sweep(folder)
+    with ListeningSocket(folder / f"{os.getpid()}{_SUFFIX}") as listening:
+        server = await asyncio.start_unix_server(answer, sock=listening.socket)
+        try:
+            yield
+        finally:
+            server.close()
+
+
+def running(folder: Path) -> list[Running]:
+    """Ask everything that runs for this user, oldest first; remove control sockets that are dead."""
+    found = [answer for path in sorted(folder.glob("*" + _SUFFIX)) if (answer := _ask(path)) is not None]
+    return sorted(found, key=lambda one: (one.since, one.pid))
+
+
+def _ask(path: Path) -> Running | None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_ANSWER_TIME)
+        try:
+            connection.connect(os.fspath(path))
+            return ascii_json.decode(_read(connection), Running)
+        except ConnectionRefusedError:
+            _remove_dead(path)
+        except (OSError, ValueError) as error:
+            log.warning("process %s does not answer: %s", path.stem, error)
+    return None
+
+
+def _sweep(folder: Path) -> None:
+    for path in folder.glob("*" + _SUFFIX):
+        _remove_dead(path)
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove a socket that nobody listens on; one that is just being made is under the same lock."""
+    with suppress(OSError), locked(path.parent):  # it does no harm where nothing can be changed now
+        if path.is_socket() and listener(path) is None:
+            path.unlink(missing_ok=True)
+
+
+def _read(connection: socket.socket) -> bytes:
+    deadline = time.monotonic() + _ANSWER_TIME
+    answer = bytearray()
+    while piece := connection.recv(1 << 16):
+        answer += piece
+        if len(answer) > _MAX_ANSWER or time.monotonic() > deadline:
+            raise OSError("the answer does not end")
+    return bytes(answer)

@@ -1,0 +1,225 @@
+"""One guest of a ``share``: lends it the readers over a link, or a forwarded socket, through all its connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from cardferry.app.hosts.address import SshHost, spelled
+from cardferry.app.hosts.ssh_connection import Carrier
+from cardferry.app.hosts.ssh_link import own_name, remote_command
+from cardferry.app.runtime.retry import DELAYS, Supervisor
+from cardferry.app.runtime.signals import root_cause
+from cardferry.app.runtime.status_socket import Link
+from cardferry.app.sharing.lending import Share
+from cardferry.link import Host
+from cardferry.pcsc.caller import Principal, PrincipalKind
+from cardferry.transports.errors import TransportError
+from cardferry.transports.sockets import unfit
+from cardferry.transports.ssh import RemoteSocket, SessionError, SshConnection
+from cardferry.wire.pcsclite.layout import FIXED_SLOTS, OLD_NAME_SIZE
+
+log = logging.getLogger(__name__)
+
+#: What the other side's cardferry says on standard error when programs can connect (`cardferry.app.agent.handoff_client`).
+_SERVING: Final = "cardferry is serving "
+#: Exit codes that a forwarded socket would end with, too: something is wrong with the path over there.
+_ABOUT_THE_PATH: Final = frozenset({10, 11, 12})
+#: How often a link may end before it served anybody, without a reason, until the socket is forwarded instead. The
+#: first time is usual where a guest remembers a session of a share that was killed.
+_FRUITLESS: Final = 3
+#: s between attempts while the guest still has the session.
+_FIRST_PAUSE: Final = 0.05
+
+
+class Offer:
+    """See the module.
+
+    Args:
+        wanted: what is shared.
+        guest: with whom.
+        parts: a private folder.
+        front: a socket here where applications can be led to.
+        host: the end of the link that serves the readers.
+        announce: called with the guest and the socket's path over there.
+
+    Attributes:
+        path: of the socket over there, as far as it is known.
+        state: ``up``, or why it is not.
+        way: ``link`` or ``forwarding``, empty before that is known.
+        error: why the guest was given up, None while it is not.
+    """
+
+    def __init__(
+        self,
+        wanted: Share,
+        guest: SshHost,
+        parts: Path,
+        front: Path,
+        *,
+        host: Host,
+        announce: Callable[[SshHost, str], None],
+    ) -> None:
+        access = wanted.service.access
+        self.guest = guest
+        self.path = ""
+        self.state = "connecting"
+        self.way = ""
+        self.error: TransportError | None = None
+        self._wanted = wanted
+        self._parts = parts
+        self._front = front
+        self._host = host
+        self._announce = announce
+        self._announced = ""
+        self._patient = len(wanted.guests) > 1
+        self._carrier = Carrier(guest.destination, wanted.ssh, parts)
+        self._remote = RemoteSocket(wanted.remote_socket, own_name(), access.mode, access.group)
+        self._supervisor = Supervisor(guest.destination, self._dial, self._forwarding, patient=self._patient)
+        self._token = secrets.token_hex(16)
+        self._serving = False
+        self._fruitless = 0
+
+    async def run(self) -> None:
+        """Offer the readers until cancelled; one of several that was there and will not be again is given up.
+
+        Raises:
+            TransportError: it cannot be.
+        """
+        try:
+            async with self._carrier:
+                if self._wanted.link:
+                    await self._link_while_possible()
+                await self._supervisor.run()
+        except (BaseExceptionGroup, TransportError) as error:
+            cause = root_cause(error)
+            if not (isinstance(cause, TransportError) and self._patient and self.way):
+                raise
+            log.error("%s; it is not tried again", cause.message)
+            self.error = cause
+
+    def describe(self, readers: str) -> Link:
+        """For ``status``: the state of the connection, or else of the readers."""
+        if self.error is not None:
+            state = self.error.message
+        else:
+            state = self.state if self.way == "link" else self._supervisor.state or self.state
+        mine = [one for one in self._host.status.guests if one.guest == self.guest.destination]
+        status = next((one for one in mine if one.connected), mine[0] if mine else None)
+        return Link(spelled(self.guest), readers if state == "up" else state, self.path, self.way, guest=status)
+
+    def _tell_path(self) -> None:
+        """Tell where the socket is, unless that was told."""
+        if self._announced != self.path:
+            self._announced = self.path
+            self._announce(self.guest, self.path)
+
+    # over a forwarded socket
+
+    @asynccontextmanager
+    async def _dial(self) -> AsyncIterator[SshConnection]:
+        """Log in and offer the socket."""
+        connection = await self._carrier.connection()
+        try:
+            self.path = await self._remote.offer(connection, self._front, self._parts)
+            yield connection
+        finally:
+            await self._carrier.drop()
+
+    def _forwarding(self) -> None:
+        self.way = "forwarding"
+        self._tell_path()
+
+    # over a link
+
+    async def _link_while_possible(self) -> None:
+        """Keep the link; return when the other side has no cardferry that understands us."""
+        failures = 0
+        ever = False
+        loop = asyncio.get_running_loop()
+        hurry_until = 0.0  # as long as the guest may still have the session
+        while True:
+            try:
+                usable = await self._link()
+            except TransportError as error:
+                if not error.heals or not (ever or self._patient):
+                    raise
+                if loop.time() < hurry_until:
+                    delay = min(_FIRST_PAUSE * 2**failures, DELAYS[0])
+                else:
+                    delay = DELAYS[min(failures, len(DELAYS) - 1)]
+                failures += 1
+                log.log(logging.WARNING if failures <= 2 else logging.DEBUG, "%s; trying again in %.0f s", error, delay)
+                self.state = error.message
+                await asyncio.sleep(delay)
+                continue
+            if not usable:
+                return
+            if self._serving:
+                failures, ever = 0, True
+                hurry_until = loop.time() + self._wanted.grace + DELAYS[1]
+                self.state = "out of reach"
+                log.warning("lost %s; programs there wait", self.guest.destination)
+
+    async def _link(self) -> bool:
+        """One connection of the link, to its end; False when a forwarded socket must do."""
+        name = self.guest.destination
+        self._serving = False
+        facts = (await self._carrier.connection(hurry=True)).facts
+        if "cardferry" not in facts.installed:
+            log.info("%s: plain forwarding, cardferry is not installed there", name)
+            return False
+        pipe = await self._carrier.session(remote_command(self._words()), self._heard)
+        pipe.write(f"{self._token}\n".encode())
+        await self._host.serve(pipe, Principal(PrincipalKind.SSH, name), name)
+        pipe.abort()
+        if self._serving:
+            pipe.end()
+            self._fruitless = 0
+            return True
+        error = await pipe.ended()
+        self._fruitless += 1
+        if isinstance(error, SessionError) and error.status in _ABOUT_THE_PATH and error.told:
+            error.exit_code = error.status
+            raise error
+        if isinstance(error, SessionError) or self._fruitless >= _FRUITLESS:
+            log.warning("no link to %s: %s; a socket is forwarded instead", name, error or "it ends at once")
+            return False
+        if error is not None:
+            raise error
+        return True
+
+    def _heard(self, line: str) -> None:
+        if not line.startswith(_SERVING):
+            return
+        path = line.removeprefix(_SERVING)
+        if wrong := unfit(path):
+            log.warning("%s says that it serves at %r: that %s", self.guest.destination, path, wrong)
+            return
+        self.path = path
+        if not self.way:
+            log.info("%s: linked, cardferry is at both ends", self.guest.destination)
+        elif self.state != "up":
+            log.warning("%s is back", self.guest.destination)
+        self._serving = True
+        self.way, self.state = "link", "up"
+        self._tell_path()
+
+    def _words(self) -> list[str]:
+        wanted, service = self._wanted, self._wanted.service
+        words = ["guest", "--stdio", "--name", own_name(), "--token-stdin", "--grace", f"{wanted.grace:g}"]
+        words += ["--mode", f"{service.access.mode:o}"]
+        if service.access.group is not None:
+            words += ["--group", service.access.group]
+        if wanted.remote_socket is not None:
+            words += ["--socket", wanted.remote_socket]
+        if service.slots != FIXED_SLOTS:
+            words += ["--reader-slots", str(service.slots)]
+        if service.name_size == OLD_NAME_SIZE:
+            words.append("--old-names")
+        return words

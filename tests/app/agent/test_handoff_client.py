@@ -1,0 +1,391 @@
+from __future__ import annotations
+
+import array
+import asyncio
+import errno
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cardferry.app.agent import accepting
+from cardferry.app.agent import handoff_server as reception
+from cardferry.app.agent.handoff_client import Visitor
+from cardferry.app.agent.handoff_server import Reception, Tell
+from cardferry.app.agent.stdio_session import (
+    LinkOnlyError,
+    guest_door,
+    principal_of,
+    settle_runtime_folder,
+    visit_agent,
+    visit_guest,
+)
+from cardferry.app.runtime.spawn import News
+from cardferry.frontends.listening import ListeningSocket, SocketInUseError, user_name
+from cardferry.transports.base import Pipe
+
+_HAND_OVER = """
+import sys
+from pathlib import Path
+from cardferry.app.agent.handoff_client import Visitor, hand_over
+from cardferry.app.runtime.spawn import BackgroundError
+def start():
+    print("started", file=sys.stderr, flush=True)
+try:
+    hand_over(Path(sys.argv[1]), Visitor("somebody", "secret"), start)
+except BackgroundError as error:
+    print("error:", error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+class Echo:
+    """Gives back what comes, in capitals; ends when the other end does."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pipe = pipe
+        pipe.start(self)
+
+    def received(self, data: bytes) -> None:
+        self._pipe.write(data.upper())
+
+    def congested(self, congested: bool) -> None: ...
+
+    def lost(self, error: Exception | None) -> None:
+        self.gone.set_result(None)
+
+
+class Desk:
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "door"
+        self.visitors: list[Visitor] = []
+        self.news: list[News] = []
+        self.reception: Reception
+
+    async def serve(self, pipe: Pipe, visitor: Visitor, tell: Tell) -> None:
+        self.visitors.append(visitor)
+        for news in self.news:
+            tell(news)
+        await Echo(pipe).gone
+
+    @asynccontextmanager
+    async def open(
+        self, welcome: Callable[[Visitor], News] = lambda visitor: News(taken=True), idle: float | None = None
+    ) -> AsyncIterator[None]:
+        with ListeningSocket(self.path) as listening:
+            self.reception = Reception(listening.socket, self.serve, welcome=welcome, idle=idle)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.reception.run())
+                yield
+                self.reception.leave()
+
+    async def visit(self, said: bytes) -> tuple[bytes, str, int]:
+        """A session hands its streams over; what comes back through them, its complaints and its exit code."""
+        near, far = socket.socketpair()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            _HAND_OVER,
+            str(self.path),
+            stdin=far.fileno(),
+            stdout=far.fileno(),
+            stderr=subprocess.PIPE,
+        )
+        far.close()
+        reader, writer = await asyncio.open_connection(sock=near)
+        writer.write(said)
+        answer = b""
+        while len(answer) < len(said) and (piece := await reader.read(100)):
+            answer += piece
+        writer.close()
+        _, complaints = await process.communicate()
+        return answer, complaints.decode(), process.returncode or 0
+
+
+async def test_streams_are_handed_over_and_the_session_ends_with_them(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.open():
+        assert await desk.visit(b"hello") == (b"HELLO", "", 0)
+        assert desk.visitors == [Visitor("somebody", "secret")]
+
+
+async def test_what_there_is_to_tell_reaches_standard_error(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.news = [News(serving="/run/card")]
+    async with desk.open():
+        assert await desk.visit(b"x") == (b"X", "cardferry is serving /run/card\n", 0)
+
+
+async def test_an_error_that_comes_later_ends_the_session_with_its_code(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.news = [News.of(SocketInUseError("no more", "go"))]
+    async with desk.open():
+        _, complaints, code = await desk.visit(b"")
+        assert (complaints, code) == ("error: no more\n", 11)
+
+
+async def test_who_is_not_welcome_hears_why(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    async with desk.open(lambda visitor: News.of(SocketInUseError(f"not {visitor.name}", "go"))):
+        answer, complaints, code = await desk.visit(b"")
+        assert (answer, complaints, code) == (b"", "error: not somebody\n", 11)
+    assert not desk.visitors
+
+
+async def test_a_process_that_is_about_to_leave_is_asked_again(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    with socket.socket(socket.AF_UNIX) as leaving:
+        leaving.bind(str(desk.path))
+        leaving.listen()
+        leaving.setblocking(False)
+        async with asyncio.TaskGroup() as tasks:
+            visit = tasks.create_task(desk.visit(b"hello"))
+            connection, _ = await asyncio.get_running_loop().sock_accept(leaving)
+            desk.path.unlink()
+            async with desk.open():
+                connection.close()
+                assert (await visit)[0] == b"HELLO"
+
+
+async def test_when_nobody_comes_there_is_an_error_and_not_a_loop(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    _, complaints, code = await desk.visit(b"")
+    assert complaints.splitlines()[0] == "started"
+    assert "nobody listens at" in complaints
+    assert code == 52
+
+
+async def test_the_reception_returns_when_nobody_has_come_for_a_while(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    with ListeningSocket(desk.path) as listening:
+        await asyncio.wait_for(Reception(listening.socket, desk.serve, idle=0.01).run(), 5)
+
+
+async def test_it_stays_while_somebody_is_expected_back(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    asked = 0
+
+    def busy() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked < 3
+
+    with ListeningSocket(desk.path) as listening:
+        await asyncio.wait_for(Reception(listening.socket, desk.serve, idle=0.01, busy=busy).run(), 5)
+    assert asked == 3
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"rubbish",
+        b'{"name": 3}',
+        b"x" * 5000,
+        b'{"name": "\xff"}',
+        b'{"name": "x", "later": ' + b"[" * 4000,
+    ],
+    ids=lambda said: said[:30].hex(),
+)
+@pytest.mark.parametrize("descriptors", [0, 1, 2])
+async def test_rubbish_is_passed_over(tmp_path: Path, said: bytes, descriptors: int) -> None:
+    desk = Desk(tmp_path)
+    async with desk.open():
+        with socket.socket(socket.AF_UNIX) as rude:
+            rude.connect(str(desk.path))
+            rights = array.array("i", [rude.fileno()] * descriptors)
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights.tobytes())] if descriptors else []
+            rude.sendmsg([said], ancillary)
+            if not said:
+                rude.shutdown(socket.SHUT_WR)
+            rude.setblocking(False)
+            with suppress(ConnectionResetError):  # what was not read
+                assert await asyncio.get_running_loop().sock_recv(rude, 10) == b""
+        assert await desk.visit(b"hello") == (b"HELLO", "", 0)
+
+
+async def test_without_descriptors_visitors_come_in_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accepting, "SHORTAGE_PAUSE", 0.01)
+    failures = [OSError(errno.EMFILE, "Too many open files"), ConnectionAbortedError(errno.ECONNABORTED, "gone")]
+    loop = asyncio.get_running_loop()
+    accept = loop.sock_accept
+
+    async def short(listening: socket.socket) -> tuple[socket.socket, Any]:
+        if failures:
+            raise failures.pop(0)
+        return await accept(listening)
+
+    monkeypatch.setattr(loop, "sock_accept", short)
+    desk = Desk(tmp_path)
+    async with desk.open():
+        assert await desk.visit(b"hello") == (b"HELLO", "", 0)
+    assert not failures
+
+
+async def test_a_visitor_for_whose_streams_there_are_no_descriptors_hears_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(connection: socket.socket) -> tuple[Visitor | None, list[int]]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    desk = Desk(tmp_path)
+    async with desk.open():
+        with monkeypatch.context() as patched:
+            patched.setattr(reception, "receive", short)
+            _, complaints, code = await desk.visit(b"")
+        assert complaints == "error: no place for another visitor there: [Errno 24] Too many open files\n"
+        assert code == 52
+        assert await desk.visit(b"hello") == (b"HELLO", "", 0)
+
+
+@pytest.mark.parametrize("name", ["receive", "open_pipe", "_readable", "serve", "welcome", "setblocking"])
+async def test_a_bug_behind_one_visitor_is_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    desk = Desk(tmp_path)
+
+    def failing(*_: object) -> Any:
+        raise RuntimeError("injected")
+
+    async with desk.open():
+        with monkeypatch.context() as patched:
+            if name == "setblocking":
+                patched.setattr(Reception, "_visit", failing)
+            elif name in ("serve", "welcome"):
+                patched.setattr(desk.reception, f"_{name}", failing)
+            else:
+                patched.setattr(reception, name, failing)
+            assert (await desk.visit(b""))[0] == b""
+        assert "RuntimeError: injected" in caplog.text
+        assert await desk.visit(b"hello") == (b"HELLO", "", 0)
+
+
+# --- what runs in the session
+
+
+@pytest.mark.parametrize(
+    ("said", "token", "rest"),
+    [
+        (b"0123456789abcdef\nhello", "0123456789abcdef", b"hello"),
+        (b"\nhello", "", b"hello"),
+        (b"", "", b""),
+        (b"cut off", "cut off", b""),
+        (b"x" * 128 + b"hello", "x" * 128, b"hello"),
+        (b"\xff\n", "\ufffd", b""),
+    ],
+)
+def test_the_token_is_the_first_line_and_the_link_gets_all_that_follows(said: bytes, token: str, rest: bytes) -> None:
+    script = (
+        "import sys; from cardferry.app.agent.handoff_client import read_token\n"
+        "token = read_token(); rest = sys.stdin.buffer.read(); print((token, rest))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], input=said, capture_output=True, check=True)
+    assert run.stdout.decode().strip() == repr((token, rest))
+
+
+def test_a_key_that_is_for_the_link_only_refuses_everything_else() -> None:
+    with pytest.raises(LinkOnlyError) as caught:
+        visit_agent("", "", {"SSH_ORIGINAL_COMMAND": "rm -rf /"}, [])
+    assert "authorized_keys" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "environ", "known_as"),
+    [
+        ("desk", {"SSH_CONNECTION": "10.0.0.7 5 10.0.0.8 22"}, "desk (10.0.0.7)"),
+        ("", {"SSH_CONNECTION": "10.0.0.7 5 10.0.0.8 22"}, "10.0.0.7"),
+        ("desk", {}, "desk"),
+        ("", {}, "a guest on this computer"),
+        ("\x1b[2Jdesk", {"SSH_CONNECTION": "10.0.0.7 5 10.0.0.8 22"}, "10.0.0.7"),
+        ("", {"SSH_ORIGINAL_COMMAND": "exec cardferry host --stdio --called desk"}, "desk"),
+        ("", {"SSH_ORIGINAL_COMMAND": "cardferry host --stdio --called '$(evil)'"}, "a guest on this computer"),
+    ],
+)
+def test_guests_are_known_by_name_and_address(
+    name: str, environ: dict[str, str], known_as: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    seen: list[str] = []
+    monkeypatch.setattr(
+        "cardferry.app.agent.stdio_session.hand_over",
+        lambda path, visitor, start: seen.append(f"{path.name} {visitor.name}"),
+    )
+    visit_agent("", name, environ, [])
+    assert seen == [f"agent {known_as}"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "", "\x1b[2J", "a b"])
+def test_a_name_that_is_none_does_not_become_a_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    started: list[list[str]] = []
+    monkeypatch.setattr("cardferry.app.agent.stdio_session.start", lambda words, log: started.append(words))
+    monkeypatch.setattr("cardferry.app.agent.stdio_session.hand_over", lambda path, visitor, start: start())
+    visit_guest(Visitor(name, "token"), None, [])
+    assert started == [["guest", "--socket", str(tmp_path / "cardferry" / "host.sock")]]
+
+
+def test_a_session_without_a_runtime_folder_uses_the_accounts_own_if_there_is_one() -> None:
+    own = Path(f"/run/user/{os.getuid()}")
+    environ: dict[str, str] = {}
+    settle_runtime_folder(environ)
+    assert environ == ({"XDG_RUNTIME_DIR": str(own)} if own.is_dir() else {})
+    environ = {"XDG_RUNTIME_DIR": "/run/elsewhere"}
+    settle_runtime_folder(environ)
+    assert environ == {"XDG_RUNTIME_DIR": "/run/elsewhere"}
+
+
+def test_each_path_has_a_door_of_its_own() -> None:
+    folder = Path("/run/user/1/cardferry")
+    assert guest_door(folder, Path("/run/a")) != guest_door(folder, Path("/run/b"))
+    assert guest_door(folder, Path("/run/a")) == guest_door(folder, Path("/run/a"))
+
+
+KEY = "publickey ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGZvbw=="
+SSH = {"SSH_CONNECTION": "10.0.0.7 5 10.0.0.8 22"}
+
+
+@pytest.mark.parametrize(
+    ("name", "environ", "methods", "principal"),
+    [
+        ("build1", SSH, None, ("ssh", "build1")),
+        ("build1", SSH | {"SSH_ORIGINAL_COMMAND": "cardferry host --stdio --called root"}, KEY, ("ssh", "build1")),
+        ("", SSH, KEY, ("ssh", "SHA256:NQtSyC3i/UQ908b/suEF2Z4m7a257lw6Jd2s6mq6FFI")),
+        ("", SSH, "password\n" + KEY, ("ssh", "SHA256:NQtSyC3i/UQ908b/suEF2Z4m7a257lw6Jd2s6mq6FFI")),
+        ("", SSH, "password", ("ssh", "ACCOUNT")),
+        ("", SSH, "publickey ssh-ed25519 !!", ("ssh", "ACCOUNT")),
+        ("", SSH, None, ("ssh", "ACCOUNT")),
+        ("../x", SSH, None, ("ssh", "ACCOUNT")),
+        ("build1", {}, None, ("local-user", "ACCOUNT")),
+    ],
+)
+def test_who_comes_is_what_sshd_has_proved(
+    name: str, environ: dict[str, str], methods: str | None, principal: tuple[str, str], tmp_path: Path
+) -> None:
+    if methods is not None:
+        (tmp_path / "methods").write_text(methods + "\n")
+        environ = environ | {"SSH_USER_AUTH": str(tmp_path / "methods")}
+    kind, who = principal
+    assert principal_of(name, environ) == (kind, user_name(os.getuid()) if who == "ACCOUNT" else who)
+
+
+@pytest.mark.parametrize("words", ["--called build1", "--name build1", "--name=build1 --called build1"])
+def test_a_guest_cannot_make_itself_another_principal_by_its_words(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it asks for, and what it calls itself: its key has a command, and a name, of its own."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    seen: list[Visitor] = []
+    monkeypatch.setattr(
+        "cardferry.app.agent.stdio_session.hand_over", lambda path, visitor, start: seen.append(visitor)
+    )
+    asked = {"SSH_ORIGINAL_COMMAND": f"cardferry host --stdio {words}"}
+    visit_agent("mallory", "build1", SSH | asked, [])
+    visit_agent("", "build1", SSH | asked, [])
+    assert [visitor.principal for visitor in seen] == [("ssh", "mallory"), ("ssh", user_name(os.getuid()))]

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cardferry.app.hosts.address import (
+    Host,
+    HostSyntaxError,
+    PcscdHost,
+    SshHost,
+    UnixHost,
+    VirtualHost,
+    VpiccHost,
+    VsockHost,
+    label,
+    parse_host,
+    spelled,
+)
+from cardferry.pcsc.errors import UserError
+from cardferry.transports.vsock import VsockAddress
+
+FORMS: list[tuple[str, Host, str]] = [
+    ("computer1", SshHost("computer1"), "computer1"),
+    ("me@computer1", SshHost("me@computer1"), "me@computer1"),
+    ("computer1.example.org", SshHost("computer1.example.org"), "computer1.example.org"),
+    ("ssh://computer1", SshHost("ssh://computer1"), "computer1"),
+    ("ssh://me@computer1:2222", SshHost("ssh://me@computer1:2222"), "me@computer1-2222"),
+    ("me@fe80::1", SshHost("me@fe80::1"), "me@fe80-1"),
+    ("::1", SshHost("::1"), "1"),
+    ("fe80::1%eth0", SshHost("fe80::1%eth0"), "fe80-1-eth0"),
+    ("10.0.0.1", SshHost("10.0.0.1"), "10.0.0.1"),
+    ("pcscd:/run/pcscd/pcscd.comm", PcscdHost(Path("/run/pcscd/pcscd.comm")), "pcscd-run-pcscd-pcscd.comm"),
+    ("unix:/run/cards/link", UnixHost(Path("/run/cards/link")), "unix-run-cards-link"),
+    ("vsock://2:35960", VsockHost(VsockAddress(2, 35960)), "vsock-2-35960"),
+    ("vpicc:35963", VpiccHost(35963), "vpicc-35963"),
+    ("vpicc:unix:/run/card", VpiccHost(Path("/run/card")), "vpicc-run-card"),
+    ("virtual:", VirtualHost(), "virtual"),
+]
+
+
+@pytest.mark.parametrize(("text", "host", "name"), FORMS, ids=[text for text, _, _ in FORMS])
+def test_each_form_is_parsed_spelled_and_named(text: str, host: Host, name: str) -> None:
+    assert parse_host(text) == host
+    assert spelled(host) == text
+    assert label(host) == name
+
+
+@pytest.mark.parametrize("text", ["vsock:2:35960", "vsock://host:35960", "VSOCK://host:35960"])
+def test_a_machines_port_can_be_written_in_other_ways(text: str) -> None:
+    assert parse_host(text) == VsockHost(VsockAddress(2, 35960))
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("", "HOST is one of"),
+        ("-oProxyCommand=evil", "HOST is one of"),
+        ("me@-oProxyCommand=evil", "HOST is one of"),
+        ("ssh://-oProxyCommand=evil", "HOST is one of"),
+        ("@computer1", "HOST is one of"),
+        ("me@", "HOST is one of"),
+        ("ssh://", "HOST is one of"),
+        ("two words", "no blanks"),
+        ("line\nbreak", "no blanks"),
+        ("host;reboot", "to a shell"),
+        ("$(reboot)@host", "to a shell"),
+        ("ssh://`reboot`", "to a shell"),
+        ("me@host|x", "to a shell"),
+        ("http://computer1", "HOST is one of"),
+        ("ssh:computer1", "HOST is one of"),
+        ("computer1:22", "ssh://computer1:22"),
+        ("pcscd:", "absolute"),
+        ("pcscd:relative", "absolute"),
+        ("unix:", "unix:/run/cards/link"),
+        ("unix:link", "unix:/run/cards/link"),
+        ("vsock:", "vsock://2:35960"),
+        ("vsock://2", "vsock://2:35960"),
+        ("vsock://guest:35960", "vsock://2:35960"),
+        ("vsock://any:35960", "vsock://2:35960"),
+        ("vsock://4294967295:1", "vsock://2:35960"),
+        ("vpicc:unix:card", "vpicc:unix:/"),
+        ("vpicc:", "vpicc:35963"),
+        ("vpicc:0", "vpicc:35963"),
+        ("vpicc:65536", "vpicc:35963"),
+        ("vpicc:²", "vpicc:35963"),
+        ("virtual:x", "HOST is one of"),
+    ],
+)
+def test_what_is_no_host_is_refused_with_a_hint_and_the_exit_code_of_wrong_usage(text: str, hint: str) -> None:
+    with pytest.raises(HostSyntaxError) as raised:
+        parse_host(text)
+    assert hint in raised.value.hint
+    assert raised.value.exit_code == 2
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_host_or_a_user_error(text: str) -> None:
+    try:
+        host = parse_host(text)
+    except UserError:
+        return
+    assert parse_host(spelled(host)) == host
+
+
+@given(st.text(max_size=60).filter(lambda text: "\0" not in text))
+def test_a_label_is_always_the_name_of_a_visible_file(text: str) -> None:
+    try:
+        name = label(parse_host(text))
+    except UserError:
+        return
+    assert 0 < len(name) <= 40
+    assert "/" not in name
+    assert not name.startswith(".")
+    assert name.isascii()
+    assert name.isprintable()

@@ -1,0 +1,39 @@
+"""How patient ssh is told to be."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cardferry.app.hosts.ssh_connection import Carrier
+from cardferry.transports.ssh import SshCommand, SshError
+
+
+def deaf(folder: Path) -> tuple[SshCommand, Path]:
+    """An ssh that reaches nobody, and notes what it was asked."""
+    notes = folder / "notes"
+    program = folder / "ssh"
+    program.write_text(f'#!/bin/sh\ncase "$*" in *-V) ;; *) echo "$*" >> {notes};; esac\nexit 255\n')
+    program.chmod(0o755)
+    return SshCommand((str(program),)), notes
+
+
+async def times_given(hurry: bool, folder: Path, attempts: int) -> list[int]:
+    """The seconds that the host is given with each attempt; the first ``ConnectTimeout`` counts."""
+    ssh, notes = deaf(folder)
+    async with Carrier("host", ssh, folder, hurry=hurry) as carrier:
+        for _ in range(attempts):
+            with pytest.raises(SshError):
+                await carrier.connection(hurry=True)
+    found = [re.search(r"ConnectTimeout=(\d+)", line) for line in notes.read_text().splitlines()]
+    return [int(one[1]) for one in found if one]
+
+
+async def test_the_first_time_a_host_gets_all_the_time_that_a_person_would_give_it(tmp_path: Path) -> None:
+    assert await times_given(False, tmp_path, 2) == [20, 4]
+
+
+async def test_one_that_others_wait_for_is_given_less_at_first_but_not_for_ever(tmp_path: Path) -> None:
+    assert await times_given(True, tmp_path, 6) == [4, 4, 4, 4, 20, 20]
