@@ -34,13 +34,13 @@ from cardferry.link.readers import ReadersReceiver, ReadersSender
 from cardferry.manager.card import LocalCard
 from cardferry.manager.context import LocalContext
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute
-from cardferry.pcsc.errors import PcscError
+from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Peer
 from cardferry.wire.link.frames import FrameReader
 from cardferry.wire.link.greeting import Bye, Reason
 from cardferry.wire.link.session import Session
 from tests.link.cards import COUNT, FileCard
-from tests.link.desk import ALICE, ANY, LEAVE, READER, RESET, SHARED, T1, Desk, becomes
+from tests.link.desk import ALICE, ANY, LEAVE, READER, RESET, SHARED, T1, Desk, becomes, raises
 from tests.link.test_accelerate import CONTENT, GET_DATA, SELECT, get_response, read
 
 MALLORY = Peer("mallory", 1000, 3)
@@ -248,6 +248,22 @@ async def test_a_bug_behind_one_guest_is_nobody_elses(
         assert (INJECTED in caplog.text) == injection.reached
         await asyncio.sleep(20.0)
         assert len(desk.manager.contexts) == 1, "alice's"
+
+
+@pytest.mark.parametrize("kind", [LocalCard, HostCard, RunAhead])
+async def test_a_bug_behind_one_call_is_the_end_of_that_call(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session goes on, and so does the handle."""
+    name = {LocalCard: "control", HostCard: "_control", RunAhead: "stop"}[kind]
+    injection = Injection(monkeypatch, kind, name)
+    async with Desk(FileCard(CONTENT), delay=DELAY) as desk:
+        guest = await desk.guest()
+        card = await (await guest.open(ALICE, 60.0)).connect(READER, SHARED, ANY)
+        await card.transmit(COUNT, T1)
+        injection.concerns = lambda one: True
+        with raises(ReturnCode.F_INTERNAL_ERROR):
+            await card.control(0x42000001, b"x", 264)
+        assert len(await _try(card.transmit(COUNT, T1)) or await _reconnected(card)) == 6
+        assert (guest.status.sessions, guest.status.resumes) == (1, 0)
 
 
 async def _reconnected(card: Any) -> bytes:

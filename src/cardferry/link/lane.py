@@ -238,7 +238,10 @@ class Lane:
         ):
             self._interrupt()
         self._cut_off = self._at_once
-        self._go()
+        if self._worker is None and not self._queue:
+            self._owner.left()  # it was never used
+        else:
+            self._go()
 
     def _too_late(self, job: Job) -> bool:
         """Whether a call that has waited is not carried out any more."""
@@ -264,6 +267,7 @@ class Lane:
             elif self._queue:
                 await self._do(self._queue.take())
             elif self._closing:
+                await self._owner.step(CALL)
                 break
             else:
                 self._wake = self._loop.create_future()
