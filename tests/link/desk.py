@@ -226,7 +226,7 @@ class Desk:
 async def becomes(guest: Guest, state: LinkState) -> None:
     """Wait until the link is in that state."""
     while guest.state is not state:
-        await guest._news.wait()
+        await guest._changes.wait()
 
 
 @contextmanager

@@ -70,7 +70,7 @@ async def whole(folder: Path, breaks: int) -> None:
                         await asyncio.sleep(0)
                     end.pipes[-1].abort()
                     while guest.status.resumes < count:
-                        await guest._news.wait()
+                        await guest._changes.wait()
                 stop.set()
             assert all(mine and mine == sorted(mine) for mine in answers)
             assert sorted(answer for mine in answers for answer in mine) == list(range(1, card.count + 1))

@@ -183,7 +183,7 @@ async def test_a_link_that_is_mended_too_often_says_so(
             assert guest.session is not None
             guest.session.channel.drop(error)
             while guest.status.resumes <= number:
-                await guest._news.wait()
+                await guest._changes.wait()
             await asyncio.sleep(60)
         warnings = [record for record in caplog.records if "not because of the network" in record.message]
         assert len(warnings) == said
