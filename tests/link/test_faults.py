@@ -24,8 +24,8 @@ from cardferry.link.foreseen import Foreseen
 from cardferry.link.guest_card import GuestCard
 from cardferry.link.guest_context import GuestContext
 from cardferry.link.guest_session import GuestSession
-from cardferry.link.host import Host
 from cardferry.link.host_card import HostCard
+from cardferry.link.host_server import LinkServer
 from cardferry.link.host_session import HostSession
 from cardferry.link.lane import Lane
 from cardferry.link.pace import Pace
@@ -331,7 +331,7 @@ async def test_a_bug_behind_the_way_to_the_host_is_waited_out(name: str, monkeyp
 async def test_a_bug_of_the_host_itself_ends_no_session_but_the_one_that_met_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    injection = Injection(monkeypatch, Host, name)
+    injection = Injection(monkeypatch, LinkServer, name)
     async with Desk(FileCard(CONTENT), delay=DELAY) as desk:
         alice = await desk.guest()
         card = await (await alice.open(ALICE, 60.0)).connect(READER, SHARED, ANY)

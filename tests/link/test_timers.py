@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from cardferry.link import Guest, Host
+from cardferry.link import Guest, LinkServer
 from cardferry.link.channel import Channel
 from cardferry.link.mends import FEW, Mends
 from cardferry.manager import LocalManager
@@ -104,7 +104,7 @@ def test_a_timer_that_comes_early_is_on_time_and_not_set_again_and_again(monkeyp
 async def _healthy(seconds: float, programs: int) -> None:
     """Links over 2 ms each way, begun at different moments between two ticks of the clock, and a program on each."""
     source = VirtualReaderSource()
-    async with asyncio.TaskGroup() as tasks, LocalManager([source]) as manager, Host(manager) as host:
+    async with asyncio.TaskGroup() as tasks, LocalManager([source]) as manager, LinkServer(manager) as host:
 
         async def dial() -> Pipe:
             near, far = socket.socketpair()

@@ -13,7 +13,7 @@ from cardferry.app.hosts.address import SshHost
 from cardferry.app.runtime.status_socket import Link
 from cardferry.app.sharing.lending import Share
 from cardferry.app.sharing.target import Offer
-from cardferry.link import Host
+from cardferry.link import LinkServer
 from cardferry.pcsc.caller import Principal
 
 
@@ -65,7 +65,7 @@ def an_offer(folder: Path, says: str) -> tuple[Offer, Carrier, Served, list[str]
     guest = SshHost("far")
     offer = Offer(
         Share((guest,)), guest, folder, folder / "front",
-        host=cast(Host, served), announce=lambda host, path: announced.append(path),
+        host=cast(LinkServer, served), announce=lambda host, path: announced.append(path),
     )  # fmt: skip
     carrier = Carrier(says)
     offer._carrier = carrier  # type: ignore[assignment]

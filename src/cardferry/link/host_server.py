@@ -1,6 +1,6 @@
 """The host's end of the link: serves any resource manager to guests, whatever pipes they come through.
 
-`Host.serve` is given a pipe that a guest has opened. The guest's hello says which session it belongs to: a new
+`LinkServer.serve` is given a pipe that a guest has opened. The guest's hello says which session it belongs to: a new
 one, or one that has lost its pipe. All pipes of a host meet the same table of sessions.
 """
 
@@ -40,7 +40,7 @@ _MOST_EARLY: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class HostStatus:
+class LinkServerStatus:
     """What ``cardferry status`` shows of a host's end."""
 
     guests: list[HostSessionStatus]
@@ -133,7 +133,7 @@ def _checked(frame: Frame) -> Hello:
     return hello
 
 
-class Host:
+class LinkServer:
     """Serves a resource manager to guests; an asynchronous context manager that owns their sessions.
 
     Args:
@@ -294,6 +294,6 @@ class Host:
                 session.guarded(partial(session.tell_fact, reader, about, key, known))
 
     @property
-    def status(self) -> HostStatus:
+    def status(self) -> LinkServerStatus:
         """Who is served."""
-        return HostStatus([session.status for session in self._sessions.values()])
+        return LinkServerStatus([session.status for session in self._sessions.values()])
