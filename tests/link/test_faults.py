@@ -17,19 +17,19 @@ from typing import Any
 import pytest
 
 from cardferry.link import Guest, LinkState
-from cardferry.link.accelerate import RunAhead
 from cardferry.link.channel import Channel, guarded
 from cardferry.link.facts import Facts
-from cardferry.link.foreseen import Foreseen
 from cardferry.link.guest_card import GuestCard
 from cardferry.link.guest_context import GuestContext
+from cardferry.link.guest_foreseen import Foreseen
 from cardferry.link.guest_session import GuestSession
 from cardferry.link.host_card import HostCard
+from cardferry.link.host_lane import Lane
+from cardferry.link.host_pace import Pace
+from cardferry.link.host_queue import JobQueue
+from cardferry.link.host_run_ahead import RunAhead
 from cardferry.link.host_server import LinkServer
 from cardferry.link.host_session import HostSession
-from cardferry.link.lane import Lane
-from cardferry.link.pace import Pace
-from cardferry.link.queue import JobQueue
 from cardferry.link.readers import ReadersReceiver, ReadersSender
 from cardferry.manager.card import LocalCard
 from cardferry.manager.context import LocalContext

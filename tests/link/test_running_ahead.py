@@ -8,7 +8,7 @@ import random
 import pytest
 
 from cardferry.link import Guest
-from cardferry.link.foreseen import Foreseen
+from cardferry.link.guest_foreseen import Foreseen
 from cardferry.link.messages import REVOKED, Ahead
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card

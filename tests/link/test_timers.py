@@ -13,7 +13,7 @@ import uvloop
 
 from cardferry.link import Guest, LinkServer
 from cardferry.link.channel import Channel
-from cardferry.link.mends import FEW, Mends
+from cardferry.link.guest_mends import FEW, Mends
 from cardferry.manager import LocalManager
 from cardferry.pcsc.errors import CardferryError
 from cardferry.readers.virtual import VirtualReaderSource

@@ -18,8 +18,8 @@ from typing import Final, Self
 
 from cardferry.changes import Changes
 from cardferry.link.guest_context import GuestContext
+from cardferry.link.guest_mends import Mends
 from cardferry.link.guest_session import Counters, GuestSession
-from cardferry.link.mends import Mends
 from cardferry.link.readers import ReadersReceiver
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import CardferryError

@@ -15,9 +15,9 @@ from typing import Final
 
 from cardferry.link import messages as m
 from cardferry.link.facts import About
-from cardferry.link.foreseen import Foreseen
+from cardferry.link.guest_foreseen import Foreseen
 from cardferry.link.guest_session import GONE, GuestSession, Marks
-from cardferry.link.unseen import Unseen
+from cardferry.link.guest_unseen import Unseen
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import replying

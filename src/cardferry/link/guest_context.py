@@ -9,7 +9,7 @@ from typing import Final
 from cardferry.link import messages as m
 from cardferry.link.guest_card import GuestCard
 from cardferry.link.guest_session import GONE, GuestSession
-from cardferry.link.unseen import Unseen
+from cardferry.link.guest_unseen import Unseen
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import PROTOCOL_ANY_OLD, CardState, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode

@@ -15,9 +15,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
-from cardferry.link.budget import Budget
 from cardferry.link.channel import FAULT
 from cardferry.link.facts import About, Facts, Known
+from cardferry.link.host_budget import Budget
 from cardferry.link.host_session import HostSession, HostSessionStatus
 from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Principal

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from typing import Protocol as Interface
 
-from cardferry.link import budget
+from cardferry.link import host_budget as budget
 from cardferry.link import messages as m
-from cardferry.link.accelerate import RunAhead
 from cardferry.link.channel import Channel
 from cardferry.link.facts import About, Facts, Known
 from cardferry.link.host_card import HostCard
-from cardferry.link.lane import Lane
-from cardferry.link.pace import CALL, Pace
-from cardferry.link.queue import Job
+from cardferry.link.host_lane import Lane
+from cardferry.link.host_pace import CALL, Pace
+from cardferry.link.host_queue import Job
+from cardferry.link.host_run_ahead import RunAhead
 from cardferry.link.readers import ReadersSender
 from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Caller, Principal, Program
@@ -106,7 +106,7 @@ class SessionHost(Interface):
 
 
 class HostSession:
-    """Serves one guest; see `cardferry.link.channel.ChannelOwner` and `cardferry.link.lane.LaneOwner`.
+    """Serves one guest; see `cardferry.link.channel.ChannelOwner` and `cardferry.link.host_lane.LaneOwner`.
 
     Args:
         host: whose cards are served, and what all sessions share.

@@ -21,8 +21,8 @@ from typing import Protocol as Interface
 
 from cardferry.link import messages as m
 from cardferry.link.host_card import Broken, HostCard
-from cardferry.link.pace import CALL
-from cardferry.link.queue import Job, JobQueue
+from cardferry.link.host_pace import CALL
+from cardferry.link.host_queue import Job, JobQueue
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context
@@ -57,7 +57,7 @@ class LaneOwner(Interface):
         ...
 
     def may(self, steps: int) -> bool:
-        """Whether as much as that may be done for the guest now, see `cardferry.link.pace`."""
+        """Whether as much as that may be done for the guest now, see `cardferry.link.host_pace`."""
         ...
 
     async def step(self, steps: int) -> None:
