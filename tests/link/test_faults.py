@@ -22,15 +22,16 @@ from cardferry.link.facts import Facts
 from cardferry.link.guest_card import GuestCard
 from cardferry.link.guest_context import GuestContext
 from cardferry.link.guest_foreseen import Foreseen
+from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.link.guest_session import GuestSession
 from cardferry.link.host_card import HostCard
 from cardferry.link.host_lane import Lane
 from cardferry.link.host_pace import Pace
 from cardferry.link.host_queue import JobQueue
+from cardferry.link.host_readers import ReadersSender
 from cardferry.link.host_run_ahead import RunAhead
 from cardferry.link.host_server import LinkServer
 from cardferry.link.host_session import HostSession
-from cardferry.link.readers import ReadersReceiver, ReadersSender
 from cardferry.manager.card import LocalCard
 from cardferry.manager.context import LocalContext
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute
@@ -42,7 +43,7 @@ from cardferry.wire.link.session import Session
 from tests.callers import somebody
 from tests.link.cards import COUNT, FileCard
 from tests.link.desk import ALICE, ANY, LEAVE, READER, RESET, SHARED, T1, Desk, becomes
-from tests.link.test_accelerate import CONTENT, GET_DATA, SELECT, get_response, read
+from tests.link.test_host_run_ahead import CONTENT, GET_DATA, SELECT, get_response, read
 
 MALLORY = somebody("mallory", 1000, 3)
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from typing import Final, Self
 from cardferry.changes import Changes
 from cardferry.link.guest_context import GuestContext
 from cardferry.link.guest_mends import Mends
+from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.link.guest_session import Counters, GuestSession
-from cardferry.link.readers import ReadersReceiver
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import CardferryError
 from cardferry.pcsc.reader_state import Snapshot

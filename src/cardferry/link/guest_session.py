@@ -18,7 +18,7 @@ from cardferry.link import messages as m
 from cardferry.link.channel import Channel
 from cardferry.link.facts import About, Facts, Known
 from cardferry.link.guest_foreseen import Foreseen
-from cardferry.link.readers import ReadersReceiver
+from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import Reply, failed
 from cardferry.wire.errors import WireError

@@ -22,8 +22,8 @@ from cardferry.link.host_card import HostCard
 from cardferry.link.host_lane import Lane
 from cardferry.link.host_pace import CALL, Pace
 from cardferry.link.host_queue import Job
+from cardferry.link.host_readers import ReadersSender
 from cardferry.link.host_run_ahead import RunAhead
-from cardferry.link.readers import ReadersSender
 from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Caller, Principal, Program
 from cardferry.pcsc.constants import MAX_APDU_SIZE, ShareMode
