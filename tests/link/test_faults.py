@@ -18,7 +18,7 @@ import pytest
 
 from cardferry.link import Guest, LinkState
 from cardferry.link.channel import Channel, guarded
-from cardferry.link.facts import Facts
+from cardferry.link.facts import ReaderFacts
 from cardferry.link.guest_card import GuestCard
 from cardferry.link.guest_context import GuestContext
 from cardferry.link.guest_foreseen import Foreseen
@@ -69,7 +69,7 @@ CLEANS_UP: tuple[str, ...] = (
 AT_THE_HOST: tuple[type, ...] = (Channel, Session, FrameReader, HostSession, Lane, HostCard, RunAhead, ReadersSender)
 AT_THE_HOST += (JobQueue, Pace, LocalContext, LocalCard)
 #: Where it is behind one link at a guest; and where behind one of its programs.
-AT_THE_GUEST: tuple[type, ...] = (Channel, Session, FrameReader, GuestSession, ReadersReceiver, Facts)
+AT_THE_GUEST: tuple[type, ...] = (Channel, Session, FrameReader, GuestSession, ReadersReceiver, ReaderFacts)
 BEHIND_A_PROGRAM: tuple[type, ...] = (GuestContext, GuestCard, Foreseen)
 
 

@@ -16,7 +16,7 @@ from typing import Protocol as Interface
 
 from cardferry.link import messages as m
 from cardferry.link.channel import Channel
-from cardferry.link.facts import About, Facts, Known
+from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.guest_foreseen import Foreseen
 from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -148,7 +148,7 @@ class GuestSession:
         self.channel = Channel(session, self)
         self.counters = guest.counters
         self.readers = guest.readers
-        self.facts = Facts()
+        self.facts = ReaderFacts()
         #: Open at the host, or about to be. A handle has no card while the host has not answered its connect.
         self._contexts: set[int] = set()
         self._cards: dict[int, SessionCard | None] = {}

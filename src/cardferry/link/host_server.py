@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from cardferry.link.channel import FAULT
-from cardferry.link.facts import About, Facts, Known
+from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_budget import Budget
 from cardferry.link.host_session import HostSession, HostSessionStatus
 from cardferry.link.settings import Limits
@@ -158,7 +158,7 @@ class LinkServer:
         self.manager = manager
         self.limits = limits or Limits()
         self.accelerate = accelerate
-        self.facts = Facts()
+        self.facts = ReaderFacts()
         self.budget = Budget(self.limits.memory)
         self._timing = timing or Timing()
         self._bounds = bounds or Bounds()

@@ -17,7 +17,7 @@ from typing import Protocol as Interface
 from cardferry.link import host_budget as budget
 from cardferry.link import messages as m
 from cardferry.link.channel import Channel
-from cardferry.link.facts import About, Facts, Known
+from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_card import HostCard
 from cardferry.link.host_lane import Lane
 from cardferry.link.host_pace import CALL, Pace
@@ -81,7 +81,7 @@ class SessionHost(Interface):
     manager: ResourceManager
     limits: Limits
     accelerate: bool
-    facts: Facts
+    facts: ReaderFacts
     budget: budget.Budget
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
