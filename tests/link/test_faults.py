@@ -53,7 +53,7 @@ INJECTED = "injected"
 
 #: What cleans up, or stops a bug: with one in its first line, what it is for stays undone.
 CLEANS_UP: tuple[str, ...] = (
-    "over",
+    "ended",
     "close",
     "guarded",
     "_guarded",

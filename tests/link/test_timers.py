@@ -46,7 +46,7 @@ def test_a_deadline_nearer_than_a_tick_of_the_loop_does_not_break_the_pipe() -> 
             ends.append(Channel(Session(role, bytes(16), loop.time(), timing=Timing(ack_delay=1e-4)), owner))
         for end, pipe in zip(ends, memory_pipe(), strict=True):
             end.attach(pipe)
-        while owners[0].heard != ["together"] or owners[1].heard != ["together"]:  # noqa: ASYNC110
+        while owners[0].heard != ["connected"] or owners[1].heard != ["connected"]:  # noqa: ASYNC110
             await asyncio.sleep(0)
         for number in range(100):  # two pieces in one pass: the second meets the timer that the first has set
             ends[0].send(b"%d" % number, urgent=True)
@@ -54,7 +54,7 @@ def test_a_deadline_nearer_than_a_tick_of_the_loop_does_not_break_the_pipe() -> 
             await asyncio.sleep(0)
         while len(owners[1].heard) < 201:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        assert owners[0].heard == ["together"]
+        assert owners[0].heard == ["connected"]
         assert owners[1].heard[-1] == b"and"
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -90,8 +90,8 @@ def test_a_timer_that_comes_early_is_on_time_and_not_set_again_and_again(monkeyp
         for end, pipe in zip((guest, host), memory_pipe(), strict=True):
             end.attach(pipe)
         await asyncio.sleep(10)
-        assert owner.heard == ["together"]
-        assert not host.over
+        assert owner.heard == ["connected"]
+        assert not host.ended
 
     with asyncio.Runner(loop_factory=_EarlyLoop) as runner:
         runner.run(whole())

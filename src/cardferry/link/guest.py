@@ -245,7 +245,7 @@ class Guest:
 
     # what sessions tell
 
-    def together(self, session: GuestSession) -> None:
+    def connected(self, session: GuestSession) -> None:
         """The host is there."""
         if self.state is LinkState.BROKEN:
             self._mended()
@@ -266,7 +266,7 @@ class Guest:
                 else "its pipe was closed; the log at the other end may say why",
             )
 
-    def apart(self, session: GuestSession, error: Exception | None) -> None:
+    def disconnected(self, session: GuestSession, error: Exception | None) -> None:
         """The pipe is gone."""
         if session is self.session:
             if self.state is LinkState.UP:
@@ -276,7 +276,7 @@ class Guest:
         else:
             self._missed(error or ConnectionError("the host closed the connection before it said hello"))
 
-    def over(self, session: GuestSession) -> None:
+    def ended(self, session: GuestSession) -> None:
         """A session is over."""
         self._remember(session)
         bye = self.farewell = session.bye

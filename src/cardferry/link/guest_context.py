@@ -105,7 +105,7 @@ class GuestContext:
             protocol=protocol,
             marks=marks,
         )
-        session.connected(handle, card)
+        session.set_card(handle, card)
         self._cards.add(card)
         return card
 

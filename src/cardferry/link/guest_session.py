@@ -68,15 +68,15 @@ class SessionOwner(Interface):
     counters: Counters
     readers: ReadersReceiver
 
-    def together(self, session: GuestSession) -> None:
+    def connected(self, session: GuestSession) -> None:
         """The host is there."""
         ...
 
-    def apart(self, session: GuestSession, error: Exception | None) -> None:
+    def disconnected(self, session: GuestSession, error: Exception | None) -> None:
         """The pipe is gone."""
         ...
 
-    def over(self, session: GuestSession) -> None:
+    def ended(self, session: GuestSession) -> None:
         """The session is over."""
         ...
 
@@ -166,15 +166,15 @@ class GuestSession:
 
     # ChannelOwner
 
-    def together(self) -> None:
+    def connected(self) -> None:
         """The host is there."""
-        self._guest.together(self)
+        self._guest.connected(self)
 
-    def apart(self, error: Exception | None) -> None:
+    def disconnected(self, error: Exception | None) -> None:
         """The host is out of reach: calls wait."""
-        self._guest.apart(self, error)
+        self._guest.disconnected(self, error)
 
-    def over(self, bye: Bye) -> None:
+    def ended(self, bye: Bye) -> None:
         """The session is over: so are its calls and handles."""
         self.dead = True
         self.bye = bye
@@ -186,7 +186,7 @@ class GuestSession:
                 _for_one(card.session_over)
         self._cards.clear()
         self._contexts.clear()
-        self._guest.over(self)
+        self._guest.ended(self)
         for call in calls:
             call.fail(PcscError(GONE, bye.text or "the link is closed"))
 
@@ -262,7 +262,7 @@ class GuestSession:
         self._cards[self._last_handle] = None
         return self._last_handle
 
-    def connected(self, handle: int, card: SessionCard) -> None:
+    def set_card(self, handle: int, card: SessionCard) -> None:
         """The handle has a card, which is told what the host says of it."""
         self._cards[handle] = card
 

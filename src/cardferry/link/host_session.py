@@ -143,7 +143,7 @@ class HostSession:
 
     # ChannelOwner
 
-    def together(self) -> None:
+    def connected(self) -> None:
         """The guest is there, for the first time or again."""
         limits = self._host.limits
         if not self._readers.begun:
@@ -157,11 +157,11 @@ class HostSession:
             log.info("%s: connected again", self.guest)
             self._tell_readers()
 
-    def apart(self, error: Exception | None) -> None:
+    def disconnected(self, error: Exception | None) -> None:
         """The guest is out of reach."""
         log.info("%s: out of reach%s", self.guest, f": {error}" if error else "")
 
-    def over(self, bye: Bye) -> None:
+    def ended(self, bye: Bye) -> None:
         """The session is over: everything that the guest had is given back, as much in each pass as may be."""
         log.info("%s: gone%s", self.guest, f": {bye.text}" if bye.text else "")
         self._host.forget(self)
@@ -359,10 +359,10 @@ class HostSession:
     def left(self) -> None:
         """A context is closed, and nothing of it is left."""
         self._contexts -= 1
-        if not self._contexts and self.channel.over:
+        if not self._contexts and self.channel.ended:
             self._host.budget.close(self)
 
-    def _ended(self, job: Job) -> None:
+    def _call_ended(self, job: Job) -> None:
         self._jobs -= 1
         self._job_bytes -= job.size
         self._calls.pop(job.message.call, None)
@@ -378,14 +378,14 @@ class HostSession:
 
     def done(self, job: Job, answer: m.Answer) -> None:
         """A call has been carried out."""
-        self._ended(job)
+        self._call_ended(job)
         card = job.card
         if card.learnt:
             for about, key, known in card.learnt:
                 self._learn(card.reader, about, key, known)
             card.learnt.clear()
         message = job.message
-        if not message.call or self.channel.over:
+        if not message.call or self.channel.ended:
             return
         if len(answer.data) > MAX_APDU_SIZE:
             answer = m.Answer(answer.call, ReturnCode.E_INSUFFICIENT_BUFFER)
@@ -406,8 +406,8 @@ class HostSession:
 
     def failed(self, job: Job, error: PcscError) -> None:
         """A call has failed, or was refused."""
-        self._ended(job)
-        if self.channel.over:
+        self._call_ended(job)
+        if self.channel.ended:
             return
         message, card = job.message, job.card
         log.debug("%s: %s: %s", self.guest, type(message).__name__, error)
@@ -428,7 +428,7 @@ class HostSession:
 
     def ran_ahead(self, ahead: m.Ahead) -> None:
         """A command that was foreseen has been carried out, or not."""
-        if not self.channel.over:
+        if not self.channel.ended:
             self._tell_urgent_news()
             self._post(ahead)
 
@@ -439,13 +439,13 @@ class HostSession:
 
     def tell_fact(self, reader: str, about: About, key: int, known: Known) -> None:
         """The host has learnt something about a reader."""
-        if self._readers.begun and not self.channel.over:
+        if self._readers.begun and not self.channel.ended:
             self._tell_urgent_news()
             self._post(m.Fact(m.packed_name(reader), about, key, known.code, known.value))
 
     def readers_changed(self) -> None:
         """The manager has a new snapshot."""
-        if not self._readers.begun or self.channel.over or self.channel.end is None:
+        if not self._readers.begun or self.channel.ended or self.channel.end is None:
             return
         if self.channel.full:
             if not self._news_waits:
@@ -469,7 +469,7 @@ class HostSession:
         if self._readers_timer is not None:
             self._readers_timer.cancel()
             self._readers_timer = None
-        if self.channel.over:
+        if self.channel.ended:
             return
         news = self._readers.news(self._host.manager.snapshot)
         if news is not None:
