@@ -79,13 +79,13 @@ async def test_everything_of_one_pass_travels_together(monkeypatch: pytest.Monke
     assert not guest.ended
 
 
-async def test_who_sends_too_much_waits_for_room() -> None:
+async def test_who_sends_too_much_waits() -> None:
     guest, _, host, heard = await joined()
     assert host.end is not None
     host.end.pipe.pause_reading()
     while not guest.full:
         guest.send(bytes(1000), urgent=True)
-    waiting = asyncio.get_running_loop().create_task(guest.room())
+    waiting = asyncio.get_running_loop().create_task(guest.drain())
     await asyncio.sleep(1.5)
     assert not waiting.done()
     host.end.pipe.resume_reading()
@@ -110,7 +110,7 @@ async def test_nobody_waits_for_room_in_a_session_that_is_over() -> None:
     host.end.pipe.pause_reading()
     while not guest.full:
         guest.send(bytes(1000), urgent=True)
-    waiting = asyncio.get_running_loop().create_task(guest.room())
+    waiting = asyncio.get_running_loop().create_task(guest.drain())
     await quiet()
     guest.close(Bye(Reason.CLOSED))
     await waiting

@@ -145,7 +145,7 @@ class Channel:
         #: When what waits is sent; and whether that is after `LINGER`, and not at the end of this pass.
         self._flush_handle: asyncio.Handle | None = None
         self._lingering = False
-        self._room: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
         self._told_over = False
 
     @property
@@ -201,15 +201,15 @@ class Channel:
 
     @property
     def full(self) -> bool:
-        """Whether to wait for `room` before anything more is sent."""
+        """Whether to wait for `drain` before anything more is sent."""
         return self.session.full
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Wait until the other end has acknowledged enough, or the session is over."""
         while self.session.full and not self.ended:
-            if self._room is None:
-                self._room = self._loop.create_future()
-            await asyncio.shield(self._room)
+            if self._drained is None:
+                self._drained = self._loop.create_future()
+            await asyncio.shield(self._drained)
 
     def send(self, payload: bytes, *, urgent: bool) -> None:
         """Send a message: now, or together with the next one.
@@ -312,8 +312,8 @@ class Channel:
         except (WireError, SessionOverflowError) as error:
             self.breach(error)
             return
-        if self._room is not None and not session.full:
-            self._give_room()
+        if self._drained is not None and not session.full:
+            self._wake_drained()
         if session.pending:
             self._flush()
         if session.phase is Phase.ENDED:
@@ -328,10 +328,10 @@ class Channel:
         if not congested:
             self._flush()
 
-    def _give_room(self) -> None:
-        room, self._room = self._room, None
-        if room is not None and not room.done():
-            room.set_result(None)
+    def _wake_drained(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
 
     # the end
 
@@ -366,7 +366,7 @@ class Channel:
         end = self.end
         with ExitStack() as whatever_fails:
             whatever_fails.callback(self._owner.ended, bye)
-            whatever_fails.callback(self._give_room)
+            whatever_fails.callback(self._wake_drained)
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None

@@ -188,8 +188,8 @@ class GuestCard:
     async def _ask(self, make: m.MakeCall, size: int = 0) -> m.Answer:
         """Make a call about this handle and wait for the answer."""
         self._check()
-        if self._session.crowded:
-            await self._session.ready()
+        if self._session.full:
+            await self._session.drain()
         self._speak()
         try:
             answer = await self._session.ask(make, size)
@@ -214,8 +214,8 @@ class GuestCard:
 
     async def _tell(self, message: m.Call) -> None:
         """Make a call without waiting."""
-        if self._session.crowded:
-            await self._session.ready()
+        if self._session.full:
+            await self._session.drain()
         self._speak()
         self._session.tell(message, soon=isinstance(message, _GIVING_BACK) and self._shared)
         self._unseen.sent(self._session)
@@ -365,7 +365,7 @@ class GuestCard:
             if disposition is Disposition.LEAVE and self._unseen.may_go_on(session):
                 await self._tell(m.Disconnect(0, self._handle, disposition))
             else:
-                await session.ready()
+                await session.drain()
                 self._speak()
                 await session.ask(lambda call: m.Disconnect(call, self._handle, disposition))
                 self._unseen.seen(session)

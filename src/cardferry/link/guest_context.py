@@ -64,7 +64,7 @@ class GuestContext:
             raise PcscError(ReturnCode.E_UNKNOWN_READER, reader)
         if _empty(state, share, protocols):
             raise PcscError(ReturnCode.E_NO_SMARTCARD)
-        await session.ready()
+        await session.drain()
         self._check_not_closed()
         self._open(session)
         handle = session.open_handle()

@@ -271,18 +271,18 @@ class GuestSession:
         self._cards.pop(handle, None)
 
     @property
-    def crowded(self) -> bool:
-        """Whether to wait until `ready` before anything is said."""
+    def full(self) -> bool:
+        """Whether to wait until `drain` before anything is said."""
         return self.dead or self.channel.session.full
 
-    async def ready(self) -> None:
+    async def drain(self) -> None:
         """Wait until there is room for another message. Raises `GONE` when the session is over."""
-        await self.channel.room()
+        await self.channel.drain()
         if self.dead:
             raise PcscError(GONE, "the link was away for too long")
 
     def tell(self, message: m.FromGuest, *, soon: bool = False) -> None:
-        """Say something that nothing answers; ask `ready` before.
+        """Say something that nothing answers; ask `drain` before.
 
         Args:
             message: what.
@@ -299,7 +299,7 @@ class GuestSession:
             self.channel.breach(error)
 
     def ask(self, make: m.MakeCall, size: int = 0) -> Reply[m.Answer]:
-        """Make a call; its answer comes however often the pipe breaks meanwhile. Ask `ready` before.
+        """Make a call; its answer comes however often the pipe breaks meanwhile. Ask `drain` before.
 
         Args:
             make: makes the message.

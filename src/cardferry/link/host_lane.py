@@ -48,11 +48,11 @@ class LaneOwner(Interface):
         ...
 
     @property
-    def crowded(self) -> bool:
-        """Whether answers must wait for `room`."""
+    def full(self) -> bool:
+        """Whether answers must wait for `drain`."""
         ...
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Wait until an answer can be sent."""
         ...
 
@@ -240,8 +240,8 @@ class Lane:
         if self._too_late(job):
             await self._owner.step(1)
             raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
-        if self._owner.crowded:
-            await self._owner.room()
+        if self._owner.full:
+            await self._owner.drain()
 
     async def _perform(self, job: Job) -> m.Answer:
         performing = job.card.perform(job.message)

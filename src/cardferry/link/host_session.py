@@ -328,13 +328,13 @@ class HostSession:
         return await self._host.manager.open(caller, patience)
 
     @property
-    def crowded(self) -> bool:
-        """Whether answers must wait for `room`."""
+    def full(self) -> bool:
+        """Whether answers must wait for `drain`."""
         return self.channel.session.full
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Wait until an answer can be sent."""
-        await self.channel.room()
+        await self.channel.drain()
 
     def may(self, steps: int) -> bool:
         """Whether as much as that may be done for the guest now."""
@@ -450,14 +450,14 @@ class HostSession:
         if self.channel.full:
             if not self._news_waits:
                 self._news_waits = True
-                self._host.start(self._tell_when_there_is_room())
+                self._host.start(self._tell_when_drained())
         elif self._readers.urgent(self._host.manager.snapshot):
             self._tell_readers()
         elif self._readers_timer is None:
             self._readers_timer = self._loop.call_later(SHARING_DELAY, self.guarded, self._tell_readers)
 
-    async def _tell_when_there_is_room(self) -> None:
-        await self.channel.room()
+    async def _tell_when_drained(self) -> None:
+        await self.channel.drain()
         self._news_waits = False
         self.guarded(self._tell_readers)
 

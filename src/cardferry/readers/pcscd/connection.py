@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
         self._replies: deque[Pending] = deque()
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
-        self._room: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
         #: Requests that wait for company until the end of this pass of the event loop.
         self._held = b""
         self._answered = False
@@ -203,16 +203,16 @@ class Connection(asyncio.Protocol):
         return replies
 
     @property
-    def crowded(self) -> bool:
-        """Whether `room` would wait."""
+    def full(self) -> bool:
+        """Whether `drain` would wait."""
         return len(self._replies) >= _MANY
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Wait while many replies are outstanding: callers that were cancelled leave theirs behind."""
-        while self.crowded:
-            if self._room is None:
-                self._room = self._loop.create_future()
-            await asyncio.shield(self._room)
+        while self.full:
+            if self._drained is None:
+                self._drained = self._loop.create_future()
+            await asyncio.shield(self._drained)
 
     def close(self) -> None:
         """Close, and fail what is pending. `on_lost` is not called."""
@@ -269,9 +269,9 @@ class Connection(asyncio.Protocol):
             reply = replies.popleft()
             if not reply.done():
                 reply.resolve(message)
-        if self._room is not None and not self.crowded:
-            self._room.set_result(None)
-            self._room = None
+        if self._drained is not None and not self.full:
+            self._drained.set_result(None)
+            self._drained = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The pipe is closed."""
@@ -295,9 +295,9 @@ class Connection(asyncio.Protocol):
         self.on_event = self.on_lost = None
         replies = tuple(self._replies)
         self._replies.clear()
-        if self._room is not None:
-            self._room.set_result(None)
-            self._room = None
+        if self._drained is not None:
+            self._drained.set_result(None)
+            self._drained = None
         if replies:
             # Later, as who waits goes on at once, and whoever closes has not put everything in order yet.
             self._loop.call_soon(self._fail_all, replies)

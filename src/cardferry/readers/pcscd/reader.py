@@ -352,7 +352,7 @@ class PcscdReader:
         return await self._open(await self._connected(), opening)
 
     async def _open(self, connection: Connection, opening: Opening) -> CardHandle:
-        await connection.room()
+        await connection.drain()
         old, self._handle = self._handle, None
         if old is not None and old.closed:
             self._untold = True  # it was closed because END told of a reset
