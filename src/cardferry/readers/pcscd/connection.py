@@ -1,6 +1,6 @@
 """One connection to a pcscd: requests out, replies to whoever asked, in order.
 
-`Connection.open` dials and agrees on a protocol level. After that every `post` is one write, however many requests it
+`Connection.open` agrees on a protocol level. After that every `post` is one write, however many requests it
 carries; each reply ends that of the oldest request. Source: ``winscard_clnt.c`` of pcsc-lite.
 
 Events and the end are handed to functions, in the loop's callbacks. What those raise is logged and goes no further, as
@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 from cardferry.pcsc.constants import Scope
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import Reply, failed, within
-from cardferry.readers.pcscd.dial import Dial
+from cardferry.readers.pcscd.connector import Connector
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite.client import ClientCodec, next_version
@@ -80,11 +80,11 @@ class Connection(asyncio.Protocol):
         self.closed = False
 
     @classmethod
-    async def open(cls, dial: Dial, minor: int | None = None) -> Connection:
-        """Dial and negotiate.
+    async def open(cls, connector: Connector, minor: int | None = None) -> Connection:
+        """Connect and negotiate.
 
         Args:
-            dial: opens the byte pipe.
+            connector: opens the byte pipe.
             minor: the level that this pcscd is known to speak; None tries 4:6 first.
 
         Raises:
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
         """
         connection = cls(NEWEST_MINOR if minor is None else minor)
         try:
-            await dial(lambda: connection)
+            await connector(lambda: connection)
             await within(connection._agree(), connection._loop.time() + HANDSHAKE_TIMEOUT)
         except TimeoutError as error:
             connection.close()

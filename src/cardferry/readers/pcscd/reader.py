@@ -32,7 +32,7 @@ from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import DONE, Reply, replying, within
 from cardferry.readers.pcscd.connection import Connection, Pending
-from cardferry.readers.pcscd.dial import Dial
+from cardferry.readers.pcscd.connector import Connector
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.readers.pcscd.handle import RETRY, CardHandle, CardReply, CardRequest, Lock, Opening, Outcome, in_force
 from cardferry.readers.pcscd.neighbours import Neighbours
@@ -61,15 +61,15 @@ class PcscdReader:
 
     Args:
         name: the reader's name at pcscd.
-        dial: opens the byte pipe.
+        connector: opens the byte pipe.
         minor: the protocol level of this pcscd.
         on_lost: called when a handle was lost, with its connection or because pcscd has forgotten it, while pcscd
             itself may live on.
     """
 
-    def __init__(self, name: str, dial: Dial, minor: int, on_lost: Callable[[PcscdReader], None]) -> None:
+    def __init__(self, name: str, connector: Connector, minor: int, on_lost: Callable[[PcscdReader], None]) -> None:
         self._name = name
-        self._dial = dial
+        self._connector = connector
         self._minor = minor
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -377,7 +377,7 @@ class PcscdReader:
         if self._connection is not None:
             return self._connection
         try:
-            connection = await Connection.open(self._dial, self._minor)
+            connection = await Connection.open(self._connector, self._minor)
         except NoPcscdError as error:
             self._report(error)
             raise PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd {error}") from error
