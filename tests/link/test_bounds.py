@@ -30,12 +30,6 @@ from tests.link.test_hostile import Peer, guest_of
 from tests.virtual_time import quiet
 
 
-@pytest.fixture(autouse=True)
-def form() -> str:
-    """Which form calls have makes no difference here, so the tests run once."""
-    return ""
-
-
 class Passes:
     """Counts what is done in each pass of the event loop, as long as anything is."""
 
