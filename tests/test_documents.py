@@ -43,7 +43,7 @@ def anchor(heading: str) -> str:
 
 
 @cache
-def tests() -> frozenset[str]:
+def known_tests() -> frozenset[str]:
     """Names of all tests, and of the modules they are in."""
     found = [path.stem for path in CODE]
     for path in CODE:
@@ -94,7 +94,7 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     text = page.read_text()
     if page != GENERATED:
         assert list(missing_files(without_blocks(text), page)) == []
-    assert [test for test in _TEST.findall(text) if test not in tests()] == []
+    assert [test for test in _TEST.findall(text) if test not in known_tests()] == []
     assert [module for module in _MODULE.findall(without_blocks(text)) if not exists(module)] == []
 
 
