@@ -27,7 +27,7 @@ from cardferry.app.hosts.direct_link import dial_of
 from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.status_socket import Link, Running
 from cardferry.frontends.listening import ListeningSocket
-from cardferry.link import Guest, GuestStatus, Host
+from cardferry.link import Guest, GuestStatus, LinkServer
 from cardferry.link.guest import Counters
 from cardferry.link.host_session import HostSessionStatus
 from cardferry.manager import LocalManager
@@ -128,7 +128,11 @@ async def test_the_host_of_a_link(cardferry: Commands, tmp_path: Path) -> None:
     """Its software's name, its readers' names, and what it says when it ends."""
     source = VirtualReaderSource()
     source.add_reader(NAME).insert(CountingCard())
-    async with LocalManager([source]) as manager, Host(manager, software=EVIL) as host, asyncio.TaskGroup() as tasks:
+    async with (
+        LocalManager([source]) as manager,
+        LinkServer(manager, software=EVIL) as host,
+        asyncio.TaskGroup() as tasks,
+    ):
 
         def accepted(pipe: SocketPipe) -> None:
             tasks.create_task(host.serve(pipe, "guest"))

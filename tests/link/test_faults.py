@@ -17,20 +17,21 @@ from typing import Any
 import pytest
 
 from cardferry.link import Guest, LinkState
-from cardferry.link.accelerate import RunAhead
 from cardferry.link.channel import Channel, guarded
-from cardferry.link.facts import Facts
-from cardferry.link.foreseen import Foreseen
+from cardferry.link.facts import ReaderFacts
 from cardferry.link.guest_card import GuestCard
 from cardferry.link.guest_context import GuestContext
+from cardferry.link.guest_foreseen import Foreseen
+from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.link.guest_session import GuestSession
-from cardferry.link.host import Host
 from cardferry.link.host_card import HostCard
+from cardferry.link.host_lane import Lane
+from cardferry.link.host_pace import Pace
+from cardferry.link.host_queue import JobQueue
+from cardferry.link.host_readers import ReadersSender
+from cardferry.link.host_run_ahead import RunAhead
+from cardferry.link.host_server import LinkServer
 from cardferry.link.host_session import HostSession
-from cardferry.link.lane import Lane
-from cardferry.link.pace import Pace
-from cardferry.link.queue import JobQueue
-from cardferry.link.readers import ReadersReceiver, ReadersSender
 from cardferry.manager.card import LocalCard
 from cardferry.manager.context import LocalContext
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute
@@ -42,7 +43,7 @@ from cardferry.wire.link.session import Session
 from tests.callers import somebody
 from tests.link.cards import COUNT, FileCard
 from tests.link.desk import ALICE, ANY, LEAVE, READER, RESET, SHARED, T1, Desk, becomes, raises
-from tests.link.test_accelerate import CONTENT, GET_DATA, SELECT, get_response, read
+from tests.link.test_host_run_ahead import CONTENT, GET_DATA, SELECT, get_response, read
 
 MALLORY = somebody("mallory", 1000, 3)
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ INJECTED = "injected"
 
 #: What cleans up, or stops a bug: with one in its first line, what it is for stays undone.
 CLEANS_UP: tuple[str, ...] = (
-    "over",
+    "ended",
     "close",
     "guarded",
     "_guarded",
@@ -68,7 +69,7 @@ CLEANS_UP: tuple[str, ...] = (
 AT_THE_HOST: tuple[type, ...] = (Channel, Session, FrameReader, HostSession, Lane, HostCard, RunAhead, ReadersSender)
 AT_THE_HOST += (JobQueue, Pace, LocalContext, LocalCard)
 #: Where it is behind one link at a guest; and where behind one of its programs.
-AT_THE_GUEST: tuple[type, ...] = (Channel, Session, FrameReader, GuestSession, ReadersReceiver, Facts)
+AT_THE_GUEST: tuple[type, ...] = (Channel, Session, FrameReader, GuestSession, ReadersReceiver, ReaderFacts)
 BEHIND_A_PROGRAM: tuple[type, ...] = (GuestContext, GuestCard, Foreseen)
 
 
@@ -348,7 +349,7 @@ async def test_a_bug_behind_the_way_to_the_host_is_waited_out(name: str, monkeyp
 async def test_a_bug_of_the_host_itself_ends_no_session_but_the_one_that_met_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    injection = Injection(monkeypatch, Host, name)
+    injection = Injection(monkeypatch, LinkServer, name)
     async with Desk(FileCard(CONTENT), delay=DELAY) as desk:
         alice = await desk.guest()
         card = await (await alice.open(ALICE, 60.0)).connect(READER, SHARED, ANY)

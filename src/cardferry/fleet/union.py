@@ -17,8 +17,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self
 
+from cardferry.changes import Changes
 from cardferry.fleet.naming import ReaderNames
-from cardferry.news import News
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -114,7 +114,7 @@ class Union:
         self._sides = tuple(_Side(number, member) for number, member in enumerate(members))
         self._names = ReaderNames()
         self._snapshot = Snapshot()
-        self._news = News()
+        self._changes = Changes()
         self._tasks = asyncio.TaskGroup()
         self._running: list[asyncio.Task[None]] = []
 
@@ -146,7 +146,7 @@ class Union:
     async def changed(self, serial: int) -> Snapshot:
         """Wait until the snapshot's serial is another one than ``serial``."""
         while self.snapshot.serial == serial:
-            await self._news.wait()
+            await self._changes.wait()
         return self.snapshot
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
@@ -159,7 +159,7 @@ class Union:
         for side in self._sides:
             await side.member.known.wait()
         while not all(side.admitted for side in self._sides):
-            await self._news.wait()
+            await self._changes.wait()
 
     def find(self, reader: str) -> tuple[ResourceManager, str]:
         """Who serves the reader that has this name here, and what it is called there.
@@ -195,7 +195,7 @@ class Union:
             await member.joined.wait()
         serial = manager.snapshot.serial
         while True:
-            self._news.tell()
+            self._changes.announce()
             serial = (await manager.changed(serial)).serial
 
     async def _admit(self) -> None:
@@ -204,11 +204,11 @@ class Union:
             async with asyncio.timeout(FIRST_CHOICE):
                 for side in self._sides:
                     side.admitted = True
-                    self._news.tell()
+                    self._changes.announce()
                     await side.member.known.wait()
         for side in self._sides:
             side.admitted = True
-        self._news.tell()
+        self._changes.announce()
 
 
 class _UnionContext:

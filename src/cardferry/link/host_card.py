@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from cardferry.link import messages as m
-from cardferry.link.accelerate import RunAhead
 from cardferry.link.facts import ASKED_NEXT, About, Fact, Known, static_codes
+from cardferry.link.host_run_ahead import RunAhead
 from cardferry.pcsc.caller import by_host_itself
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -45,7 +45,6 @@ _TRANSACTION_LOST: Final = frozenset(
     {ReturnCode.W_RESET_CARD, ReturnCode.W_REMOVED_CARD, ReturnCode.E_READER_UNAVAILABLE, ReturnCode.E_NOT_TRANSACTED}
 )
 
-Done = m.Answer
 #: Opens the context that the handle belongs to.
 OpenContext = Callable[[], Awaitable[Context]]
 
@@ -99,7 +98,7 @@ class HostCard:
         """Whether `ReaderState.sharing` counts this handle."""
         return self.card is not None and self.card.counted
 
-    async def perform(self, message: m.Call) -> Done:
+    async def perform(self, message: m.Call) -> m.Answer:
         """Carry out a call.
 
         Raises:
@@ -124,7 +123,7 @@ class HostCard:
 
     # connections
 
-    async def _connect(self, message: m.Connect) -> Done:
+    async def _connect(self, message: m.Connect) -> m.Answer:
         protocols = Protocol(message.protocols)
         try:
             card = await (await self.context()).connect(self.reader, self.share, protocols)
@@ -144,9 +143,9 @@ class HostCard:
             except asyncio.CancelledError:
                 await self._disconnect_unseen()
                 raise
-        return Done(message.call, protocol=int(card.protocol))
+        return m.Answer(message.call, protocol=int(card.protocol))
 
-    async def _reconnect(self, message: m.Reconnect) -> Done:
+    async def _reconnect(self, message: m.Reconnect) -> m.Answer:
         share, protocols = ShareMode(message.share), Protocol(message.protocols)
         initialization = Disposition(message.initialization)
         if self.owed:
@@ -159,10 +158,10 @@ class HostCard:
             self.card = await (await self.context()).connect(self.reader, share, protocols)
             self.broken, self.share = None, share
             if initialization not in _RESETS:
-                return Done(message.call, protocol=int(self.card.protocol))
+                return m.Answer(message.call, protocol=int(self.card.protocol))
         protocol = await self.card.reconnect(share, protocols, initialization)
         self.broken, self.share = None, share
-        return Done(message.call, protocol=int(protocol))
+        return m.Answer(message.call, protocol=int(protocol))
 
     async def _settle_unless_broken(self) -> None:
         """Take up the turn that is owed; what else is wrong is for the reconnect to mend."""
@@ -173,26 +172,26 @@ class HostCard:
                 raise
             self.owed = 0
 
-    async def _disconnect(self, message: m.Disconnect) -> Done:
+    async def _disconnect(self, message: m.Disconnect) -> m.Answer:
         card, self.card = self.card, None
         self.depth = self.owed = 0
         if card is not None:
             await card.disconnect(Disposition(message.disposition))
-        return Done(message.call)
+        return m.Answer(message.call)
 
     # transactions
 
-    async def _begin(self, message: m.Begin) -> Done:
+    async def _begin(self, message: m.Begin) -> m.Answer:
         if not message.call:
             await self._begin_unseen()
-            return Done(0)
+            return m.Answer(0)
         if self.card is not None:
             self.broken = None
         card = self._usable()
         await self._settle()
         await card.begin()
         self.depth += 1
-        return Done(message.call)
+        return m.Answer(message.call)
 
     async def _begin_unseen(self) -> None:
         if self.broken is not None or self.card is None:
@@ -235,7 +234,7 @@ class HostCard:
             else:
                 return
 
-    async def _end(self, message: m.End) -> Done:
+    async def _end(self, message: m.End) -> m.Answer:
         disposition = Disposition(message.disposition)
         if self.broken is not None:
             broken = self.broken
@@ -244,16 +243,16 @@ class HostCard:
             raise PcscError(broken.code, "because of a call before")
         if self.owed and disposition is Disposition.LEAVE:
             self.owed -= 1
-            return Done(message.call)
+            return m.Answer(message.call)
         await self._settle_patiently()
         card = self._usable()
         self.depth = max(0, self.depth - 1)
         await card.end(disposition)
-        return Done(message.call)
+        return m.Answer(message.call)
 
     # the card
 
-    async def _transmit(self, message: m.Transmit) -> Done:
+    async def _transmit(self, message: m.Transmit) -> m.Answer:
         card = self._usable()
         await self._settle()
         response = None
@@ -263,7 +262,7 @@ class HostCard:
             response = self.ahead.arrives(message.apdu)
         if response is None:
             response = await self._timed(card.transmit(message.apdu, message.protocol))
-        return Done(message.call, data=response)
+        return m.Answer(message.call, data=response)
 
     async def _timed(self, transmit: Awaitable[bytes]) -> bytes:
         loop = asyncio.get_running_loop()
@@ -317,11 +316,11 @@ class HostCard:
 
     # the reader
 
-    async def _control(self, message: m.Control) -> Done:
+    async def _control(self, message: m.Control) -> m.Answer:
         card = self._usable()
         await self._settle_patiently()
         data = await card.control(message.code, message.data, message.max_response)
-        return Done(message.call, data=data)
+        return m.Answer(message.call, data=data)
 
     async def _disconnect_unseen(self) -> None:
         """The connect was given up after it had succeeded."""
@@ -356,22 +355,22 @@ class HostCard:
         self.learnt.append(Fact(about, key, known))
         return None if known.code else known.value
 
-    async def _attribute(self, message: m.Attribute) -> Done:
+    async def _attribute(self, message: m.Attribute) -> m.Answer:
         card = self._usable()
         await self._settle_patiently()
-        return Done(message.call, data=await card.attribute(message.attribute))
+        return m.Answer(message.call, data=await card.attribute(message.attribute))
 
-    async def _set_attribute(self, message: m.SetAttribute) -> Done:
+    async def _set_attribute(self, message: m.SetAttribute) -> m.Answer:
         card = self._usable()
         await self._settle_patiently()
         await card.set_attribute(message.attribute, message.value)
-        return Done(message.call)
+        return m.Answer(message.call)
 
-    async def _status(self, message: m.Status) -> Done:
+    async def _status(self, message: m.Status) -> m.Answer:
         await self._usable().status()
-        return Done(message.call)
+        return m.Answer(message.call)
 
-    _PERFORM: ClassVar[dict[type, Callable[..., Coroutine[Any, Any, Done]]]] = {
+    _PERFORM: ClassVar[dict[type, Callable[..., Coroutine[Any, Any, m.Answer]]]] = {
         m.Connect: _connect,
         m.Reconnect: _reconnect,
         m.Disconnect: _disconnect,

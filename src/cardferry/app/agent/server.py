@@ -4,7 +4,7 @@
 descriptors: no byte of the link passes through it afterwards. Guests that need no ssh come in by its doors.
 The agent leaves when no guest has come for a while.
 
-Host( LocalManager( pcscd ) )
+LinkServer( LocalManager( pcscd ) )
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.spawn import News, Starter
 from cardferry.app.runtime.status_socket import Link, Running, controllable
 from cardferry.frontends.listening import ListeningSocket
-from cardferry.link import Host, Timing
+from cardferry.link import LinkServer, Timing
 from cardferry.manager import LocalManager
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.errors import UserError
@@ -98,7 +98,7 @@ async def _serve(agency: Agency, starter: Starter) -> None:
             Doors(entrances) as doors,
             opened(agency.readers, SshCommand(), parts, patient=True) as origin,
             LocalManager([origin.source], agency.service.settings) as manager,
-            Host(
+            LinkServer(
                 offering(manager, agency.service),
                 timing=Timing(grace=agency.grace),
                 accelerate=agency.accelerate,

@@ -1,6 +1,6 @@
 """``share``: this computer's readers for the programs on other ones; one manager for all guests, who queue fairly.
 
-Host( LocalManager( pcscd ) )  ~~~~~  Frontend( Guest( handed-over streams ) )    when cardferry is at the other end
+LinkServer( LocalManager( pcscd ) )  ~~  Frontend( Guest( handed-over streams ) )   when cardferry is at the other end
 ssh -R -> Frontend( LocalManager( pcscd ) )                                       when only sshd is there
 """
 
@@ -23,8 +23,7 @@ from cardferry.app.runtime.status_socket import Running, controllable
 from cardferry.app.sharing.lending import Share
 from cardferry.app.sharing.target import Offer
 from cardferry.frontends.listening import ListeningSocket
-from cardferry.link import Host as LinkHost
-from cardferry.link import Timing
+from cardferry.link import LinkServer, Timing
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 
 
@@ -54,7 +53,7 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
             await origin.known()
             async with (
                 asyncio.TaskGroup() as tasks,
-                LinkHost(
+                LinkServer(
                     offering(manager, wanted.service), timing=Timing(grace=wanted.grace), software=SOFTWARE
                 ) as host,
             ):

@@ -17,7 +17,7 @@ from cardferry.app.runtime.retry import DELAYS, Supervisor
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
 from cardferry.app.sharing.lending import Share
-from cardferry.link import Host
+from cardferry.link import LinkServer
 from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.transports.errors import TransportError
 from cardferry.transports.sockets import unfit
@@ -62,7 +62,7 @@ class Offer:
         parts: Path,
         front: Path,
         *,
-        host: Host,
+        host: LinkServer,
         announce: Callable[[SshHost, str], None],
     ) -> None:
         access = wanted.service.access

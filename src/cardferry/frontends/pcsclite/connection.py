@@ -204,11 +204,11 @@ class Connection(Receiver):
         transport = self._transport
         if transport is None:
             return
-        crowded = self._paused or len(self._requests) > _MAX_QUEUED
-        if crowded and self._reading:
+        full = self._paused or len(self._requests) > _MAX_QUEUED
+        if full and self._reading:
             self._reading = False
             transport.pause_reading()
-        elif not crowded and not self._reading:
+        elif not full and not self._reading:
             self._reading = True
             transport.resume_reading()
 

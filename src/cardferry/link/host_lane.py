@@ -21,8 +21,8 @@ from typing import Protocol as Interface
 
 from cardferry.link import messages as m
 from cardferry.link.host_card import Broken, HostCard
-from cardferry.link.pace import CALL
-from cardferry.link.queue import Job, JobQueue
+from cardferry.link.host_pace import CALL
+from cardferry.link.host_queue import Job, JobQueue
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context
@@ -48,16 +48,16 @@ class LaneOwner(Interface):
         ...
 
     @property
-    def crowded(self) -> bool:
-        """Whether answers must wait for `room`."""
+    def full(self) -> bool:
+        """Whether answers must wait for `drain`."""
         ...
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Wait until an answer can be sent."""
         ...
 
     def may(self, steps: int) -> bool:
-        """Whether as much as that may be done for the guest now, see `cardferry.link.pace`."""
+        """Whether as much as that may be done for the guest now, see `cardferry.link.host_pace`."""
         ...
 
     async def step(self, steps: int) -> None:
@@ -223,8 +223,8 @@ class Lane:
         try:
             if self._closing or not owner.may(CALL):
                 await self._admit(job)
-            if owner.crowded:
-                await owner.room()
+            if owner.full:
+                await owner.drain()
             answer = await self._perform(job)
             self._running = None
             owner.done(job, answer)
