@@ -26,7 +26,6 @@ from cardferry.app.hosts.address import UnixHost
 from cardferry.app.hosts.direct_link import dial_of
 from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.status_socket import Link, Running
-from cardferry.frontends.listening import ListeningSocket
 from cardferry.link import Guest, GuestStatus, LinkServer
 from cardferry.link.guest import Counters
 from cardferry.link.host_session import HostSessionStatus
@@ -35,6 +34,7 @@ from cardferry.manager.status import SlotStatus, WaiterStatus
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.readers.virtual import VirtualReaderSource
 from cardferry.transports import unix
+from cardferry.transports.listening import ListeningSocket
 from cardferry.transports.unix import SocketPipe
 from cardferry.wire.link.frames import Kind, encode
 from tests.callers import somebody

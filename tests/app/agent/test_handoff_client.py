@@ -27,8 +27,9 @@ from cardferry.app.agent.stdio_session import (
     visit_guest,
 )
 from cardferry.app.runtime.spawn import News
-from cardferry.frontends.listening import ListeningSocket, SocketInUseError, user_name
+from cardferry.system.peers import user_name
 from cardferry.transports.base import Pipe
+from cardferry.transports.listening import ListeningSocket, SocketInUseError
 
 _HAND_OVER = """
 import sys
