@@ -70,7 +70,7 @@ def everything() -> Running:
     """Something that runs, with something in every field."""
     near = GuestStatus("up", "h", "s", None, "e", 1, 0, 0, 0, 0, 0, 0, Counters())
     far = HostSessionStatus("p", "g", "s", True, None, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0)
-    slot = SlotStatus("r", "present", "3b", "T1", 1, 1, ["c"], "h", 1.0, [WaiterStatus("w", 1.0)])
+    slot = SlotStatus("r", "present", "3b", "T1", 1, 1, ["c"], "h", "p", 1.0, [WaiterStatus("w", "p", 1.0)])
     return Running("attach", 1, time.time(), [Link("h", "up", "/s", "link", near, far)], 1, [slot])
 
 

@@ -119,7 +119,7 @@ class ListeningSocket:
         except FileNotFoundError:
             return
         if (there.st_dev, there.st_ino) == self._identity:
-            self.path.unlink(missing_ok=True)  # somebody else may have removed it since
+            self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Remove the socket, if it is still the one we made, and stop listening.
