@@ -109,7 +109,7 @@ async def _healthy(seconds: float, programs: int) -> None:
 
         async def dial() -> Pipe:
             near, far = socket.socketpair()
-            tasks.create_task(host.serve(SlowPipe(await adopt(far, "guest"), 0.002), TESTER, "guest"))
+            tasks.create_task(host.serve(SlowPipe(await adopt(far, "guest"), 0.002), TESTER))
             return SlowPipe(await adopt(near, "host"), 0.002)
 
         async def program(number: int) -> None:

@@ -150,7 +150,7 @@ class HostSession:
         """The guest is there, for the first time or again."""
         limits = self._host.limits
         if not self._readers.begun:
-            log.info("%s: connected", self.guest)
+            log.info("%s: connected as %s", self.guest, self.principal)
             self._post(m.Welcome(limits.contexts, limits.handles, limits.calls, limits.call_bytes))
             self._tell_readers()
             self._host.check_facts()

@@ -109,7 +109,7 @@ class Connection(Receiver):
         #: The number of changes (`PcscliteFrontend.changes`) when the program began to wait, None while it does not.
         self.registered: int | None = None
         self._front = front
-        self._codec = ServerCodec(slots=front.slots, name_size=front.name_size)
+        self._codec: ServerCodec
         self._transport: asyncio.Transport | None = None
         self._requests: deque[m.Request] = deque()
         #: A call is under way.
@@ -134,11 +134,16 @@ class Connection(Receiver):
         """A program has connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._front.connections.add(self)
+        self.guarded(self._connected)
+
+    def _connected(self) -> None:
+        # Not in the constructor: under uvloop the socket would take no connection any more after an exception there.
+        self._codec = ServerCodec(slots=self._front.slots, name_size=self._front.name_size)
         self._turned_away = self._front.full
         if self._front.overrun:
             self.close()
             return
-        self.caller = self._front.identify(self._transport)
+        self.caller = self._front.identify(cast("asyncio.Transport", self._transport))
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: whole requests among them are answered or queued. Garbage ends the connection."""
