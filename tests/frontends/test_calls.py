@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.frontends.listening import ListeningSocket, listener
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import ExclusivePolicy, LocalManager, Settings
 from cardferry.manager.card import LocalCard
@@ -18,6 +17,7 @@ from cardferry.manager.handle import HandleState
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.transports.listening import ListeningSocket, listener
 from tests.callers import somebody
 from tests.frontends.at_desk import CONNECT, MODERN, NEWEST, RECONNECT, STATUS, Program, at_desk
 from tests.frontends.library import (

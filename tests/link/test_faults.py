@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import wraps
 from typing import Any
 
@@ -35,14 +35,14 @@ from cardferry.link.host_session import HostSession
 from cardferry.manager.card import LocalCard
 from cardferry.manager.context import LocalContext
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute
-from cardferry.pcsc.errors import PcscError
-from cardferry.pcsc.reply import replying
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.reply import replying, straight
 from cardferry.wire.link.frames import FrameReader
 from cardferry.wire.link.greeting import Bye, Reason
 from cardferry.wire.link.session import Session
 from tests.callers import somebody
 from tests.link.cards import COUNT, FileCard
-from tests.link.desk import ALICE, ANY, LEAVE, READER, RESET, SHARED, T1, Desk, becomes
+from tests.link.desk import ALICE, ANY, LEAVE, READER, RESET, SHARED, T1, Desk, becomes, raises
 from tests.link.test_host_run_ahead import CONTENT, GET_DATA, SELECT, get_response, read
 
 MALLORY = somebody("mallory", 1000, 3)
@@ -105,8 +105,8 @@ class Injection:
                 self._raise(one)
                 return await function(one, *args, **named)
 
-            straight = not inspect.iscoroutinefunction(outside)
-            monkeypatch.setattr(kind, name, replying(later) if straight else later)
+            plain = not inspect.iscoroutinefunction(outside)
+            monkeypatch.setattr(kind, name, replying(later) if plain else later)
         else:
 
             @wraps(function)
@@ -114,7 +114,8 @@ class Injection:
                 self._raise(one)
                 return function(one, *args, **named)
 
-            monkeypatch.setattr(kind, name, now if function is outside else guarded(now))
+            wrapped = guarded(now) if kind is Channel else straight(now)
+            monkeypatch.setattr(kind, name, now if function is outside else wrapped)
         for table in ("_PERFORM", "_HANDLERS"):
             entries = getattr(kind, table, {})
             changed = {key: getattr(kind, name) if value is function else value for key, value in entries.items()}
@@ -126,7 +127,7 @@ class Injection:
             raise RuntimeError(INJECTED)
 
 
-async def _try(call: Coroutine[Any, Any, Any]) -> Any:
+async def _try(call: Awaitable[Any]) -> Any:
     """What a frontend does: an error, whatever it is, is that call's."""
     try:
         async with asyncio.timeout(100):
@@ -212,9 +213,9 @@ def _concerned(session: HostSession) -> Callable[[object], bool]:
             case ReadersSender():
                 return one is session._readers
             case LocalContext():
-                return one.peer.name.startswith("mallory")
+                return one._caller.guest.startswith("mallory")
             case LocalCard():
-                return one.context.peer.name.startswith("mallory")
+                return one.state.caller.guest.startswith("mallory")
             case _:
                 return True  # alice does nothing meanwhile
 
@@ -250,6 +251,22 @@ async def test_a_bug_behind_one_guest_is_nobody_elses(
         assert (INJECTED in caplog.text) == injection.reached
         await asyncio.sleep(20.0)
         assert len(desk.manager.contexts) == 1, "alice's"
+
+
+@pytest.mark.parametrize("kind", [LocalCard, HostCard, RunAhead])
+async def test_a_bug_behind_one_call_is_the_end_of_that_call(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session goes on, and so does the handle."""
+    name = {LocalCard: "control", HostCard: "_control", RunAhead: "stop"}[kind]
+    injection = Injection(monkeypatch, kind, name)
+    async with Desk(FileCard(CONTENT), delay=DELAY) as desk:
+        guest = await desk.guest()
+        card = await (await guest.open(ALICE, 60.0)).connect(READER, SHARED, ANY)
+        await card.transmit(COUNT, T1)
+        injection.concerns = lambda one: True
+        with raises(ReturnCode.F_INTERNAL_ERROR):
+            await card.control(0x42000001, b"x", 264)
+        assert len(await _try(card.transmit(COUNT, T1)) or await _reconnected(card)) == 6
+        assert (guest.status.sessions, guest.status.resumes) == (1, 0)
 
 
 async def _reconnected(card: Any) -> bytes:

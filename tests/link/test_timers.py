@@ -22,6 +22,7 @@ from cardferry.transports.memory import memory_pipe
 from cardferry.transports.unix import adopt
 from cardferry.wire.link.greeting import Role
 from cardferry.wire.link.session import Session, Timing
+from tests.callers import TESTER
 from tests.link.cards import COUNT, CountingCard
 from tests.link.desk import ALICE, ANY, LEAVE, READER, SHARED, T1, Desk, SlowPipe
 from tests.link.test_channel import Owner, channel
@@ -108,7 +109,7 @@ async def _healthy(seconds: float, programs: int) -> None:
 
         async def dial() -> Pipe:
             near, far = socket.socketpair()
-            tasks.create_task(host.serve(SlowPipe(await adopt(far, "guest"), 0.002), "guest"))
+            tasks.create_task(host.serve(SlowPipe(await adopt(far, "guest"), 0.002), TESTER))
             return SlowPipe(await adopt(near, "host"), 0.002)
 
         async def program(number: int) -> None:

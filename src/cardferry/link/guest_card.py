@@ -20,7 +20,7 @@ from cardferry.link.guest_session import GONE, GuestSession, Marks
 from cardferry.link.guest_unseen import Unseen
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import replying
+from cardferry.pcsc.reply import DONE, Reply, replying, straight
 
 #: These errors say nothing about the handle.
 _PASSING: Final = frozenset(
@@ -214,13 +214,19 @@ class GuestCard:
         self._marks, self._failed = marks, False
         return answer
 
-    async def _tell(self, message: m.Call) -> None:
-        """Make a call without waiting."""
+    def _tell(self, message: m.Call) -> Reply[None]:
+        """Make a call without waiting, or as soon as there is room for it."""
         if self._session.full:
-            await self._session.drain()
+            return self._tell_later(message)
         self._speak()
         self._session.tell(message, soon=isinstance(message, _GIVING_BACK) and self._shared)
         self._unseen.sent(self._session)
+        return DONE
+
+    @replying
+    async def _tell_later(self, message: m.Call) -> None:
+        await self._session.drain()
+        await self._tell(message)
 
     # calls
 
@@ -243,16 +249,17 @@ class GuestCard:
             self._account()
         return self._protocol
 
-    @replying
-    async def begin(self) -> None:
+    @straight
+    def begin(self) -> Reply[None]:
         """Begin a transaction; without waiting for the turn when nobody is in the way."""
         self._check()
         at_once = self._may_begin
         self._depth += 1
         self._account()
-        if at_once:
-            await self._tell(m.Begin(0, self._handle))
-            return
+        return self._tell(m.Begin(0, self._handle)) if at_once else self._begin_by_turn()
+
+    @replying
+    async def _begin_by_turn(self) -> None:
         try:
             await self._mending(lambda call: m.Begin(call, self._handle))
         except BaseException:
@@ -260,14 +267,17 @@ class GuestCard:
             self._account()
             raise
 
-    @replying
-    async def end(self, disposition: Disposition) -> None:
+    @straight
+    def end(self, disposition: Disposition) -> Reply[None]:
         """End a transaction."""
         self._check()
-        if self._may_end(disposition):
-            self._ended()
-            await self._tell(m.End(0, self._handle, disposition))
-            return
+        if not self._may_end(disposition):
+            return self._end_seen(disposition)
+        self._ended()
+        return self._tell(m.End(0, self._handle, disposition))
+
+    @replying
+    async def _end_seen(self, disposition: Disposition) -> None:
         self._resetting = disposition in _RESETS
         self._ended()
         try:

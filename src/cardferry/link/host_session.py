@@ -44,6 +44,9 @@ NEAR: Final = 0.005
 _MOST_COUNTED: Final = 64
 #: s; a longer patience is none at all.
 _MOST_PATIENCE: Final = 86400.0
+#: Calls after which another number of handles may be open; and those that may leave a handle broken.
+_COMING_OR_GOING: Final = (m.Connect, m.Disconnect)
+_BEGINNING: Final = (m.Connect, m.Begin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,7 @@ class HostSession:
         """The guest is there, for the first time or again."""
         limits = self._host.limits
         if not self._readers.begun:
-            log.info("%s: connected", self.guest)
+            log.info("%s: connected as %s", self.guest, self.principal)
             self._post(m.Welcome(limits.contexts, limits.handles, limits.calls, limits.call_bytes))
             self._tell_readers()
             self._host.check_facts()
@@ -367,7 +370,7 @@ class HostSession:
         self._job_bytes -= job.size
         self._calls.pop(job.message.call, None)
         card, message = job.card, job.message
-        if not isinstance(message, m.Connect | m.Disconnect):
+        if not isinstance(message, _COMING_OR_GOING):
             return
         if message.call and card.card is None:
             self._forget_card(card)
@@ -422,7 +425,7 @@ class HostSession:
         if message.call:
             self._tell_urgent_news()
             self._post(m.Answer(message.call, error.code))
-        elif isinstance(message, m.Connect | m.Begin) and card.broken is not None and card.handle in self._cards:
+        elif isinstance(message, _BEGINNING) and card.broken is not None and card.handle in self._cards:
             self._tell_urgent_news()
             self._post(m.Failed(card.handle, card.broken.code))
 

@@ -16,7 +16,7 @@ from cardferry.pcsc.constants import (
     ShareMode,
 )
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import replying
+from cardferry.pcsc.reply import DONE, Reply, replying, straight
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,10 @@ class LocalCard:
         self.slot.device.check_gone()
 
     def _check_usable(self) -> None:
-        self._check_open()
-        self.state.check_happened()
+        state, device = self.state, self.slot.device
+        if state.closed or device.gone or state.happened is not None:
+            self._check_open()
+            state.check_happened()
 
     # connect
 
@@ -205,24 +207,30 @@ class LocalCard:
 
     # transactions
 
-    @replying
-    async def begin(self) -> None:
+    @straight
+    def begin(self) -> Reply[None]:
         """Begin a transaction."""
         self._check_usable()
-        await self.slot.lock(self.state, self._patience)
+        return self.slot.lock(self.state, self._patience)
 
-    @replying
-    async def end(self, disposition: Disposition) -> None:
+    @straight
+    def end(self, disposition: Disposition) -> Reply[None]:
         """End a transaction; a disposition that resets marks this handle, too, as pcscd does.
 
         No reader here can eject a card: ``E_UNSUPPORTED_FEATURE``, after the end, as pcscd says for such readers.
         """
         self._check_usable()
-        slot = self.slot
-        if slot.holder is not None and slot.holder is not self.state and slot.holder.lock_count:
+        slot, state = self.slot, self.state
+        holder = slot.turns.owner
+        if holder is not state and isinstance(holder, HandleState) and holder.lock_count:
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "the transaction is somebody else's")
-        if self.state.lock_count <= self.exclusive:
+        if state.lock_count <= (slot.exclusive_owner is state):
             raise PcscError(ReturnCode.E_NOT_TRANSACTED)
+        return self._unlock_once() if disposition is Disposition.LEAVE else self._end_by(disposition)
+
+    @replying
+    async def _end_by(self, disposition: Disposition) -> None:
+        slot = self.slot
         try:
             if disposition in _RESETS:
                 await self._reset(lambda: slot.device.reset(disposition, Protocol.ANY), None, slot.moment())
@@ -231,22 +239,24 @@ class LocalCard:
         if disposition is Disposition.EJECT:
             raise PcscError(ReturnCode.E_UNSUPPORTED_FEATURE, "the reader does not eject cards")
 
-    async def _unlock_once(self) -> None:
-        if self.state.lock_count > 1:
-            self.state.lock_count -= 1
-        elif self.state.lock_count:
-            await self.slot.unlock(self.state)
+    def _unlock_once(self) -> Reply[None]:
+        state = self.state
+        if state.lock_count == 1:
+            return self.slot.unlock(state)
+        if state.lock_count:
+            state.lock_count -= 1
+        return DONE
 
     # one operation each
 
-    @replying
-    async def transmit(self, apdu: bytes, protocol: int) -> bytes:
+    @straight
+    def transmit(self, apdu: bytes, protocol: int) -> Reply[bytes]:
         """Send a command APDU in this handle's turn."""
         self._check_usable()
         if len(apdu) > MAX_APDU_SIZE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
         slot = self.slot
-        return await slot.operate(
+        return slot.operate(
             self.state,
             lambda: slot.device.reader.transmit(apdu, self._transmit_protocol(protocol)),
             self._patience,
@@ -256,6 +266,8 @@ class LocalCard:
         if protocol == Protocol.RAW:
             return Protocol.RAW
         device = self.slot.device
+        if protocol and protocol == device.protocol:
+            return device.protocol  # there is a card: it has this protocol
         if not device.card_present:
             raise PcscError(ReturnCode.E_NO_SMARTCARD)
         if protocol not in (device.protocol, PROTOCOL_ANY_OLD) or not device.protocol:

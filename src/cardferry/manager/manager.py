@@ -190,9 +190,10 @@ def _slot_status(slot: Slot) -> SlotStatus:
         slot.state,
         clients=sorted(str(handle.caller) for handle in slot.handles),
         holder=str(owner.caller) if owner is not None else None,
+        principal=str(owner.caller.principal) if owner is not None else "",
         held=now - slot.turns.owned_since if owner is not None else 0.0,
         waiters=[
-            WaiterStatus(str(waiting.caller.caller), now - waiting.since)
+            WaiterStatus(str(waiting.caller.caller), str(waiting.caller.caller.principal), now - waiting.since)
             for waiting in slot.turns.waiting
             if isinstance(waiting.caller, HandleState)
         ],

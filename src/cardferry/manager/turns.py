@@ -93,6 +93,14 @@ class Turns:
         self.owner: Hashable | None = None
         self.owned_since = 0.0
 
+    def take_free(self, caller: Hashable) -> bool:
+        """`enter` when nobody has the card; whether it is the caller's now, or was."""
+        owner = self.owner
+        if owner is None:
+            self._take(caller)
+            return True
+        return owner is caller
+
     async def enter(self, caller: Hashable, patience: float | None) -> None:
         """Wait until the card is the caller's.
 

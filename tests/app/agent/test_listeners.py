@@ -19,13 +19,12 @@ from cardferry.app.agent import listeners as module
 from cardferry.app.agent.listeners import Door, Doors, UnixDoor, VsockDoor, entrance, parse_door
 from cardferry.app.hosts.address import HostSyntaxError, UnixHost
 from cardferry.app.hosts.direct_link import dial_of, linked_directly
-from cardferry.app.runtime.service import Access
-from cardferry.frontends.listening import SocketInUseError
 from cardferry.link import Guest, LinkRefusedError, LinkServer, LinkState
 from cardferry.manager import LocalManager
 from cardferry.readers.virtual import VirtualReaderSource
 from cardferry.transports import vsock
 from cardferry.transports.base import Pipe
+from cardferry.transports.listening import Access, SocketInUseError
 from cardferry.transports.sockets import FolderUnsafeError
 from cardferry.transports.vsock import ANY, MakeSocket, VsockAddress, VsockError, vsock_socket
 from cardferry.wire.link.frames import Kind, encode

@@ -17,9 +17,9 @@ from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.spawn import News, decode
 from cardferry.app.runtime.status_socket import Running, running
 from cardferry.app.sharing.remote_end import Lodging, lodge
-from cardferry.frontends.listening import SocketInUseError
 from cardferry.link import LinkServer, Timing
 from cardferry.pcsc.errors import UserError
+from cardferry.transports.listening import SocketInUseError
 from cardferry.transports.unix import adopt
 from cardferry.wire.link.frames import Kind, encode
 from cardferry.wire.link.greeting import Bye, Reason

@@ -18,10 +18,10 @@ from typing import Final
 from cardferry.app.hosts.address import Host, PcscdHost, SshHost, UnixHost, VirtualHost, VpiccHost, VsockHost, spelled
 from cardferry.app.hosts.ssh_connection import Carrier
 from cardferry.app.runtime.retry import Supervisor
-from cardferry.frontends.listening import ListeningSocket
 from cardferry.pcsc.errors import UserError
 from cardferry.readers.base import ReaderSource
 from cardferry.transports.errors import PcscdDownError, PcscdMissingError, PcscdRefusesError
+from cardferry.transports.listening import ListeningSocket
 from cardferry.transports.probe import Answer, ask_version
 from cardferry.transports.ssh import SshCommand, SshConnection, forward_pcscd
 

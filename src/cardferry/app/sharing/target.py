@@ -26,7 +26,7 @@ from cardferry.wire.pcsclite.layout import FIXED_SLOTS, OLD_NAME_SIZE
 
 log = logging.getLogger(__name__)
 
-#: What the other side's cardferry says on standard error when programs can connect (`cardferry.app.agent.handoff_client`).
+#: What the other side's cardferry says on standard error when programs can connect (`handoff_client`).
 _SERVING: Final = "cardferry is serving "
 #: Exit codes that a forwarded socket would end with, too: something is wrong with the path over there.
 _ABOUT_THE_PATH: Final = frozenset({10, 11, 12})

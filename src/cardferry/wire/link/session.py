@@ -36,8 +36,8 @@ _PROBE: Final = struct.Struct("!Q")
 #: Acknowledgements are sent by themselves at once after so many frames, or bytes.
 _ACK_FRAMES: Final = 64
 _ACK_BYTES: Final = 256 * 1024
-#: Bytes of the largest message that a guest sends: a command, and what belongs to it. A host may have more to say.
-_MOST_FROM_GUEST: Final = 128 * 1024
+#: Bytes of the largest message that a guest sends: an extended APDU, and what belongs to it. A host has more to say.
+_MOST_FROM_GUEST: Final = 72 * 1024
 #: Weight of a new measurement in the round trip's running mean.
 _NEW_WEIGHT: Final = 0.25
 
