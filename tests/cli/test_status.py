@@ -10,13 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from cardferry.transports.listening import user_name
 
 from cardferry.app.hosts.address import UnixHost
 from cardferry.app.hosts.direct_link import dial_of
 from cardferry.link import Guest
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
 from cardferry.pcsc.constants import Protocol, ShareMode
+from cardferry.system.peers import user_name
 from tests.cli.terminal import Commands
 
 SAID = Principal(PrincipalKind.SSH, "the-president")
