@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,7 +171,7 @@ class Histories(RuleBasedStateMachine):
         pairs = [(program, handle) for program in self.idle() for handle in program.handles]
         return pairs[number % len(pairs)] if pairs else None
 
-    def start(self, program: Program, key: object, work: Coroutine[Any, Any, object], limit: float | None) -> None:
+    def start(self, program: Program, key: object, work: Awaitable[object], limit: float | None) -> None:
         now = self.loop.time()
         place, kept_until = program.places.get(key, (0, 0.0))
         program.place = place if now < kept_until else next(self.places)
@@ -182,7 +182,7 @@ class Histories(RuleBasedStateMachine):
 
         self.run(action=begin)
 
-    async def _followed(self, program: Program, key: object, work: Coroutine[Any, Any, object]) -> None:
+    async def _followed(self, program: Program, key: object, work: Awaitable[object]) -> None:
         assert program.place is not None
         place = program.place
         program.places.pop(key, None)
@@ -304,16 +304,13 @@ class Histories(RuleBasedStateMachine):
         if picked := self.pick_handle(number):
             program, handle = picked
             card = handle.card
-            works: dict[str, Coroutine[Any, Any, object]] = {
-                "control": card.control(1, b"", 1),
-                "attribute": card.attribute(1),
-                "set_attribute": card.set_attribute(1, b""),
-                "status": card.status(),
+            works: dict[str, Callable[[], Awaitable[object]]] = {
+                "control": lambda: card.control(1, b"", 1),
+                "attribute": lambda: card.attribute(1),
+                "set_attribute": lambda: card.set_attribute(1, b""),
+                "status": card.status,
             }
-            work = works.pop(call)
-            for unused in works.values():
-                unused.close()
-            self.start(program, handle, self.warning(handle, work), program.patience)
+            self.start(program, handle, self.warning(handle, works[call]()), program.patience)
 
     @precondition(has_idle_handles)
     @rule(number=st.integers(0, 50), share=st.sampled_from(ShareMode), how=st.sampled_from([0, 1, 2]))
@@ -412,7 +409,7 @@ class Histories(RuleBasedStateMachine):
 
     # Promises
 
-    async def warning(self, handle: Handle, work: Coroutine[Any, Any, object]) -> None:
+    async def warning(self, handle: Handle, work: Awaitable[object]) -> None:
         """A call that may be warned of a reset or removal."""
         try:
             await work
@@ -424,7 +421,7 @@ class Histories(RuleBasedStateMachine):
                 handle.transactions.clear()
             raise
 
-    async def resetting(self, work: Coroutine[Any, Any, object]) -> None:
+    async def resetting(self, work: Awaitable[object]) -> None:
         """A call that may reset the card when its turn comes."""
         self.resets += 1
         try:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -80,7 +79,7 @@ async def test_patience_counts_the_wait_for_the_turn_and_for_the_local_program_t
 async def test_single_operation_waits_for_a_local_program(call: str) -> None:
     async with Desk() as desk:
         alice = await desk.client("alice")
-        works: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        works: dict[str, Callable[[], Awaitable[object]]] = {
             "transmit": lambda: alice.card.transmit(APDU, T1),
             "control": lambda: alice.card.control(1, b"", 1),
             "attribute": lambda: alice.card.attribute(1),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -91,7 +90,7 @@ async def test_end_of_somebody_elses_transaction_is_refused() -> None:
 async def test_others_take_their_turn_after_the_transaction(call: str) -> None:
     async with Desk() as desk:
         alice, bob = await desk.client("alice"), await desk.client("bob")
-        calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
             "transmit": lambda: bob.card.transmit(APDU, T1),
             "control": lambda: bob.card.control(1, b"x", 10),
             "set_attribute": lambda: bob.card.set_attribute(1, b"x"),
@@ -111,7 +110,7 @@ async def test_others_take_their_turn_after_the_transaction(call: str) -> None:
 async def test_a_held_reply_is_bounded_by_patience(call: str) -> None:
     async with Desk() as desk:
         alice, bob = await desk.client("alice"), await desk.client("bob", patience=1.0)
-        calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
             "transmit": lambda: bob.card.transmit(APDU, T1),
             "control": lambda: bob.card.control(1, b"x", 10),
             "set_attribute": lambda: bob.card.set_attribute(1, b"x"),

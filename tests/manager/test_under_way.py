@@ -176,10 +176,10 @@ async def test_a_transaction_whose_program_vanishes_is_reset_after_its_command()
         waiting = desk.start(bob.card.begin())
         await asyncio.sleep(0.5)
         await alice.context.close()
-        assert not sent.done
+        early = sent.done
         with raises(ReturnCode.W_RESET_CARD):
             await waiting
-        assert sent.done
+        assert (early, sent.done) == (False, True)
         assert desk.reader.calls[-2:] == ["reset RESET", "release"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -110,10 +110,10 @@ async def test_one_slow_reset_does_not_hold_up_other_readers() -> None:
         _open(desk, "reset RESET")
 
 
-Work = Callable[[Client], Coroutine[Any, Any, object]]
+Work = Callable[[Client], Awaitable[object]]
 
 
-def _begin_and_end(client: Client) -> Coroutine[Any, Any, object]:
+def _begin_and_end(client: Client) -> Awaitable[object]:
     async def work() -> None:
         await client.card.begin()
         await client.card.end(RESET)

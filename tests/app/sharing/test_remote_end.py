@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from cardferry.app.agent.handoff_client import Visitor
@@ -24,47 +23,10 @@ from cardferry.transports.listening import SocketInUseError
 from cardferry.transports.unix import adopt
 from cardferry.wire.link.frames import Kind, encode
 from cardferry.wire.link.greeting import Bye, Reason
+from tests.app.visits import PATIENCE, Visit
 from tests.callers import TESTER
 from tests.fleet.hosts import Said
 from tests.frontends.library import Build, Library
-
-#: s until a test gives up.
-PATIENCE = 10.0
-
-
-class Visit:
-    """The session that ssh has opened for a share, as far as it is seen here: it has handed its streams over.
-
-    Attributes:
-        stream: the other end of them, which is the sharing computer's.
-    """
-
-    def __init__(self, door: Path, token: str = "its own") -> None:
-        self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(os.fspath(door))
-        self.stream, far = socket.socketpair()
-        with far:
-            said = msgspec.json.encode(Visitor("laptop", token))
-            socket.send_fds(self._connection, [said], [far.fileno(), far.fileno()])
-        self._connection.setblocking(False)
-        self._heard = b""
-
-    async def told(self) -> News | None:
-        """The next thing that it is told; None when the other one has ended."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(PATIENCE):
-            while b"\n" not in self._heard:
-                data = await loop.sock_recv(self._connection, 4096)
-                if not data:
-                    return None
-                self._heard += data
-        line, _, self._heard = self._heard.partition(b"\n")
-        return decode(line + b"\n")
-
-    def close(self) -> None:
-        """The session ends, with its streams."""
-        self.stream.close()
-        self._connection.close()
 
 
 class Far:
@@ -83,7 +45,7 @@ class Far:
         self.visits: list[Visit] = []
 
     def visit(self, token: str = "its own") -> Visit:
-        visit = Visit(self.door, token)
+        visit = Visit(self.door, Visitor("laptop", token))
         self.visits.append(visit)
         return visit
 
@@ -91,7 +53,6 @@ class Far:
         """A visit of the computer that lends its readers, once programs can connect."""
         visit = self.visit()
         assert await visit.told() == News(taken=True)
-        visit.stream.setblocking(False)
         tasks.create_task(server.serve(await adopt(visit.stream, "far"), TESTER))
         assert await visit.told() == News(serving=str(self.path))
         return visit
