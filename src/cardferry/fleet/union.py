@@ -180,7 +180,7 @@ class Union:
         side.admitted = self._all_admitted
         self._sides.append(side)
         self._start(side)
-        self._changes.tell()
+        self._changes.announce()
 
     async def remove(self, member: Member) -> None:
         """A host less: its readers go at once. Returns when nothing of programs is left there: its manager may end.
@@ -198,7 +198,7 @@ class Union:
         member.known.set()  # nobody need wait for it
         self._names.forget_host(side.number)
         self._renew(events=len(side.readers))
-        self._changes.tell()
+        self._changes.announce()
         async with asyncio.TaskGroup() as tasks:
             for context in tuple(self.open_contexts):
                 tasks.create_task(context.leave(side))
