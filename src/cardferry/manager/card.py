@@ -153,6 +153,7 @@ class LocalCard:
                 await self._reset(lambda: slot.device.reset(initialization, wanted), until, asked)
             # What happens from now on counts again, also if it happens before we are through.
             happened, self.state.happened = self.state.happened, None
+            self.state.used = self.state.used and happened is None
             try:
                 await self._renew(share, protocols, until)
             except BaseException:
@@ -216,8 +217,15 @@ class LocalCard:
         """End a transaction; a disposition that resets marks this handle, too, as pcscd does.
 
         No reader here can eject a card: ``E_UNSUPPORTED_FEATURE``, after the end, as pcscd says for such readers.
+
+        When others have reset the card in the middle of it, the transaction ends as well, with that error: programs
+        that begin anew after it (libykpiv) would have two of them, end one, and shut out everybody.
         """
-        self._check_usable()
+        self._check_open()
+        if self.state.happened is not None:
+            if self.state.lock_count > self.exclusive:
+                await self._unlock_once()
+            self.state.check_happened()
         slot = self.slot
         if slot.holder is not None and slot.holder is not self.state and slot.holder.lock_count:
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "the transaction is somebody else's")
@@ -278,7 +286,9 @@ class LocalCard:
         self._check_usable()
         slot = self.slot
         try:
-            return await slot.device.call(lambda: slot.device.reader.attribute(attribute))
+            return await slot.spare(
+                self.state, lambda: slot.device.call(lambda: slot.device.reader.attribute(attribute))
+            )
         except PcscError as error:
             if error.code is not ReturnCode.E_SHARING_VIOLATION:
                 raise
@@ -291,12 +301,14 @@ class LocalCard:
         await slot.operate(self.state, lambda: slot.device.reader.set_attribute(attribute, value), self._patience)
 
     async def status(self) -> None:
-        """Raise what ``SCardStatus`` would return.
+        """Raise what ``SCardStatus`` would return. During somebody's transaction it waits, as with pcscd.
 
-        It does nothing with the card, so it needs no turn. libykpiv asks right after its connect, and gives up when it
-        is told of a reset there: had it to wait, it would be told of every reset by those whose turn comes before.
+        What happens while it waits is left to the next call. libykpiv asks right after its connect, and gives up when
+        it is told of a reset there: it would be told of every reset by those whose turn comes before.
         """
         self._check_usable()
+        async with self.slot.turn(self.state, self._patience):
+            pass
 
     # the end
 

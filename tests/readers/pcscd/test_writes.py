@@ -65,7 +65,7 @@ async def test_when_many_requests_are_unanswered_nothing_more_leaves() -> None:
     assert connection is not None
     assert connection.crowded
     assert len(connection._replies) < 40
-    assert await asyncio.gather(*sent) == [OK] * len(sent)  # type: ignore[call-overload]
+    assert await asyncio.gather(*sent) == [OK] * len(sent)
     assert await reader.transmit(SELECT, Protocol.T1) == OK
     assert len(there.executed) == len(sent) + 1
 
