@@ -279,7 +279,8 @@ class GuestCard:
             self._depth = max(0, self._depth - 1)
             self._account()
             raise
-        self._reached()
+        if self._reached_at is not None:
+            self._reached()
 
     @replying
     async def end(self, disposition: Disposition) -> None:

@@ -208,8 +208,11 @@ class PcscdReader:
 
     async def _lock(self, handle: CardHandle) -> None:
         now = self._loop.time()
+        glance = self._glance(now)
+        if glance is not None:
+            self._look(handle.post_soon(glance))
         if self._neighbours.sure(now):
-            self._look(await handle.ask_lock(self._glance(now)))
+            await handle.ask_lock()
         else:
             await self._take(handle)
 
@@ -299,7 +302,8 @@ class PcscdReader:
         if outcome is Outcome.ANSWERED:
             if reply.rv:
                 await self._failed(_meaning(request, reply.rv))
-            self._heard()
+            if isinstance(request, Transmit):  # some others are carried out although a reset was not told
+                self._heard()
             return reply
         if outcome is Outcome.OUTSIDE:
             await self._start_over()
