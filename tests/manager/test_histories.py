@@ -4,7 +4,7 @@ The model knows no queue and no timer. It knows what each program was told, what
 
 - *alone*: a transaction whose end succeeded had the card to itself, from its begin on, and no reset came between;
 - *told*: no handle uses the card across a reset, removal or loss of power without having been told of it first, except
-  across a reset that had been asked for before the handle was opened;
+  across a reset that had been asked for before the handle was opened, and one by others that came before its first use;
 - *once*: a command that was answered was executed once, one that was refused or not answered never twice;
 - *in order*: nobody's turn comes before that of somebody who has been waiting for longer;
 - *bounded*: a call with patience is answered within it; after a long silence nobody waits any more;
@@ -38,7 +38,19 @@ from cardferry.manager import ExclusivePolicy, Settings
 from cardferry.manager.card import LocalCard
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from tests.manager.desk import LEAVE, LOST, POWERED, READER, SHARED, T1, Call, Client, Desk, FakeReader
+from tests.manager.desk import (
+    LEAVE,
+    LOST,
+    POWERED,
+    READER,
+    RESET_BY_OTHERS,
+    SHARED,
+    T1,
+    Call,
+    Client,
+    Desk,
+    FakeReader,
+)
 from tests.virtual_time import VirtualTimeLoop, quiet
 
 #: Times, in s.
@@ -441,7 +453,12 @@ class Histories(RuleBasedStateMachine):
         """*told*, *once*"""
         history = handle.reader.history
         assert history.count(apdu) == 1
-        assert history[handle.renewed : history.index(apdu)].count(LOST) <= handle.resets, "not told of a reset"
+        since = history[handle.renewed : history.index(apdu)]
+        assert since.count(LOST) <= handle.resets, "not told of a reset"
+        mine = b"%d " % id(handle)
+        used = [isinstance(seen, bytes) and seen.startswith(mine) for seen in since]
+        if any(used):
+            assert RESET_BY_OTHERS not in since[used.index(True) :], "not told of a reset by others"
 
     def check_order(self, lucky: Program, handle: Handle) -> None:
         """*in order*, at the moment when somebody's turn has come"""
@@ -470,7 +487,7 @@ class Histories(RuleBasedStateMachine):
             due, reader, renewed = warning
             if due < self.loop.time():
                 since = reader.history[renewed:]
-                assert LOST in since or POWERED in since, "warned of nothing"
+                assert {LOST, POWERED, RESET_BY_OTHERS} & set(since), "warned of nothing"
         self.warnings = [warning for warning in self.warnings if warning[0] >= self.loop.time()]
 
     @invariant()

@@ -74,6 +74,7 @@ async def test_vanished_owner_that_was_to_be_told_of_a_reset_causes_no_other() -
     async with Desk() as desk:
         alice = await desk.client("alice")
         await alice.card.begin()
+        await alice.card.transmit(APDU, T1)
         desk.reader.fails["transmit"] = PcscError(ReturnCode.W_RESET_CARD)
         with pytest.raises(PcscError):
             await alice.card.transmit(APDU, T1)

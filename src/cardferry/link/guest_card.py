@@ -5,11 +5,14 @@ nobody has marked handles on its reader since it was known to be in order (`Mark
 for the host until one has succeeded that mends the handle.
 
 Begin waits for the host, too, while somebody else could be in its way: programs act on what begin returns (libykpiv,
-yubikey.rs and pivy reconnect when it says ``W_RESET_CARD``, and after no other call).
+yubikey.rs and pivy reconnect when it says ``W_RESET_CARD``, and after no other call). Programs on the host itself come,
+reset the card and go unseen. So it waits also when the handle has used the card, and nothing was heard of the card for
+a moment: the host looks then.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -36,6 +39,9 @@ _PASSING: Final = frozenset(
     }
 )
 
+#: How long it counts that the host has reached the card through the handle, in s. A program of the host's that comes,
+#: resets the card and leaves takes longer.
+RECENT: Final = 0.25
 _RESETS: Final = (Disposition.RESET, Disposition.UNPOWER)
 #: Messages after which the card may be somebody else's.
 _GIVING_BACK: Final = (m.End, m.Disconnect)
@@ -65,6 +71,7 @@ class GuestCard:
         "_handle",
         "_marks",
         "_protocol",
+        "_reached_at",
         "_reader",
         "_resetting",
         "_sequence",
@@ -106,6 +113,8 @@ class GuestCard:
         #: A call about the handle has failed, and none that succeeded since has shown that it is in order.
         self._failed = False
         self._closed = False
+        #: When the host has last reached the card through the handle; None while the handle has not used the card.
+        self._reached_at: float | None = None
         #: Counts messages about this handle: a promise holds only until the next one.
         self._sequence = 0
         self._account()
@@ -166,8 +175,18 @@ class GuestCard:
         return (
             self._in_order
             and self._unseen.may_begin(self._session)
-            and (self._has_card or not self._session.contended(self, self._reader))
+            and (self._has_card or (self._lately and not self._contended))
         )
+
+    @property
+    def _contended(self) -> bool:
+        """Whether somebody else may be in the way."""
+        return self._session.contended(self, self._reader)
+
+    @property
+    def _lately(self) -> bool:
+        """Whether nobody can have reset the card unseen since the handle has used it."""
+        return self._reached_at is None or asyncio.get_running_loop().time() - self._reached_at < RECENT
 
     def _check(self) -> None:
         if self._closed:
@@ -213,6 +232,9 @@ class GuestCard:
         answer = await self._ask(make)
         self._marks, self._failed = marks, False
         return answer
+
+    def _reached(self) -> None:
+        self._reached_at = asyncio.get_running_loop().time()
 
     def _tell(self, message: m.Call) -> Reply[None]:
         """Make a call without waiting, or as soon as there is room for it."""
@@ -266,6 +288,8 @@ class GuestCard:
             self._depth = max(0, self._depth - 1)
             self._account()
             raise
+        if self._reached_at is not None:
+            self._reached()
 
     @straight
     def end(self, disposition: Disposition) -> Reply[None]:
@@ -312,6 +336,7 @@ class GuestCard:
                 return response
         sequence = self._sequence + 1
         answer = await self._ask(lambda call: m.Transmit(call, self._handle, apdu, protocol), len(apdu))
+        self._reached()
         # The reply goes on here before anything that comes behind it is looked at. So what the host foresees, which may
         # come in the same piece, finds that it was promised. It is worth nothing if we have said more since.
         if answer.foreseen is not None and sequence == self._sequence and not self._failed:
@@ -356,9 +381,9 @@ class GuestCard:
         await self._ask(lambda call: m.SetAttribute(call, self._handle, attribute, value))
 
     async def status(self) -> None:
-        """Raise what ``SCardStatus`` would return."""
+        """Raise what ``SCardStatus`` would return; waits for the host while somebody else may have the card."""
         self._check()
-        if self._in_order:
+        if self._in_order and (self._has_card or not self._contended):
             self._session.counters.local += 1
             return
         await self._mending(lambda call: m.Status(call, self._handle))

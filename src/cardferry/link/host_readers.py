@@ -36,6 +36,8 @@ class ReadersSender:
 
     Args:
         own: how many of a reader's handles are the guest's, of those that `ReaderState.sharing` counts.
+
+    Programs that are in no queue of the host's count as one handle of others.
     """
 
     def __init__(self, own: Callable[[str], int]) -> None:
@@ -76,7 +78,8 @@ class ReadersSender:
 
     def _others_on(self, reader: ReaderState) -> int:
         # Of an exclusive reader either the guest is the owner, or all its handles there are marked.
-        return max(0, reader.sharing - self._own(reader.name)) if reader.sharing > 0 else 0
+        handles = max(0, reader.sharing - self._own(reader.name)) if reader.sharing > 0 else 0
+        return handles + reader.outsiders
 
     def news(self, snapshot: Snapshot) -> Readers | None:
         """The message that brings the guest up to date, None when it is."""

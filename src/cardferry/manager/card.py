@@ -155,6 +155,7 @@ class LocalCard:
                 await self._reset(lambda: slot.device.reset(initialization, wanted), until, asked)
             # What happens from now on counts again, also if it happens before we are through.
             happened, self.state.happened = self.state.happened, None
+            self.state.used = self.state.used and happened is None
             try:
                 await self._renew(share, protocols, until)
             except BaseException:
@@ -218,15 +219,27 @@ class LocalCard:
         """End a transaction; a disposition that resets marks this handle, too, as pcscd does.
 
         No reader here can eject a card: ``E_UNSUPPORTED_FEATURE``, after the end, as pcscd says for such readers.
+
+        When others have reset the card in the middle of it, the transaction ends as well, with that error: programs
+        that begin anew after it (libykpiv) would have two of them, end one, and shut out everybody.
         """
-        self._check_usable()
+        self._check_open()
         slot, state = self.slot, self.state
+        if state.happened is not None:
+            if state.lock_count > self.exclusive:
+                return self._end_lost()
+            state.check_happened()
         holder = slot.turns.owner
         if holder is not state and isinstance(holder, HandleState) and holder.lock_count:
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "the transaction is somebody else's")
         if state.lock_count <= (slot.exclusive_owner is state):
             raise PcscError(ReturnCode.E_NOT_TRANSACTED)
         return self._unlock_once() if disposition is Disposition.LEAVE else self._end_by(disposition)
+
+    @replying
+    async def _end_lost(self) -> None:
+        await self._unlock_once()
+        self.state.check_happened()
 
     @replying
     async def _end_by(self, disposition: Disposition) -> None:
@@ -290,7 +303,9 @@ class LocalCard:
         self._check_usable()
         slot = self.slot
         try:
-            return await slot.device.call(lambda: slot.device.reader.attribute(attribute))
+            return await slot.spare(
+                self.state, lambda: slot.device.call(lambda: slot.device.reader.attribute(attribute))
+            )
         except PcscError as error:
             if error.code is not ReturnCode.E_SHARING_VIOLATION:
                 raise
@@ -303,12 +318,14 @@ class LocalCard:
         await slot.operate(self.state, lambda: slot.device.reader.set_attribute(attribute, value), self._patience)
 
     async def status(self) -> None:
-        """Raise what ``SCardStatus`` would return.
+        """Raise what ``SCardStatus`` would return. During somebody's transaction it waits, as with pcscd.
 
-        It does nothing with the card, so it needs no turn. libykpiv asks right after its connect, and gives up when it
-        is told of a reset there: had it to wait, it would be told of every reset by those whose turn comes before.
+        What happens while it waits is left to the next call. libykpiv asks right after its connect, and gives up when
+        it is told of a reset there: it would be told of every reset by those whose turn comes before.
         """
         self._check_usable()
+        async with self.slot.turn(self.state, self._patience):
+            pass
 
     # the end
 

@@ -144,6 +144,11 @@ class LocalManager:
         if slot := self._slots.get(reader):
             slot.reader_failed()
 
+    def outsiders(self, reader: Reader, present: bool) -> None:
+        """Programs on this computer use the reader, or none do any more."""
+        if slot := self._slots.get(reader):
+            slot.outsiders(present)
+
     def _count_reader_event(self) -> None:
         self._came_or_went += 1
         self._touch()

@@ -16,7 +16,7 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from cardferry.manager.device import Device, Work
 from cardferry.manager.handle import HandleState, Happened
@@ -26,7 +26,7 @@ from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import DONE, Reply, replying, running, within
-from cardferry.readers.base import Reader
+from cardferry.readers.base import ExecutedError, Reader
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ T = TypeVar("T")
 Start = Callable[[Coroutine[object, object, None]], None]
 Check = Callable[[], None]
 
+#: Return codes of commands that were not executed.
+_REFUSED: Final = (ReturnCode.W_RESET_CARD, ReturnCode.E_SHARING_VIOLATION)
 #: Numbers for `ReaderState.marks` and for the order of things. All readers take theirs from here, so that one which
 #: comes again under its name is never taken for the one before, by whoever has not seen it go.
 _numbers = itertools.count()
@@ -70,6 +72,7 @@ class Slot:
         self._claiming: Reply[bool] | None = None
         self._state: ReaderState | None = None
         self._marks = next(_numbers)
+        self._outsiders = False
 
     # what everybody may know
 
@@ -91,6 +94,7 @@ class Slot:
                 device.atr,
                 device.protocol,
                 self._marks,
+                self._outsiders,
             )
         return self._state
 
@@ -132,6 +136,11 @@ class Slot:
         self.device.failed()
         self._without_card()
 
+    def outsiders(self, present: bool) -> None:
+        """Programs on this computer use the reader, or may have until now; or none do any more."""
+        self._outsiders = present
+        self.touch()
+
     def _without_card(self) -> None:
         self.tell(Happened.REMOVED)
         self._stop_claiming()
@@ -148,7 +157,35 @@ class Slot:
             self.turns.leave(owner)
 
     def _reset_by_others(self) -> None:
-        self.tell(Happened.RESET)
+        """Another user of the reader has reset the card: perhaps just now, perhaps long before a handle was opened.
+
+        Handles that have not used the card yet have lost nothing, and are not told: a program that leaves with a reset
+        would stop the next one otherwise, while the reader lingers.
+        """
+        self._mark(Happened.RESET, [handle for handle in self.handles if handle.used])
+
+    async def spare(self, handle: HandleState, work: Work[T]) -> T:
+        """Do something; once more if all that was in its way is a reset of which the handle is not told."""
+        try:
+            return await work()
+        except PcscError as error:
+            if error.code is not ReturnCode.W_RESET_CARD or handle.used or handle.happened is not None:
+                raise
+        return await work()
+
+    @staticmethod
+    def using(handle: HandleState, work: Work[T]) -> Work[T]:
+        """The same work, for a handle that has not used the card yet: it has when that was executed."""
+
+        async def noted() -> T:
+            handle.used = True
+            try:
+                return await work()
+            except PcscError as error:
+                handle.used = error.code not in _REFUSED or isinstance(error, ExecutedError)
+                raise
+
+        return noted
 
     def tell(self, happened: Happened, *, but: HandleState | None = None, since: int | None = None) -> None:
         """Mark all handles, so that their next call says what happened.
@@ -239,7 +276,7 @@ class Slot:
         turns = self.turns
         turns.end_overdue()
         handle.check_happened()  # before it waits for a turn, if it has just lost the one it had
-        if self.device.gone or not turns.take_free(handle):
+        if self.device.gone or not handle.used or not turns.take_free(handle):
             return self._operate_later(handle, work, patience, until)
         return _Operation(self, handle, work, until)
 
@@ -248,7 +285,14 @@ class Slot:
         self, handle: HandleState, work: Work[T], patience: float | None, until: float | None
     ) -> T:
         await self.take(handle, patience)
-        return await _Operation(self, handle, work, until)
+        if handle.used:
+            return await _Operation(self, handle, work, until)
+        work = self.using(handle, work)
+        try:
+            return await self.spare(handle, lambda: self.insist(handle, work, until, handle.check_happened))
+        finally:
+            if not handle.lock_count:
+                self.turns.leave(handle)
 
     async def insist(self, handle: HandleState, work: Work[T], until: float | None, check: Check | None = None) -> T:
         """Do one thing with the reader in a turn that the caller has; for ``check`` see `Device.call`.
@@ -324,7 +368,11 @@ class Slot:
                 closed, ``W_REMOVED_CARD`` when the card went, or the reader's own error.
         """
         known = handle.happened
-        claiming = self._claiming = self.call(lambda: self.device.reader.claim(alone=alone))
+
+        def claim() -> Reply[bool]:
+            return self.call(lambda: self.device.reader.claim(alone=alone))
+
+        claiming = self._claiming = claim() if handle.used else running(self.spare(handle, claim))
         try:
             unwanted = claiming.result() if claiming.done() else await within(claiming, until)
         except (TimeoutError, asyncio.CancelledError) as error:

@@ -186,19 +186,16 @@ class CardHandle:
             return Lock.HELD
         return Lock.ASKED if begins else Lock.FREE
 
-    async def ask_lock(self, behind: Request | None = None) -> Pending | None:
-        """Ask for pcscd's lock without waiting; returns the reply to ``behind``, sent in the same write.
+    def post_soon(self, request: Request) -> Pending:
+        """Send a request that is not about the handle, along with the next one."""
+        return self._connection.post_soon(request)[0]
 
-        (It waits when pcscd has left many requests unanswered.)
-        """
+    async def ask_lock(self) -> None:
+        """Ask for pcscd's lock without waiting. (It waits when pcscd has left many requests unanswered.)"""
         if self._connection.full:
             await self._connection.drain()
-        if self.closed:
-            return None
-        requests = [BeginTransaction(self._card), *([] if behind is None else [behind])]
-        begin, *others = self._connection.post_soon(*requests)
-        self._begins.append(begin)
-        return others[0] if others else None
+        if not self.closed:
+            self._begins += self._connection.post_soon(BeginTransaction(self._card))
 
     async def take_lock(self, sleep: Callable[[float], Awaitable[object]]) -> int:
         """Wait until the lock is ours, or until it cannot be. Returns pcscd's answer, 0 when it is ours."""

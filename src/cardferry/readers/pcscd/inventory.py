@@ -67,7 +67,7 @@ class Inventory:
     def _report(self, change: Change, record: ReaderState) -> None:
         observer = self._observer
         if change is Change.READER_ADDED:
-            reader = PcscdReader(record.name, self._connector, self._minor, self._replace)
+            reader = PcscdReader(record.name, self._connector, self._minor, self._replace, observer.outsiders)
             self._readers[record.name] = reader
             observer.reader_added(reader)
         elif change is Change.READER_REMOVED:

@@ -9,7 +9,8 @@ What a caller sees of them:
   Outside one it is refused with ``E_SHARING_VIOLATION``, for the caller to claim the reader and repeat it;
 - they have reset the card: ``W_RESET_CARD``, once; the command was not executed;
 - they slipped in between two commands of a claim (see `Outcome.OUTSIDE`; rare): the card is reset and
-  ``W_RESET_CARD`` raised, so that the application starts its transaction anew. That command *was* executed.
+  ``W_RESET_CARD`` raised, so that the application starts its transaction anew. That command *was* executed:
+  `ExecutedError`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from cardferry.pcsc.constants import (
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import DONE, Reply, replying, within
+from cardferry.readers.base import ExecutedError
 from cardferry.readers.pcscd.connection import Connection, Pending
 from cardferry.readers.pcscd.connector import Connector
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
@@ -65,13 +67,23 @@ class PcscdReader:
         minor: the protocol level of this pcscd.
         on_lost: called when a handle was lost, with its connection or because pcscd has forgotten it, while pcscd
             itself may live on.
+        on_others: called with True when pcscd's other users turn out to use the reader, and with False when they do
+            not any more.
     """
 
-    def __init__(self, name: str, connector: Connector, minor: int, on_lost: Callable[[PcscdReader], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        connector: Connector,
+        minor: int,
+        on_lost: Callable[[PcscdReader], None],
+        on_others: Callable[[PcscdReader, bool], None] | None = None,
+    ) -> None:
         self._name = name
         self._connector = connector
         self._minor = minor
         self._on_lost = on_lost
+        self._on_others = on_others
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
         self._context = 0
@@ -84,6 +96,8 @@ class PcscdReader:
         #: The card was reset, and whoever should have been told was cancelled before.
         self._reset_untold = False
         self._neighbours = Neighbours()
+        #: What `on_others` was told.
+        self._others = False
 
     @property
     def name(self) -> str:
@@ -94,7 +108,9 @@ class PcscdReader:
 
     def table(self, record: ReaderState) -> None:
         """The reader's record in pcscd's table, as it is now."""
-        self._neighbours.table(record.sharing, self._handles, self._loop.time())
+        now = self._loop.time()
+        self._neighbours.table(record.sharing, self._handles, now)
+        self._tell_of_others(now)
 
     def verify(self) -> None:
         """pcscd's table has changed: see whether our handle has outlived that.
@@ -158,8 +174,9 @@ class PcscdReader:
     async def claim(self, *, alone: bool = False) -> bool:
         """Take pcscd's lock.
 
-        Alone on the reader we only ask for it; the next command brings the answer. With others we wait for it, after
-        the pause that we may owe them. A claim that follows a release at once goes on with the lock that we have.
+        When nobody can have reset the card we only ask for it; the next command brings the answer. Otherwise we wait
+        for it, with others after the pause that we may owe them. A claim that follows a release at once goes on with
+        the lock that we have.
 
         Raises:
             PcscError: the lock is not ours and not asked for; no `release` is needed.
@@ -191,8 +208,11 @@ class PcscdReader:
 
     async def _lock(self, handle: CardHandle) -> None:
         now = self._loop.time()
-        if self._neighbours.alone(now):
-            self._look(await handle.ask_lock(self._glance(now)))
+        glance = self._glance(now)
+        if glance is not None:
+            self._look(handle.post_soon(glance))
+        if self._neighbours.sure(now):
+            await handle.ask_lock()
         else:
             await self._take(handle)
 
@@ -282,6 +302,8 @@ class PcscdReader:
         if outcome is Outcome.ANSWERED:
             if reply.rv:
                 await self._failed(_meaning(request, reply.rv))
+            if isinstance(request, Transmit):  # some others are carried out although a reset was not told
+                self._heard()
             return reply
         if outcome is Outcome.OUTSIDE:
             await self._start_over()
@@ -299,7 +321,7 @@ class PcscdReader:
         except asyncio.CancelledError:
             self._reset_untold = True
             raise
-        raise PcscError(ReturnCode.W_RESET_CARD, "another program came in between")
+        raise ExecutedError("another program came in between")
 
     async def _tell(self) -> None:
         await self._failed(ReturnCode.W_RESET_CARD)
@@ -308,11 +330,12 @@ class PcscdReader:
         rv = await handle.take_lock(asyncio.sleep)
         if rv:
             await self._failed(rv)
+        self._heard()
 
     async def _failed(self, rv: int) -> None:
         """Raise what a return value of pcscd means. After a reset by others the handle is a fresh one, without lock."""
         if rv == ReturnCode.W_RESET_CARD:
-            self._neighbours.seen(self._loop.time())
+            self._seen()
             self._reset_untold = True
             await self._renew()
             self._reset_untold = False
@@ -368,6 +391,7 @@ class PcscdReader:
                 raise PcscError(ReturnCode.E_READER_UNAVAILABLE, str(error)) from error
             raise
         self._handle = handle
+        self._heard()
         self._look(states)
         return handle
 
@@ -418,7 +442,22 @@ class PcscdReader:
         return int(self._handle is not None)
 
     def _seen(self) -> None:
-        self._neighbours.seen(self._loop.time())
+        now = self._loop.time()
+        self._neighbours.seen(now)
+        self._tell_of_others(now)
+
+    def _heard(self) -> None:
+        now = self._loop.time()
+        self._neighbours.heard(now)
+        if self._others:
+            self._tell_of_others(now)
+
+    def _tell_of_others(self, now: float) -> None:
+        others = self._neighbours.about(now)
+        if others is not self._others:
+            self._others = others
+            if self._on_others is not None:
+                self._on_others(self, others)
 
     def _glance(self, now: float) -> GetReadersState | None:
         """A request for the table to send along, when it was not looked at for a while."""
