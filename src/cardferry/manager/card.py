@@ -285,7 +285,7 @@ class LocalCard:
     async def attribute(self, attribute: int) -> bytes:
         """A reader attribute. It concerns the reader, not the card, so it needs no turn.
 
-        Unless another user of the reader has it to himself: then the turn is the way to wait for him.
+        While another user of the reader has it exclusively, the handle's turn is what waits for that.
         """
         self._check_usable()
         slot = self.slot
@@ -305,8 +305,8 @@ class LocalCard:
     async def status(self) -> None:
         """Raise what ``SCardStatus`` would return.
 
-        It does nothing with the card, so it needs no turn. libykpiv asks right after its connect, and gives up when it
-        is told of a reset there: had it to wait, it would be told of every reset by those whose turn comes before.
+        It does nothing with the card, so it needs no turn. libykpiv calls it right after its connect, and gives up on
+        ``W_RESET_CARD``: if it had to wait for its turn, any caller before it that resets the card would stop it.
         """
         self._check_usable()
 
