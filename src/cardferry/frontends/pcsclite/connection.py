@@ -18,16 +18,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
+from typing import Protocol as Interface
 
-from cardferry.frontends.pcsclite.payload import turned_attribute
+from cardferry.frontends.pcsclite.payload import ControlCodes, turned_attribute
 from cardferry.pcsc.apdu import ApduError, CommandApdu
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 from cardferry.pcsc.constants import MAX_APDU_SIZE, Disposition, Protocol, Scope, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Card, Context
+from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import Reply, answered, failed, in_task
 from cardferry.wiping import Receiver, wipe_soon
@@ -35,9 +36,6 @@ from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
 from cardferry.wire.pcsclite.layout import NATIVE
 from cardferry.wire.pcsclite.server import ServerCodec
-
-if TYPE_CHECKING:
-    from cardferry.frontends.pcsclite.frontend import PcscliteFrontend
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +62,55 @@ _DISPOSITIONS = {int(disposition): disposition for disposition in Disposition}
 NOBODY = Caller(Principal(PrincipalKind.LOCAL_USER, ""))
 
 R = TypeVar("R", bound=m.Request)
+
+
+class Front(Interface):
+    """What a connection asks of who has accepted it, and what all connections share: `PcscliteFrontend`."""
+
+    manager: ResourceManager
+    patience: float
+    slots: int
+    name_size: int
+    connections: set[Connection]
+    #: Connections that wait for a change.
+    registered: set[Connection]
+    #: Contexts by number, for cancel, which comes on another connection.
+    contexts: dict[int, Connection]
+    #: Numbers of all card handles: libpcsclite looks them up over all contexts of a process.
+    cards: set[int]
+    #: What control codes mean, for applications of the other byte order.
+    control_codes: ControlCodes
+
+    @property
+    def full(self) -> bool:
+        """Whether there are more connections than allowed."""
+
+    @property
+    def overrun(self) -> bool:
+        """Whether there are so many more that there is nothing left to tell them so with."""
+
+    @property
+    def most_readers(self) -> int:
+        """How many readers there have been at the same time."""
+
+    @property
+    def changes(self) -> int:
+        """Counts the changes that programs wait for."""
+
+    def identify(self, transport: asyncio.Transport) -> Caller:
+        """Who is at the other end of a connection."""
+
+    def start(self, connection: Connection, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run what a connection must wait for, in a task that the front owns."""
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is closed and has freed what it had."""
+
+    def reader_called(self, name: str, size: int) -> str:
+        """The reader that a program means which has ``size`` bytes for a name."""
+
+    def new_number(self, taken: Container[int]) -> int:
+        """A handle that nobody has and nobody can guess."""
 
 
 def _in_task(
@@ -104,9 +151,9 @@ class Connection(Receiver):
         "registered",
     )
 
-    def __init__(self, front: PcscliteFrontend) -> None:
+    def __init__(self, front: Front) -> None:
         self.caller = NOBODY
-        #: The number of changes (`PcscliteFrontend.changes`) when the program began to wait, None while it does not.
+        #: The number of changes (`Front.changes`) when the program began to wait, None while it does not.
         self.registered: int | None = None
         self._front = front
         self._codec: ServerCodec

@@ -69,13 +69,9 @@ class PcscliteFrontend:
         self.slots = slots
         self.name_size = name_size
         self.connections: set[Connection] = set()
-        #: Connections that wait for a change.
         self.registered: set[Connection] = set()
-        #: Contexts by number, for cancel, which comes on another connection.
         self.contexts: dict[int, Connection] = {}
-        #: Numbers of all card handles: libpcsclite looks them up over all contexts of a process.
         self.cards: set[int] = set()
-        #: What control codes mean, for applications of the other byte order.
         self.control_codes = ControlCodes()
         self._listening = listening
         self._caller = caller
