@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from cardferry.link.channel import LINGER, Channel
+from cardferry.link.channel import COALESCING, Channel
 from cardferry.transports.memory import memory_pipe
 from cardferry.wire.errors import WireError
 from cardferry.wire.link.greeting import Bye, Reason, Role
@@ -62,7 +62,7 @@ async def test_messages_that_nobody_waits_for_wait_for_company() -> None:
     await quiet()
     assert heard.heard == ["connected", b"one", b"two", b"three"]
     guest.send(b"four", urgent=False)
-    await asyncio.sleep(LINGER)
+    await asyncio.sleep(COALESCING)
     await quiet()
     assert heard.heard[-1] == b"four"
 

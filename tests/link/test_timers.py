@@ -13,7 +13,7 @@ import uvloop
 
 from cardferry.link import Guest, LinkServer
 from cardferry.link.channel import Channel
-from cardferry.link.guest_mends import FEW, Mends
+from cardferry.link.guest_flapping import FEW, Flapping
 from cardferry.manager import LocalManager
 from cardferry.pcsc.errors import CardferryError
 from cardferry.readers.virtual import VirtualReaderSource
@@ -157,21 +157,21 @@ def test_an_honest_link_never_breaks_for_a_minute() -> None:
 
 
 def test_mends_are_counted_over_an_hour_and_told_once() -> None:
-    mends = Mends()
-    assert [mends.mended(None, float(minute)) for minute in range(0, 3 * 60, 60)] == [False] * FEW
-    assert mends.mended(AttributeError("no when"), 200.0)
-    assert not mends.mended(None, 300.0)
-    assert mends.recent(300.0) == FEW + 2
-    assert mends.recent(3600.0 + 60) == FEW
-    assert mends.recent(4000.0) == 0
-    assert [mends.mended(None, 4000.0 + minute) for minute in range(4)] == [False, False, False, True]
+    flapping = Flapping()
+    assert [flapping.resumed(None, float(minute)) for minute in range(0, 3 * 60, 60)] == [False] * FEW
+    assert flapping.resumed(AttributeError("no when"), 200.0)
+    assert not flapping.resumed(None, 300.0)
+    assert flapping.recent(300.0) == FEW + 2
+    assert flapping.recent(3600.0 + 60) == FEW
+    assert flapping.recent(4000.0) == 0
+    assert [flapping.resumed(None, 4000.0 + minute) for minute in range(4)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), CardferryError("ssh says")])
 def test_what_the_network_does_is_not_counted(error: Exception) -> None:
-    mends = Mends()
-    assert not any(mends.mended(error, float(number)) for number in range(10))
-    assert mends.recent(10.0) == 0
+    flapping = Flapping()
+    assert not any(flapping.resumed(error, float(number)) for number in range(10))
+    assert flapping.recent(10.0) == 0
 
 
 @pytest.mark.parametrize(("error", "said"), [(None, 1), (ConnectionResetError("by peer"), 0)])

@@ -1,7 +1,7 @@
 """Drives a session over one pipe after the other: bytes to the pipe, messages to the owner, timers in between.
 
 A message goes `Channel.send` -> `Session.send` -> `Session.take` -> `Pipe.write` in one call when it is urgent.
-Messages that nobody waits for are held for up to `LINGER`, so that they travel in one piece with the next one.
+Messages that nobody waits for are held for up to `COALESCING`, so that they travel in one piece with the next one.
 
 However much comes in one piece, `SLICE` bytes of it, or one frame, are dealt with in one pass of the event loop: so the
 other end cannot stop the loop. The pipe is not read meanwhile.
@@ -28,8 +28,8 @@ from cardferry.wire.link.session import Due, Phase, Session, SessionOverflowErro
 
 log = logging.getLogger(__name__)
 
-#: s that a message may wait for company when nobody waits for its answer.
-LINGER: Final = 0.001
+#: s for which a message that nobody waits for is held back, to leave in one piece with the next one.
+COALESCING: Final = 0.001
 #: Bytes that are dealt with in one pass of the event loop: room for 40 of the smallest messages, 0.2 to 0.4 ms of work.
 SLICE: Final = 1024
 #: What the other end is told when the session ends by an error of ours.
@@ -142,9 +142,9 @@ class Channel:
         #: within half a millisecond.
         self._due = 0.0
         self._timer: asyncio.Handle | None = None
-        #: When what waits is sent; and whether that is after `LINGER`, and not at the end of this pass.
+        #: When what waits is sent; and whether that is after `COALESCING`, and not at the end of this pass.
         self._flush_handle: asyncio.Handle | None = None
-        self._lingering = False
+        self._held_back = False
         self._drained: asyncio.Future[None] | None = None
         self._told_over = False
 
@@ -222,8 +222,8 @@ class Channel:
         if not urgent:
             self.session.send(payload)
             if self._flush_handle is None:
-                self._lingering = True
-                self._flush_handle = self._loop.call_later(LINGER, self._flush_later)
+                self._held_back = True
+                self._flush_handle = self._loop.call_later(COALESCING, self._flush_later)
         elif end is None or self._congested:
             self.session.send(payload)
         elif data := self.session.send_now(payload):
@@ -236,11 +236,11 @@ class Channel:
         """Send a message at the end of this pass of the event loop, with all others of this pass."""
         self.messages_sent += 1
         self.session.send(payload)
-        if self._lingering and self._flush_handle is not None:
+        if self._held_back and self._flush_handle is not None:
             self._flush_handle.cancel()
             self._flush_handle = None
         if self._flush_handle is None:
-            self._lingering = False
+            self._held_back = False
             self._flush_handle = self._loop.call_soon(self._flush_later)
 
     @guarded

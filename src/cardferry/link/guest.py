@@ -18,7 +18,7 @@ from typing import Final, Self
 
 from cardferry.changes import Changes
 from cardferry.link.guest_context import GuestContext
-from cardferry.link.guest_mends import Mends
+from cardferry.link.guest_flapping import Flapping
 from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.link.guest_session import Counters, GuestSession
 from cardferry.pcsc.caller import Caller
@@ -138,7 +138,7 @@ class Guest:
         self._pause = _FIRST_PAUSE
         #: Why the pipe was lost last, while it is; and what came of such breaks.
         self._break: Exception | None = None
-        self._mends = Mends()
+        self._flapping = Flapping()
         #: Whether the last pipe was good for anything; otherwise there is a pause before the next one.
         self._met = False
         self._tasks = asyncio.TaskGroup()
@@ -248,19 +248,19 @@ class Guest:
     def connected(self, session: GuestSession) -> None:
         """The host is there."""
         if self.state is LinkState.BROKEN:
-            self._mended()
+            self._resumed()
         self.session = session
         self.error = None
         self._met = True
         self._become(LinkState.UP)
 
-    def _mended(self) -> None:
+    def _resumed(self) -> None:
         now = asyncio.get_running_loop().time()
-        if self._mends.mended(self._break, now):
+        if self._flapping.resumed(self._break, now):
             log.warning(
                 "the link to %s was mended %d times within an hour, and not because of the network: %s",
                 self._name or "the host",
-                self._mends.recent(now),
+                self._flapping.recent(now),
                 repr(self._break)
                 if self._break is not None
                 else "its pipe was closed; the log at the other end may say why",
@@ -336,7 +336,7 @@ class Guest:
             last_error=str(self.error) if self.error is not None else "",
             sessions=self._sessions,
             resumes=resumes,
-            unexplained=self._mends.recent(asyncio.get_running_loop().time()),
+            unexplained=self._flapping.recent(asyncio.get_running_loop().time()),
             messages_sent=sent,
             messages_received=received,
             bytes_sent=bytes_sent,

@@ -286,7 +286,7 @@ class GuestSession:
 
         Args:
             message: what.
-            soon: not to wait a moment for company, because others may be waiting for what it gives back.
+            soon: do not hold it back, because others may be waiting for what it gives back.
         """
         if self.dead:
             return

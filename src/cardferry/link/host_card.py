@@ -35,8 +35,8 @@ _AFTER_CONNECT: Final = {
     ReturnCode.E_SHARING_VIOLATION: ReturnCode.W_RESET_CARD,
     ReturnCode.E_PROTO_MISMATCH: ReturnCode.W_RESET_CARD,
 }
-#: s that the guest's connect may take longer because the host is curious about the reader.
-_SURVEY: Final = 0.1
+#: s by which a guest's connect may take longer because the host asks the reader what programs will ask next.
+_ASKING: Final = 0.1
 #: A refusal that comes within so many s is one for which waiting does not help.
 _AT_ONCE: Final = 0.05
 _RESETS: Final = (Disposition.RESET, Disposition.UNPOWER)
@@ -73,7 +73,7 @@ class HostCard:
         promised: the command that the host has told the guest it would carry out next.
         origin, protocol: of the transmit that the promise follows.
         seconds: how long the card took for the last command.
-        curious: whether to ask the reader, after the connect, what programs ask next.
+        asks_reader: whether to ask the reader, after the connect, what programs ask next.
         learnt: what came of that.
     """
 
@@ -90,7 +90,7 @@ class HostCard:
     origin: int = 0
     protocol: int = 0
     seconds: float = 0.0
-    curious: bool = False
+    asks_reader: bool = False
     learnt: list[Fact] = field(default_factory=list)
 
     @property
@@ -137,9 +137,9 @@ class HostCard:
             await card.disconnect(Disposition.LEAVE)
             raise PcscError(ReturnCode.W_RESET_CARD, "the card speaks another protocol than before")
         self.card = card
-        if self.curious:
+        if self.asks_reader:
             try:
-                await self._survey(card)
+                await self._ask_reader_briefly(card)
             except asyncio.CancelledError:
                 await self._disconnect_unseen()
                 raise
@@ -164,7 +164,7 @@ class HostCard:
         return m.Answer(message.call, protocol=int(protocol))
 
     async def _settle_unless_broken(self) -> None:
-        """Take up the turn that is owed; what else is wrong is for the reconnect to mend."""
+        """Begin what is owed. If that fails for another reason than the turn, the reconnect finds out what is wrong."""
         try:
             await self._settle()
         except PcscError as error:
@@ -328,11 +328,11 @@ class HostCard:
         if card is not None:
             await card.disconnect(Disposition.LEAVE)
 
-    async def _survey(self, card: Card) -> None:
+    async def _ask_reader_briefly(self, card: Card) -> None:
         """Learn about the reader what programs ask right after a connect, unless that takes long."""
         try:
             with by_host_itself():  # a connect has a task of its own, so this reaches no further
-                async with asyncio.timeout(_SURVEY):
+                async with asyncio.timeout(_ASKING):
                     await self._ask_reader(card)
         except TimeoutError:
             return

@@ -298,7 +298,7 @@ class LocalCard:
     async def attribute(self, attribute: int) -> bytes:
         """A reader attribute. It concerns the reader, not the card, so it needs no turn.
 
-        Unless another user of the reader has it to himself: then the turn is the way to wait for him.
+        While another user of the reader has it exclusively, the handle's turn is what waits for that.
         """
         self._check_usable()
         slot = self.slot

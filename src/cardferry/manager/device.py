@@ -317,7 +317,7 @@ class Device:
     # when nobody is connected
 
     def settle(self, users: int) -> None:
-        """So many handles are there now: after the last one the reader is let go, with a little patience."""
+        """So many handles are there now. `Settings.linger` after the last one has gone the reader is disconnected."""
         self.users = users
         self._stop_lingering()
         if not self.users and self._to_let_go and not self.gone:

@@ -13,7 +13,7 @@ There are three ways to make one:
   the event loop goes on with it.
 
 What a coroutine must know that runs this way: it is in no task, so `asyncio.timeout`, which interrupts the task that it
-is in, would interrupt the caller. `within` is for that. And whoever ends a reply must have put his own house in order
+is in, would interrupt the caller. `within` is for that. And whoever ends a reply must have its own state consistent
 before, because the callers run inside of `Reply.resolve`.
 
 Where bugs stop. What a callback raises is logged and goes no further. An exception in a coroutine that is no

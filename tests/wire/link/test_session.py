@@ -395,14 +395,14 @@ def test_a_message_fits_into_a_frame() -> None:
 def test_a_pipe_gets_its_fill_in_portions() -> None:
     guest, host = connected()
     for _ in range(10):
-        guest.send(bytes(100_000))
+        host.send(bytes(100_000))
     sizes = []
-    while data := guest.take(256 * 1024):
+    while data := host.take(256 * 1024):
         sizes.append(len(data))
-        host.receive(data, 0.0)
+        guest.receive(data, 0.0)
     assert len(sizes) == 4
-    assert host.received == 10
-    assert not guest.pending
+    assert guest.received == 10
+    assert not host.pending
 
 
 def test_nothing_goes_into_a_pipe_that_is_not_there() -> None:

@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._drained: asyncio.Future[None] | None = None
-        #: Requests that wait for company until the end of this pass of the event loop.
+        #: Requests that are written together at the end of this pass of the event loop.
         self._held = b""
         self._answered = False
         #: While the size of reader names is asked for, all that comes belongs to it.

@@ -368,7 +368,7 @@ class CardHandle:
 
 
 def in_force(protocol: int) -> Protocol:
-    """The protocol that pcscd names; bits that no protocol has are nobody's business above."""
+    """The protocol that pcscd names, without bits that no protocol has."""
     return Protocol(protocol & (Protocol.ANY | Protocol.RAW | Protocol.T15))
 
 
