@@ -496,6 +496,7 @@ async def test_an_owed_transaction_that_ends_is_not_begun() -> None:
         assert not holder(desk)
         await bob.disconnect(LEAVE)
         await asyncio.sleep(1)
+        await card.transmit(COUNT, T1)
         assert card.begin().done()
         assert card.end(LEAVE).done()
         await card.transmit(COUNT, T1)
