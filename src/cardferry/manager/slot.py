@@ -354,9 +354,11 @@ class Slot:
                 closed, ``W_REMOVED_CARD`` when the card went, or the reader's own error.
         """
         known = handle.happened
-        claiming = self._claiming = running(
-            self.spare(handle, lambda: self.call(lambda: self.device.reader.claim(alone=alone)))
-        )
+
+        async def work() -> bool:
+            return await self.call(lambda: self.device.reader.claim(alone=alone))
+
+        claiming = self._claiming = running(work() if handle.used else self.spare(handle, work))
         try:
             unwanted = await within(claiming, until)
         except (TimeoutError, asyncio.CancelledError) as error:
