@@ -10,21 +10,21 @@ import sys
 from pathlib import Path
 
 from cardferry.app.agent.listeners import Doors, UnixDoor, entrance
-from cardferry.app.runtime import rlimits as limits
 from cardferry.app.runtime import signals as lifetime
-from cardferry.app.runtime.service import Access
-from cardferry.link import Host
+from cardferry.app.runtime.garbage import collect_rarely
+from cardferry.link import LinkServer
 from cardferry.manager import LocalManager
 from cardferry.readers.virtual import VirtualReaderSource
+from cardferry.transports.listening import Access
 from tests.link.cards import CountingCard
 
 
 async def serve(path: Path, reader: str, seconds: float) -> None:
     """Serve until standard input ends."""
-    limits.collect_rarely()
+    collect_rarely()
     source = VirtualReaderSource()
     with entrance(UnixDoor(path), Access()) as door:
-        async with Doors([door]) as doors, LocalManager([source]) as manager, Host(manager) as host:
+        async with Doors([door]) as doors, LocalManager([source]) as manager, LinkServer(manager) as host:
             source.add_reader(reader, seconds).insert(CountingCard())
             doors.open(host.serve)
             print("ready", flush=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cardferry.frontends.listening import ListeningSocket
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import Settings
+from cardferry.transports.listening import ListeningSocket
 from tests.frontends.library import (
     BEGIN,
     CANCEL,

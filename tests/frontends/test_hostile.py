@@ -21,11 +21,11 @@ import pytest
 import uvloop
 
 from cardferry.frontends.descriptors import TURNED_AWAY, possible_connections
-from cardferry.frontends.listening import ListeningSocket
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.frontends.pcsclite.connection import Connection
 from cardferry.manager import LocalManager
 from cardferry.pcsc.errors import ReturnCode
+from cardferry.transports.listening import ListeningSocket
 from tests.frontends.at_desk import MODERN, Program
 from tests.frontends.library import ESTABLISH, STATES, VERSION
 from tests.manager.desk import ATR, FakeReader
@@ -208,11 +208,11 @@ async def test_many_more_programs_than_allowed_are_hung_up_on(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("soft", "hard", "raised", "possible"),
     [
-        (1024, 524288, 65536, 65536 - 192),
+        (1024, 524288, 524288, 65536 - 192),
         (1024, 4096, 4096, 4096 - 192),
         (256, 256, 256, 128),
-        (100_000, 100_000, 100_000, 100_000 - 192),
-        (1024, resource.RLIM_INFINITY, 65536, 65536 - 192),
+        (100_000, 100_000, 100_000, 65536 - 192),
+        (1024, resource.RLIM_INFINITY, 1 << 20, 65536 - 192),
         (resource.RLIM_INFINITY, resource.RLIM_INFINITY, resource.RLIM_INFINITY, 65536 - 192),
     ],
 )

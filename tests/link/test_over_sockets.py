@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from cardferry.link import Guest, Host
+from cardferry.link import Guest, LinkServer
 from cardferry.manager import LocalManager
 from cardferry.readers.virtual import VirtualReaderSource
 from cardferry.transports import unix
@@ -26,7 +26,7 @@ from tests.link.test_breaks import count_in_transactions
 class Host2Guest:
     """A host that listens on a Unix socket, and all pipes that come in."""
 
-    def __init__(self, host: Host, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, host: LinkServer, tasks: asyncio.TaskGroup) -> None:
         self.host = host
         self.tasks = tasks
         self.pipes: list[Pipe] = []
@@ -47,7 +47,7 @@ async def whole(folder: Path, breaks: int) -> None:
         asyncio.timeout(60),
         LocalManager([source]) as manager,
         asyncio.TaskGroup() as tasks,
-        Host(manager) as host,
+        LinkServer(manager) as host,
     ):
         source.add_reader(READER).insert(card)
         end = Host2Guest(host, tasks)
@@ -70,7 +70,7 @@ async def whole(folder: Path, breaks: int) -> None:
                         await asyncio.sleep(0)
                     end.pipes[-1].abort()
                     while guest.status.resumes < count:
-                        await guest._news.wait()
+                        await guest._changes.wait()
                 stop.set()
             assert all(mine and mine == sorted(mine) for mine in answers)
             assert sorted(answer for mine in answers for answer in mine) == list(range(1, card.count + 1))

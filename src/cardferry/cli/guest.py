@@ -60,10 +60,11 @@ def command(
         return
     from cardferry.app.runtime import logging as logs  # noqa: PLC0415
     from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415 - not for --stdio
-    from cardferry.app.runtime.service import Access, Service  # noqa: PLC0415
+    from cardferry.app.runtime.service import Service  # noqa: PLC0415
     from cardferry.app.runtime.spawn import bound_log  # noqa: PLC0415
     from cardferry.app.sharing.remote_end import Lodging, lodge  # noqa: PLC0415
     from cardferry.pcsc.constants import MAX_READERNAME  # noqa: PLC0415
+    from cardferry.transports.listening import Access  # noqa: PLC0415
     from cardferry.wire.pcsclite.layout import OLD_NAME_SIZE  # noqa: PLC0415
 
     if socket is None:

@@ -88,10 +88,11 @@ def command(
     from cardferry.app.hosts.address import parse_host  # noqa: PLC0415
     from cardferry.app.runtime import logging as logs  # noqa: PLC0415
     from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415 - not for --stdio
-    from cardferry.app.runtime.service import Access, Service  # noqa: PLC0415
+    from cardferry.app.runtime.service import Service  # noqa: PLC0415
     from cardferry.app.runtime.spawn import bound_log  # noqa: PLC0415
     from cardferry.cli.options import ModeType  # noqa: PLC0415
     from cardferry.manager import Settings  # noqa: PLC0415
+    from cardferry.transports.listening import Access  # noqa: PLC0415
 
     logs.set_up(verbose)
     if ready is not None:

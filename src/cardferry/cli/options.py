@@ -11,10 +11,11 @@ from typing import Any, TypeVar, cast
 import click
 
 from cardferry.app.hosts.address import FORMS, Host, HostSyntaxError, SshHost, parse_host
-from cardferry.app.runtime.service import Access, Service
+from cardferry.app.runtime.service import Service
 from cardferry.cli.seconds import SecondsType
 from cardferry.manager import ExclusivePolicy, Settings
 from cardferry.pcsc.constants import MAX_READERNAME
+from cardferry.transports.listening import Access
 from cardferry.transports.ssh import SshCommand
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS, OLD_NAME_SIZE
 

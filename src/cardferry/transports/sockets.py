@@ -6,6 +6,7 @@ Source: ``unix(7)``; `PATH_LIMIT` is what Linux's ``sun_path`` and libpcsclite's
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Final
 
 from cardferry.transports.errors import TransportError
@@ -41,6 +42,21 @@ class FolderUnsafeError(TransportError):
     heals = False
 
 
+def check_size(path: Path, shorter: str) -> None:
+    """See that a path fits into a socket's address; raises `PathUnusableError`.
+
+    Args:
+        shorter: how to get a shorter one, for the hint.
+    """
+    if wrong := _too_long(os.fspath(path)):
+        raise PathUnusableError(f"the socket's path {wrong}: {path}", shorter)
+
+
+def _too_long(path: str) -> str:
+    size = len(os.fsencode(path))
+    return "" if size <= PATH_LIMIT else f"is {size} bytes long, a socket can have {PATH_LIMIT}"
+
+
 def unfit(path: str) -> str:
     """What keeps a path from being a socket's on any system, in words that follow "the path"; empty when it is fit.
 
@@ -53,8 +69,7 @@ def unfit(path: str) -> str:
         return "is not absolute, or that of a folder"
     if "${" in path or "\\" in path or not path.isprintable():
         return "has characters that ssh, shells or terminals take for something else"
-    size = len(os.fsencode(path))
-    return "" if size <= PATH_LIMIT else f"is {size} bytes long, a socket can have {PATH_LIMIT}"
+    return _too_long(path)
 
 
 def checked_path(path: str, option: str) -> str:

@@ -19,13 +19,12 @@ from cardferry.app.agent import listeners as module
 from cardferry.app.agent.listeners import Door, Doors, UnixDoor, VsockDoor, entrance, parse_door
 from cardferry.app.hosts.address import HostSyntaxError, UnixHost
 from cardferry.app.hosts.direct_link import dial_of, linked_directly
-from cardferry.app.runtime.service import Access
-from cardferry.frontends.listening import SocketInUseError
-from cardferry.link import Guest, Host, LinkRefusedError, LinkState
+from cardferry.link import Guest, LinkRefusedError, LinkServer, LinkState
 from cardferry.manager import LocalManager
 from cardferry.readers.virtual import VirtualReaderSource
 from cardferry.transports import vsock
 from cardferry.transports.base import Pipe
+from cardferry.transports.listening import Access, SocketInUseError
 from cardferry.transports.sockets import FolderUnsafeError
 from cardferry.transports.vsock import ANY, MakeSocket, VsockAddress, VsockError, vsock_socket
 from cardferry.wire.link.frames import Kind, encode
@@ -39,13 +38,13 @@ HELLO = encode(Kind.HELLO, 0, 0, Hello(Role.GUEST, bytes(16), False, 0, 10_000).
 
 
 @asynccontextmanager
-async def open_at(*doors: Door, make_socket: MakeSocket = vsock_socket) -> AsyncIterator[Host]:
+async def open_at(*doors: Door, make_socket: MakeSocket = vsock_socket) -> AsyncIterator[LinkServer]:
     """A host with a reader behind open doors."""
     source = VirtualReaderSource()
     source.add_reader(READER).insert(CountingCard())
     with ExitStack() as stack:
         entrances = [stack.enter_context(entrance(door, Access(), make_socket)) for door in doors]
-        async with Doors(entrances) as opened, LocalManager([source]) as manager, Host(manager) as host:
+        async with Doors(entrances) as opened, LocalManager([source]) as manager, LinkServer(manager) as host:
             opened.open(host.serve)
             yield host
 

@@ -21,11 +21,12 @@ from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.hosts.direct_link import NoHostError, NotCardferryError, linked_directly
 from cardferry.app.hosts.sources import LinkedHostError
 from cardferry.app.hosts.ssh_link import RefusedError
-from cardferry.frontends.listening import ListeningSocket, SocketPathError
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.link import LinkState
 from cardferry.manager import LocalManager
 from cardferry.pcsc.errors import UserError
+from cardferry.transports.listening import ListeningSocket
+from cardferry.transports.sockets import PathUnusableError
 from cardferry.transports.ssh import SshCommand
 from cardferry.transports.vsock import VsockAddress
 from cardferry.wire.link.frames import Kind, encode
@@ -115,7 +116,7 @@ async def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 async def test_a_path_that_no_socket_can_have(tmp_path: Path) -> None:
     told = await refusal(UnixHost(tmp_path / ("x" * 107)))
-    assert (type(told), told.exit_code) == (SocketPathError, 10)
+    assert (type(told), told.exit_code) == (PathUnusableError, 10)
     assert "--listen" in told.hint
 
 

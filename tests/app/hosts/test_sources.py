@@ -12,9 +12,9 @@ import pytest
 from cardferry.app.commands.card import dial
 from cardferry.app.hosts.address import PcscdHost, VirtualHost, VpiccHost
 from cardferry.app.hosts.sources import CardPortError, check_pcscd, opened
-from cardferry.frontends.listening import ListeningSocket, SocketInUseError
 from cardferry.manager import LocalManager
 from cardferry.transports.errors import PcscdDownError, PcscdMissingError, PcscdRefusesError
+from cardferry.transports.listening import ListeningSocket, SocketInUseError
 from cardferry.transports.probe import ask_version
 from cardferry.transports.ssh import SshCommand
 from tests.link.cards import CountingCard

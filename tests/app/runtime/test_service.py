@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.app.runtime.service import Access, public_path
+from cardferry.transports.listening import Access, public_path
 from cardferry.transports.sockets import FolderUnsafeError, PathUnusableError
 
 

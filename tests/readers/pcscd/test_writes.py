@@ -63,7 +63,7 @@ async def test_when_many_requests_are_unanswered_nothing_more_leaves() -> None:
     sent = [reader.transmit(SELECT, Protocol.T1) for _ in range(100)]
     connection = reader._connection
     assert connection is not None
-    assert connection.crowded
+    assert connection.full
     assert len(connection._replies) < 40
     assert await asyncio.gather(*sent) == [OK] * len(sent)
     assert await reader.transmit(SELECT, Protocol.T1) == OK

@@ -7,9 +7,7 @@ one that stays has to tell (`News`): that is what reaches the person on the othe
 
 from __future__ import annotations
 
-import array
 import contextlib
-import errno
 import os
 import socket
 import sys
@@ -21,6 +19,7 @@ import msgspec
 
 from cardferry.app.runtime.spawn import BackgroundError, alone, decode
 from cardferry.pcsc.caller import PrincipalKind
+from cardferry.system.descriptors import receive_descriptors, send_descriptors
 
 #: What the other side's `open_session` looks for in what a session complains of.
 SERVING: Final = "cardferry is serving "
@@ -91,10 +90,8 @@ def _line(news: IO[bytes]) -> bytes:
 
 
 def _send(connection: socket.socket, visitor: Visitor) -> None:
-    descriptors = array.array("i", (0, 1))
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors.tobytes())]
     with contextlib.suppress(OSError):  # then it does not answer either
-        connection.sendmsg([msgspec.json.encode(visitor)], rights)
+        send_descriptors(connection, msgspec.json.encode(visitor), (0, 1))
 
 
 def _let_go() -> None:
@@ -136,25 +133,14 @@ def receive(connection: socket.socket) -> tuple[Visitor | None, list[int]]:
     Raises:
         OSError: this process has no descriptors left.
     """
-    size = array.array("i").itemsize
     try:
-        data, ancillary, flags, _ = connection.recvmsg(
-            _MAX_GREETING, socket.CMSG_LEN(2 * size), socket.MSG_CMSG_CLOEXEC
-        )
-    except OSError:
+        data, descriptors = receive_descriptors(connection, _MAX_GREETING, 2)
+    except ConnectionError:
         return None, []
-    found = array.array("i")
-    for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(content[: len(content) - len(content) % size])
-    try:
-        visitor = msgspec.json.decode(data, type=Visitor)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the last for what is nested too deeply
-        visitor = None
-    if visitor is None or len(found) != 2:
-        for descriptor in found:
-            os.close(descriptor)
-        if visitor is not None and flags & socket.MSG_CTRUNC:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return None, []
-    return visitor, list(found)
+    if descriptors:
+        try:
+            return msgspec.json.decode(data, type=Visitor), descriptors
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the last for what is nested too deeply
+            for descriptor in descriptors:
+                os.close(descriptor)
+    return None, []

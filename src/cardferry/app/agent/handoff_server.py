@@ -1,4 +1,4 @@
-"""The other end of `cardferry.app.agent.handoff_client`: takes visitors' streams as pipes, and knows when nobody is left."""
+"""The other end of `handoff_client`: takes visitors' streams as pipes, and knows when nobody is left."""
 
 from __future__ import annotations
 

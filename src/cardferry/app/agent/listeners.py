@@ -22,11 +22,11 @@ from typing import Any, Final, NamedTuple, Self
 
 from cardferry.app.agent.accepting import accept
 from cardferry.app.hosts.address import HostSyntaxError, socket_path
-from cardferry.app.runtime.service import Access, public_path
-from cardferry.frontends.listening import ListeningSocket, peer_credentials, process_name, user_name
 from cardferry.pcsc.caller import Principal, PrincipalKind, Program
+from cardferry.system.peers import peer_credentials, process_name, user_name
 from cardferry.transports import unix, vsock
 from cardferry.transports.base import Pipe
+from cardferry.transports.listening import Access, ListeningSocket, public_path
 from cardferry.transports.vsock import ANY, MakeSocket, VsockAddress, vsock_socket
 from cardferry.wire.errors import WireError
 from cardferry.wire.link.frames import FrameReader, Kind, encode

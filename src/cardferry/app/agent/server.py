@@ -4,7 +4,7 @@
 descriptors: no byte of the link passes through it afterwards. Guests that need no ssh come in by its doors.
 The agent leaves when no guest has come for a while.
 
-Host( LocalManager( pcscd ) )
+LinkServer( LocalManager( pcscd ) )
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from cardferry.app.hosts.address import LOCAL_PCSCD, spelled
 from cardferry.app.hosts.address import Host as Readers
 from cardferry.app.hosts.sources import opened
 from cardferry.app.hosts.ssh_link import SOFTWARE
-from cardferry.app.runtime import rlimits as limits
+from cardferry.app.runtime.garbage import collect_rarely
 from cardferry.app.runtime.paths import runtime_folder, scratch
-from cardferry.app.runtime.service import Access, Service, offering
+from cardferry.app.runtime.service import Service, offering
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.spawn import News, Starter
 from cardferry.app.runtime.status_socket import Link, Running, controllable
-from cardferry.frontends.listening import ListeningSocket
-from cardferry.link import Host, Timing
+from cardferry.link import LinkServer, Timing
 from cardferry.manager import LocalManager
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.errors import UserError
+from cardferry.system.limits import raise_open_files
 from cardferry.transports.base import Pipe
+from cardferry.transports.listening import Access, ListeningSocket
 from cardferry.transports.ssh import SshCommand
 
 #: An account has one agent.
@@ -85,8 +86,8 @@ async def serve(agency: Agency, ready: int | None = None) -> None:
 
 
 async def _serve(agency: Agency, starter: Starter) -> None:
-    limits.raise_open_files()
-    limits.collect_rarely()
+    raise_open_files()
+    collect_rarely()
     folder = runtime_folder()
     since = time.time()
     with ExitStack() as stack:
@@ -98,7 +99,7 @@ async def _serve(agency: Agency, starter: Starter) -> None:
             Doors(entrances) as doors,
             opened(agency.readers, SshCommand(), parts, patient=True) as origin,
             LocalManager([origin.source], agency.service.settings) as manager,
-            Host(
+            LinkServer(
                 offering(manager, agency.service),
                 timing=Timing(grace=agency.grace),
                 accelerate=agency.accelerate,

@@ -17,9 +17,9 @@ from typing import Final
 from cardferry.app.agent.handoff_client import Visitor, hand_over
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.spawn import start
-from cardferry.frontends.listening import user_name
 from cardferry.pcsc.caller import PrincipalKind
 from cardferry.pcsc.errors import UserError
+from cardferry.system.peers import user_name
 
 #: s without a guest until an agent that was started by one leaves.
 IDLE: Final = 60.0

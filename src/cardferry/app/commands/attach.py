@@ -16,11 +16,10 @@ from cardferry.app.hosts.address import label
 from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.hosts.connect import reached
 from cardferry.app.hosts.multiple import reached_all
-from cardferry.app.runtime import rlimits as limits
 from cardferry.app.runtime.paths import runtime_folder, scratch
-from cardferry.app.runtime.service import fronts, public_path
+from cardferry.app.runtime.service import fronts
 from cardferry.app.runtime.status_socket import Running, controllable
-from cardferry.frontends.listening import ListeningSocket
+from cardferry.transports.listening import ListeningSocket, public_path
 
 
 @asynccontextmanager
@@ -30,7 +29,6 @@ async def attached(attachment: Attachment) -> AsyncIterator[Path]:
     Raises:
         UserError: in words for people, when that cannot be.
     """
-    limits.raise_open_files()
     folder = runtime_folder()
     service = attachment.service
     name = "+".join(label(host) for host in attachment.hosts)

@@ -12,10 +12,10 @@ from typing import Final
 from cardferry.app.commands.attach import attached
 from cardferry.app.hosts.address import Host, spelled
 from cardferry.app.hosts.attachment import Attachment
-from cardferry.app.runtime.rlimits import cores_as_before
 from cardferry.app.runtime.signals import signals_to_child
 from cardferry.app.runtime.status_socket import Running
 from cardferry.pcsc.errors import UserError
+from cardferry.system.limits import cores_as_before
 
 #: What libpcsclite reads to find its socket (``winscard_clnt.c``), once per process.
 VARIABLE: Final = "PCSCLITE_CSOCK_NAME"

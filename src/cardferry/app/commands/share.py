@@ -1,6 +1,6 @@
 """``share``: this computer's readers for the programs on other ones; one manager for all guests, who queue fairly.
 
-Host( LocalManager( pcscd ) )  ~~~~~  Frontend( Guest( handed-over streams ) )    when cardferry is at the other end
+LinkServer( LocalManager( pcscd ) )  ~~  Frontend( Guest( handed-over streams ) )   when cardferry is at the other end
 ssh -R -> Frontend( LocalManager( pcscd ) )                                       when only sshd is there
 """
 
@@ -16,16 +16,15 @@ from pathlib import Path
 from cardferry.app.hosts.address import SshHost
 from cardferry.app.hosts.sources import opened
 from cardferry.app.hosts.ssh_link import SOFTWARE
-from cardferry.app.runtime import rlimits as limits
+from cardferry.app.runtime.garbage import collect_rarely
 from cardferry.app.runtime.paths import runtime_folder, scratch
 from cardferry.app.runtime.service import offering, serving
 from cardferry.app.runtime.status_socket import Running, controllable
 from cardferry.app.sharing.lending import Share
 from cardferry.app.sharing.target import Offer
-from cardferry.frontends.listening import ListeningSocket
-from cardferry.link import Host as LinkHost
-from cardferry.link import Timing
+from cardferry.link import LinkServer, Timing
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
+from cardferry.transports.listening import ListeningSocket
 
 
 async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None:
@@ -39,8 +38,7 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
         UserError: in words for people, when that cannot be. With several guests, one that is away is tried again,
             and one that was lent to and cannot be any more is given up alone.
     """
-    limits.raise_open_files()
-    limits.collect_rarely()
+    collect_rarely()
     folder = runtime_folder()
     since = time.time()
     with scratch(folder) as parts, ExitStack() as stack:
@@ -54,7 +52,7 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
             await origin.known()
             async with (
                 asyncio.TaskGroup() as tasks,
-                LinkHost(
+                LinkServer(
                     offering(manager, wanted.service), timing=Timing(grace=wanted.grace), software=SOFTWARE
                 ) as host,
             ):

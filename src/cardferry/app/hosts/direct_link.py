@@ -2,7 +2,7 @@
 
 The one who listens there is `cardferry.app.agent.listeners`.
 
-Guest( unix, vsock )  ~~~~~  Host( LocalManager( pcscd ) )
+Guest( unix, vsock )  ~~~~~  LinkServer( LocalManager( pcscd ) )
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Final
 
 from cardferry.app.hosts.address import LinkHost, UnixHost, VsockHost, spelled
 from cardferry.app.hosts.ssh_link import RefusedError, link_over, patience, why
-from cardferry.frontends.listening import check_path, listener
 from cardferry.link import Guest, LinkRefusedError
 from cardferry.pcsc.errors import CardferryError, UserError
 from cardferry.transports import unix, vsock
 from cardferry.transports.base import Dial, Pipe
 from cardferry.transports.errors import TransportError
+from cardferry.transports.listening import listener
 from cardferry.transports.probe import speaks_pcsclite
+from cardferry.transports.sockets import check_size
 from cardferry.wire.link.greeting import Reason
 
 #: s until a host that took the connection must have said hello: nobody types a password on this way.
@@ -75,7 +76,7 @@ def dial_of(host: LinkHost) -> Dial:
 
 
 async def _dial_unix(path: Path) -> Pipe:
-    check_path(path, "where the reader is, choose a shorter one with --listen; here, mount its folder at a shorter one")
+    check_size(path, "where the reader is, choose a shorter one with --listen; here, mount its folder at a shorter one")
     try:
         return await unix.dial(path)
     except OSError as error:

@@ -18,10 +18,10 @@ from typing import Final
 from cardferry.app.hosts.address import Host, PcscdHost, SshHost, UnixHost, VirtualHost, VpiccHost, VsockHost, spelled
 from cardferry.app.hosts.ssh_connection import Carrier
 from cardferry.app.runtime.retry import Supervisor
-from cardferry.frontends.listening import ListeningSocket
 from cardferry.pcsc.errors import UserError
 from cardferry.readers.base import ReaderSource
 from cardferry.transports.errors import PcscdDownError, PcscdMissingError, PcscdRefusesError
+from cardferry.transports.listening import ListeningSocket
 from cardferry.transports.probe import Answer, ask_version
 from cardferry.transports.ssh import SshCommand, SshConnection, forward_pcscd
 
@@ -142,12 +142,12 @@ class _Watched:
     """
 
     def __init__(self, path: Path, name: str, carrier: Callable[[], str] = lambda: _UP) -> None:
-        from cardferry.readers.pcscd import NoPcscdError, PcscdSource, Reason, unix_dial  # noqa: PLC0415
+        from cardferry.readers.pcscd import NoPcscdError, PcscdSource, Reason, unix_connector  # noqa: PLC0415
 
         self.known = asyncio.Event()
         self._carrier = carrier
         told = False
-        dial_socket = unix_dial(str(path))
+        dial_socket = unix_connector(str(path))
 
         async def dial(factory: Callable[[], asyncio.Protocol]) -> object:
             if carrier() != _UP:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cardferry.app.runtime.logging import TRAFFIC
-from cardferry.app.runtime.paths import folder_permissions
-from cardferry.frontends.listening import ListeningSocket
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import LocalManager, Settings
 from cardferry.manager.status import SlotStatus
@@ -22,23 +19,10 @@ from cardferry.policy.offered import Offered, rank
 from cardferry.policy.record_file import RecordFile
 from cardferry.policy.recorded import CallRecord, Recorded
 from cardferry.readers.base import ReaderSource
-from cardferry.transports.sockets import checked_path, checked_reach
+from cardferry.transports.listening import Access, ListeningSocket
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS
 
 log = logging.getLogger("cardferry.traffic")
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Who may connect to a socket of ours.
-
-    Attributes:
-        mode: the socket's access rights.
-        group: group that gets it, None leaves the user's own.
-    """
-
-    mode: int = 0o600
-    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +50,6 @@ class Service:
         ranked = [(rank(reader.reader, self.readers), reader) for reader in readers]
         chosen = [(number, reader) for number, reader in ranked if number is not None]
         return [reader for _, reader in sorted(chosen, key=lambda one: one[0])]
-
-
-def public_path(path: Path, access: Access, option: str = "--socket") -> Path:
-    """The absolute path of a socket for others; raises `UserError` when those let in could not reach it.
-
-    Args:
-        option: the one that chooses another path, for hints.
-    """
-    absolute = Path(checked_path(os.path.abspath(path), option))  # noqa: PTH100 - a symbolic link stays
-    checked_reach(str(absolute), folder_permissions(absolute.parent, option), access.mode, access.group, option)
-    return absolute
 
 
 def recorded(manager: ResourceManager, service: Service) -> ResourceManager:

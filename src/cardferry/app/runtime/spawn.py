@@ -7,7 +7,6 @@ beside the sockets. Only light imports: this runs in every session that ssh open
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import sys
@@ -19,6 +18,7 @@ import msgspec
 
 from cardferry.app.runtime import ascii_json
 from cardferry.pcsc.errors import UserError
+from cardferry.system.locks import lock
 
 #: Bytes of a log file; when it has more, it begins anew.
 MAX_LOG: Final = 256 * 1024
@@ -95,12 +95,12 @@ class Starter:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """One process at a time is in the block, of all that give this folder: so only one starts what several need."""
-    lock = os.open(folder / ".starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    handle = os.open(folder / ".starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock(handle)
         yield
     finally:
-        os.close(lock)
+        os.close(handle)
 
 
 def start(words: list[str], log_file: Path) -> None:

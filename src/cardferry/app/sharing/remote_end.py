@@ -4,7 +4,7 @@
 sockets outlive connections: while the other computer is out of reach their calls wait, and then go on. It ends when the
 other one says good-bye, has gone before it was there at all, or has not been heard of for `AWAY` s.
 
-Frontend( Guest( handed-over streams ) )  ~~~~~  Host( LocalManager( ... ) )
+Frontend( Guest( handed-over streams ) )  ~~~~~  LinkServer( LocalManager( ... ) )
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from cardferry.app.agent.handoff_client import Visitor
 from cardferry.app.agent.handoff_server import Reception, Tell
 from cardferry.app.agent.stdio_session import guest_door
 from cardferry.app.hosts.ssh_link import SOFTWARE, RefusedError, state
-from cardferry.app.runtime import rlimits as limits
 from cardferry.app.runtime.paths import runtime_folder
-from cardferry.app.runtime.service import Service, fronts, public_path
+from cardferry.app.runtime.service import Service, fronts
 from cardferry.app.runtime.spawn import News, Starter
 from cardferry.app.runtime.status_socket import Link, Running, controllable
-from cardferry.frontends.listening import ListeningSocket, SocketInUseError
 from cardferry.link import Guest, LinkRefusedError, LinkState, Timing
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.base import Pipe, PipeUser
+from cardferry.transports.listening import ListeningSocket, SocketInUseError, public_path
 from cardferry.wire.link.greeting import Reason
 
 log = logging.getLogger(__name__)
@@ -175,7 +174,6 @@ async def lodge(lodging: Lodging, ready: int | None = None) -> None:
 
 
 async def _lodge(lodging: Lodging, starter: Starter) -> None:
-    limits.raise_open_files()
     folder = runtime_folder()
     since = time.time()
     service = lodging.service

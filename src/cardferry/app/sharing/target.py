@@ -17,7 +17,7 @@ from cardferry.app.runtime.retry import DELAYS, Supervisor
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
 from cardferry.app.sharing.lending import Share
-from cardferry.link import Host
+from cardferry.link import LinkServer
 from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.transports.errors import TransportError
 from cardferry.transports.sockets import unfit
@@ -26,7 +26,7 @@ from cardferry.wire.pcsclite.layout import FIXED_SLOTS, OLD_NAME_SIZE
 
 log = logging.getLogger(__name__)
 
-#: What the other side's cardferry says on standard error when programs can connect (`cardferry.app.agent.handoff_client`).
+#: What the other side's cardferry says on standard error when programs can connect (`handoff_client`).
 _SERVING: Final = "cardferry is serving "
 #: Exit codes that a forwarded socket would end with, too: something is wrong with the path over there.
 _ABOUT_THE_PATH: Final = frozenset({10, 11, 12})
@@ -62,7 +62,7 @@ class Offer:
         parts: Path,
         front: Path,
         *,
-        host: Host,
+        host: LinkServer,
         announce: Callable[[SshHost, str], None],
     ) -> None:
         access = wanted.service.access

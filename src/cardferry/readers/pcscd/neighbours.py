@@ -54,10 +54,10 @@ _NEVER: Final = float("-inf")
 class Neighbours:
     """Keeps the account for one reader."""
 
-    __slots__ = ("_bursts", "_crowded", "_heard_at", "_left", "_looked_at", "_released_at", "_seen_at")
+    __slots__ = ("_bursts", "_heard_at", "_left", "_looked_at", "_others", "_released_at", "_seen_at")
 
     def __init__(self) -> None:
-        self._crowded = False
+        self._others = False
         self._looked_at = _NEVER
         self._seen_at = _NEVER
         self._released_at = _NEVER
@@ -69,19 +69,19 @@ class Neighbours:
 
     def table(self, sharing: int, ours: int, now: float) -> None:
         """pcscd's table says how many handles there are, ``ours`` of them being ours."""
-        crowded = sharing > ours
-        self._left = bool(ours) and not crowded and (self._left or self._crowded)
-        self._crowded = crowded
+        others = sharing > ours
+        self._left = bool(ours) and not others and (self._left or self._others)
+        self._others = others
         self._looked_at = now
 
     def seen(self, now: float) -> None:
         """Others showed: their lock was in our way, or they have reset the card."""
-        self._crowded = True
+        self._others = True
         self._seen_at = now
 
     def alone(self, now: float) -> bool:
         """Whether, as far as we know, nobody else is connected to the reader."""
-        return not self._crowded and now - self._seen_at >= MEMORY
+        return not self._others and now - self._seen_at >= MEMORY
 
     def heard(self, now: float) -> None:
         """pcscd has answered a call with our handle: no reset is untold."""

@@ -34,7 +34,7 @@ from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import DONE, Reply, replying, within
 from cardferry.readers.base import ExecutedError
 from cardferry.readers.pcscd.connection import Connection, Pending
-from cardferry.readers.pcscd.dial import Dial
+from cardferry.readers.pcscd.connector import Connector
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.readers.pcscd.handle import RETRY, CardHandle, CardReply, CardRequest, Lock, Opening, Outcome, in_force
 from cardferry.readers.pcscd.neighbours import Neighbours
@@ -63,7 +63,7 @@ class PcscdReader:
 
     Args:
         name: the reader's name at pcscd.
-        dial: opens the byte pipe.
+        connector: opens the byte pipe.
         minor: the protocol level of this pcscd.
         on_lost: called when a handle was lost, with its connection or because pcscd has forgotten it, while pcscd
             itself may live on.
@@ -74,13 +74,13 @@ class PcscdReader:
     def __init__(
         self,
         name: str,
-        dial: Dial,
+        connector: Connector,
         minor: int,
         on_lost: Callable[[PcscdReader], None],
         on_others: Callable[[PcscdReader, bool], None] | None = None,
     ) -> None:
         self._name = name
-        self._dial = dial
+        self._connector = connector
         self._minor = minor
         self._on_lost = on_lost
         self._on_others = on_others
@@ -94,7 +94,7 @@ class PcscdReader:
         self._letting_go = False
         self._gone = False
         #: The card was reset, and whoever should have been told was cancelled before.
-        self._untold = False
+        self._reset_untold = False
         self._neighbours = Neighbours()
         #: What `on_others` was told.
         self._others = False
@@ -129,7 +129,7 @@ class PcscdReader:
 
     def card_gone(self) -> None:
         """The card was removed: whoever held it above holds it no more."""
-        self._claimed = self._untold = False
+        self._claimed = self._reset_untold = False
         handle, opening = self._handle, self._opening
         if handle is not None and opening is not None and handle.exclusive:
             # Without a card pcscd makes no shared handle of an exclusive one. What a reader can do without one goes on.
@@ -166,7 +166,7 @@ class PcscdReader:
     async def disconnect(self, disposition: Disposition) -> None:
         """Close the handle, without waiting. pcscd powers the card off when nobody else has one."""
         handle, self._handle, self._opening = self._handle, None, None
-        self._claimed = self._untold = False
+        self._claimed = self._reset_untold = False
         if handle is not None:
             handle.close(disposition)
 
@@ -181,7 +181,7 @@ class PcscdReader:
         Raises:
             PcscError: the lock is not ours and not asked for; no `release` is needed.
         """
-        if self._untold:
+        if self._reset_untold:
             await self._tell()
         neighbours = self._neighbours
         now = self._loop.time()
@@ -274,7 +274,7 @@ class PcscdReader:
             PcscError: pcscd's or the card's error; ``E_SHARING_VIOLATION`` when the lock was not claimed and others
                 have it: the request was not executed.
         """
-        if self._untold:
+        if self._reset_untold:
             await self._tell()
         self._let_go()
         while True:
@@ -319,7 +319,7 @@ class PcscdReader:
         try:
             await self.reset(Disposition.RESET, protocols)
         except asyncio.CancelledError:
-            self._untold = True
+            self._reset_untold = True
             raise
         raise ExecutedError("another program came in between")
 
@@ -336,9 +336,9 @@ class PcscdReader:
         """Raise what a return value of pcscd means. After a reset by others the handle is a fresh one, without lock."""
         if rv == ReturnCode.W_RESET_CARD:
             self._seen()
-            self._untold = True
+            self._reset_untold = True
             await self._renew()
-            self._untold = False
+            self._reset_untold = False
         elif rv in _READER_GONE:
             self._replaced(rv)
             raise PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd says {rv:#010x}")
@@ -375,10 +375,10 @@ class PcscdReader:
         return await self._open(await self._connected(), opening)
 
     async def _open(self, connection: Connection, opening: Opening) -> CardHandle:
-        await connection.room()
+        await connection.drain()
         old, self._handle = self._handle, None
         if old is not None and old.closed:
-            self._untold = True  # it was closed because END told of a reset
+            self._reset_untold = True  # it was closed because END told of a reset
         closing = old.closing() if old is not None else None
         try:
             handle, states = await CardHandle.open(
@@ -401,7 +401,7 @@ class PcscdReader:
         if self._connection is not None:
             return self._connection
         try:
-            connection = await Connection.open(self._dial, self._minor)
+            connection = await Connection.open(self._connector, self._minor)
         except NoPcscdError as error:
             self._report(error)
             raise PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd {error}") from error

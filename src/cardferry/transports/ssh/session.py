@@ -14,8 +14,9 @@ import socket
 from collections.abc import Callable
 from typing import Final, cast
 
+from cardferry.system.processes import dies_with_parent
 from cardferry.transports.base import Pipe, PipeUser
-from cardferry.transports.ssh.command import SshCommand, deaf_to_interrupts, dies_with_parent, environment, identify
+from cardferry.transports.ssh.command import SshCommand, deaf_to_interrupts, environment, identify
 from cardferry.transports.ssh.connection import SshConnection
 from cardferry.transports.ssh.errors import SSH_FAILED, SshError, before_login, last_words
 from cardferry.transports.ssh.guard import LineSplitter
