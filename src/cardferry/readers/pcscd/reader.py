@@ -439,7 +439,7 @@ class PcscdReader:
 
     @property
     def _handles(self) -> int:
-        return int(self._handle is not None)
+        return int(self._opening is not None)  # also while it is opened or renewed: pcscd counts it then
 
     def _seen(self) -> None:
         now = self._loop.time()
