@@ -246,6 +246,26 @@ async def test_a_host_that_says_what_it_must_not(said: list[bytes | m.FromHost])
         assert len(host.peers) - began < 15, "a host that misbehaves is not hammered"
 
 
+@pytest.mark.parametrize("last_words", [None, Reason.UNKNOWN_SESSION])
+async def test_a_host_that_greets_and_hangs_up_is_not_hammered(last_words: Reason | None) -> None:
+    host = HostileHost()
+
+    async def dial() -> Pipe:
+        if len(host.peers) > 1000:
+            raise ConnectionRefusedError("this would go on without end, at one moment")
+        return await host.dial()
+
+    def hang_up(state: LinkState) -> None:
+        if state is LinkState.UP:
+            if last_words is not None:
+                host.peers[-1].pipe.write(frame(Kind.BYE, 0, 0, Bye(last_words).encode()))
+            host.peers[-1].pipe.close()
+
+    async with Guest(dial, report=hang_up):
+        await asyncio.sleep(30)
+        assert 30 < len(host.peers) < 150
+
+
 async def test_a_host_cannot_fill_a_guests_memory_with_facts() -> None:
     host = HostileHost()
     async with Guest(host.dial) as guest:
