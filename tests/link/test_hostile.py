@@ -160,6 +160,20 @@ async def test_a_guest_that_is_none(bytes_said: bytes, piece: int) -> None:
         assert not desk.host.status.guests
 
 
+async def test_a_frame_that_is_no_hello_is_not_waited_for() -> None:
+    """It would be kept for as long as a hello may take, and is on no guest's account."""
+    async with Desk() as desk:
+        near, far = memory_pipe()
+        serving = desk.start(desk.host.serve(far, TESTER))
+        peer = Peer(near)
+        near.write(frame(Kind.DATA, 1, 0, bytes(1 << 20))[:100_000])
+        await quiet()
+        assert peer.bye is not None
+        assert peer.bye.reason is Reason.PROTOCOL
+        assert peer.is_lost
+        await serving
+
+
 async def test_a_guest_that_never_says_anything_is_not_waited_for() -> None:
     async with Desk() as desk:
         near, far = memory_pipe()
