@@ -34,6 +34,11 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE: Final = 0.05
 _MOST_PAUSE: Final = 1.0
 _MOST_PAUSE_WITHOUT_SESSION: Final = 5.0
+#: So many pipes in a row may be lost within so many s; then there is a pause of so many s before the next one.
+#: A network may break again and again, but a host that greets and hangs up for ever is not to keep us busy.
+_HASTY: Final = 3
+_BRIEF: Final = 0.1
+_BREATH: Final = 0.25
 #: s that the last words may take.
 _GOOD_BYE: Final = 0.5
 
@@ -198,6 +203,8 @@ class Guest:
     # keeping the link
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        brief = 0
         while True:
             try:
                 pipe = await self._dial()
@@ -214,9 +221,13 @@ class Guest:
                 await self._rest()
                 continue
             self._met = False
+            began = loop.time()
             await latest.channel.attach(pipe).unused
+            brief = brief + 1 if loop.time() - began < _BRIEF else 0
             if not self._met:
                 await self._rest()
+            elif brief > _HASTY:
+                await asyncio.sleep(_BREATH)
 
     def _new_session(self) -> GuestSession:
         self._sessions += 1

@@ -107,6 +107,24 @@ async def test_a_path_that_is_none_is_not_given_to_people_for_their_shell(
     assert described.socket == ""
 
 
+async def test_a_path_that_is_told_again_and_again_is_told_to_people_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    offer, carrier, _, announced = an_offer(tmp_path, "cardferry is serving /run/card")
+
+    async def session(command: str, heard: Callable[[str], None]) -> Pipe:
+        for number in range(100):
+            heard(f"cardferry is serving /run/card{number}")
+            heard("cardferry is serving none")
+        return carrier.pipe
+
+    carrier.session = session  # type: ignore[assignment]
+    with caplog.at_level(logging.WARNING):
+        await offer._link()
+    assert announced == ["/run/card0"]
+    assert caplog.records == []
+
+
 def test_our_name_over_there_is_a_files_name_whatever_this_computer_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +285,12 @@ async def test_a_link_that_was_lost_is_made_again_in_a_hurry_and_programs_are_to
     assert told[0] == "far: linked, cardferry is at both ends"
     assert told[1] == "lost far; programs there wait"
     assert told[-2:] == ["far is back", "lost far; programs there wait"]
+
+
+async def test_a_guest_that_serves_and_ends_at_once_is_not_hammered(tmp_path: Path) -> None:
+    far = Scripted(tmp_path, *[Step(lasts=0.01)] * 6, Step(lasts=60), *[Step(lasts=0.01)] * 2)
+    await far.play()
+    assert far.pauses == [0.01, 0.01, 0.01, 0.26, 0.26, 0.26, 60, 0.01]
 
 
 async def test_a_guest_that_stays_away_is_tried_further_and_further_apart(tmp_path: Path) -> None:

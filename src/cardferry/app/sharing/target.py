@@ -35,6 +35,11 @@ _ABOUT_THE_PATH: Final = frozenset({10, 11, 12})
 _FRUITLESS: Final = 3
 #: s between attempts while the guest still has the session.
 _FIRST_PAUSE: Final = 0.05
+#: So many links in a row may be lost within so many s; then there is a pause of so many s before the next one.
+#: A network may break again and again, but a guest that serves and ends for ever is not to keep us busy.
+_HASTY: Final = 3
+_BRIEF: Final = 0.1
+_BREATH: Final = 0.25
 
 
 class Offer:
@@ -83,6 +88,8 @@ class Offer:
         self._supervisor = Supervisor(guest.destination, self._dial, self._forwarding, patient=self._patient)
         self._token = secrets.token_hex(16)
         self._serving = False
+        self._told = False
+        self._serving_since = 0.0
         self._fruitless = 0
 
     async def run(self) -> None:
@@ -139,7 +146,7 @@ class Offer:
 
     async def _link_while_possible(self) -> None:
         """Keep the link; return when the other side has no cardferry that understands us."""
-        failures = 0
+        failures = brief = 0
         ever = False
         loop = asyncio.get_running_loop()
         hurry_until = 0.0  # as long as the guest may still have the session
@@ -165,11 +172,14 @@ class Offer:
                 hurry_until = loop.time() + self._wanted.grace + DELAYS[1]
                 self.state = "out of reach"
                 log.warning("lost %s; programs there wait", self.guest.destination)
+                brief = brief + 1 if loop.time() - self._serving_since < _BRIEF else 0
+                if brief > _HASTY:
+                    await asyncio.sleep(_BREATH)
 
     async def _link(self) -> bool:
         """One connection of the link, to its end; False when a forwarded socket must do."""
         name = self.guest.destination
-        self._serving = False
+        self._serving = self._told = False
         facts = (await self._carrier.connection(hurry=True)).facts
         if "cardferry" not in facts.installed:
             log.info("%s: plain forwarding, cardferry is not installed there", name)
@@ -195,8 +205,9 @@ class Offer:
         return True
 
     def _heard(self, line: str) -> None:
-        if not line.startswith(_SERVING):
+        if self._told or not line.startswith(_SERVING):
             return
+        self._told = True  # what is said again and again must not fill a terminal
         path = line.removeprefix(_SERVING)
         if wrong := unfit(path):
             log.warning("%s says that it serves at %r: that %s", self.guest.destination, path, wrong)
@@ -207,6 +218,7 @@ class Offer:
         elif self.state != "up":
             log.warning("%s is back", self.guest.destination)
         self._serving = True
+        self._serving_since = asyncio.get_running_loop().time()
         self.way, self.state = "link", "up"
         self._tell_path()
 

@@ -9,6 +9,9 @@ answer to the stop goes out for each registration. A client of level 4:6 asks fo
 would take an event before them for their size: the event is held back until they are out, or until the client asks for
 something else, and thus not for states.
 
+However much a program sends in one piece, a little of it is dealt with in one pass of the event loop: so a program that
+floods its socket does not keep the others waiting.
+
 Where bugs stop. A call is a `Reply`: what goes wrong behind it is ``F_INTERNAL_ERROR`` for the program that asked. What
 goes wrong here is logged, too, and closes this connection, and nothing else.
 """
@@ -41,6 +44,10 @@ log = logging.getLogger(__name__)
 
 #: Requests that may be queued behind a slow one before we stop reading from the socket.
 _MAX_QUEUED = 16
+#: Requests that are begun or answered in one pass of the event loop, of one program.
+_MOST_AT_ONCE = 16
+#: Bytes that are read at once, unless a command that is longer has begun.
+_READ_SIZE = 4096
 #: From this level on, 4:6, the states are asked for after the wait.
 _ASKS_AFTER_WAIT = 6
 #: What a client may ask between a wait and its states, or instead of them.
@@ -141,6 +148,7 @@ class Connection(Receiver):
         "_context",
         "_context_number",
         "_front",
+        "_going_on",
         "_paused",
         "_reading",
         "_requests",
@@ -162,6 +170,8 @@ class Connection(Receiver):
         #: A call is under way.
         self._busy = False
         self._paused = False
+        #: What is left of the requests has its turn in the next pass of the event loop.
+        self._going_on = False
         self._reading = True
         self._context: Context | None = None
         self._context_number = 0
@@ -191,6 +201,10 @@ class Connection(Receiver):
             self.close()
             return
         self.caller = self._front.identify(cast("asyncio.Transport", self._transport))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read to, at the event loop's next look at the socket."""
+        return super().get_buffer(sizehint)[: max(_READ_SIZE, self._codec.missing)]
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: whole requests among them are answered or queued. Garbage ends the connection."""
@@ -268,7 +282,13 @@ class Connection(Receiver):
 
     def _advance(self) -> None:
         requests = self._requests
-        while requests and not self._busy and not self._paused:
+        left = _MOST_AT_ONCE
+        while requests and not self._busy and not self._paused and not self._going_on:
+            if not left:
+                self._going_on = True
+                asyncio.get_running_loop().call_soon(self.guarded, self._go_on)
+                break
+            left -= 1
             request = requests.popleft()
             if self._array_due and not isinstance(request, _AFTER_WAIT):
                 self._write(self._hold_back_no_more())
@@ -286,6 +306,10 @@ class Connection(Receiver):
                 self._busy = True
                 reply.then(partial(self._answered, request))
         self._throttle()
+
+    def _go_on(self) -> None:
+        self._going_on = False
+        self._advance()
 
     def _answered(self, request: m.Request, reply: Reply[Any]) -> None:
         try:
