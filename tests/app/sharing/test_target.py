@@ -9,10 +9,10 @@ from typing import cast
 
 import pytest
 
-from cardferry.app.hosts.address import SshHost
+from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.runtime.status_socket import Link
 from cardferry.app.sharing.lending import Share
-from cardferry.app.sharing.target import Offer
+from cardferry.app.sharing.target import ShareTarget
 from cardferry.link import Host
 from cardferry.pcsc.caller import Principal
 
@@ -33,8 +33,8 @@ class Pipe:
     async def ended(self) -> None: ...
 
 
-class Carrier:
-    """A way to a computer with cardferry, which says one line when it is asked for a session."""
+class Connector:
+    """A connection to a computer with cardferry, which says one line when it is asked for a session."""
 
     def __init__(self, says: str) -> None:
         self.commands: list[str] = []
@@ -59,27 +59,27 @@ class Served:
         self.before = list(pipe.written)
 
 
-def an_offer(folder: Path, says: str) -> tuple[Offer, Carrier, Served, list[str]]:
+def a_target(folder: Path, says: str) -> tuple[ShareTarget, Connector, Served, list[str]]:
     announced: list[str] = []
     served = Served()
     guest = SshHost("far")
-    offer = Offer(
+    target = ShareTarget(
         Share((guest,)), guest, folder, folder / "front",
         host=cast(Host, served), announce=lambda host, path: announced.append(path),
     )  # fmt: skip
-    carrier = Carrier(says)
-    offer._carrier = carrier  # type: ignore[assignment]
-    return offer, carrier, served, announced
+    connector = Connector(says)
+    target._connector = connector  # type: ignore[assignment]
+    return target, connector, served, announced
 
 
 async def test_the_token_goes_through_the_stream_and_not_on_the_command_line(tmp_path: Path) -> None:
-    offer, carrier, served, announced = an_offer(tmp_path, "cardferry is serving /run/card")
-    await offer._link()
+    target, connector, served, announced = a_target(tmp_path, "cardferry is serving /run/card")
+    await target._link()
     (token,) = served.before
-    assert token == offer._token.encode() + b"\n"
-    assert len(offer._token) == 32
-    assert "--token-stdin" in carrier.commands[0]
-    assert offer._token not in carrier.commands[0]
+    assert token == target._token.encode() + b"\n"
+    assert len(target._token) == 32
+    assert "--token-stdin" in connector.commands[0]
+    assert target._token not in connector.commands[0]
     assert announced == ["/run/card"]
 
 
@@ -87,13 +87,13 @@ async def test_the_token_goes_through_the_stream_and_not_on_the_command_line(tmp
 async def test_a_path_that_is_none_is_not_given_to_people_for_their_shell(
     tmp_path: Path, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    offer, _, _, announced = an_offer(tmp_path, f"cardferry is serving {path}")
+    target, _, _, announced = a_target(tmp_path, f"cardferry is serving {path}")
     with caplog.at_level(logging.WARNING):
-        await offer._link()
+        await target._link()
     assert announced == []
-    assert offer.path == ""
+    assert target.path == ""
     assert "far says that it serves at" in caplog.text
-    described: Link = offer.describe("up")
+    described: Link = target.describe("up")
     assert described.socket == ""
 
 
@@ -101,5 +101,5 @@ def test_our_name_over_there_is_a_files_name_whatever_this_computer_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "a/${B}.example.org")
-    offer, _, _, _ = an_offer(tmp_path, "")
-    assert offer._remote.name == "a---B-"
+    target, _, _, _ = a_target(tmp_path, "")
+    assert target._remote.name == "a---B-"
