@@ -12,7 +12,7 @@ from pathlib import Path
 from cardferry.app.agent.listeners import GuestListeners
 from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime.garbage import collect_rarely
-from cardferry.link import Host
+from cardferry.link import LinkServer
 from cardferry.manager import LocalManager
 from cardferry.readers.virtual import VirtualReaderSource
 from cardferry.transports.sockets import Access
@@ -25,7 +25,7 @@ async def serve(path: Path, reader: str, seconds: float) -> None:
     collect_rarely()
     source = VirtualReaderSource()
     with UnixAddress(path).listen(Access()) as listener:
-        async with GuestListeners([listener]) as guests, LocalManager([source]) as manager, Host(manager) as host:
+        async with GuestListeners([listener]) as guests, LocalManager([source]) as manager, LinkServer(manager) as host:
             source.add_reader(reader, seconds).insert(CountingCard())
             guests.open(host.serve)
             print("ready", flush=True)

@@ -96,7 +96,10 @@ class Commands:
         """What the command says, from its start to its end."""
         one = Said(words, self.environ)
         await one.start()
-        return await one.end()
+        try:
+            return await one.end()
+        finally:
+            await one.stop()
 
     @asynccontextmanager
     async def beside(self, *words: str, until: str) -> AsyncIterator[Said]:

@@ -21,27 +21,25 @@ from typing import Any
 import msgspec
 import pytest
 
-from cardferry.app.commands.run import VARIABLE
-from cardferry.app.hosts.address import UnixHost
-from cardferry.app.hosts.direct_link import dial_of
 from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.status_socket import Link, Running
-from cardferry.link import Guest, GuestStatus, Host
-from cardferry.link.guest import Counters
+from cardferry.link import Guest, GuestStatus, LinkServer
+from cardferry.link.guest_session import Counters
 from cardferry.link.host_session import HostSessionStatus
 from cardferry.manager import LocalManager
 from cardferry.manager.status import SlotStatus, WaiterStatus
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.readers.virtual import VirtualReaderSource
-from cardferry.transports import unix
+from cardferry.transports.base import Arrival
 from cardferry.transports.listening import ListeningSocket
-from cardferry.transports.unix import SocketPipe
+from cardferry.transports.unix import UnixAddress
 from cardferry.wire.link.frames import Kind, encode
-from tests.callers import somebody
+from tests.callers import TESTER, somebody
 from tests.cli.terminal import EVIL, SEEN, Commands, harmless
 from tests.frontends.at_desk import MODERN, Program
 from tests.frontends.served import served
 from tests.link.cards import CountingCard
+from tests.transports.taking import taking
 
 PR_SET_NAME = 15
 #: As long as a reader's name may be.
@@ -69,9 +67,9 @@ def filled(value: Any, word: str) -> Any:
 
 def everything() -> Running:
     """Something that runs, with something in every field."""
-    near = GuestStatus("up", "h", "s", None, "e", 1, 0, 0, 0, 0, 0, Counters())
-    far = HostSessionStatus("g", "s", True, None, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0)
-    slot = SlotStatus("r", "present", "3b", "T1", 1, 1, ["c"], "h", 1.0, [WaiterStatus("w", 1.0)])
+    near = GuestStatus("up", "h", "s", None, "e", 1, 0, 0, 0, 0, 0, 0, Counters())
+    far = HostSessionStatus("p", "g", "s", True, None, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0)
+    slot = SlotStatus("r", "present", "3b", "T1", 1, 1, ["c"], "h", "p", 1.0, [WaiterStatus("w", "p", 1.0)])
     return Running("attach", 1, time.time(), [Link("h", "up", "/s", "link", near, far)], 1, [slot])
 
 
@@ -128,18 +126,22 @@ async def test_the_host_of_a_link(cardferry: Commands, tmp_path: Path) -> None:
     """Its software's name, its readers' names, and what it says when it ends."""
     source = VirtualReaderSource()
     source.add_reader(NAME).insert(CountingCard())
-    async with LocalManager([source]) as manager, Host(manager, software=EVIL) as host, asyncio.TaskGroup() as tasks:
+    async with (
+        LocalManager([source]) as manager,
+        LinkServer(manager, software=EVIL) as host,
+        asyncio.TaskGroup() as tasks,
+    ):
 
-        def accepted(pipe: SocketPipe) -> None:
-            tasks.create_task(host.serve(pipe, "guest"))
+        def take(arrival: Arrival) -> None:
+            tasks.create_task(host.serve(arrival.pipe, TESTER))
 
-        with ListeningSocket(tmp_path / "l") as listening:
-            async with unix.listen(listening.socket, accepted):
-                assert SEEN in await cardferry("doctor", f"unix:{listening.path}")
-                async with cardferry.beside("attach", "-vv", f"unix:{listening.path}", until="export "):
-                    people = await cardferry.listings()
-                    assert people.count(SEEN) >= 3
-                    assert json.loads(await cardferry.json())[0]["links"][0]["link"]["software"] == EVIL
+        address = UnixAddress(tmp_path / "l")
+        async with taking(address, take):
+            assert SEEN in await cardferry("doctor", str(address))
+            async with cardferry.beside("attach", "-vv", str(address), until="export "):
+                people = await cardferry.listings()
+                assert people.count(SEEN) >= 3
+                assert json.loads(await cardferry.json())[0]["links"][0]["link"]["software"] == EVIL
 
 
 def bye(reason: int) -> bytes:
@@ -165,7 +167,7 @@ async def test_the_guest_of_a_link(cardferry: Commands, tmp_path: Path) -> None:
         async with asyncio.timeout(20):
             while not door.exists():  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.005)
-        async with Guest(dial_of(UnixHost(door)), software=EVIL) as guest:
+        async with Guest(UnixAddress(door).dial, software=EVIL) as guest:
             await guest.ready()
             context = await guest.open(somebody(VERY_LONG[:500]))
             (reader,) = guest.snapshot.readers
@@ -221,15 +223,18 @@ def complain(text):
 if "-V" in words:
     complain("OpenSSH_9.2p1 " + evil)
 elif "-M" in words and {login}:
-    mark = words[-1].split()[-1]
+    mark = word = words[-1].split()[-1]
     def say(*what):
-        os.write(1, ("\n" + mark + " " + " ".join(what) + "\n").encode())
+        os.write(1, ("\n" + word + " " + " ".join(what) + "\n").encode())
     complain(evil)
     say(evil)
     say("boot")
     for line in sys.stdin:
+        if line.startswith("word="):
+            word = line.strip().removeprefix("word=")
         if line.strip() == mark:
             break
+    say(evil)
     for fact in ("system", "temporary", "runtime", "pcscd"):
         say("fact", fact, ("/" if fact != "system" else "") + evil.replace("\r\n", ""))
     say("fact uid 0")
@@ -303,20 +308,15 @@ async def test_a_computer_behind_ssh(cardferry: Commands, tmp_path: Path, comman
 
 
 async def test_a_path_that_is_no_text(cardferry: Commands, tmp_path: Path) -> None:
-    """It is announced in printable characters, and the shell still makes of it what it is."""
+    """It is refused, and what is said of it is printable."""
     folder = tmp_path / os.fsdecode(b"f\xfc\x1b[7m'$(false)")
     folder.mkdir(mode=0o700)
-    path = str(folder / "s")
-    async with cardferry.beside("attach", "--socket", path, "virtual:", until="export ") as attach:
-        line = (await cardferry("env")).strip()
-        assert line in harmless(attach.bytes)
-        shell = await asyncio.create_subprocess_exec(
-            "sh", "-c", f'{line}; printf %s "${VARIABLE}"', stdout=asyncio.subprocess.PIPE
-        )
-        told, _ = await shell.communicate()
-        assert told == os.fsencode(path)
-        await cardferry("status")
-        await cardferry("status", "--json")
+    told = await cardferry("attach", "--socket", str(folder / "s"), "virtual:")
+    error, hint = told.splitlines()
+    assert error.startswith("error: the socket's path has characters that ssh, shells or terminals take")
+    assert r"f\udcfc\x1b[7m" in error
+    assert hint.startswith("hint: ")
+    assert list(folder.iterdir()) == []
 
 
 async def test_a_terminal_that_cannot_show_it(cardferry: Commands) -> None:

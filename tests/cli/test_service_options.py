@@ -70,6 +70,8 @@ def test_what_is_no_time_is_wrong_usage(command: click.Command, option: str, sec
 
 
 def test_status_shows_what_programs_see_in_their_order() -> None:
-    slots = [SlotStatus(name, "", "", "", 0, 0, [], None, 0.0, []) for name in ("A 00 00", "Hidden 00 00", "Z 00 00")]
+    slots = [
+        SlotStatus(name, "", "", "", 0, 0, [], None, "", 0.0, []) for name in ("A 00 00", "Hidden 00 00", "Z 00 00")
+    ]
     assert [slot.reader for slot in parsed("--reader", "Z*", "--reader", "A*").offered(slots)] == ["Z 00 00", "A 00 00"]
     assert parsed().offered(slots) == slots

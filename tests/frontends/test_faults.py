@@ -28,7 +28,7 @@ def functions(kind: type) -> list[tuple[type, str]]:
 
 
 PLACES = [place for place in functions(Connection) if place[1] != "__init__"]
-PLACES += [place for place in functions(ServerCodec) if place[1] != "__init__"]
+PLACES += functions(ServerCodec)
 PLACES += [(PcscliteFrontend, name) for name in ("start", "reader_called", "new_number", "_changed", "_notify")]
 
 

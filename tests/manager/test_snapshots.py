@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from cardferry.manager import LocalManager
+from cardferry.manager.status import WaiterStatus
 from cardferry.pcsc.constants import CardState, Protocol
+from tests.callers import TESTER
 from tests.manager.desk import ATR, LEAVE, RESET, SHARED, T1, Desk, FakeReader, quiet
 
 
@@ -86,7 +88,7 @@ async def test_changed_can_be_given_up() -> None:
         await quiet()
         waiting.cancel()
         await quiet()
-        assert desk.manager._news.waiters == set()
+        assert desk.manager._changes._waiters == set()
 
 
 async def test_changes_of_one_moment_are_published_once() -> None:
@@ -125,8 +127,8 @@ async def test_status_tells_who_holds_and_who_waits() -> None:
         status = desk.manager.status
         assert status.contexts == 2
         (reader,) = status.readers
-        assert (reader.holder, reader.held) == ("alice", 3.0)
-        assert [(waiter.client, waiter.waiting) for waiter in reader.waiters] == [("bob", 3.0)]
+        assert (reader.holder, reader.principal, reader.held) == ("alice", str(TESTER), 3.0)
+        assert reader.waiters == [WaiterStatus("bob", str(TESTER), 3.0)]
         assert reader.clients == ["alice", "bob"]
         assert reader.state == "present powered negotiable"
         assert reader.atr == ATR.hex()
@@ -134,4 +136,4 @@ async def test_status_tells_who_holds_and_who_waits() -> None:
         await waiting
         await bob.card.end(LEAVE)
         (reader,) = desk.manager.status.readers
-        assert (reader.holder, reader.held, reader.waiters) == (None, 0.0, [])
+        assert (reader.holder, reader.principal, reader.held, reader.waiters) == (None, "", 0.0, [])

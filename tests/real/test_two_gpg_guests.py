@@ -43,7 +43,7 @@ class Guests:
         """Whether a guest that has lost the card knows it: scdaemon looks twice a second, and closes its handle."""
         (running,) = json.loads(cardferry(self.host, "status", "--json").check().out)
         reader = next(reader for reader in running["readers"] if reader["atr"])
-        name = f"{guest.name} over ssh"
+        name = f"a program on {guest.name}"
         return name not in reader["clients"] or reader["holder"] == name
 
     def wait_until_settled(self, guest: Computer) -> None:

@@ -13,13 +13,14 @@ import pytest
 import uvloop
 
 from cardferry.transports import memory, stdio, unix, vsock
-from cardferry.transports.base import HIGH_WATER, Address, Arrival, Pipe
+from cardferry.transports.base import HIGH_WATER, Address, Pipe
 from cardferry.transports.errors import AddressSyntaxError, TransportError
 from cardferry.transports.registry import TRANSPORTS, parse_listening
 from cardferry.transports.sockets import Access
 from cardferry.transports.unix import UnixAddress
 from cardferry.transports.vsock import VsockAddress
 from tests.transports.machines import Machines
+from tests.transports.taking import listening
 
 Pair = tuple[Pipe, Pipe]
 
@@ -79,19 +80,6 @@ def example(scheme: str, folder: Path) -> Iterator[Address]:
     """An address of a transport."""
     with pytest.MonkeyPatch.context() as patch:
         yield EXAMPLES[scheme](folder, patch)
-
-
-@asynccontextmanager
-async def listening(address: Address) -> AsyncIterator[asyncio.Queue[Arrival]]:
-    """Whoever comes to an address."""
-    arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
-    with address.listen(Access()) as listener:
-        async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(listener.run(arrivals.put_nowait, lambda: None))
-            try:
-                yield arrivals
-            finally:
-                running.cancel()
 
 
 def registered(scheme: str) -> Callable[[Path], AbstractAsyncContextManager[Pair]]:

@@ -145,6 +145,19 @@ def test_a_socket_that_is_gone_before_it_has_its_rights(tmp_path: Path, monkeypa
         ListeningSocket(path, 0o660)
 
 
+def test_a_socket_that_somebody_else_removes_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listening = ListeningSocket(tmp_path / "s")
+    unlink = Path.unlink
+
+    def second(path: Path, missing_ok: bool = False) -> None:
+        unlink(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", second)
+    listening.close()
+    assert listening.socket.fileno() == -1
+
+
 def test_somebody_who_locks_the_folder_does_not_hang_the_start(tmp_path: Path) -> None:
     held = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)

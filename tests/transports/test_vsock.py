@@ -16,7 +16,8 @@ from cardferry.transports.errors import AddressSyntaxError
 from cardferry.transports.sockets import Access
 from cardferry.transports.vsock import ANY, HOST, LOOPBACK, VsockAddress, VsockError
 from tests.transports.machines import ADDRESS, Machines, loopback
-from tests.transports.test_contract import User, listening
+from tests.transports.taking import listening
+from tests.transports.test_contract import User
 
 HINT = "vsock://2:35960"
 

@@ -12,8 +12,8 @@ from cardferry.app.runtime.status_socket import Link, Running
 from cardferry.cli.options import json_option
 from cardferry.cli.say import say, say_json
 from cardferry.link import GuestStatus
+from cardferry.link.guest_flapping import FEW
 from cardferry.link.host_session import HostSessionStatus
-from cardferry.link.mends import FEW
 from cardferry.manager.status import SlotStatus
 
 
@@ -62,6 +62,7 @@ def link_lines(link: Link) -> list[str]:
             lines.append(f"mended {ours.unexplained} times within an hour, and not because of the network: see its log")
     if (theirs := link.guest) is not None:
         lines += [
+            f"serves {theirs.principal}, as this computer has proved",
             _traffic(theirs),
             f"{theirs.contexts} contexts, {theirs.handles} handles, {theirs.waiting} calls under way; "
             f"{_ahead(theirs.ahead_hits, theirs.ahead_waste)}",
@@ -88,8 +89,8 @@ def card(slot: SlotStatus) -> str:
 
 
 def _holder(slot: SlotStatus) -> str:
-    return "nobody" if slot.holder is None else f"{slot.holder} for {slot.held:.1f} s"
+    return "nobody" if slot.holder is None else f"{slot.holder} as {slot.principal} for {slot.held:.1f} s"
 
 
 def _waiting(slot: SlotStatus) -> list[str]:
-    return [f"{waiter.client} for {waiter.waiting:.1f} s" for waiter in slot.waiters]
+    return [f"{waiter.client} as {waiter.principal} for {waiter.waiting:.1f} s" for waiter in slot.waiters]

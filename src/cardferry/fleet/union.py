@@ -20,8 +20,8 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from cardferry.changes import Changes
 from cardferry.fleet.naming import ReaderNames
-from cardferry.news import News
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -150,7 +150,7 @@ class Union:
         self._all_admitted = False
         self._names = ReaderNames()
         self._snapshot = Snapshot()
-        self._news = News()
+        self._changes = Changes()
         self._tasks = asyncio.TaskGroup()
         self._admission: asyncio.Task[None] | None = None
 
@@ -180,7 +180,7 @@ class Union:
         side.admitted = self._all_admitted
         self._sides.append(side)
         self._start(side)
-        self._news.tell()
+        self._changes.announce()
 
     async def remove(self, member: Member) -> None:
         """A host less: its readers go at once. Returns when nothing of programs is left there: its manager may end.
@@ -198,7 +198,7 @@ class Union:
         member.known.set()  # nobody need wait for it
         self._names.forget_host(side.number)
         self._renew(events=len(side.readers))
-        self._news.tell()
+        self._changes.announce()
         async with asyncio.TaskGroup() as tasks:
             for context in tuple(self.open_contexts):
                 tasks.create_task(context.leave(side))
@@ -220,7 +220,7 @@ class Union:
     async def changed(self, serial: int) -> Snapshot:
         """Wait until the snapshot's serial is another one than ``serial``."""
         while self.snapshot.serial == serial:
-            await self._news.wait()
+            await self._changes.wait()
         return self.snapshot
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
@@ -234,7 +234,7 @@ class Union:
         for side in tuple(self._sides):
             await side.member.known.wait()
         while not all(side.admitted for side in self._sides):
-            await self._news.wait()
+            await self._changes.wait()
 
     def find(self, reader: str) -> tuple[ResourceManager, str]:
         """Who serves the reader that has this name here, and what it is called there.
@@ -279,7 +279,7 @@ class Union:
             await member.joined.wait()
         serial = manager.snapshot.serial
         while True:
-            self._news.tell()
+            self._changes.announce()
             serial = (await manager.changed(serial)).serial
 
     async def _admit(self) -> None:
@@ -288,12 +288,12 @@ class Union:
             async with asyncio.timeout(FIRST_CHOICE):
                 for side in tuple(self._sides):
                     side.admitted = True
-                    self._news.tell()
+                    self._changes.announce()
                     await side.member.known.wait()
         self._all_admitted = True
         for side in self._sides:
             side.admitted = True
-        self._news.tell()
+        self._changes.announce()
 
 
 class _UnionContext:

@@ -11,9 +11,15 @@ from cardferry.pcsc.reader_state import ReaderState
 
 @dataclass(frozen=True, slots=True)
 class WaiterStatus:
-    """Somebody in the queue."""
+    """Somebody in the queue.
+
+    Attributes:
+        client: which program, in words.
+        principal: on whose behalf, such as ``ssh:build1``.
+    """
 
     client: str
+    principal: str
     waiting: float
 
 
@@ -24,7 +30,8 @@ class SlotStatus:
     Attributes:
         state: names of `CardState` bits, such as ``present powered negotiable``.
         atr: in hex, empty without a card.
-        holder: who owns the card at this moment, None when nobody does.
+        holder: which program owns the card at this moment, None when none does.
+        principal: on whose behalf it does; empty when none does.
         held: for how long.
     """
 
@@ -36,6 +43,7 @@ class SlotStatus:
     event_counter: int
     clients: list[str]
     holder: str | None
+    principal: str
     held: float
     waiters: list[WaiterStatus]
 
@@ -43,8 +51,10 @@ class SlotStatus:
     def of(
         cls,
         state: ReaderState,
+        *,
         clients: Sequence[str] = (),
         holder: str | None = None,
+        principal: str = "",
         held: float = 0.0,
         waiters: Sequence[WaiterStatus] = (),
     ) -> Self:
@@ -58,6 +68,7 @@ class SlotStatus:
             event_counter=state.event_counter,
             clients=list(clients),
             holder=holder,
+            principal=principal,
             held=held,
             waiters=list(waiters),
         )

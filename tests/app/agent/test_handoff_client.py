@@ -198,7 +198,9 @@ async def test_it_stays_while_somebody_is_expected_back(tmp_path: Path) -> None:
     ids=lambda said: said[:30].hex(),
 )
 @pytest.mark.parametrize("descriptors", [0, 1, 2])
-async def test_rubbish_is_passed_over(tmp_path: Path, said: bytes, descriptors: int) -> None:
+async def test_rubbish_is_passed_over(
+    tmp_path: Path, said: bytes, descriptors: int, caplog: pytest.LogCaptureFixture
+) -> None:
     desk = Desk(tmp_path)
     async with desk.open():
         with socket.socket(socket.AF_UNIX) as rude:
@@ -211,6 +213,7 @@ async def test_rubbish_is_passed_over(tmp_path: Path, said: bytes, descriptors: 
             rude.setblocking(False)
             with suppress(ConnectionResetError):  # what was not read
                 assert await asyncio.get_running_loop().sock_recv(rude, 10) == b""
+        assert "a bug" not in caplog.text
         assert await desk.hand_over(b"hello") == (b"HELLO", "", 0)
 
 

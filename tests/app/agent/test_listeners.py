@@ -17,7 +17,7 @@ import uvloop
 from cardferry.app.agent import listeners as module
 from cardferry.app.agent.listeners import GuestListeners
 from cardferry.app.hosts.direct_link import linked_directly
-from cardferry.link import Guest, Host, LinkRefusedError, LinkState
+from cardferry.link import Guest, LinkRefusedError, LinkServer, LinkState
 from cardferry.manager import LocalManager
 from cardferry.readers.virtual import VirtualReaderSource
 from cardferry.transports import accepting, unix, vsock
@@ -40,13 +40,13 @@ HELLO = encode(Kind.HELLO, 0, 0, Hello(Role.GUEST, bytes(16), False, 0, 10_000).
 
 
 @asynccontextmanager
-async def open_at(*addresses: Address) -> AsyncIterator[Host]:
+async def open_at(*addresses: Address) -> AsyncIterator[LinkServer]:
     """A host with a reader that listens."""
     source = VirtualReaderSource()
     source.add_reader(READER).insert(CountingCard())
     with ExitStack() as stack:
         listeners = [stack.enter_context(address.listen(Access())) for address in addresses]
-        async with GuestListeners(listeners) as guests, LocalManager([source]) as manager, Host(manager) as host:
+        async with GuestListeners(listeners) as guests, LocalManager([source]) as manager, LinkServer(manager) as host:
             guests.open(host.serve)
             yield host
 

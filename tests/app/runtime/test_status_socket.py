@@ -22,8 +22,9 @@ SLOT = SlotStatus(
     event_counter=3,
     clients=["one", "two"],
     holder="one",
+    principal="ssh:build1",
     held=1.5,
-    waiters=[WaiterStatus("two", 0.5)],
+    waiters=[WaiterStatus("two", "ssh:build2", 0.5)],
 )
 
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cardferry.pcsc.text import shown
 from cardferry.transports.ssh import guard
 from tests.other_user import SOMEBODY, needs_root
 from tests.transports.ssh.guards import SHELLS, LocalGuard, installed
@@ -413,9 +414,11 @@ def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
     assert list(splitter.feed(b"end\nnext\n")) == ["next"]
 
 
-def test_nothing_from_the_other_side_can_steer_a_terminal() -> None:
+def test_lines_are_what_the_other_side_has_said() -> None:
+    """Nothing is replaced: it is escaped where it is shown, and a path with such characters is refused as it is."""
     (line,) = guard.LineSplitter().feed(b"\x1b[2J\x07 caf\xc3\xa9 \xff\xe2\x80\xae\r\n")
-    assert line == "\ufffd[2J\ufffd caf\u00e9 \ufffd\ufffd"
+    assert line == "\x1b[2J\x07 caf\u00e9 \udcff\u202e"
+    assert shown(line) == r"\x1b[2J\x07 caf\u00e9 \udcff\u202e".replace(r"\u00e9", "\u00e9")
 
 
 def test_a_reply_does_not_grow_with_what_it_was_not_asked_for() -> None:

@@ -4,7 +4,7 @@
 descriptors: no byte of the link passes through it afterwards. Guests that need no ssh come to its `listeners`.
 The agent leaves when no guest has come for a while.
 
-Host( LocalManager( pcscd ) )
+LinkServer( LocalManager( pcscd ) )
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from cardferry.app.runtime.service import Service, offering
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.spawn import Starter, StartReport
 from cardferry.app.runtime.status_socket import Link, Running, controllable
-from cardferry.link import Host as LinkServer
-from cardferry.link import Timing
+from cardferry.link import LinkServer, Timing
 from cardferry.manager import LocalManager
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.errors import UserError

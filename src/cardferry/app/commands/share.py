@@ -1,6 +1,6 @@
 """``share``: this computer's readers for the programs on other ones; one manager for all guests, who queue fairly.
 
-Host( LocalManager( pcscd ) )  ~~~~~  Frontend( Guest( handed-over streams ) )    when cardferry is at the other end
+LinkServer( LocalManager( pcscd ) )  ~~  Frontend( Guest( handed-over streams ) )   when cardferry is at the other end
 ssh -R -> Frontend( LocalManager( pcscd ) )                                       when only sshd is there
 """
 
@@ -22,8 +22,7 @@ from cardferry.app.runtime.service import fronts, offering
 from cardferry.app.runtime.status_socket import Running, controllable
 from cardferry.app.sharing.lending import Share
 from cardferry.app.sharing.target import ShareTarget
-from cardferry.link import Host as LinkServer
-from cardferry.link import Timing
+from cardferry.link import LinkServer, Timing
 from cardferry.manager import LocalManager
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 from cardferry.transports.listening import ListeningSocket

@@ -2,7 +2,7 @@
 
 The one who listens there is `cardferry.app.agent.listeners`.
 
-Guest( unix, vsock, ... )  ~~~~~  Host( LocalManager( pcscd ) )
+Guest( unix, vsock, ... )  ~~~~~  LinkServer( LocalManager( pcscd ) )
 """
 
 from __future__ import annotations

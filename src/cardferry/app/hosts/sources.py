@@ -183,12 +183,12 @@ class WatchedPcscd:
     """
 
     def __init__(self, path: Path, name: str, connection: Callable[[], str] = lambda: UP) -> None:
-        from cardferry.readers.pcscd import NoPcscdError, PcscdSource, Reason, unix_dial  # noqa: PLC0415
+        from cardferry.readers.pcscd import NoPcscdError, PcscdSource, Reason, unix_connector  # noqa: PLC0415
 
         self.known = asyncio.Event()
         self._connection = connection
         told = False
-        dial_socket = unix_dial(str(path))
+        dial_socket = unix_connector(str(path))
 
         async def dial(factory: Callable[[], asyncio.Protocol]) -> object:
             if connection() != UP:

@@ -2,7 +2,7 @@
 
 `link_over` is for any transport; `linked` for ssh, where there is another way if there can be no link.
 
-Guest( ssh )  ~~~~~  Host( LocalManager( pcscd ) )
+Guest( ssh )  ~~~~~  LinkServer( LocalManager( pcscd ) )
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 sockets outlive connections: while the other computer is out of reach their calls wait, and then go on. It ends when the
 other one says good-bye, has gone before it was there at all, or has not been heard of for `AWAY` s.
 
-Frontend( Guest( handed-over streams ) )  ~~~~~  Host( LocalManager( ... ) )
+Frontend( Guest( handed-over streams ) )  ~~~~~  LinkServer( LocalManager( ... ) )
 """
 
 from __future__ import annotations

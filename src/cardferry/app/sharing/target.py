@@ -18,7 +18,7 @@ from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
 from cardferry.app.sharing.lending import Share
 from cardferry.backoff import Backoff
-from cardferry.link import Host as LinkServer
+from cardferry.link import LinkServer
 from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.transports.errors import TransportError
 from cardferry.transports.sockets import unfit

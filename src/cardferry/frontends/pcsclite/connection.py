@@ -30,7 +30,7 @@ from cardferry.pcsc.constants import MAX_APDU_SIZE, Disposition, Protocol, Scope
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState
-from cardferry.pcsc.reply import Reply, in_task, replying
+from cardferry.pcsc.reply import Reply, answered, failed, in_task
 from cardferry.wiping import Receiver, wipe_soon
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
@@ -55,6 +55,8 @@ _AFTER_WAIT = (
 #: Bytes of a status word: what a response must have room for.
 _SHORTEST_RESPONSE = 2
 
+
+_DISPOSITIONS = {int(disposition): disposition for disposition in Disposition}
 
 #: Who calls, as long as nobody has looked.
 NOBODY = Caller(Principal(PrincipalKind.LOCAL_USER, ""))
@@ -154,7 +156,7 @@ class Connection(Receiver):
         #: The number of changes (`Front.changes`) when the program began to wait, None while it does not.
         self.registered: int | None = None
         self._front = front
-        self._codec = ServerCodec(slots=front.slots, name_size=front.name_size)
+        self._codec: ServerCodec
         self._transport: asyncio.Transport | None = None
         self._requests: deque[m.Request] = deque()
         #: A call is under way.
@@ -179,11 +181,16 @@ class Connection(Receiver):
         """A program has connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._front.connections.add(self)
+        self.guarded(self._connected)
+
+    def _connected(self) -> None:
+        # Not in the constructor: under uvloop the socket would take no connection any more after an exception there.
+        self._codec = ServerCodec(slots=self._front.slots, name_size=self._front.name_size)
         self._turned_away = self._front.full
         if self._front.overrun:
             self.close()
             return
-        self.caller = self._front.identify(self._transport)
+        self.caller = self._front.identify(cast("asyncio.Transport", self._transport))
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: whole requests among them are answered or queued. Garbage ends the connection."""
@@ -249,11 +256,11 @@ class Connection(Receiver):
         transport = self._transport
         if transport is None:
             return
-        crowded = self._paused or len(self._requests) > _MAX_QUEUED
-        if crowded and self._reading:
+        full = self._paused or len(self._requests) > _MAX_QUEUED
+        if full and self._reading:
             self._reading = False
             transport.pause_reading()
-        elif not crowded and not self._reading:
+        elif not full and not self._reading:
             self._reading = True
             transport.resume_reading()
 
@@ -269,7 +276,10 @@ class Connection(Receiver):
             if answer is not None:
                 self._write(answer(self, request))
                 continue
-            reply = self._CALLS[type(request)](self, request)
+            try:
+                reply = self._CALLS[type(request)](self, request)
+            except PcscError as error:
+                reply = failed(error)
             if reply.done():
                 self._write(self._answer(request, reply))
             else:
@@ -277,20 +287,28 @@ class Connection(Receiver):
                 reply.then(partial(self._answered, request))
         self._throttle()
 
-    def _answered(self, request: m.Request, reply: Reply[bytes]) -> None:
-        self.guarded(partial(self._go_on, request, reply))
+    def _answered(self, request: m.Request, reply: Reply[Any]) -> None:
+        try:
+            self._busy = False
+            wipe_soon()  # the request may hold a PIN, and is done with now
+            self._write(self._answer(request, reply))
+            if self._requests:
+                self._advance()
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind its connection, which is closed", self.caller)
+            self.close()
 
-    def _go_on(self, request: m.Request, reply: Reply[bytes]) -> None:
-        self._busy = False
-        wipe_soon()  # the request may hold a PIN, and is done with now
-        self._write(self._answer(request, reply))
-        if self._requests:
-            self._advance()
-
-    def _answer(self, request: m.Request, reply: Reply[bytes]) -> bytes:
+    def _answer(self, request: m.Request, reply: Reply[Any]) -> bytes:
         error = reply.error
         if error is None:
-            return reply.result()
+            value = reply.result()
+            match request:
+                case m.Transmit():
+                    return self._codec.transmitted(request, value)
+                case m.BeginTransaction() | m.EndTransaction():
+                    return self._codec.acknowledged(request)
+                case _:
+                    return cast("bytes", value)
         log.debug("%s: %s: %s", self.caller, type(request).__name__, error)
         return self._failed(request, error.code if isinstance(error, PcscError) else ReturnCode.E_CANCELLED)
 
@@ -477,23 +495,17 @@ class Connection(Receiver):
         await card.disconnect(disposition)
         return self._codec.acknowledged(request)
 
-    @replying
-    async def _begin(self, request: m.BeginTransaction) -> bytes:
-        await self._card(request.card).begin()
-        return self._codec.acknowledged(request)
+    def _begin(self, request: m.BeginTransaction) -> Reply[None]:
+        return self._card(request.card).begin()
 
-    @replying
-    async def _end(self, request: m.EndTransaction) -> bytes:
-        await self._card(request.card).end(_disposition(request.disposition))
-        return self._codec.acknowledged(request)
+    def _end(self, request: m.EndTransaction) -> Reply[None]:
+        return self._card(request.card).end(_disposition(request.disposition))
 
-    @replying
-    async def _transmit(self, request: m.Transmit) -> bytes:
+    def _transmit(self, request: m.Transmit) -> Reply[bytes]:
         if request.receive_length < _SHORTEST_RESPONSE:
             # Not executed: a PIN try must not be burnt for an answer that nobody can read.
-            return self._codec.transmitted(request, bytes(_most_needed(request.apdu)), ReturnCode.E_INSUFFICIENT_BUFFER)
-        response = await self._card(request.card).transmit(request.apdu, request.protocol)
-        return self._codec.transmitted(request, response)
+            return answered(bytes(_most_needed(request.apdu)))
+        return self._card(request.card).transmit(request.apdu, request.protocol)
 
     @_in_task
     async def _control(self, request: m.Control) -> bytes:
@@ -539,7 +551,7 @@ class Connection(Receiver):
         m.Cancel: _cancel,
     }
 
-    _CALLS: ClassVar[dict[type, Callable[[Connection, Any], Reply[bytes]]]] = {
+    _CALLS: ClassVar[dict[type, Callable[[Connection, Any], Reply[Any]]]] = {
         m.EstablishContext: _establish,
         m.ReleaseContext: _release,
         m.Connect: _connect,
@@ -571,7 +583,7 @@ def _share_mode(number: int) -> ShareMode:
 
 
 def _disposition(number: int) -> Disposition:
-    try:
-        return Disposition(number)
-    except ValueError:
-        raise PcscError(ReturnCode.E_INVALID_VALUE, f"disposition {number}") from None
+    disposition = _DISPOSITIONS.get(number)
+    if disposition is None:
+        raise PcscError(ReturnCode.E_INVALID_VALUE, f"disposition {number}")
+    return disposition

@@ -124,13 +124,11 @@ class Reply:
             self.values[key] = value
 
 
-def _printable(text: str) -> str:
-    """What comes from elsewhere is shown on terminals: nothing in it may steer one."""
-    return text if text.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in text)
-
-
 class LineSplitter:
-    """Bytes in, whole lines out; a line longer than `MAX_LINE` is dropped, so memory stays bounded."""
+    """Bytes in, whole lines out; a line longer than `MAX_LINE` is dropped, so memory stays bounded.
+
+    The lines are the other side's words: whoever shows them does so by `cardferry.pcsc.text.shown`.
+    """
 
     def __init__(self) -> None:
         self._pending = bytearray()
@@ -143,7 +141,8 @@ class LineSplitter:
             line = bytes(self._pending[:end])
             del self._pending[: end + 1]
             if not self._dropping and len(line) <= MAX_LINE:
-                yield _printable(line.decode(errors="replace").rstrip("\r"))
+                # What is no UTF-8 stays what it is: replaced, a path would be printable, and another one.
+                yield line.decode(errors="surrogateescape").rstrip("\r")
             self._dropping = False
         if len(self._pending) > MAX_LINE:
             self._pending.clear()
