@@ -16,6 +16,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Final, Self
 
+from cardferry.backoff import Backoff
 from cardferry.changes import Changes
 from cardferry.link.guest_context import GuestContext
 from cardferry.link.guest_flapping import Flapping
@@ -140,7 +141,7 @@ class Guest:
         self._sessions = 0
         self._past = (0, 0, 0, 0, 0)
         self._changes = Changes()
-        self._pause = _FIRST_PAUSE
+        self._backoff = Backoff(_FIRST_PAUSE, _MOST_PAUSE_WITHOUT_SESSION)
         #: Why the pipe was lost last, while it is; and what came of such breaks.
         self._break: Exception | None = None
         self._flapping = Flapping()
@@ -242,10 +243,7 @@ class Guest:
         return GuestSession(self, session)
 
     async def _rest(self) -> None:
-        pause = self._pause
-        most = _MOST_PAUSE if self.session is not None else _MOST_PAUSE_WITHOUT_SESSION
-        self._pause = min(pause * 2, most)
-        await asyncio.sleep(pause)
+        await asyncio.sleep(self._backoff.pause(None if self.session is None else _MOST_PAUSE))
 
     def _missed(self, error: Exception) -> None:
         self.error = error
@@ -281,7 +279,7 @@ class Guest:
         """The pipe is gone."""
         if session is self.session:
             if self.state is LinkState.UP:
-                self._pause = _FIRST_PAUSE
+                self._backoff.reset()
             self._break = error
             self._become(LinkState.BROKEN)
         else:
