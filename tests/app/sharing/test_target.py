@@ -110,17 +110,17 @@ async def test_a_path_that_is_none_is_not_given_to_people_for_their_shell(
 async def test_a_path_that_is_told_again_and_again_is_told_to_people_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    offer, carrier, _, announced = an_offer(tmp_path, "cardferry is serving /run/card")
+    target, connector, _, announced = a_target(tmp_path, "cardferry is serving /run/card")
 
-    async def session(command: str, heard: Callable[[str], None]) -> Pipe:
+    async def session(command: str, heard: object) -> Pipe:
         for number in range(100):
-            heard(f"cardferry is serving /run/card{number}")
-            heard("cardferry is serving none")
-        return carrier.pipe
+            heard(f"cardferry is serving /run/card{number}")  # type: ignore[operator]
+            heard("cardferry is serving none")  # type: ignore[operator]
+        return connector.pipe
 
-    carrier.session = session  # type: ignore[assignment]
+    connector.session = session  # type: ignore[method-assign]
     with caplog.at_level(logging.WARNING):
-        await offer._link()
+        await target._link()
     assert announced == ["/run/card0"]
     assert caplog.records == []
 
