@@ -142,17 +142,16 @@ class _GreetedPipe(PassedPipe):
     def received(self, data: bytes) -> None:
         """Bytes came."""
         self._delivery.received(data)
-        if not self.hello.done():
-            self._look(data)
-
-    def _look(self, data: bytes) -> None:
         self._size += len(data)
         try:
             said = bool(self._reader.receive(data))
         except WireError:
             said = True
+        if self.hello.done():
+            return  # nobody has the patience any more
         if said or self._size > _MOST_HELLO:
             self.hello.set_result(said)
+            self.received = self._delivery.received  # type: ignore[method-assign] # nothing is looked at any more
         else:
             self._pipe.resume_reading()
 
