@@ -62,10 +62,10 @@ def client(far: Far, words: str) -> Running:
     return far.recipe.guest.popen(command, far.ferry.env, stdin=True)
 
 
-def waiting(far: Far) -> bool:
-    """Whether anybody waits for the card at the host."""
+def any_at_host(far: Far, what: str) -> bool:
+    """Whether anybody holds the card at the host (``holder``), or waits for it (``waiters``)."""
     (agent,) = json.loads(cardferry(far.recipe.host, "status", "--json").check().out)
-    return any(reader["waiters"] for reader in agent["readers"])
+    return any(reader[what] for reader in agent["readers"])
 
 
 def test_begin_says_that_the_card_was_reset_while_it_waited(far: Far) -> None:
@@ -74,8 +74,9 @@ def test_begin_says_that_the_card_was_reset_while_it_waited(far: Far) -> None:
     second.wait_for("connected")
     first = client(far, "hold --reset")
     first.wait_for("held")
+    wait_until(lambda: any_at_host(far, "holder"), "the first one has the card at the host, too")
     second.write("\n")
-    wait_until(lambda: waiting(far), "the second one waits")
+    wait_until(lambda: any_at_host(far, "waiters"), "the second one waits")
     first.write("\n")
     assert first.wait().code == 0
     said = json.loads(second.wait().out.splitlines()[-1])
