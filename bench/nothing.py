@@ -54,7 +54,7 @@ class Replies(asyncio.Protocol):
 
 
 #: Opens the way to pcscd, whose replies go to that protocol.
-Dial = Callable[[Replies], Awaitable[asyncio.Transport]]
+OpenPcscd = Callable[[Replies], Awaitable[asyncio.Transport]]
 
 
 class Requests(asyncio.Protocol):
@@ -66,7 +66,7 @@ class Requests(asyncio.Protocol):
         sink: where replies go, when that is not where requests come from.
     """
 
-    def __init__(self, dial: Dial, tasks: asyncio.TaskGroup, sink: asyncio.WriteTransport | None = None) -> None:
+    def __init__(self, dial: OpenPcscd, tasks: asyncio.TaskGroup, sink: asyncio.WriteTransport | None = None) -> None:
         self._dial = dial
         self._tasks = tasks
         self._sink = sink
@@ -97,7 +97,7 @@ class Requests(asyncio.Protocol):
         self.gone.set_result(None)
 
 
-def to_socket(path: str) -> Dial:
+def to_socket(path: str) -> OpenPcscd:
     """The way to a socket."""
 
     async def dial(replies: Replies) -> asyncio.Transport:
@@ -107,7 +107,7 @@ def to_socket(path: str) -> Dial:
     return dial
 
 
-def to_command(words: list[str]) -> Dial:
+def to_command(words: list[str]) -> OpenPcscd:
     """The way to a command's standard streams."""
 
     async def dial(replies: Replies) -> asyncio.Transport:

@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -31,13 +31,10 @@ from tests.lab.pcscd import SOCKET
 from tests.lab.process import LabError, Running
 from tests.lab.recipe import Recipe
 
-#: The distance of the table, and of all goals, in s.
-TABLE: Final = 0.050
+from bench.wan_report import LINK, LOCAL, PLOTTED, SSH, TABLE, Measured, Row, plot, table
+
 PAGE: Final = REPOSITORY / "docs" / "link-performance.md"
 PICTURE: Final = REPOSITORY / "docs" / "images" / "wan.svg"
-LOCAL, LINK, SSH = "local", "link", "ssh"
-#: Programs of the plot.
-PLOTTED: Final = ("opensc-tool -a", "pkcs11-tool -L")
 _REPEATS: Final = {LOCAL: 5, LINK: 5, SSH: 1}
 
 
@@ -82,43 +79,6 @@ class Flow:
     run: Run
     prepare: Callable[[Way], object] = lambda way: None
     most_trips: int | None = None
-
-
-@dataclass(slots=True)
-class Measured:
-    """One flow over one way.
-
-    Attributes:
-        seconds: the median.
-        trips: round trips that the relay has counted.
-        waited: calls that waited for the host, as the link has counted them.
-        hits: APDUs whose answer was there before they were asked.
-    """
-
-    seconds: float
-    trips: int = 0
-    waited: int = 0
-    hits: int = 0
-
-
-@dataclass(slots=True)
-class Row:
-    """One flow.
-
-    Attributes:
-        requests, apdus: what the program asks of a local pcscd.
-        ways: by way and round trip in s.
-    """
-
-    name: str
-    most_trips: int | None
-    requests: int = 0
-    apdus: int = 0
-    ways: dict[tuple[str, float], Measured] = field(default_factory=dict)
-
-    def must_travel(self, link: Measured) -> int:
-        """APDUs that could neither be foreseen nor sent along."""
-        return self.apdus - link.hits
 
 
 def program(*words: str, proof: str) -> Run:
@@ -354,8 +314,6 @@ def main() -> int:
             bench.site(lab, ("host", "guest"), piv_flows)
         if not options.quick:
             bench.site(lab, ("hostpgp", "guestpgp"), openpgp_flows)
-    from bench.wan_report import plot, table  # noqa: PLC0415
-
     text = table(bench.rows)
     print(text)
     if options.write:

@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from bench.figures import duration
-from bench.wan import LINK, LOCAL, PLOTTED, SSH, TABLE, Measured, Row
 
+#: The distance of the table, and of all goals, in s.
+TABLE: Final = 0.050
+LOCAL, LINK, SSH = "local", "link", "ssh"
+#: Programs of the plot.
+PLOTTED: Final = ("opensc-tool -a", "pkcs11-tool -L")
 #: Bounds of the issue: wall time over what the round trips cost, and plain ssh's time over ours.
 WALL, TIMES = 1.15, {"opensc-tool -a": 10.0, "pkcs11-tool -L": 4.0}
+
+
+@dataclass(slots=True)
+class Measured:
+    """One flow over one way.
+
+    Attributes:
+        seconds: the median.
+        trips: round trips that the relay has counted.
+        waited: calls that waited for the host, as the link has counted them.
+        hits: APDUs whose answer was there before they were asked.
+    """
+
+    seconds: float
+    trips: int = 0
+    waited: int = 0
+    hits: int = 0
+
+
+@dataclass(slots=True)
+class Row:
+    """One flow.
+
+    Attributes:
+        requests, apdus: what the program asks of a local pcscd.
+        ways: by way and round trip in s.
+    """
+
+    name: str
+    most_trips: int | None
+    requests: int = 0
+    apdus: int = 0
+    ways: dict[tuple[str, float], Measured] = field(default_factory=dict)
+
+    def must_travel(self, link: Measured) -> int:
+        """APDUs that could neither be foreseen nor sent along."""
+        return self.apdus - link.hits
 
 
 def _cells(row: Row) -> list[str]:

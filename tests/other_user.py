@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import pwd
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,8 +18,8 @@ from cardferry.pcsc.errors import UserError
 
 Result = TypeVar("Result")
 
-#: A user id that no account has.
-SOMEBODY = 54321
+#: A user id that no account of this computer has.
+SOMEBODY = max(54320, *(account.pw_uid for account in pwd.getpwall() if account.pw_uid < 65000)) + 1
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="not run, needs root: another user")
 

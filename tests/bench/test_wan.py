@@ -11,10 +11,9 @@ from pathlib import Path
 from bench.figures import Figures
 from bench.lan import DIRECT, LINK, ONE_CARD, SSH, TWO_CARDS, UNIX
 from bench.lan import table as near_table
-from bench.wan import LINK as FAR_LINK
-from bench.wan import LOCAL, TABLE, Measured, Row
-from bench.wan import SSH as FAR_SSH
-from bench.wan_report import plot, table
+from bench.wan_report import LINK as FAR_LINK
+from bench.wan_report import LOCAL, TABLE, Measured, Row, plot, table
+from bench.wan_report import SSH as FAR_SSH
 
 from tests.lab.computer import REPOSITORY
 

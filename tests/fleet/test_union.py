@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -399,3 +400,130 @@ async def test_the_snapshot_is_that_of_the_moment() -> None:
         assert one.snapshot.readers[0].sharing == 1
         await context.close()
         assert one.snapshot.readers[0].sharing == 0
+
+
+# --- members that are added and removed
+
+
+async def test_a_member_that_is_added_shows_its_readers_behind_the_others() -> None:
+    async with united(laptop=Said("Reader")) as union:
+        before = union.snapshot
+        late = Said("Reader", "Other")
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(union.changed(before.serial))
+            await quiet()
+            union.add(Member("desk", late))
+            after = await waiting
+        assert shown(union) == ["Reader", "Reader (desk)", "Other"]
+        assert after.reader_events == before.reader_events + 2
+        late.become("Other")
+        assert shown(union) == ["Reader", "Other"]
+
+
+async def test_with_a_member_its_readers_go_and_others_may_have_their_names() -> None:
+    laptop, desk = Member("laptop", Said("Reader", "Other")), Member("desk", Said("Reader"))
+    for member in (laptop, desk):
+        member.known.set()
+    async with Union([laptop, desk]) as union:
+        await union.ready()
+        before = union.snapshot
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(union.changed(before.serial))
+            await quiet()
+            await union.remove(laptop)
+            assert (await waiting).reader_events == before.reader_events + 2
+        assert shown(union) == ["Reader (desk)"], "what a program was told stays so"
+        assert isinstance(laptop.manager, Said)
+        laptop.manager.become("Third")
+        await quiet()
+        assert shown(union) == ["Reader (desk)"]
+        with pytest.raises(ValueError, match="laptop"):
+            await union.remove(laptop)
+        union.add(Member("laptop", Said("Reader")))
+        assert shown(union) == ["Reader (desk)", "Reader"]
+
+
+async def test_nobody_waits_for_a_member_that_is_removed() -> None:
+    laptop, desk = Member("laptop"), Member("desk", Said("Reader"))
+    desk.known.set()
+    start = now()
+    async with Union([laptop, desk]) as union, asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(union.ready())
+        await quiet()
+        await union.remove(laptop)
+        await waiting
+        assert now() - start < FIRST_CHOICE
+        assert shown(union) == ["Reader"]
+
+
+async def test_handles_on_a_removed_side_are_of_no_use_and_contexts_stay() -> None:
+    async with Desk() as here, Desk() as there, AsyncExitStack() as stack:
+        members = {"here": Member("here", here.manager), "there": Member("there", await there.guest())}
+        for member in members.values():
+            member.known.set()
+        union = await stack.enter_async_context(Union(members.values()))
+        await union.ready()
+        context, other = await union.open(ALICE), await union.open(BOB)
+        near, far = await context.connect(HERE, SHARED, ANY), await context.connect(THERE, SHARED, ANY)
+        queued = await other.connect(THERE, SHARED, ANY)
+        await far.begin()
+        waiting = here.start(refusal(queued.begin()))
+        await quiet()
+        assert not waiting.done()
+        await union.remove(members["there"])
+        await asyncio.sleep(0.1)
+        assert len(there.manager.contexts) == 0, "what was held there is given back"
+        assert await waiting is ReturnCode.E_READER_UNAVAILABLE
+        for call in (
+            far.transmit(COUNT, T1),
+            far.end(LEAVE),
+            far.begin(),
+            far.status(),
+            far.reconnect(SHARED, ANY, RESET),
+            far.control(1, b"", 10),
+            far.attribute(1),
+            far.set_attribute(1, b""),
+        ):
+            assert await refusal(call) is ReturnCode.E_READER_UNAVAILABLE
+        assert not far.counted
+        await far.disconnect(LEAVE)
+        assert await refusal(far.disconnect(LEAVE)) is ReturnCode.E_INVALID_HANDLE
+        assert await refusal(context.connect(THERE, SHARED, ANY)) is ReturnCode.E_UNKNOWN_READER
+        await near.begin()
+        assert (await near.transmit(COUNT, T1))[-2:] == b"\x90\x00"
+        await near.end(LEAVE)
+        union.add(members["there"])
+        again = await other.connect(THERE, SHARED, ANY)
+        assert (await again.transmit(COUNT, T1))[-2:] == b"\x90\x00"
+        await context.close()
+        await other.close()
+
+
+@pytest.mark.parametrize("when", ["while it opens", "while it connects"])
+async def test_a_connect_to_a_side_that_is_removed_meanwhile_leaves_nothing(when: str) -> None:
+    gate = asyncio.Event()
+
+    class Slow(Said):
+        async def open(self, caller: Caller, patience: float | None = None) -> Context:
+            if when == "while it opens":
+                await gate.wait()
+            return await super().open(caller, patience)
+
+    async def connect(*_: object) -> None:
+        await gate.wait()
+        raise PcscError(ReturnCode.E_CANCELLED)
+
+    slow = Slow("Reader")
+    slow.context.connect = connect
+    member = Member("slow", slow)
+    async with Union([member]) as union, asyncio.TaskGroup() as tasks:
+        member.known.set()
+        await union.ready()
+        context = await union.open(ALICE)
+        connecting = tasks.create_task(refusal(context.connect("Reader", SHARED, ANY)))
+        await quiet()
+        await union.remove(member)
+        gate.set()
+        assert await connecting is ReturnCode.E_READER_UNAVAILABLE
+        slow.context.close.assert_awaited_once_with()
+        await context.close()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cardferry.frontends.listening import ListeningSocket
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import Settings
+from cardferry.transports.listening import ListeningSocket
 from tests.frontends.library import (
     BEGIN,
     CANCEL,
@@ -106,8 +106,11 @@ class Program(Library):
         await self.all_states()
 
     async def at_end(self) -> bool:
-        """Whether the front has hung up."""
-        return await self._in.read(1) == b""
+        """Whether the front has hung up, with what was written to it read or not."""
+        try:
+            return await self._in.read(1) == b""
+        except ConnectionResetError:
+            return True
 
     def hang_up(self) -> None:
         """Close without a word."""

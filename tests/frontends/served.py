@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cardferry.frontends.listening import ListeningSocket
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import LocalManager
 from cardferry.pcsc.interface import ResourceManager
 from cardferry.policy.offered import Offered
 from cardferry.readers.virtual import VirtualReader, VirtualReaderSource
+from cardferry.transports.listening import ListeningSocket
 
 ATR = bytes.fromhex("3B80800101")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.frontends.listening import ListeningSocket
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import LocalManager
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.reply import DONE, Reply, answered
 from cardferry.readers.base import ReaderObserver
+from cardferry.transports.listening import ListeningSocket
 from cardferry.wire.pcsclite.layout import ByteOrder
 from tests.frontends.library import Build, Library
 from tests.frontends.served import ATR

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from cardferry.frontends.listening import ListeningSocket, listener
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.manager import ExclusivePolicy, LocalManager, Settings
 from cardferry.manager.card import LocalCard
@@ -17,8 +17,9 @@ from cardferry.manager.handle import HandleState
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.transports.listening import ListeningSocket, listener
 from tests.callers import somebody
-from tests.frontends.at_desk import CONNECT, NEWEST, RECONNECT, STATUS, at_desk
+from tests.frontends.at_desk import CONNECT, MODERN, NEWEST, RECONNECT, STATUS, Program, at_desk
 from tests.frontends.library import (
     BEGIN,
     CONTROL,
@@ -31,7 +32,7 @@ from tests.frontends.library import (
     VERSION,
     Build,
 )
-from tests.manager.desk import APDU, LEAVE, READER, SHARED, T1, Desk, FakeReader
+from tests.manager.desk import APDU, LEAVE, OK, READER, SHARED, T1, Desk, FakeReader
 from tests.virtual_time import quiet
 
 E = ReturnCode
@@ -447,15 +448,28 @@ async def test_path_is_ours_until_the_socket_is_closed(tmp_path: Path) -> None:
 
 
 async def test_front_that_ends_while_calls_wait(tmp_path: Path) -> None:
-    async with at_desk(tmp_path) as post:
-        owner = await post.desk.client("owner")
+    """It hangs up, and nothing of its programs is left at the manager. Who came another way keeps what it has."""
+    async with Desk() as desk, AsyncExitStack() as stack:
+        owner = await desk.client("owner")
         await owner.card.begin()
-        program = post.program()
-        await program.__aenter__()
-        await program.establish()
-        program.tell(CONNECT, "I128sIIiII", program.context, READER.encode(), 2, 3, 0, 0, 0)
-        await quiet()
-    program.hang_up()
+        with ListeningSocket(tmp_path / "s") as listening:
+            async with PcscliteFrontend(desk.manager, listening):
+                waits = await stack.enter_async_context(Program(MODERN, listening.path))
+                await waits.establish()
+                waits.tell(CONNECT, "I128sIIiII", waits.context, READER.encode(), 2, 3, 0, 0, 0)
+                idle = await stack.enter_async_context(Program(MODERN, listening.path))
+                await idle.establish()
+                await quiet()
+                (slot,) = desk.manager.status.readers
+                assert (len(slot.waiters), len(desk.manager.contexts)) == (1, 3)
+            assert await waits.at_end(), "without an answer to its connect"
+            assert await idle.at_end()
+        (slot,) = desk.manager.status.readers
+        assert (slot.waiters, slot.clients) == ([], [str(somebody("owner"))])
+        assert desk.manager.contexts == {owner.context}
+        assert slot.holder == str(somebody("owner"))
+        assert await owner.card.transmit(APDU, T1) == OK
+        await owner.card.end(LEAVE)
 
 
 # Bugs

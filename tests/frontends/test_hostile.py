@@ -21,13 +21,14 @@ import pytest
 import uvloop
 
 from cardferry.frontends.descriptors import TURNED_AWAY, possible_connections
-from cardferry.frontends.listening import ListeningSocket
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.frontends.pcsclite.connection import Connection
 from cardferry.manager import LocalManager
 from cardferry.pcsc.errors import ReturnCode
+from cardferry.transports.listening import ListeningSocket
+from cardferry.wire.pcsclite.server import ServerCodec
 from tests.frontends.at_desk import MODERN, Program
-from tests.frontends.library import ESTABLISH, STATES, VERSION
+from tests.frontends.library import BEGIN, ESTABLISH, STATES, VERSION
 from tests.manager.desk import ATR, FakeReader
 
 LOOPS = {"uvloop": uvloop.new_event_loop}
@@ -173,6 +174,32 @@ async def test_flood_of_requests_is_taken_in_no_faster_than_it_is_answered(tmp_p
         await program.silence()
 
 
+async def test_flood_of_requests_has_a_little_of_each_pass_of_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = 0
+    acknowledged = ServerCodec.acknowledged
+
+    def counted(codec: ServerCodec, request: Any, rv: int = 0) -> bytes:
+        nonlocal answered
+        answered += 1
+        return acknowledged(codec, request, rv)
+
+    monkeypatch.setattr(ServerCodec, "acknowledged", counted)
+    async with front_at(tmp_path) as (_, path), Program(MODERN, path) as program, asyncio.timeout(20):
+        await program.establish()
+        count, most = 5000, 0
+        program.write(struct.pack("<IIiI", 8, BEGIN, 77, 0) * count)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(program.raw(8 * count))
+            while answered < count:
+                before = answered
+                await asyncio.sleep(0)
+                most = max(most, answered - before)
+        assert most <= 64
+        await program.silence()
+
+
 async def test_more_programs_than_allowed_are_told_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with front_at(tmp_path, max_connections=3) as (front, path), AsyncExitStack() as stack:
         programs = [await stack.enter_async_context(Program(MODERN, path)) for _ in range(3)]
@@ -208,11 +235,11 @@ async def test_many_more_programs_than_allowed_are_hung_up_on(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("soft", "hard", "raised", "possible"),
     [
-        (1024, 524288, 65536, 65536 - 192),
+        (1024, 524288, 524288, 65536 - 192),
         (1024, 4096, 4096, 4096 - 192),
         (256, 256, 256, 128),
-        (100_000, 100_000, 100_000, 100_000 - 192),
-        (1024, resource.RLIM_INFINITY, 65536, 65536 - 192),
+        (100_000, 100_000, 100_000, 65536 - 192),
+        (1024, resource.RLIM_INFINITY, 1 << 20, 65536 - 192),
         (resource.RLIM_INFINITY, resource.RLIM_INFINITY, resource.RLIM_INFINITY, 65536 - 192),
     ],
 )

@@ -19,7 +19,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 #: The cardferry that is being tested: of the environment that runs the tests.
 CARDFERRY = Path(sys.prefix) / "bin" / "cardferry"
 #: Somebody else, who can log in where the lab runs as root.
-SECOND_USER = "alice"
+SECOND_USER, SECOND_UID = "alice", 1777
+#: The first id that Debian gives to a person, and the one of ``nobody`` (adduser.conf(5)).
+_FIRST_USER, _NOBODY = 1000, 65534
 PCSC_CLIENT = Path(__file__).with_name("pcsc_client.py")
 
 
@@ -81,16 +83,19 @@ class Computer:
                 )
 
     def _replace_accounts(self) -> None:
-        """The user's home is this computer's; root is not locked, so that sshd lets it in with a key."""
+        """The user's home is this computer's; root is not locked, so that sshd lets it in with a key.
+
+        Of this machine's accounts there are only the system's own: what its users have, or are called, changes nothing.
+        """
         user = pwd.getpwuid(os.geteuid())
         others = [
-            line
-            for line in Path("/etc/passwd").read_text().splitlines()
-            if not line.startswith((f"{user.pw_name}:", f"{SECOND_USER}:"))
+            f"{name}:x:{uid}:{rest}"
+            for name, _, uid, rest in (line.split(":", 3) for line in Path("/etc/passwd").read_text().splitlines())
+            if (int(uid) < _FIRST_USER or int(uid) == _NOBODY) and name not in (user.pw_name, SECOND_USER)
         ]
         own = f"{user.pw_name}:x:{user.pw_uid}:{user.pw_gid}:{user.pw_gecos}:{self.home}:/bin/bash"
         accounts = self.folder / "passwd"
-        second = f"{SECOND_USER}:x:1777:1777::/tmp:/bin/bash"
+        second = f"{SECOND_USER}:x:{SECOND_UID}:{SECOND_UID}::/tmp:/bin/bash"
         accounts.write_text("\n".join([own, second, *others]) + "\n")
         self.holder.mount_bind(accounts, "/etc/passwd")
         if not is_root():

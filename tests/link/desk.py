@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
-from cardferry.link import Guest, Host, Limits, LinkState, Timing
+from cardferry.link import Guest, Limits, LinkServer, LinkState, Timing
 from cardferry.manager import LocalManager, Settings
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -187,7 +187,7 @@ class Desk:
         self.timing = timing
         self.source = VirtualReaderSource()
         self.manager = LocalManager([self.source], settings)
-        self.host = Host(self.manager, timing=timing, limits=limits, bounds=bounds, accelerate=accelerate)
+        self.host = LinkServer(self.manager, timing=timing, limits=limits, bounds=bounds, accelerate=accelerate)
         self.reader: VirtualReader
         self.roads: list[Road] = []
         self._card_delay = card_delay
@@ -226,7 +226,7 @@ class Desk:
 async def becomes(guest: Guest, state: LinkState) -> None:
     """Wait until the link is in that state."""
     while guest.state is not state:
-        await guest._news.wait()
+        await guest._changes.wait()
 
 
 @contextmanager

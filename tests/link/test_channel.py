@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from cardferry.link.channel import LINGER, Channel
+from cardferry.link.channel import COALESCING, Channel
 from cardferry.transports.memory import memory_pipe
 from cardferry.wire.errors import WireError
 from cardferry.wire.link.greeting import Bye, Reason, Role
@@ -20,18 +20,18 @@ class Owner:
     def __init__(self) -> None:
         self.heard: list[object] = []
 
-    def together(self) -> None:
-        self.heard.append("together")
+    def connected(self) -> None:
+        self.heard.append("connected")
 
-    def apart(self, error: Exception | None) -> None:
-        self.heard.append("apart")
+    def disconnected(self, error: Exception | None) -> None:
+        self.heard.append("disconnected")
 
     def message(self, payload: bytes) -> None:
         if payload == b"bad":
             raise WireError("bad")
         self.heard.append(payload)
 
-    def over(self, bye: Bye) -> None:
+    def ended(self, bye: Bye) -> None:
         self.heard.append(bye.reason)
 
 
@@ -48,7 +48,7 @@ async def joined() -> tuple[Channel, Owner, Channel, Owner]:
     guest.attach(near)
     host.attach(far)
     await quiet()
-    assert guest_owner.heard == host_owner.heard == ["together"]
+    assert guest_owner.heard == host_owner.heard == ["connected"]
     return guest, guest_owner, host, host_owner
 
 
@@ -57,12 +57,12 @@ async def test_messages_that_nobody_waits_for_wait_for_company() -> None:
     guest.send(b"one", urgent=False)
     guest.send(b"two", urgent=False)
     await quiet()
-    assert heard.heard == ["together"]
+    assert heard.heard == ["connected"]
     guest.send(b"three", urgent=True)
     await quiet()
-    assert heard.heard == ["together", b"one", b"two", b"three"]
+    assert heard.heard == ["connected", b"one", b"two", b"three"]
     guest.send(b"four", urgent=False)
-    await asyncio.sleep(LINGER)
+    await asyncio.sleep(COALESCING)
     await quiet()
     assert heard.heard[-1] == b"four"
 
@@ -76,16 +76,16 @@ async def test_everything_of_one_pass_travels_together(monkeypatch: pytest.Monke
         host.post(b"answer")
     await quiet()
     assert len(writes) == 1
-    assert not guest.over
+    assert not guest.ended
 
 
-async def test_who_sends_too_much_waits_for_room() -> None:
+async def test_who_sends_too_much_waits() -> None:
     guest, _, host, heard = await joined()
     assert host.end is not None
     host.end.pipe.pause_reading()
     while not guest.full:
         guest.send(bytes(1000), urgent=True)
-    waiting = asyncio.get_running_loop().create_task(guest.room())
+    waiting = asyncio.get_running_loop().create_task(guest.drain())
     await asyncio.sleep(1.5)
     assert not waiting.done()
     host.end.pipe.resume_reading()
@@ -110,7 +110,7 @@ async def test_nobody_waits_for_room_in_a_session_that_is_over() -> None:
     host.end.pipe.pause_reading()
     while not guest.full:
         guest.send(bytes(1000), urgent=True)
-    waiting = asyncio.get_running_loop().create_task(guest.room())
+    waiting = asyncio.get_running_loop().create_task(guest.drain())
     await quiet()
     guest.close(Bye(Reason.CLOSED))
     await waiting
@@ -123,10 +123,10 @@ async def test_a_pipe_that_is_congested_is_left_alone() -> None:
     guest.congested(True)
     guest.send(b"later", urgent=True)
     await quiet()
-    assert heard.heard == ["together"]
+    assert heard.heard == ["connected"]
     guest.congested(False)
     await quiet()
-    assert heard.heard == ["together", b"later"]
+    assert heard.heard == ["connected", b"later"]
 
 
 async def test_a_message_that_must_not_be_ends_the_session() -> None:
@@ -149,8 +149,8 @@ async def test_an_old_pipe_is_not_heard_any_more() -> None:
     assert old.gone.done()
     guest.send(b"new", urgent=True)
     await quiet()
-    assert heard.heard == ["together", "together", b"new"]
-    assert owner.heard == ["together", "together"]
+    assert heard.heard == ["connected", "connected", b"new"]
+    assert owner.heard == ["connected", "connected"]
 
 
 async def test_a_session_without_a_pipe_ends_in_time() -> None:
@@ -159,8 +159,8 @@ async def test_a_session_without_a_pipe_ends_in_time() -> None:
     timing = Timing()
     await asyncio.sleep(timing.grace + timing.silence - 0.1)
     assert heard.heard[-1] is Reason.UNKNOWN_SESSION
-    assert not guest.over
+    assert not guest.ended
     await asyncio.sleep(0.2)
-    assert owner.heard == ["together", "apart", Reason.UNKNOWN_SESSION]
-    assert heard.heard == ["together", "apart", Reason.UNKNOWN_SESSION]
-    assert host.over
+    assert owner.heard == ["connected", "disconnected", Reason.UNKNOWN_SESSION]
+    assert heard.heard == ["connected", "disconnected", Reason.UNKNOWN_SESSION]
+    assert host.ended

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from cardferry.link import Limits
+from cardferry.link.host_session import SHARING_DELAY
 from cardferry.manager import Settings
 from cardferry.manager.card import LocalCard
 from cardferry.pcsc.constants import Protocol
@@ -113,6 +114,8 @@ async def test_a_reset_is_known_without_asking() -> None:
         with raises(ReturnCode.W_RESET_CARD):
             await card.status()
         await card.reconnect(SHARED, ANY, LEAVE)
+        await bob.disconnect(LEAVE)
+        await asyncio.sleep(SHARING_DELAY + 2 * DELAY)
         trips = guest.counters.round_trips
         await card.status()
         assert guest.counters.round_trips == trips

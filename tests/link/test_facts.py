@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cardferry.link.facts import About, Facts, Known
+from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute
 from cardferry.pcsc.errors import ReturnCode
 
@@ -15,7 +15,7 @@ FEATURES = bytes.fromhex("0604 42330006 0a04 4233000a 1204 42330012")
 @pytest.mark.parametrize("attribute", [Attribute.VENDOR_NAME, Attribute.CHANNEL_ID, Attribute.MAXINPUT])
 @pytest.mark.parametrize("code", [ReturnCode.S_SUCCESS, ReturnCode.E_UNSUPPORTED_FEATURE])
 def test_what_belongs_to_the_reader_is_a_fact(attribute: Attribute, code: ReturnCode) -> None:
-    facts = Facts()
+    facts = ReaderFacts()
     assert facts.learn("A", About.ATTRIBUTE, attribute, Known(code, b"x"))
     assert facts.find("A", About.ATTRIBUTE, attribute) == (code, b"x")
     assert facts.find("B", About.ATTRIBUTE, attribute) is None
@@ -30,17 +30,17 @@ def test_what_belongs_to_the_reader_is_a_fact(attribute: Attribute, code: Return
     "attribute", [Attribute.ATR_STRING, Attribute.ICC_PRESENCE, Attribute.ICC_INTERFACE_STATUS, 0x12345]
 )
 def test_what_belongs_to_the_card_is_none(attribute: int) -> None:
-    assert not Facts().learn("A", About.ATTRIBUTE, attribute, Known(0, b"x"))
+    assert not ReaderFacts().learn("A", About.ATTRIBUTE, attribute, Known(0, b"x"))
 
 
 @pytest.mark.parametrize("code", [ReturnCode.E_NOT_TRANSACTED, ReturnCode.W_RESET_CARD, ReturnCode.E_SHARING_VIOLATION])
 def test_an_error_that_passes_is_none(code: ReturnCode) -> None:
-    assert not Facts().learn("A", About.ATTRIBUTE, Attribute.VENDOR_NAME, Known(code, b""))
-    assert not Facts().learn("A", About.CONTROL, GET_FEATURE_REQUEST, Known(code, b""))
+    assert not ReaderFacts().learn("A", About.ATTRIBUTE, Attribute.VENDOR_NAME, Known(code, b""))
+    assert not ReaderFacts().learn("A", About.CONTROL, GET_FEATURE_REQUEST, Known(code, b""))
 
 
 def test_features_are_facts_and_so_are_the_properties_among_them() -> None:
-    facts = Facts()
+    facts = ReaderFacts()
     assert not facts.learn("A", About.CONTROL, 0x4233000A, Known(0, b"early"))
     assert facts.learn("A", About.CONTROL, GET_FEATURE_REQUEST, Known(0, FEATURES))
     assert facts.learn("A", About.CONTROL, 0x4233000A, Known(0, b"pin"))
@@ -51,6 +51,6 @@ def test_features_are_facts_and_so_are_the_properties_among_them() -> None:
 
 @pytest.mark.parametrize("features", [b"", b"\x12", FEATURES[:-1], b"\x12\x05" + bytes(10)])
 def test_features_that_are_cut_or_odd(features: bytes) -> None:
-    facts = Facts()
+    facts = ReaderFacts()
     facts.learn("A", About.CONTROL, GET_FEATURE_REQUEST, Known(0, features))
     assert not facts.learn("A", About.CONTROL, 0x42330012, Known(0, b"tlv"))

@@ -10,39 +10,40 @@ import asyncio
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import wraps
 from typing import Any
 
 import pytest
 
 from cardferry.link import Guest, LinkState
-from cardferry.link.accelerate import RunAhead
 from cardferry.link.channel import Channel, guarded
-from cardferry.link.facts import Facts
-from cardferry.link.foreseen import Foreseen
+from cardferry.link.facts import ReaderFacts
 from cardferry.link.guest_card import GuestCard
 from cardferry.link.guest_context import GuestContext
+from cardferry.link.guest_foreseen import Foreseen
+from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.link.guest_session import GuestSession
-from cardferry.link.host import Host
 from cardferry.link.host_card import HostCard
+from cardferry.link.host_lane import Lane
+from cardferry.link.host_pace import Pace
+from cardferry.link.host_queue import JobQueue
+from cardferry.link.host_readers import ReadersSender
+from cardferry.link.host_run_ahead import RunAhead
+from cardferry.link.host_server import LinkServer
 from cardferry.link.host_session import HostSession
-from cardferry.link.lane import Lane
-from cardferry.link.pace import Pace
-from cardferry.link.queue import JobQueue
-from cardferry.link.readers import ReadersReceiver, ReadersSender
 from cardferry.manager.card import LocalCard
 from cardferry.manager.context import LocalContext
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute
-from cardferry.pcsc.errors import PcscError
-from cardferry.pcsc.reply import replying
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.reply import replying, straight
 from cardferry.wire.link.frames import FrameReader
 from cardferry.wire.link.greeting import Bye, Reason
 from cardferry.wire.link.session import Session
 from tests.callers import somebody
 from tests.link.cards import COUNT, FileCard
-from tests.link.desk import ALICE, ANY, LEAVE, READER, RESET, SHARED, T1, Desk, becomes
-from tests.link.test_accelerate import CONTENT, GET_DATA, SELECT, get_response, read
+from tests.link.desk import ALICE, ANY, LEAVE, READER, RESET, SHARED, T1, Desk, becomes, raises
+from tests.link.test_host_run_ahead import CONTENT, GET_DATA, SELECT, get_response, read
 
 MALLORY = somebody("mallory", 1000, 3)
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ INJECTED = "injected"
 
 #: What cleans up, or stops a bug: with one in its first line, what it is for stays undone.
 CLEANS_UP: tuple[str, ...] = (
-    "over",
+    "ended",
     "close",
     "guarded",
     "_guarded",
@@ -68,7 +69,7 @@ CLEANS_UP: tuple[str, ...] = (
 AT_THE_HOST: tuple[type, ...] = (Channel, Session, FrameReader, HostSession, Lane, HostCard, RunAhead, ReadersSender)
 AT_THE_HOST += (JobQueue, Pace, LocalContext, LocalCard)
 #: Where it is behind one link at a guest; and where behind one of its programs.
-AT_THE_GUEST: tuple[type, ...] = (Channel, Session, FrameReader, GuestSession, ReadersReceiver, Facts)
+AT_THE_GUEST: tuple[type, ...] = (Channel, Session, FrameReader, GuestSession, ReadersReceiver, ReaderFacts)
 BEHIND_A_PROGRAM: tuple[type, ...] = (GuestContext, GuestCard, Foreseen)
 
 
@@ -104,8 +105,8 @@ class Injection:
                 self._raise(one)
                 return await function(one, *args, **named)
 
-            straight = not inspect.iscoroutinefunction(outside)
-            monkeypatch.setattr(kind, name, replying(later) if straight else later)
+            plain = not inspect.iscoroutinefunction(outside)
+            monkeypatch.setattr(kind, name, replying(later) if plain else later)
         else:
 
             @wraps(function)
@@ -113,7 +114,8 @@ class Injection:
                 self._raise(one)
                 return function(one, *args, **named)
 
-            monkeypatch.setattr(kind, name, now if function is outside else guarded(now))
+            wrapped = guarded(now) if kind is Channel else straight(now)
+            monkeypatch.setattr(kind, name, now if function is outside else wrapped)
         for table in ("_PERFORM", "_HANDLERS"):
             entries = getattr(kind, table, {})
             changed = {key: getattr(kind, name) if value is function else value for key, value in entries.items()}
@@ -125,7 +127,7 @@ class Injection:
             raise RuntimeError(INJECTED)
 
 
-async def _try(call: Coroutine[Any, Any, Any]) -> Any:
+async def _try(call: Awaitable[Any]) -> Any:
     """What a frontend does: an error, whatever it is, is that call's."""
     try:
         async with asyncio.timeout(100):
@@ -211,9 +213,9 @@ def _concerned(session: HostSession) -> Callable[[object], bool]:
             case ReadersSender():
                 return one is session._readers
             case LocalContext():
-                return one.peer.name.startswith("mallory")
+                return one._caller.guest.startswith("mallory")
             case LocalCard():
-                return one.context.peer.name.startswith("mallory")
+                return one.state.caller.guest.startswith("mallory")
             case _:
                 return True  # alice does nothing meanwhile
 
@@ -249,6 +251,22 @@ async def test_a_bug_behind_one_guest_is_nobody_elses(
         assert (INJECTED in caplog.text) == injection.reached
         await asyncio.sleep(20.0)
         assert len(desk.manager.contexts) == 1, "alice's"
+
+
+@pytest.mark.parametrize("kind", [LocalCard, HostCard, RunAhead])
+async def test_a_bug_behind_one_call_is_the_end_of_that_call(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session goes on, and so does the handle."""
+    name = {LocalCard: "control", HostCard: "_control", RunAhead: "stop"}[kind]
+    injection = Injection(monkeypatch, kind, name)
+    async with Desk(FileCard(CONTENT), delay=DELAY) as desk:
+        guest = await desk.guest()
+        card = await (await guest.open(ALICE, 60.0)).connect(READER, SHARED, ANY)
+        await card.transmit(COUNT, T1)
+        injection.concerns = lambda one: True
+        with raises(ReturnCode.F_INTERNAL_ERROR):
+            await card.control(0x42000001, b"x", 264)
+        assert len(await _try(card.transmit(COUNT, T1)) or await _reconnected(card)) == 6
+        assert (guest.status.sessions, guest.status.resumes) == (1, 0)
 
 
 async def _reconnected(card: Any) -> bytes:
@@ -331,7 +349,7 @@ async def test_a_bug_behind_the_way_to_the_host_is_waited_out(name: str, monkeyp
 async def test_a_bug_of_the_host_itself_ends_no_session_but_the_one_that_met_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    injection = Injection(monkeypatch, Host, name)
+    injection = Injection(monkeypatch, LinkServer, name)
     async with Desk(FileCard(CONTENT), delay=DELAY) as desk:
         alice = await desk.guest()
         card = await (await alice.open(ALICE, 60.0)).connect(READER, SHARED, ANY)

@@ -3,55 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import uvloop
 
-from cardferry.link import Guest, Host
+from cardferry.link import Guest, LinkServer
 from cardferry.manager import LocalManager
 from cardferry.readers.virtual import VirtualReaderSource
-from cardferry.transports import unix
-from cardferry.transports.base import Pipe
+from cardferry.transports.base import Arrival, Pipe
+from cardferry.transports.unix import UnixAddress
 from tests.callers import TESTER
 from tests.link.cards import CountingCard
 from tests.link.desk import READER
 from tests.link.test_breaks import count_in_transactions
+from tests.transports.taking import taking
 
 
 class Host2Guest:
     """A host that listens on a Unix socket, and all pipes that come in."""
 
-    def __init__(self, host: Host, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, host: LinkServer, tasks: asyncio.TaskGroup) -> None:
         self.host = host
         self.tasks = tasks
         self.pipes: list[Pipe] = []
 
-    def accepted(self, pipe: Pipe) -> None:
-        self.pipes.append(pipe)
-        self.tasks.create_task(self.host.serve(pipe, TESTER, "guest"))
+    def take(self, arrival: Arrival) -> None:
+        self.pipes.append(arrival.pipe)
+        self.tasks.create_task(self.host.serve(arrival.pipe, TESTER, "guest"))
 
 
 async def whole(folder: Path, breaks: int) -> None:
-    path = folder / "link"
-    listening = socket.socket(socket.AF_UNIX)
-    listening.bind(os.fspath(path))
-    listening.listen()
+    address = UnixAddress(folder / "link")
     source, card = VirtualReaderSource(), CountingCard()
     chance = random.Random(breaks)
     async with (
         asyncio.timeout(60),
         LocalManager([source]) as manager,
         asyncio.TaskGroup() as tasks,
-        Host(manager) as host,
+        LinkServer(manager) as host,
     ):
         source.add_reader(READER).insert(card)
         end = Host2Guest(host, tasks)
-        async with unix.listen(listening, end.accepted), Guest(lambda: unix.dial(path)) as guest:
+        async with taking(address, end.take), Guest(address.dial) as guest:
             await guest.ready()
             while not guest.snapshot.readers:
                 await guest.changed(guest.snapshot.serial)
@@ -70,7 +66,7 @@ async def whole(folder: Path, breaks: int) -> None:
                         await asyncio.sleep(0)
                     end.pipes[-1].abort()
                     while guest.status.resumes < count:
-                        await guest._news.wait()
+                        await guest._changes.wait()
                 stop.set()
             assert all(mine and mine == sorted(mine) for mine in answers)
             assert sorted(answer for mine in answers for answer in mine) == list(range(1, card.count + 1))

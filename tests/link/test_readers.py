@@ -7,8 +7,9 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cardferry.link.guest_readers import ReadersReceiver
+from cardferry.link.host_readers import ReadersSender
 from cardferry.link.messages import Readers, decode_from_host, encode, name_of, packed_name
-from cardferry.link.readers import ReadersReceiver, ReadersSender
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute, CardState, Protocol
 from cardferry.pcsc.reader_name import decode_reader_name
 from cardferry.pcsc.reader_state import ReaderState, Snapshot

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 import pytest
 
 from cardferry.link import Guest
-from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute
+from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute, Disposition
 from cardferry.pcsc.errors import ReturnCode
 from cardferry.pcsc.interface import Card
 from tests.link.cards import COUNT
-from tests.link.desk import ALICE, ANY, BOB, DIRECT, EXCLUSIVE, LEAVE, READER, RESET, SHARED, T1, Desk, raises
+from tests.link.desk import ALICE, ANY, BOB, DIRECT, EXCLUSIVE, LEAVE, READER, RESET, SHARED, T1, UNPOWER, Desk, raises
 
 DELAY = 0.025
 #: s that calls may take besides the distance: messages that nobody waits for linger for company.
@@ -150,19 +150,19 @@ async def test_what_is_known_of_a_reader_ends_with_it() -> None:
             await card.attribute(Attribute.CHANNEL_ID)
 
 
-@pytest.mark.parametrize("disposition", [RESET])
-async def test_what_can_fail_is_waited_for(disposition: int) -> None:
+@pytest.mark.parametrize("disposition", [RESET, UNPOWER])
+async def test_what_can_fail_is_waited_for(disposition: Disposition) -> None:
     async with Desk(delay=DELAY) as desk:
         card = await warm(desk, await desk.guest())
         await card.begin()
         with round_trips(1):
-            await card.end(RESET)
+            await card.end(disposition)
         with round_trips(1), raises(ReturnCode.W_RESET_CARD):
             await card.begin()
         with round_trips(1):
             await card.reconnect(SHARED, ANY, LEAVE)
         with round_trips(1):
-            await card.disconnect(RESET)
+            await card.disconnect(disposition)
 
 
 async def test_exclusive_connections_are_waited_for() -> None:

@@ -8,13 +8,13 @@ import random
 import pytest
 
 from cardferry.link import Guest
-from cardferry.link.foreseen import Foreseen
+from cardferry.link.guest_foreseen import Foreseen
 from cardferry.link.messages import REVOKED, Ahead
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card
 from tests.link.cards import COUNT, FileCard
 from tests.link.desk import ALICE, ANY, BOB, LEAVE, READER, RESET, SHARED, T1, Desk, becomes, raises
-from tests.link.test_accelerate import CONTENT, GET_DATA, SELECT, get_response, read
+from tests.link.test_host_run_ahead import CONTENT, GET_DATA, SELECT, get_response, read
 from tests.link.test_round_trips import DELAY, round_trips
 
 __all__ = ["becomes"]

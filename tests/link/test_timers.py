@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from cardferry.link import Guest, Host
+from cardferry.link import Guest, LinkServer
 from cardferry.link.channel import Channel
-from cardferry.link.mends import FEW, Mends
+from cardferry.link.guest_flapping import FEW, Flapping
 from cardferry.manager import LocalManager
 from cardferry.pcsc.errors import CardferryError
 from cardferry.readers.virtual import VirtualReaderSource
@@ -47,7 +47,7 @@ def test_a_deadline_nearer_than_a_tick_of_the_loop_does_not_break_the_pipe() -> 
             ends.append(Channel(Session(role, bytes(16), loop.time(), timing=Timing(ack_delay=1e-4)), owner))
         for end, pipe in zip(ends, memory_pipe(), strict=True):
             end.attach(pipe)
-        while owners[0].heard != ["together"] or owners[1].heard != ["together"]:  # noqa: ASYNC110
+        while owners[0].heard != ["connected"] or owners[1].heard != ["connected"]:  # noqa: ASYNC110
             await asyncio.sleep(0)
         for number in range(100):  # two pieces in one pass: the second meets the timer that the first has set
             ends[0].send(b"%d" % number, urgent=True)
@@ -55,7 +55,7 @@ def test_a_deadline_nearer_than_a_tick_of_the_loop_does_not_break_the_pipe() -> 
             await asyncio.sleep(0)
         while len(owners[1].heard) < 201:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        assert owners[0].heard == ["together"]
+        assert owners[0].heard == ["connected"]
         assert owners[1].heard[-1] == b"and"
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -91,8 +91,8 @@ def test_a_timer_that_comes_early_is_on_time_and_not_set_again_and_again(monkeyp
         for end, pipe in zip((guest, host), memory_pipe(), strict=True):
             end.attach(pipe)
         await asyncio.sleep(10)
-        assert owner.heard == ["together"]
-        assert not host.over
+        assert owner.heard == ["connected"]
+        assert not host.ended
 
     with asyncio.Runner(loop_factory=_EarlyLoop) as runner:
         runner.run(whole())
@@ -105,7 +105,7 @@ def test_a_timer_that_comes_early_is_on_time_and_not_set_again_and_again(monkeyp
 async def _healthy(seconds: float, programs: int) -> None:
     """Links over 2 ms each way, begun at different moments between two ticks of the clock, and a program on each."""
     source = VirtualReaderSource()
-    async with asyncio.TaskGroup() as tasks, LocalManager([source]) as manager, Host(manager) as host:
+    async with asyncio.TaskGroup() as tasks, LocalManager([source]) as manager, LinkServer(manager) as host:
 
         async def dial() -> Pipe:
             near, far = socket.socketpair()
@@ -157,21 +157,21 @@ def test_an_honest_link_never_breaks_for_a_minute() -> None:
 
 
 def test_mends_are_counted_over_an_hour_and_told_once() -> None:
-    mends = Mends()
-    assert [mends.mended(None, float(minute)) for minute in range(0, 3 * 60, 60)] == [False] * FEW
-    assert mends.mended(AttributeError("no when"), 200.0)
-    assert not mends.mended(None, 300.0)
-    assert mends.recent(300.0) == FEW + 2
-    assert mends.recent(3600.0 + 60) == FEW
-    assert mends.recent(4000.0) == 0
-    assert [mends.mended(None, 4000.0 + minute) for minute in range(4)] == [False, False, False, True]
+    flapping = Flapping()
+    assert [flapping.resumed(None, float(minute)) for minute in range(0, 3 * 60, 60)] == [False] * FEW
+    assert flapping.resumed(AttributeError("no when"), 200.0)
+    assert not flapping.resumed(None, 300.0)
+    assert flapping.recent(300.0) == FEW + 2
+    assert flapping.recent(3600.0 + 60) == FEW
+    assert flapping.recent(4000.0) == 0
+    assert [flapping.resumed(None, 4000.0 + minute) for minute in range(4)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), CardferryError("ssh says")])
 def test_what_the_network_does_is_not_counted(error: Exception) -> None:
-    mends = Mends()
-    assert not any(mends.mended(error, float(number)) for number in range(10))
-    assert mends.recent(10.0) == 0
+    flapping = Flapping()
+    assert not any(flapping.resumed(error, float(number)) for number in range(10))
+    assert flapping.recent(10.0) == 0
 
 
 @pytest.mark.parametrize(("error", "said"), [(None, 1), (ConnectionResetError("by peer"), 0)])
@@ -184,7 +184,7 @@ async def test_a_link_that_is_mended_too_often_says_so(
             assert guest.session is not None
             guest.session.channel.drop(error)
             while guest.status.resumes <= number:
-                await guest._news.wait()
+                await guest._changes.wait()
             await asyncio.sleep(60)
         warnings = [record for record in caplog.records if "not because of the network" in record.message]
         assert len(warnings) == said

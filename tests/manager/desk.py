@@ -40,7 +40,7 @@ T = TypeVar("T")
 ATR = bytes.fromhex("3b80800101")
 APDU = bytes.fromhex("00a40000023f00")
 OK = b"\x90\x00"
-POWERED, LOST = "powered", "lost"
+POWERED, LOST, RESET_BY_OTHERS = "powered", "lost", "reset by others"
 LEAVE, RESET, UNPOWER, EJECT = Disposition.LEAVE, Disposition.RESET, Disposition.UNPOWER, Disposition.EJECT
 SHARED, EXCLUSIVE, DIRECT = ShareMode.SHARED, ShareMode.EXCLUSIVE, ShareMode.DIRECT
 T1 = Protocol.T1
@@ -53,7 +53,8 @@ class FakeReader:
     Attributes:
         calls: what the manager asked for, in order.
         session: APDUs that the card has seen since it was powered or reset: what the next user could inherit.
-        history: everything that the card has seen: APDUs, `POWERED` and `LOST` (its session).
+        history: everything that the card has seen: APDUs, `POWERED`, and how it lost its session, `LOST` or
+            `RESET_BY_OTHERS`.
         takes: how long a call of that name takes, in s.
         fails: what the next call of that name raises, when it has taken its time.
         reset_by_others: another user of the reader resets the card before the next command.
@@ -88,10 +89,10 @@ class FakeReader:
     def name(self) -> str:
         return self._name
 
-    def forget(self) -> None:
+    def forget(self, how: str = LOST) -> None:
         """The card loses its session: a reset, a removal, a loss of power."""
         self.session.clear()
-        self.history.append(LOST)
+        self.history.append(how)
 
     def lose_card(self) -> None:
         """The card is gone, in the middle of whatever it does."""
@@ -148,7 +149,7 @@ class FakeReader:
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "a local program holds the reader")
         if self.reset_by_others:
             self.reset_by_others = False
-            self.forget()
+            self.forget(RESET_BY_OTHERS)
             raise PcscError(ReturnCode.W_RESET_CARD)
 
     async def connect(self, share: ShareMode, protocols: Protocol) -> Protocol:
@@ -422,6 +423,7 @@ __all__ = [
     "POWERED",
     "READER",
     "RESET",
+    "RESET_BY_OTHERS",
     "SHARED",
     "T1",
     "UNPOWER",

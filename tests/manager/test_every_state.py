@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from cardferry.pcsc.errors import ReturnCode
 from tests.manager.desk import APDU, DIRECT, EXCLUSIVE, LEAVE, READER, RESET, SHARED, T1, Client, Desk
 from tests.virtual_time import quiet
 
-INPUTS: dict[str, Callable[[Client, LocalCard], Coroutine[Any, Any, object]]] = {
+INPUTS: dict[str, Callable[[Client, LocalCard], Awaitable[object]]] = {
     "begin": lambda _, card: card.begin(),
     "end": lambda _, card: card.end(LEAVE),
     "end reset": lambda _, card: card.end(RESET),

@@ -4,7 +4,7 @@ The model knows no queue and no timer. It knows what each program was told, what
 
 - *alone*: a transaction whose end succeeded had the card to itself, from its begin on, and no reset came between;
 - *told*: no handle uses the card across a reset, removal or loss of power without having been told of it first, except
-  across a reset that had been asked for before the handle was opened;
+  across a reset that had been asked for before the handle was opened, and one by others that came before its first use;
 - *once*: a command that was answered was executed once, one that was refused or not answered never twice;
 - *in order*: nobody's turn comes before that of somebody who has been waiting for longer;
 - *bounded*: a call with patience is answered within it; after a long silence nobody waits any more;
@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,19 @@ from cardferry.manager import ExclusivePolicy, Settings
 from cardferry.manager.card import LocalCard
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from tests.manager.desk import LEAVE, LOST, POWERED, READER, SHARED, T1, Call, Client, Desk, FakeReader
+from tests.manager.desk import (
+    LEAVE,
+    LOST,
+    POWERED,
+    READER,
+    RESET_BY_OTHERS,
+    SHARED,
+    T1,
+    Call,
+    Client,
+    Desk,
+    FakeReader,
+)
 from tests.virtual_time import VirtualTimeLoop, quiet
 
 #: Times, in s.
@@ -171,7 +183,7 @@ class Histories(RuleBasedStateMachine):
         pairs = [(program, handle) for program in self.idle() for handle in program.handles]
         return pairs[number % len(pairs)] if pairs else None
 
-    def start(self, program: Program, key: object, work: Coroutine[Any, Any, object], limit: float | None) -> None:
+    def start(self, program: Program, key: object, work: Awaitable[object], limit: float | None) -> None:
         now = self.loop.time()
         place, kept_until = program.places.get(key, (0, 0.0))
         program.place = place if now < kept_until else next(self.places)
@@ -182,7 +194,7 @@ class Histories(RuleBasedStateMachine):
 
         self.run(action=begin)
 
-    async def _followed(self, program: Program, key: object, work: Coroutine[Any, Any, object]) -> None:
+    async def _followed(self, program: Program, key: object, work: Awaitable[object]) -> None:
         assert program.place is not None
         place = program.place
         program.places.pop(key, None)
@@ -304,16 +316,13 @@ class Histories(RuleBasedStateMachine):
         if picked := self.pick_handle(number):
             program, handle = picked
             card = handle.card
-            works: dict[str, Coroutine[Any, Any, object]] = {
-                "control": card.control(1, b"", 1),
-                "attribute": card.attribute(1),
-                "set_attribute": card.set_attribute(1, b""),
-                "status": card.status(),
+            works: dict[str, Callable[[], Awaitable[object]]] = {
+                "control": lambda: card.control(1, b"", 1),
+                "attribute": lambda: card.attribute(1),
+                "set_attribute": lambda: card.set_attribute(1, b""),
+                "status": card.status,
             }
-            work = works.pop(call)
-            for unused in works.values():
-                unused.close()
-            self.start(program, handle, self.warning(handle, work), program.patience)
+            self.start(program, handle, self.warning(handle, works[call]()), program.patience)
 
     @precondition(has_idle_handles)
     @rule(number=st.integers(0, 50), share=st.sampled_from(ShareMode), how=st.sampled_from([0, 1, 2]))
@@ -412,7 +421,7 @@ class Histories(RuleBasedStateMachine):
 
     # Promises
 
-    async def warning(self, handle: Handle, work: Coroutine[Any, Any, object]) -> None:
+    async def warning(self, handle: Handle, work: Awaitable[object]) -> None:
         """A call that may be warned of a reset or removal."""
         try:
             await work
@@ -424,7 +433,7 @@ class Histories(RuleBasedStateMachine):
                 handle.transactions.clear()
             raise
 
-    async def resetting(self, work: Coroutine[Any, Any, object]) -> None:
+    async def resetting(self, work: Awaitable[object]) -> None:
         """A call that may reset the card when its turn comes."""
         self.resets += 1
         try:
@@ -444,7 +453,12 @@ class Histories(RuleBasedStateMachine):
         """*told*, *once*"""
         history = handle.reader.history
         assert history.count(apdu) == 1
-        assert history[handle.renewed : history.index(apdu)].count(LOST) <= handle.resets, "not told of a reset"
+        since = history[handle.renewed : history.index(apdu)]
+        assert since.count(LOST) <= handle.resets, "not told of a reset"
+        mine = b"%d " % id(handle)
+        used = [isinstance(seen, bytes) and seen.startswith(mine) for seen in since]
+        if any(used):
+            assert RESET_BY_OTHERS not in since[used.index(True) :], "not told of a reset by others"
 
     def check_order(self, lucky: Program, handle: Handle) -> None:
         """*in order*, at the moment when somebody's turn has come"""
@@ -473,7 +487,7 @@ class Histories(RuleBasedStateMachine):
             due, reader, renewed = warning
             if due < self.loop.time():
                 since = reader.history[renewed:]
-                assert LOST in since or POWERED in since, "warned of nothing"
+                assert {LOST, POWERED, RESET_BY_OTHERS} & set(since), "warned of nothing"
         self.warnings = [warning for warning in self.warnings if warning[0] >= self.loop.time()]
 
     @invariant()

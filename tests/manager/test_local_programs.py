@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from cardferry.manager import ExclusivePolicy, Settings
-from cardferry.pcsc.constants import ShareMode
+from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.reply import replying
+from cardferry.readers.base import ExecutedError
 from tests.manager.desk import (
     APDU,
     DIRECT,
@@ -23,6 +24,7 @@ from tests.manager.desk import (
     T1,
     UNPOWER,
     Desk,
+    FakeReader,
     elapsed,
     quiet,
     raises,
@@ -80,7 +82,7 @@ async def test_patience_counts_the_wait_for_the_turn_and_for_the_local_program_t
 async def test_single_operation_waits_for_a_local_program(call: str) -> None:
     async with Desk() as desk:
         alice = await desk.client("alice")
-        works: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        works: dict[str, Callable[[], Awaitable[object]]] = {
             "transmit": lambda: alice.card.transmit(APDU, T1),
             "control": lambda: alice.card.control(1, b"", 1),
             "attribute": lambda: alice.card.attribute(1),
@@ -281,3 +283,135 @@ async def test_local_program_that_has_the_reader_exclusively_is_told_of_at_once(
                 await alice.card.reconnect(SHARED, T1, LEAVE)
         assert "claim" not in desk.reader.calls
         await alice.card.control(1, b"", 1)
+
+
+# they reset the card, of which we learn with the next command
+
+
+async def test_a_program_hears_nothing_of_a_reset_before_its_time() -> None:
+    """The reader lingers after the last program, and a program of the host's resets the card meanwhile."""
+    async with Desk() as desk:
+        alice, bob = await desk.client("alice"), await desk.client("bob", None)
+        await alice.card.transmit(APDU, T1)
+        await alice.card.disconnect(LEAVE)
+        desk.reader.reset_by_others = True
+        card = await bob.context.connect(READER, SHARED, T1)
+        await card.begin()
+        assert await card.transmit(b"bob's", T1) == OK
+        assert desk.reader.session == [b"bob's"]
+        await card.end(LEAVE)
+        await card.status()
+
+
+@pytest.mark.parametrize("call", ["begin", "exclusive", "transmit", "attribute", "set_attribute"])
+async def test_who_has_not_used_the_card_is_not_told_of_a_reset_and_who_has_is(call: str) -> None:
+    async with Desk() as desk:
+        bob = await desk.client("bob")
+        works: dict[str, Callable[[], Awaitable[object]]] = {
+            "begin": bob.card.begin,
+            "exclusive": lambda: bob.card.reconnect(EXCLUSIVE, T1, LEAVE),
+            "transmit": lambda: bob.card.transmit(APDU, T1),
+            "attribute": lambda: bob.card.attribute(1),
+            "set_attribute": lambda: bob.card.set_attribute(1, b""),
+        }
+        alice = None if call == "exclusive" else await desk.client("alice")
+        if alice is not None:
+            await alice.card.transmit(APDU, T1)
+        desk.reader.fails["claim" if call in ("begin", "exclusive") else call] = PcscError(ReturnCode.W_RESET_CARD)
+        await works[call]()
+        await bob.card.status()
+        if call == "begin":
+            await bob.card.end(LEAVE)
+        if alice is not None:
+            with raises(ReturnCode.W_RESET_CARD):
+                await alice.card.status()
+
+
+async def test_a_command_that_was_executed_before_the_reset_is_not_repeated() -> None:
+    """A wrong PIN would count twice."""
+    async with Desk() as desk:
+        alice = await desk.client("alice")
+        await alice.card.begin()
+        desk.reader.fails["transmit"] = ExecutedError("another program came in between")
+        for _ in range(2):
+            with raises(ReturnCode.W_RESET_CARD):
+                await alice.card.transmit(APDU, T1)
+        assert desk.reader.calls.count("transmit") == 1
+
+
+async def test_a_reset_is_told_again_to_who_has_used_the_card_since_the_last_one() -> None:
+    async with Desk() as desk:
+        alice = await desk.client("alice")
+        for _ in range(2):
+            await alice.card.transmit(APDU, T1)
+            desk.reader.reset_by_others = True
+            with raises(ReturnCode.W_RESET_CARD):
+                await alice.card.transmit(APDU, T1)
+            await alice.card.reconnect(SHARED, T1, LEAVE)
+            desk.reader.reset_by_others = True  # and nothing was lost by this one
+            assert await alice.card.transmit(APDU, T1) == OK
+
+
+async def test_a_reader_that_says_so_each_time_is_believed_in_the_end() -> None:
+    async with Desk() as desk:
+        alice = await desk.client("alice")
+        transmit = desk.reader.transmit
+
+        @replying
+        async def failing(apdu: bytes, protocol: Protocol) -> bytes:
+            raise PcscError(ReturnCode.W_RESET_CARD)
+
+        desk.reader.transmit = failing  # type: ignore[method-assign]
+        with raises(ReturnCode.W_RESET_CARD):
+            await alice.card.transmit(APDU, T1)
+        desk.reader.transmit = transmit  # type: ignore[method-assign]
+        assert await alice.card.transmit(APDU, T1) == OK
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+async def test_an_end_after_a_reset_in_the_middle_ends_the_transaction(depth: int) -> None:
+    """libykpiv begins anew after it, without an end of the old one: at pcscd that shuts out everybody for ever."""
+    async with Desk() as desk:
+        alice, bob = await desk.client("alice"), await desk.client("bob")
+        for _ in range(depth):
+            await alice.card.begin()
+        await alice.card.transmit(APDU, T1)
+        desk.reader.reset_by_others = True
+        with raises(ReturnCode.W_RESET_CARD):
+            await alice.card.transmit(APDU, T1)
+        waiting = desk.start(bob.card.begin())
+        for _ in range(depth):
+            await quiet()
+            assert not waiting.done
+            with raises(ReturnCode.W_RESET_CARD):
+                await alice.card.end(LEAVE)
+        await waiting
+        await bob.card.end(LEAVE)
+
+
+async def test_a_transaction_goes_on_after_a_reset_in_the_middle_and_a_reconnect() -> None:
+    async with Desk() as desk:
+        alice, bob = await desk.client("alice"), await desk.client("bob")
+        await alice.card.begin()
+        await alice.card.transmit(APDU, T1)
+        desk.reader.reset_by_others = True
+        with raises(ReturnCode.W_RESET_CARD):
+            await alice.card.transmit(APDU, T1)
+        await alice.card.reconnect(SHARED, T1, LEAVE)
+        waiting = desk.start(bob.card.begin())
+        assert await alice.card.transmit(APDU, T1) == OK
+        assert not waiting.done
+        await alice.card.end(LEAVE)
+        await waiting
+        await bob.card.end(LEAVE)
+
+
+async def test_others_on_the_reader_are_a_part_of_its_state() -> None:
+    async with Desk() as desk:
+        seen = []
+        for present in (True, False):
+            desk.manager.outsiders(desk.reader, present)
+            seen.append(desk.state.outsiders)
+        assert seen == [True, False]
+        desk.manager.outsiders(FakeReader("stranger"), True)
+        assert not desk.state.outsiders

@@ -170,6 +170,8 @@ async def test_mute_card_can_be_revived_by_a_reset() -> None:
 async def test_reset_by_another_user_of_the_reader_reaches_every_handle() -> None:
     async with Desk() as desk:
         alice, bob = await desk.client("alice"), await desk.client("bob")
+        for client in (alice, bob):
+            await client.card.transmit(APDU, T1)
         desk.reader.fails["transmit"] = PcscError(ReturnCode.W_RESET_CARD)
         with raises(ReturnCode.W_RESET_CARD):
             await alice.card.transmit(APDU, T1)
@@ -495,6 +497,8 @@ async def test_a_reset_that_somebody_is_told_of_is_told_to_a_command_that_waits_
     """An attribute needs no turn, so it can come between the claim that a command needs and the command."""
     async with Desk() as desk:
         alice, bob = await desk.client("alice"), await desk.client("bob")
+        for client in (alice, bob):
+            await client.card.transmit(b"before", T1)
         desk.reader.local_begin()
         command = desk.start(alice.card.transmit(APDU, T1))
         await asyncio.sleep(0.1)

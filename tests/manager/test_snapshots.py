@@ -88,7 +88,7 @@ async def test_changed_can_be_given_up() -> None:
         await quiet()
         waiting.cancel()
         await quiet()
-        assert desk.manager._news.waiters == set()
+        assert desk.manager._changes._waiters == set()
 
 
 async def test_changes_of_one_moment_are_published_once() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -91,7 +90,7 @@ async def test_end_of_somebody_elses_transaction_is_refused() -> None:
 async def test_others_take_their_turn_after_the_transaction(call: str) -> None:
     async with Desk() as desk:
         alice, bob = await desk.client("alice"), await desk.client("bob")
-        calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
             "transmit": lambda: bob.card.transmit(APDU, T1),
             "control": lambda: bob.card.control(1, b"x", 10),
             "set_attribute": lambda: bob.card.set_attribute(1, b"x"),
@@ -111,7 +110,7 @@ async def test_others_take_their_turn_after_the_transaction(call: str) -> None:
 async def test_a_held_reply_is_bounded_by_patience(call: str) -> None:
     async with Desk() as desk:
         alice, bob = await desk.client("alice"), await desk.client("bob", patience=1.0)
-        calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
             "transmit": lambda: bob.card.transmit(APDU, T1),
             "control": lambda: bob.card.control(1, b"x", 10),
             "set_attribute": lambda: bob.card.set_attribute(1, b"x"),
@@ -161,20 +160,35 @@ async def test_any_call_of_the_handle_takes_up_its_place() -> None:
         assert desk.reader.session == [b"bob!", APDU]
 
 
-async def test_status_is_answered_at_once_during_a_transaction() -> None:
-    """As libykpiv asks, right after its connect: when the owner leaves with a reset, it is not the one to be told."""
+async def test_status_waits_for_the_end_of_a_transaction_and_leaves_its_reset_to_the_next_call() -> None:
+    """As libykpiv asks, right after its connect: it gives up when that says that the card was reset."""
     async with Desk() as desk:
         alice, bob = await desk.client("alice"), await desk.client("bob")
         await alice.card.begin()
-        desk.reader.takes["transmit"] = 2.0
-        working = desk.start(alice.card.transmit(APDU, T1))
-        await quiet()
-        assert await elapsed(bob.card.status()) == 0
-        await bob.card.status()
-        await working
+        waiting = desk.start(bob.card.status())
+        await asyncio.sleep(20)
+        assert not waiting.done
         await alice.card.end(RESET)
+        await waiting
         with raises(ReturnCode.W_RESET_CARD):
-            await bob.card.status()
+            await bob.card.begin()
+
+
+async def test_status_in_ones_own_transaction_needs_no_turn() -> None:
+    async with Desk() as desk:
+        alice = await desk.client("alice")
+        await alice.card.begin()
+        assert await elapsed(alice.card.status()) == 0
+        await alice.card.end(LEAVE)
+
+
+async def test_status_loses_patience() -> None:
+    async with Desk() as desk:
+        alice, bob = await desk.client("alice"), await desk.client("bob", patience=1.0)
+        await alice.card.begin()
+        waiting = desk.start(bob.card.status())
+        assert await elapsed(waiting) == pytest.approx(1.0)
+        assert waiting.code is ReturnCode.E_SHARING_VIOLATION
 
 
 async def test_end_with_eject_ends_the_transaction_and_says_that_nothing_was_ejected() -> None:

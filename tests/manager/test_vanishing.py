@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -74,6 +74,7 @@ async def test_vanished_owner_that_was_to_be_told_of_a_reset_causes_no_other() -
     async with Desk() as desk:
         alice = await desk.client("alice")
         await alice.card.begin()
+        await alice.card.transmit(APDU, T1)
         desk.reader.fails["transmit"] = PcscError(ReturnCode.W_RESET_CARD)
         with pytest.raises(PcscError):
             await alice.card.transmit(APDU, T1)
@@ -110,10 +111,10 @@ async def test_one_slow_reset_does_not_hold_up_other_readers() -> None:
         _open(desk, "reset RESET")
 
 
-Work = Callable[[Client], Coroutine[Any, Any, object]]
+Work = Callable[[Client], Awaitable[object]]
 
 
-def _begin_and_end(client: Client) -> Coroutine[Any, Any, object]:
+def _begin_and_end(client: Client) -> Awaitable[object]:
     async def work() -> None:
         await client.card.begin()
         await client.card.end(RESET)

@@ -16,6 +16,8 @@ class Remembering:
     def __init__(self) -> None:
         self.reports: list[Report] = []
         self.readers: dict[str, Reader] = {}
+        #: What was said of others on a reader, which is no report.
+        self.others: dict[str, list[bool]] = {}
         self._news = asyncio.Event()
 
     def reader_added(self, reader: Reader) -> None:
@@ -38,6 +40,10 @@ class Remembering:
     def reader_failed(self, reader: Reader) -> None:
         assert self.readers[reader.name] is reader
         self._note(("reader failed", reader.name))
+
+    def outsiders(self, reader: Reader, present: bool) -> None:
+        assert self.readers[reader.name] is reader
+        self.others.setdefault(reader.name, []).append(present)
 
     def _note(self, report: Report) -> None:
         self.reports.append(report)

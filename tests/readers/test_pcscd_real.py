@@ -14,7 +14,7 @@ import pytest
 from cardferry.pcsc.constants import Attribute, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.readers.base import Reader
-from cardferry.readers.pcscd import PcscdReader, PcscdSource, Reason, unix_dial
+from cardferry.readers.pcscd import PcscdReader, PcscdSource, Reason, unix_connector
 from tests.lab import Lab
 from tests.lab.cards import CardInReader, fake_card
 from tests.lab.computer import PCSC_CLIENT, REPOSITORY, Computer
@@ -50,7 +50,7 @@ def host() -> Iterator[Host]:
 @asynccontextmanager
 async def watching(host: Host) -> AsyncIterator[tuple[PcscdSource, Remembering]]:
     observer = Remembering()
-    source = PcscdSource(unix_dial(str(host.path)), "the host")
+    source = PcscdSource(unix_connector(str(host.path)), "the host")
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(source.run(observer))
         try:
@@ -283,7 +283,7 @@ async def test_a_card_that_another_program_has_unpowered_has_power_again_when_we
     )
     await in_thread(host.pcscd.wait_for_card, 1)
     name = host.pcscd.reader(1)
-    dial = unix_dial(str(host.path))
+    dial = unix_connector(str(host.path))
     ours, other = (PcscdReader(name, dial, 4, lambda reader: None) for _ in range(2))
     await ours.connect(SHARED, ANY)
     await other.connect(SHARED, ANY)
@@ -299,7 +299,7 @@ async def test_a_card_that_another_program_has_unpowered_has_power_again_when_we
 
 
 async def test_ten_at_once_find_a_place_in_pcscds_short_queue(host: Host) -> None:
-    dial = unix_dial(str(host.path))
+    dial = unix_connector(str(host.path))
     readers = [PcscdReader(host.name, dial, 4, lambda reader: None) for _ in range(10)]
     async with asyncio.TaskGroup() as tasks:
         for reader in readers:
@@ -312,7 +312,7 @@ async def test_ten_at_once_find_a_place_in_pcscds_short_queue(host: Host) -> Non
 async def test_no_pcscd_there(tmp_path: Path) -> None:
     states: list[Reason | None] = []
     source = PcscdSource(
-        unix_dial(str(tmp_path / "none")),
+        unix_connector(str(tmp_path / "none")),
         "here",
         lambda up, failure: states.append(failure.reason if failure else None),
     )

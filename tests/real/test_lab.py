@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.lab import Lab
 from tests.lab.cards import fake_card, piv_card
-from tests.lab.computer import CARDFERRY
+from tests.lab.computer import CARDFERRY, SECOND_UID, SECOND_USER
 from tests.lab.delay import DelayedPort
 from tests.lab.namespaces import PLAIN_PYTHON
 from tests.lab.pcscd import Pcscd
@@ -51,6 +51,13 @@ def test_computers_share_neither_files_nor_network_names(lab: Lab) -> None:
     assert two.run(["sh", "-c", "ls /run/mark /tmp/mark ~/mark"]).code != 0
     assert one.run(["hostname"]).out == "one\n"
     assert two.run(["sh", "-c", "cd ~ && pwd"]).out.strip() == str(two.home)
+
+
+def test_a_computers_accounts_are_its_own(lab: Lab) -> None:
+    listing = lab.computer("one").run(["cat", "/etc/passwd"]).check().out
+    accounts = {name: int(uid) for name, _, uid, _ in (line.split(":", 3) for line in listing.splitlines())}
+    assert accounts[SECOND_USER] == SECOND_UID
+    assert {uid for uid in accounts.values() if 1000 <= uid != 65534} <= {SECOND_UID, os.geteuid()}
 
 
 def test_hidden_cardferry_is_gone_from_one_computer_only(lab: Lab) -> None:

@@ -24,7 +24,7 @@ from tests.lab.recipe import Recipe
 
 #: s
 ONE_WAY = 0.02
-SIGNATURES = 12
+SIGNATURES = 6
 #: ykcs11 looks for readers of this name.
 YUBIKEY = "Yubico YubiKey CCID"
 W_RESET_CARD = "0x80100068"

@@ -3,6 +3,7 @@
 The yardstick is measured beforehand in the same lab: the same programs, all at the host's pcscd, nothing of ours there.
 pcscd itself loses some: `yubico-piv-tool` gives up when another one's leaving, which resets the card, falls between its
 connect and its status. So each side has up to three tries, of which the best counts, and 5 % of the runs are forgiven.
+The host's own runs of it are few, and are counted together with the others; by themselves, most of them must succeed.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ _READ: Command = ("yubico-piv-tool", "-a", "read-certificate", "-s", "9a")
 #: that resets it in every round trip leaves a program far away no chance, with whatever carries it there.
 _PAUSE = 0.4
 _FORGIVEN = 0.05
+_MOST_OWN = 0.5
 _TRIES = 3
 _numbers = itertools.count()
 
-#: What came of programs, by whose they were.
+#: What came of programs, by what they are: `_SIGNATURES`, `_READS` by all, and those by the host's own program.
 Outcomes = dict[str, Outcome]
+_SIGNATURES, _READS, _OWN = "signatures", "reads", "the host's own reads"
 #: Runs programs of a computer (with an environment) beside those of the host; how often they shall run.
 Workload = Callable[[Computer, Mapping[str, str], Computer, int], Outcomes]
 
@@ -44,14 +47,16 @@ def agent_beside_a_loop(computer: Computer, env: Mapping[str, str], host: Comput
         loop.wait_until_running()
     signatures = Loop(computer, agent.signing, count, agent.env).outcome()
     agent.process.stop()  # first: libykpiv can give up inside a transaction, which would hold the others up for ever
-    return {"signatures": signatures, "beside": beside.outcome(), "the host's own": local.outcome()}
+    own = local.outcome()
+    return {_SIGNATURES: signatures, _READS: beside.outcome() + own, _OWN: own}
 
 
 def four_loops(computer: Computer, env: Mapping[str, str], host: Computer, count: int) -> Outcomes:
     """Four users' scripts, and one on the host."""
     local = Loop(host, _READ, pause=_PAUSE)
-    loops = [Loop(computer, _READ, count, env) for _ in range(4)]
-    return {"loops": outcome(loops), "the host's own": local.outcome()}
+    read = outcome([Loop(computer, _READ, count, env) for _ in range(4)])
+    own = local.outcome()
+    return {_READS: read + own, _OWN: own}
 
 
 #: How often a workload runs its programs, by distance: next door, far away.
@@ -83,7 +88,7 @@ def at_pcscd(recipe: Recipe) -> dict[Workload, Outcomes]:
     """The same at pcscd alone."""
     host = recipe.host
     return {
-        workload: best(partial(workload, host, {}, host, near), lambda _: _FORGIVEN)
+        workload: best(partial(workload, host, {}, host, near), lambda part: _MOST_OWN if part == _OWN else _FORGIVEN)
         for workload, (near, _) in _COUNTS.items()
     }
 
@@ -119,7 +124,7 @@ def test_programs_fail_no_more_often_than_at_pcscd_alone(
     alone = at_pcscd[workload]
 
     def allowed(part: str) -> float:
-        return alone[part].lost + _FORGIVEN
+        return _MOST_OWN if part == _OWN else alone[part].lost + _FORGIVEN
 
     through_us = best(partial(workload, recipe.guest, env, recipe.host, count), allowed)
     worse = [

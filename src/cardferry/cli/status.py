@@ -12,8 +12,8 @@ from cardferry.app.runtime.status_socket import Link, Running
 from cardferry.cli.options import json_option
 from cardferry.cli.say import say, say_json
 from cardferry.link import GuestStatus
+from cardferry.link.guest_flapping import FEW
 from cardferry.link.host_session import HostSessionStatus
-from cardferry.link.mends import FEW
 from cardferry.manager.status import SlotStatus
 
 

@@ -48,8 +48,15 @@ class ReaderNames:
 
     def forget(self, but: Container[Origin]) -> None:
         """Forget all readers but those: there is no end to the names that a host can think of."""
-        self._names = {origin: name for origin, name in self._names.items() if origin in but}
-        self._origins = {name: origin for origin, name in self._names.items()}
+        self._keep({origin: name for origin, name in self._names.items() if origin in but})
+
+    def forget_host(self, number: int) -> None:
+        """Forget the readers of a host: others may have their names."""
+        self._keep({origin: name for origin, name in self._names.items() if origin[0] != number})
+
+    def _keep(self, names: dict[Origin, str]) -> None:
+        self._names = names
+        self._origins = {name: origin for origin, name in names.items()}
 
 
 def _candidates(reader: str, host: str) -> Iterator[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 from typing import Final
 
-#: What we ask for when we may; the usual soft limit of 1024 is meant for programs that use ``select``.
+from cardferry.system.limits import raise_open_files
+
+#: More programs than any computer has.
 _WANTED: Final = 65536
 #: Descriptors for everything else: readers, links, logs, control sockets.
 _RESERVED: Final = 128
@@ -15,10 +16,6 @@ TURNED_AWAY: Final = 64
 
 
 def possible_connections() -> int:
-    """Raise the limit of this process as far as wanted and allowed; return how many connections fit in it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < _WANTED:
-        soft = _WANTED if hard == resource.RLIM_INFINITY else min(_WANTED, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    limit = _WANTED if soft == resource.RLIM_INFINITY else soft
+    """Raise the limit of this process as far as allowed; return how many connections fit in it."""
+    limit = min(raise_open_files(), _WANTED)
     return max(limit - _RESERVED - TURNED_AWAY, limit // 2)

@@ -1,7 +1,7 @@
 """The link: one `ResourceManager` across two computers.
 
-`Guest` is a resource manager that is answered by another computer; `Host` serves one to guests. Between them runs one
-session per guest, over one pipe after the other. A call takes this way::
+`Guest` is a resource manager that is answered by another computer; `LinkServer` serves one to guests. Between them runs
+one session per guest, over one pipe after the other. A call takes this way::
 
     GuestCard -> Guest -> Channel ~~ pipe ~~ Channel -> HostSession -> Lane -> HostCard -> any ResourceManager
 
@@ -11,8 +11,17 @@ side `readers` and `facts` hold what need not be asked, `foreseen` the responses
 """
 
 from cardferry.link.guest import Guest, GuestStatus, LinkRefusedError, LinkState
-from cardferry.link.host import Host, HostStatus
+from cardferry.link.host_server import LinkServer, LinkServerStatus
 from cardferry.link.settings import Limits
 from cardferry.wire.link.session import Timing
 
-__all__ = ["Guest", "GuestStatus", "Host", "HostStatus", "Limits", "LinkRefusedError", "LinkState", "Timing"]
+__all__ = [
+    "Guest",
+    "GuestStatus",
+    "Limits",
+    "LinkRefusedError",
+    "LinkServer",
+    "LinkServerStatus",
+    "LinkState",
+    "Timing",
+]

@@ -70,7 +70,7 @@ def static_codes(features: bytes) -> list[int]:
     ]
 
 
-class Facts:
+class ReaderFacts:
     """Facts about all readers."""
 
     def __init__(self) -> None:

@@ -16,11 +16,12 @@ from enum import Enum
 from types import TracebackType
 from typing import Final, Self
 
+from cardferry.backoff import Backoff
+from cardferry.changes import Changes
 from cardferry.link.guest_context import GuestContext
+from cardferry.link.guest_flapping import Flapping
+from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.link.guest_session import Counters, GuestSession
-from cardferry.link.mends import Mends
-from cardferry.link.readers import ReadersReceiver
-from cardferry.news import News
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import CardferryError
 from cardferry.pcsc.reader_state import Snapshot
@@ -34,6 +35,11 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE: Final = 0.05
 _MOST_PAUSE: Final = 1.0
 _MOST_PAUSE_WITHOUT_SESSION: Final = 5.0
+#: So many pipes in a row may be lost within so many s; then there is a pause of so many s before the next one.
+#: A network may break again and again, but a host that greets and hangs up for ever is not to keep us busy.
+_HASTY: Final = 3
+_BRIEF: Final = 0.1
+_BREATH: Final = 0.25
 #: s that the last words may take.
 _GOOD_BYE: Final = 0.5
 
@@ -134,11 +140,11 @@ class Guest:
         self._latest: GuestSession | None = None
         self._sessions = 0
         self._past = (0, 0, 0, 0, 0)
-        self._news = News()
-        self._pause = _FIRST_PAUSE
+        self._changes = Changes()
+        self._backoff = Backoff(_FIRST_PAUSE, _MOST_PAUSE_WITHOUT_SESSION)
         #: Why the pipe was lost last, while it is; and what came of such breaks.
         self._break: Exception | None = None
-        self._mends = Mends()
+        self._flapping = Flapping()
         #: Whether the last pipe was good for anything; otherwise there is a pause before the next one.
         self._met = False
         self._tasks = asyncio.TaskGroup()
@@ -175,7 +181,7 @@ class Guest:
     async def changed(self, serial: int) -> Snapshot:
         """Wait until the snapshot's serial is another one than ``serial``."""
         while self.snapshot.serial == serial:
-            await self._news.wait()
+            await self._changes.wait()
         return self.snapshot
 
     async def open(self, caller: Caller, patience: float | None = None) -> GuestContext:
@@ -191,13 +197,15 @@ class Guest:
         while self.state is LinkState.CONNECTING:
             if self.error is not None:
                 raise self.error
-            await self._news.wait()
+            await self._changes.wait()
         while self.state is LinkState.UP and self.snapshot.serial == 0:
-            await self._news.wait()
+            await self._changes.wait()
 
     # keeping the link
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        brief = 0
         while True:
             try:
                 pipe = await self._dial()
@@ -214,9 +222,13 @@ class Guest:
                 await self._rest()
                 continue
             self._met = False
+            began = loop.time()
             await latest.channel.attach(pipe).unused
+            brief = brief + 1 if loop.time() - began < _BRIEF else 0
             if not self._met:
                 await self._rest()
+            elif brief > _HASTY:
+                await asyncio.sleep(_BREATH)
 
     def _new_session(self) -> GuestSession:
         self._sessions += 1
@@ -231,52 +243,49 @@ class Guest:
         return GuestSession(self, session)
 
     async def _rest(self) -> None:
-        pause = self._pause
-        most = _MOST_PAUSE if self.session is not None else _MOST_PAUSE_WITHOUT_SESSION
-        self._pause = min(pause * 2, most)
-        await asyncio.sleep(pause)
+        await asyncio.sleep(self._backoff.pause(None if self.session is None else _MOST_PAUSE))
 
     def _missed(self, error: Exception) -> None:
         self.error = error
         # The first attempt's error is for whoever waits for it.
         level = logging.DEBUG if self.state is LinkState.CONNECTING else logging.INFO
         log.log(level, "%s cannot be reached: %s", self._name or "the host", error)
-        self._news.tell()
+        self._changes.announce()
 
     # what sessions tell
 
-    def together(self, session: GuestSession) -> None:
+    def connected(self, session: GuestSession) -> None:
         """The host is there."""
         if self.state is LinkState.BROKEN:
-            self._mended()
+            self._resumed()
         self.session = session
         self.error = None
         self._met = True
         self._become(LinkState.UP)
 
-    def _mended(self) -> None:
+    def _resumed(self) -> None:
         now = asyncio.get_running_loop().time()
-        if self._mends.mended(self._break, now):
+        if self._flapping.resumed(self._break, now):
             log.warning(
                 "the link to %s was mended %d times within an hour, and not because of the network: %s",
                 self._name or "the host",
-                self._mends.recent(now),
+                self._flapping.recent(now),
                 repr(self._break)
                 if self._break is not None
                 else "its pipe was closed; the log at the other end may say why",
             )
 
-    def apart(self, session: GuestSession, error: Exception | None) -> None:
+    def disconnected(self, session: GuestSession, error: Exception | None) -> None:
         """The pipe is gone."""
         if session is self.session:
             if self.state is LinkState.UP:
-                self._pause = _FIRST_PAUSE
+                self._backoff.reset()
             self._break = error
             self._become(LinkState.BROKEN)
         else:
             self._missed(error or ConnectionError("the host closed the connection before it said hello"))
 
-    def over(self, session: GuestSession) -> None:
+    def ended(self, session: GuestSession) -> None:
         """A session is over."""
         self._remember(session)
         bye = self.farewell = session.bye
@@ -289,11 +298,11 @@ class Guest:
             self.session = None
             self.readers.vanish()
             self._become(LinkState.DOWN)
-        self._news.tell()
+        self._changes.announce()
 
     def readers_changed(self) -> None:
         """The snapshot is a new one."""
-        self._news.tell()
+        self._changes.announce()
 
     def _become(self, state: LinkState) -> None:
         if state is not self.state:
@@ -301,7 +310,7 @@ class Guest:
             self.state = state
             if self._report is not None:
                 self._report(state)
-        self._news.tell()
+        self._changes.announce()
 
     # status
 
@@ -336,7 +345,7 @@ class Guest:
             last_error=str(self.error) if self.error is not None else "",
             sessions=self._sessions,
             resumes=resumes,
-            unexplained=self._mends.recent(asyncio.get_running_loop().time()),
+            unexplained=self._flapping.recent(asyncio.get_running_loop().time()),
             messages_sent=sent,
             messages_received=received,
             bytes_sent=bytes_sent,

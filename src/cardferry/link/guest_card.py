@@ -5,22 +5,25 @@ nobody has marked handles on its reader since it was known to be in order (`Mark
 for the host until one has succeeded that mends the handle.
 
 Begin waits for the host, too, while somebody else could be in its way: programs act on what begin returns (libykpiv,
-yubikey.rs and pivy reconnect when it says ``W_RESET_CARD``, and after no other call).
+yubikey.rs and pivy reconnect when it says ``W_RESET_CARD``, and after no other call). Programs on the host itself come,
+reset the card and go unseen. So it waits also when the handle has used the card, and nothing was heard of the card for
+a moment: the host looks then.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
 from cardferry.link import messages as m
 from cardferry.link.facts import About
-from cardferry.link.foreseen import Foreseen
+from cardferry.link.guest_foreseen import Foreseen
 from cardferry.link.guest_session import GONE, GuestSession, Marks
-from cardferry.link.unseen import Unseen
+from cardferry.link.guest_unseen import Unseen
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import replying
+from cardferry.pcsc.reply import DONE, Reply, replying, straight
 
 #: These errors say nothing about the handle.
 _PASSING: Final = frozenset(
@@ -36,6 +39,9 @@ _PASSING: Final = frozenset(
     }
 )
 
+#: How long it counts that the host has reached the card through the handle, in s. A program of the host's that comes,
+#: resets the card and leaves takes longer.
+RECENT: Final = 0.25
 _RESETS: Final = (Disposition.RESET, Disposition.UNPOWER)
 #: Messages after which the card may be somebody else's.
 _GIVING_BACK: Final = (m.End, m.Disconnect)
@@ -61,15 +67,16 @@ class GuestCard:
     __slots__ = (
         "_closed",
         "_depth",
+        "_failed",
         "_handle",
         "_marks",
         "_protocol",
+        "_reached_at",
         "_reader",
         "_resetting",
         "_sequence",
         "_session",
         "_share",
-        "_troubled",
         "_unseen",
         "_unsure",
         "_when_closed",
@@ -103,7 +110,11 @@ class GuestCard:
         self._unsure = False
         #: Whether it is resetting the card.
         self._resetting = False
-        self._troubled = self._closed = False
+        #: A call about the handle has failed, and none that succeeded since has shown that it is in order.
+        self._failed = False
+        self._closed = False
+        #: When the host has last reached the card through the handle; None while the handle has not used the card.
+        self._reached_at: float | None = None
         #: Counts messages about this handle: a promise holds only until the next one.
         self._sequence = 0
         self._account()
@@ -138,12 +149,12 @@ class GuestCard:
     def failed(self, code: int) -> None:
         """A call has failed that nobody waited for: the next one must hear of it."""
         del code
-        self._troubled = True
+        self._failed = True
         self.foreseen.drop()
 
     def session_over(self) -> None:
         """The session is over."""
-        self._troubled = True
+        self._failed = True
         self.foreseen.drop()
 
     @property
@@ -153,19 +164,29 @@ class GuestCard:
         return state is None or state.sharing > 1
 
     @property
-    def _well(self) -> bool:
+    def _in_order(self) -> bool:
         """Whether a call that only fails when the handle was marked can be believed to succeed."""
         marks = self._marks
-        return not self._troubled and marks is not None and marks == self._session.marks(self._reader)
+        return not self._failed and marks is not None and marks == self._session.marks(self._reader)
 
     @property
     def _may_begin(self) -> bool:
         """Whether a transaction may begin without waiting: what the host will say is known."""
         return (
-            self._well
+            self._in_order
             and self._unseen.may_begin(self._session)
-            and (self._has_card or not self._session.contended(self, self._reader))
+            and (self._has_card or (self._lately and not self._contended))
         )
+
+    @property
+    def _contended(self) -> bool:
+        """Whether somebody else may be in the way."""
+        return self._session.contended(self, self._reader)
+
+    @property
+    def _lately(self) -> bool:
+        """Whether nobody can have reset the card unseen since the handle has used it."""
+        return self._reached_at is None or asyncio.get_running_loop().time() - self._reached_at < RECENT
 
     def _check(self) -> None:
         if self._closed:
@@ -188,8 +209,8 @@ class GuestCard:
     async def _ask(self, make: m.MakeCall, size: int = 0) -> m.Answer:
         """Make a call about this handle and wait for the answer."""
         self._check()
-        if self._session.crowded:
-            await self._session.ready()
+        if self._session.full:
+            await self._session.drain()
         self._speak()
         try:
             answer = await self._session.ask(make, size)
@@ -202,29 +223,38 @@ class GuestCard:
     def _heard_of(self, code: int) -> None:
         """A call has failed."""
         if code not in _PASSING:
-            self._troubled = True
+            self._failed = True
             self.foreseen.drop()
 
     async def _mending(self, make: m.MakeCall) -> m.Answer:
         """Likewise, for a call that finds out whether the handle is in order."""
         marks = self._session.marks(self._reader)
         answer = await self._ask(make)
-        self._marks, self._troubled = marks, False
+        self._marks, self._failed = marks, False
         return answer
 
-    async def _tell(self, message: m.Call) -> None:
-        """Make a call without waiting."""
-        if self._session.crowded:
-            await self._session.ready()
+    def _reached(self) -> None:
+        self._reached_at = asyncio.get_running_loop().time()
+
+    def _tell(self, message: m.Call) -> Reply[None]:
+        """Make a call without waiting, or as soon as there is room for it."""
+        if self._session.full:
+            return self._tell_later(message)
         self._speak()
         self._session.tell(message, soon=isinstance(message, _GIVING_BACK) and self._shared)
         self._unseen.sent(self._session)
+        return DONE
+
+    @replying
+    async def _tell_later(self, message: m.Call) -> None:
+        await self._session.drain()
+        await self._tell(message)
 
     # calls
 
     async def reconnect(self, share: ShareMode, protocols: Protocol, initialization: Disposition) -> Protocol:
         """Renew the connection."""
-        was_well = self._well
+        was_in_order = self._in_order
         self._resetting = initialization in _RESETS
         self._account()
         try:
@@ -233,7 +263,7 @@ class GuestCard:
             )
             self._share = share
             self._protocol = Protocol(answer.protocol)
-            if not was_well:
+            if not was_in_order:
                 self._unsure = self._unsure or self._depth > 0
                 self._depth = 0
         finally:
@@ -241,31 +271,37 @@ class GuestCard:
             self._account()
         return self._protocol
 
-    @replying
-    async def begin(self) -> None:
+    @straight
+    def begin(self) -> Reply[None]:
         """Begin a transaction; without waiting for the turn when nobody is in the way."""
         self._check()
         at_once = self._may_begin
         self._depth += 1
         self._account()
-        if at_once:
-            await self._tell(m.Begin(0, self._handle))
-            return
+        return self._tell(m.Begin(0, self._handle)) if at_once else self._begin_by_turn()
+
+    @replying
+    async def _begin_by_turn(self) -> None:
         try:
             await self._mending(lambda call: m.Begin(call, self._handle))
         except BaseException:
             self._depth = max(0, self._depth - 1)
             self._account()
             raise
+        if self._reached_at is not None:
+            self._reached()
 
-    @replying
-    async def end(self, disposition: Disposition) -> None:
+    @straight
+    def end(self, disposition: Disposition) -> Reply[None]:
         """End a transaction."""
         self._check()
-        if self._may_end(disposition):
-            self._ended()
-            await self._tell(m.End(0, self._handle, disposition))
-            return
+        if not self._may_end(disposition):
+            return self._end_seen(disposition)
+        self._ended()
+        return self._tell(m.End(0, self._handle, disposition))
+
+    @replying
+    async def _end_seen(self, disposition: Disposition) -> None:
         self._resetting = disposition in _RESETS
         self._ended()
         try:
@@ -279,7 +315,7 @@ class GuestCard:
         return (
             disposition is Disposition.LEAVE
             and self._depth > 0
-            and self._well
+            and self._in_order
             and self._unseen.may_go_on(self._session)
         )
 
@@ -294,15 +330,16 @@ class GuestCard:
         self._check()
         if len(apdu) > MAX_APDU_SIZE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
-        if self.foreseen.origin and self._well:
+        if self.foreseen.origin and self._in_order:
             response = await self.foreseen.take(apdu, protocol)
             if response is not None:
                 return response
         sequence = self._sequence + 1
         answer = await self._ask(lambda call: m.Transmit(call, self._handle, apdu, protocol), len(apdu))
+        self._reached()
         # The reply goes on here before anything that comes behind it is looked at. So what the host foresees, which may
         # come in the same piece, finds that it was promised. It is worth nothing if we have said more since.
-        if answer.foreseen is not None and sequence == self._sequence and not self._troubled:
+        if answer.foreseen is not None and sequence == self._sequence and not self._failed:
             self.foreseen.promised(answer.call, protocol, answer.foreseen)
         return answer.data
 
@@ -321,7 +358,7 @@ class GuestCard:
     async def attribute(self, attribute: int) -> bytes:
         """A reader attribute."""
         self._check()
-        if self._well:
+        if self._in_order:
             known = self._fact(About.ATTRIBUTE, attribute)
             if known is not None:
                 return known
@@ -344,9 +381,9 @@ class GuestCard:
         await self._ask(lambda call: m.SetAttribute(call, self._handle, attribute, value))
 
     async def status(self) -> None:
-        """Raise what ``SCardStatus`` would return."""
+        """Raise what ``SCardStatus`` would return; waits for the host while somebody else may have the card."""
         self._check()
-        if self._well:
+        if self._in_order and (self._has_card or not self._contended):
             self._session.counters.local += 1
             return
         await self._mending(lambda call: m.Status(call, self._handle))
@@ -365,7 +402,7 @@ class GuestCard:
             if disposition is Disposition.LEAVE and self._unseen.may_go_on(session):
                 await self._tell(m.Disconnect(0, self._handle, disposition))
             else:
-                await session.ready()
+                await session.drain()
                 self._speak()
                 await session.ask(lambda call: m.Disconnect(call, self._handle, disposition))
                 self._unseen.seen(session)

@@ -9,7 +9,7 @@ from typing import Final
 from cardferry.link import messages as m
 from cardferry.link.guest_card import GuestCard
 from cardferry.link.guest_session import GONE, GuestSession
-from cardferry.link.unseen import Unseen
+from cardferry.link.guest_unseen import Unseen
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import PROTOCOL_ANY_OLD, CardState, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -64,7 +64,7 @@ class GuestContext:
             raise PcscError(ReturnCode.E_UNKNOWN_READER, reader)
         if _empty(state, share, protocols):
             raise PcscError(ReturnCode.E_NO_SMARTCARD)
-        await session.ready()
+        await session.drain()
         self._check_not_closed()
         self._open(session)
         handle = session.open_handle()
@@ -105,7 +105,7 @@ class GuestContext:
             protocol=protocol,
             marks=marks,
         )
-        session.connected(handle, card)
+        session.set_card(handle, card)
         self._cards.add(card)
         return card
 

@@ -16,9 +16,9 @@ from typing import Protocol as Interface
 
 from cardferry.link import messages as m
 from cardferry.link.channel import Channel
-from cardferry.link.facts import About, Facts, Known
-from cardferry.link.foreseen import Foreseen
-from cardferry.link.readers import ReadersReceiver
+from cardferry.link.facts import About, Known, ReaderFacts
+from cardferry.link.guest_foreseen import Foreseen
+from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import Reply, failed
 from cardferry.wire.errors import WireError
@@ -68,15 +68,15 @@ class SessionOwner(Interface):
     counters: Counters
     readers: ReadersReceiver
 
-    def together(self, session: GuestSession) -> None:
+    def connected(self, session: GuestSession) -> None:
         """The host is there."""
         ...
 
-    def apart(self, session: GuestSession, error: Exception | None) -> None:
+    def disconnected(self, session: GuestSession, error: Exception | None) -> None:
         """The pipe is gone."""
         ...
 
-    def over(self, session: GuestSession) -> None:
+    def ended(self, session: GuestSession) -> None:
         """The session is over."""
         ...
 
@@ -148,7 +148,7 @@ class GuestSession:
         self.channel = Channel(session, self)
         self.counters = guest.counters
         self.readers = guest.readers
-        self.facts = Facts()
+        self.facts = ReaderFacts()
         #: Open at the host, or about to be. A handle has no card while the host has not answered its connect.
         self._contexts: set[int] = set()
         self._cards: dict[int, SessionCard | None] = {}
@@ -166,15 +166,15 @@ class GuestSession:
 
     # ChannelOwner
 
-    def together(self) -> None:
+    def connected(self) -> None:
         """The host is there."""
-        self._guest.together(self)
+        self._guest.connected(self)
 
-    def apart(self, error: Exception | None) -> None:
+    def disconnected(self, error: Exception | None) -> None:
         """The host is out of reach: calls wait."""
-        self._guest.apart(self, error)
+        self._guest.disconnected(self, error)
 
-    def over(self, bye: Bye) -> None:
+    def ended(self, bye: Bye) -> None:
         """The session is over: so are its calls and handles."""
         self.dead = True
         self.bye = bye
@@ -186,7 +186,7 @@ class GuestSession:
                 _for_one(card.session_over)
         self._cards.clear()
         self._contexts.clear()
-        self._guest.over(self)
+        self._guest.ended(self)
         for call in calls:
             call.fail(PcscError(GONE, bye.text or "the link is closed"))
 
@@ -262,7 +262,7 @@ class GuestSession:
         self._cards[self._last_handle] = None
         return self._last_handle
 
-    def connected(self, handle: int, card: SessionCard) -> None:
+    def set_card(self, handle: int, card: SessionCard) -> None:
         """The handle has a card, which is told what the host says of it."""
         self._cards[handle] = card
 
@@ -271,22 +271,22 @@ class GuestSession:
         self._cards.pop(handle, None)
 
     @property
-    def crowded(self) -> bool:
-        """Whether to wait until `ready` before anything is said."""
+    def full(self) -> bool:
+        """Whether to wait until `drain` before anything is said."""
         return self.dead or self.channel.session.full
 
-    async def ready(self) -> None:
+    async def drain(self) -> None:
         """Wait until there is room for another message. Raises `GONE` when the session is over."""
-        await self.channel.room()
+        await self.channel.drain()
         if self.dead:
             raise PcscError(GONE, "the link was away for too long")
 
     def tell(self, message: m.FromGuest, *, soon: bool = False) -> None:
-        """Say something that nothing answers; ask `ready` before.
+        """Say something that nothing answers; ask `drain` before.
 
         Args:
             message: what.
-            soon: not to wait a moment for company, because others may be waiting for what it gives back.
+            soon: do not hold it back, because others may be waiting for what it gives back.
         """
         if self.dead:
             return
@@ -299,7 +299,7 @@ class GuestSession:
             self.channel.breach(error)
 
     def ask(self, make: m.MakeCall, size: int = 0) -> Reply[m.Answer]:
-        """Make a call; its answer comes however often the pipe breaks meanwhile. Ask `ready` before.
+        """Make a call; its answer comes however often the pipe breaks meanwhile. Ask `drain` before.
 
         Args:
             make: makes the message.

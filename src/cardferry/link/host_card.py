@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from cardferry.link import messages as m
-from cardferry.link.accelerate import RunAhead
 from cardferry.link.facts import ASKED_NEXT, About, Fact, Known, static_codes
+from cardferry.link.host_run_ahead import RunAhead
 from cardferry.pcsc.caller import by_host_itself
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -35,8 +35,8 @@ _AFTER_CONNECT: Final = {
     ReturnCode.E_SHARING_VIOLATION: ReturnCode.W_RESET_CARD,
     ReturnCode.E_PROTO_MISMATCH: ReturnCode.W_RESET_CARD,
 }
-#: s that the guest's connect may take longer because the host is curious about the reader.
-_SURVEY: Final = 0.1
+#: s by which a guest's connect may take longer because the host asks the reader what programs will ask next.
+_ASKING: Final = 0.1
 #: A refusal that comes within so many s is one for which waiting does not help.
 _AT_ONCE: Final = 0.05
 _RESETS: Final = (Disposition.RESET, Disposition.UNPOWER)
@@ -45,7 +45,6 @@ _TRANSACTION_LOST: Final = frozenset(
     {ReturnCode.W_RESET_CARD, ReturnCode.W_REMOVED_CARD, ReturnCode.E_READER_UNAVAILABLE, ReturnCode.E_NOT_TRANSACTED}
 )
 
-Done = m.Answer
 #: Opens the context that the handle belongs to.
 OpenContext = Callable[[], Awaitable[Context]]
 
@@ -74,7 +73,7 @@ class HostCard:
         promised: the command that the host has told the guest it would carry out next.
         origin, protocol: of the transmit that the promise follows.
         seconds: how long the card took for the last command.
-        curious: whether to ask the reader, after the connect, what programs ask next.
+        asks_reader: whether to ask the reader, after the connect, what programs ask next.
         learnt: what came of that.
     """
 
@@ -91,7 +90,7 @@ class HostCard:
     origin: int = 0
     protocol: int = 0
     seconds: float = 0.0
-    curious: bool = False
+    asks_reader: bool = False
     learnt: list[Fact] = field(default_factory=list)
 
     @property
@@ -99,7 +98,7 @@ class HostCard:
         """Whether `ReaderState.sharing` counts this handle."""
         return self.card is not None and self.card.counted
 
-    async def perform(self, message: m.Call) -> Done:
+    async def perform(self, message: m.Call) -> m.Answer:
         """Carry out a call.
 
         Raises:
@@ -124,7 +123,7 @@ class HostCard:
 
     # connections
 
-    async def _connect(self, message: m.Connect) -> Done:
+    async def _connect(self, message: m.Connect) -> m.Answer:
         protocols = Protocol(message.protocols)
         try:
             card = await (await self.context()).connect(self.reader, self.share, protocols)
@@ -138,15 +137,15 @@ class HostCard:
             await card.disconnect(Disposition.LEAVE)
             raise PcscError(ReturnCode.W_RESET_CARD, "the card speaks another protocol than before")
         self.card = card
-        if self.curious:
+        if self.asks_reader:
             try:
-                await self._survey(card)
+                await self._ask_reader_briefly(card)
             except asyncio.CancelledError:
                 await self._disconnect_unseen()
                 raise
-        return Done(message.call, protocol=int(card.protocol))
+        return m.Answer(message.call, protocol=int(card.protocol))
 
-    async def _reconnect(self, message: m.Reconnect) -> Done:
+    async def _reconnect(self, message: m.Reconnect) -> m.Answer:
         share, protocols = ShareMode(message.share), Protocol(message.protocols)
         initialization = Disposition(message.initialization)
         if self.owed:
@@ -159,13 +158,13 @@ class HostCard:
             self.card = await (await self.context()).connect(self.reader, share, protocols)
             self.broken, self.share = None, share
             if initialization not in _RESETS:
-                return Done(message.call, protocol=int(self.card.protocol))
+                return m.Answer(message.call, protocol=int(self.card.protocol))
         protocol = await self.card.reconnect(share, protocols, initialization)
         self.broken, self.share = None, share
-        return Done(message.call, protocol=int(protocol))
+        return m.Answer(message.call, protocol=int(protocol))
 
     async def _settle_unless_broken(self) -> None:
-        """Take up the turn that is owed; what else is wrong is for the reconnect to mend."""
+        """Begin what is owed. If that fails for another reason than the turn, the reconnect finds out what is wrong."""
         try:
             await self._settle()
         except PcscError as error:
@@ -173,26 +172,26 @@ class HostCard:
                 raise
             self.owed = 0
 
-    async def _disconnect(self, message: m.Disconnect) -> Done:
+    async def _disconnect(self, message: m.Disconnect) -> m.Answer:
         card, self.card = self.card, None
         self.depth = self.owed = 0
         if card is not None:
             await card.disconnect(Disposition(message.disposition))
-        return Done(message.call)
+        return m.Answer(message.call)
 
     # transactions
 
-    async def _begin(self, message: m.Begin) -> Done:
+    async def _begin(self, message: m.Begin) -> m.Answer:
         if not message.call:
             await self._begin_unseen()
-            return Done(0)
+            return m.Answer(0)
         if self.card is not None:
             self.broken = None
         card = self._usable()
         await self._settle()
         await card.begin()
         self.depth += 1
-        return Done(message.call)
+        return m.Answer(message.call)
 
     async def _begin_unseen(self) -> None:
         if self.broken is not None or self.card is None:
@@ -235,7 +234,7 @@ class HostCard:
             else:
                 return
 
-    async def _end(self, message: m.End) -> Done:
+    async def _end(self, message: m.End) -> m.Answer:
         disposition = Disposition(message.disposition)
         if self.broken is not None:
             broken = self.broken
@@ -244,16 +243,16 @@ class HostCard:
             raise PcscError(broken.code, "because of a call before")
         if self.owed and disposition is Disposition.LEAVE:
             self.owed -= 1
-            return Done(message.call)
+            return m.Answer(message.call)
         await self._settle_patiently()
         card = self._usable()
         self.depth = max(0, self.depth - 1)
         await card.end(disposition)
-        return Done(message.call)
+        return m.Answer(message.call)
 
     # the card
 
-    async def _transmit(self, message: m.Transmit) -> Done:
+    async def _transmit(self, message: m.Transmit) -> m.Answer:
         card = self._usable()
         await self._settle()
         response = None
@@ -263,7 +262,7 @@ class HostCard:
             response = self.ahead.arrives(message.apdu)
         if response is None:
             response = await self._timed(card.transmit(message.apdu, message.protocol))
-        return Done(message.call, data=response)
+        return m.Answer(message.call, data=response)
 
     async def _timed(self, transmit: Awaitable[bytes]) -> bytes:
         loop = asyncio.get_running_loop()
@@ -317,11 +316,11 @@ class HostCard:
 
     # the reader
 
-    async def _control(self, message: m.Control) -> Done:
+    async def _control(self, message: m.Control) -> m.Answer:
         card = self._usable()
         await self._settle_patiently()
         data = await card.control(message.code, message.data, message.max_response)
-        return Done(message.call, data=data)
+        return m.Answer(message.call, data=data)
 
     async def _disconnect_unseen(self) -> None:
         """The connect was given up after it had succeeded."""
@@ -329,11 +328,11 @@ class HostCard:
         if card is not None:
             await card.disconnect(Disposition.LEAVE)
 
-    async def _survey(self, card: Card) -> None:
+    async def _ask_reader_briefly(self, card: Card) -> None:
         """Learn about the reader what programs ask right after a connect, unless that takes long."""
         try:
             with by_host_itself():  # a connect has a task of its own, so this reaches no further
-                async with asyncio.timeout(_SURVEY):
+                async with asyncio.timeout(_ASKING):
                     await self._ask_reader(card)
         except TimeoutError:
             return
@@ -356,22 +355,22 @@ class HostCard:
         self.learnt.append(Fact(about, key, known))
         return None if known.code else known.value
 
-    async def _attribute(self, message: m.Attribute) -> Done:
+    async def _attribute(self, message: m.Attribute) -> m.Answer:
         card = self._usable()
         await self._settle_patiently()
-        return Done(message.call, data=await card.attribute(message.attribute))
+        return m.Answer(message.call, data=await card.attribute(message.attribute))
 
-    async def _set_attribute(self, message: m.SetAttribute) -> Done:
+    async def _set_attribute(self, message: m.SetAttribute) -> m.Answer:
         card = self._usable()
         await self._settle_patiently()
         await card.set_attribute(message.attribute, message.value)
-        return Done(message.call)
+        return m.Answer(message.call)
 
-    async def _status(self, message: m.Status) -> Done:
+    async def _status(self, message: m.Status) -> m.Answer:
         await self._usable().status()
-        return Done(message.call)
+        return m.Answer(message.call)
 
-    _PERFORM: ClassVar[dict[type, Callable[..., Coroutine[Any, Any, Done]]]] = {
+    _PERFORM: ClassVar[dict[type, Callable[..., Coroutine[Any, Any, m.Answer]]]] = {
         m.Connect: _connect,
         m.Reconnect: _reconnect,
         m.Disconnect: _disconnect,

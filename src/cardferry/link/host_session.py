@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from typing import Protocol as Interface
 
-from cardferry.link import budget
+from cardferry.link import host_budget as budget
 from cardferry.link import messages as m
-from cardferry.link.accelerate import RunAhead
 from cardferry.link.channel import Channel
-from cardferry.link.facts import About, Facts, Known
+from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_card import HostCard
-from cardferry.link.lane import Lane
-from cardferry.link.pace import CALL, Pace
-from cardferry.link.queue import Job
-from cardferry.link.readers import ReadersSender
+from cardferry.link.host_lane import Lane
+from cardferry.link.host_pace import CALL, Pace
+from cardferry.link.host_queue import Job
+from cardferry.link.host_readers import ReadersSender
+from cardferry.link.host_run_ahead import RunAhead
 from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Caller, Principal, Program
 from cardferry.pcsc.constants import MAX_APDU_SIZE, ShareMode
@@ -44,6 +44,9 @@ NEAR: Final = 0.005
 _MOST_COUNTED: Final = 64
 #: s; a longer patience is none at all.
 _MOST_PATIENCE: Final = 86400.0
+#: Calls after which another number of handles may be open; and those that may leave a handle broken.
+_COMING_OR_GOING: Final = (m.Connect, m.Disconnect)
+_BEGINNING: Final = (m.Connect, m.Begin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class SessionHost(Interface):
     manager: ResourceManager
     limits: Limits
     accelerate: bool
-    facts: Facts
+    facts: ReaderFacts
     budget: budget.Budget
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -106,7 +109,7 @@ class SessionHost(Interface):
 
 
 class HostSession:
-    """Serves one guest; see `cardferry.link.channel.ChannelOwner` and `cardferry.link.lane.LaneOwner`.
+    """Serves one guest; see `cardferry.link.channel.ChannelOwner` and `cardferry.link.host_lane.LaneOwner`.
 
     Args:
         host: whose cards are served, and what all sessions share.
@@ -143,7 +146,7 @@ class HostSession:
 
     # ChannelOwner
 
-    def together(self) -> None:
+    def connected(self) -> None:
         """The guest is there, for the first time or again."""
         limits = self._host.limits
         if not self._readers.begun:
@@ -157,11 +160,11 @@ class HostSession:
             log.info("%s: connected again", self.guest)
             self._tell_readers()
 
-    def apart(self, error: Exception | None) -> None:
+    def disconnected(self, error: Exception | None) -> None:
         """The guest is out of reach."""
         log.info("%s: out of reach%s", self.guest, f": {error}" if error else "")
 
-    def over(self, bye: Bye) -> None:
+    def ended(self, bye: Bye) -> None:
         """The session is over: everything that the guest had is given back, as much in each pass as may be."""
         log.info("%s: gone%s", self.guest, f": {bye.text}" if bye.text else "")
         self._host.forget(self)
@@ -276,7 +279,7 @@ class HostSession:
         ahead = RunAhead() if lane.accelerate else None
         reader = m.name_of(message.reader)
         card = HostCard(message.handle, reader, lane.context, ShareMode(message.share), ahead)
-        card.curious = lane.accelerate and self._far and not self._host.knows(reader)
+        card.asks_reader = lane.accelerate and self._far and not self._host.knows(reader)
         lane.cards.add(card)
         self._cards[message.handle] = card, lane
         self._on_reader.setdefault(card.reader, set()).add(card)
@@ -328,13 +331,13 @@ class HostSession:
         return await self._host.manager.open(caller, patience)
 
     @property
-    def crowded(self) -> bool:
-        """Whether answers must wait for `room`."""
+    def full(self) -> bool:
+        """Whether answers must wait for `drain`."""
         return self.channel.session.full
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Wait until an answer can be sent."""
-        await self.channel.room()
+        await self.channel.drain()
 
     def may(self, steps: int) -> bool:
         """Whether as much as that may be done for the guest now."""
@@ -359,15 +362,15 @@ class HostSession:
     def left(self) -> None:
         """A context is closed, and nothing of it is left."""
         self._contexts -= 1
-        if not self._contexts and self.channel.over:
+        if not self._contexts and self.channel.ended:
             self._host.budget.close(self)
 
-    def _ended(self, job: Job) -> None:
+    def _call_ended(self, job: Job) -> None:
         self._jobs -= 1
         self._job_bytes -= job.size
         self._calls.pop(job.message.call, None)
         card, message = job.card, job.message
-        if not isinstance(message, m.Connect | m.Disconnect):
+        if not isinstance(message, _COMING_OR_GOING):
             return
         if message.call and card.card is None:
             self._forget_card(card)
@@ -378,14 +381,14 @@ class HostSession:
 
     def done(self, job: Job, answer: m.Answer) -> None:
         """A call has been carried out."""
-        self._ended(job)
+        self._call_ended(job)
         card = job.card
         if card.learnt:
             for about, key, known in card.learnt:
                 self._learn(card.reader, about, key, known)
             card.learnt.clear()
         message = job.message
-        if not message.call or self.channel.over:
+        if not message.call or self.channel.ended:
             return
         if len(answer.data) > MAX_APDU_SIZE:
             answer = m.Answer(answer.call, ReturnCode.E_INSUFFICIENT_BUFFER)
@@ -406,8 +409,8 @@ class HostSession:
 
     def failed(self, job: Job, error: PcscError) -> None:
         """A call has failed, or was refused."""
-        self._ended(job)
-        if self.channel.over:
+        self._call_ended(job)
+        if self.channel.ended:
             return
         message, card = job.message, job.card
         log.debug("%s: %s: %s", self.guest, type(message).__name__, error)
@@ -422,13 +425,13 @@ class HostSession:
         if message.call:
             self._tell_urgent_news()
             self._post(m.Answer(message.call, error.code))
-        elif isinstance(message, m.Connect | m.Begin) and card.broken is not None and card.handle in self._cards:
+        elif isinstance(message, _BEGINNING) and card.broken is not None and card.handle in self._cards:
             self._tell_urgent_news()
             self._post(m.Failed(card.handle, card.broken.code))
 
     def ran_ahead(self, ahead: m.Ahead) -> None:
         """A command that was foreseen has been carried out, or not."""
-        if not self.channel.over:
+        if not self.channel.ended:
             self._tell_urgent_news()
             self._post(ahead)
 
@@ -439,25 +442,25 @@ class HostSession:
 
     def tell_fact(self, reader: str, about: About, key: int, known: Known) -> None:
         """The host has learnt something about a reader."""
-        if self._readers.begun and not self.channel.over:
+        if self._readers.begun and not self.channel.ended:
             self._tell_urgent_news()
             self._post(m.Fact(m.packed_name(reader), about, key, known.code, known.value))
 
     def readers_changed(self) -> None:
         """The manager has a new snapshot."""
-        if not self._readers.begun or self.channel.over or self.channel.end is None:
+        if not self._readers.begun or self.channel.ended or self.channel.end is None:
             return
         if self.channel.full:
             if not self._news_waits:
                 self._news_waits = True
-                self._host.start(self._tell_when_there_is_room())
+                self._host.start(self._tell_when_drained())
         elif self._readers.urgent(self._host.manager.snapshot):
             self._tell_readers()
         elif self._readers_timer is None:
             self._readers_timer = self._loop.call_later(SHARING_DELAY, self.guarded, self._tell_readers)
 
-    async def _tell_when_there_is_room(self) -> None:
-        await self.channel.room()
+    async def _tell_when_drained(self) -> None:
+        await self.channel.drain()
         self._news_waits = False
         self.guarded(self._tell_readers)
 
@@ -469,7 +472,7 @@ class HostSession:
         if self._readers_timer is not None:
             self._readers_timer.cancel()
             self._readers_timer = None
-        if self.channel.over:
+        if self.channel.ended:
             return
         news = self._readers.news(self._host.manager.snapshot)
         if news is not None:

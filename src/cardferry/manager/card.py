@@ -16,7 +16,7 @@ from cardferry.pcsc.constants import (
     ShareMode,
 )
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import replying
+from cardferry.pcsc.reply import DONE, Reply, replying, straight
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,10 @@ class LocalCard:
         self.slot.device.check_gone()
 
     def _check_usable(self) -> None:
-        self._check_open()
-        self.state.check_happened()
+        state, device = self.state, self.slot.device
+        if state.closed or device.gone or state.happened is not None:
+            self._check_open()
+            state.check_happened()
 
     # connect
 
@@ -153,6 +155,7 @@ class LocalCard:
                 await self._reset(lambda: slot.device.reset(initialization, wanted), until, asked)
             # What happens from now on counts again, also if it happens before we are through.
             happened, self.state.happened = self.state.happened, None
+            self.state.used = self.state.used and happened is None
             try:
                 await self._renew(share, protocols, until)
             except BaseException:
@@ -205,24 +208,42 @@ class LocalCard:
 
     # transactions
 
-    @replying
-    async def begin(self) -> None:
+    @straight
+    def begin(self) -> Reply[None]:
         """Begin a transaction."""
         self._check_usable()
-        await self.slot.lock(self.state, self._patience)
+        return self.slot.lock(self.state, self._patience)
 
-    @replying
-    async def end(self, disposition: Disposition) -> None:
+    @straight
+    def end(self, disposition: Disposition) -> Reply[None]:
         """End a transaction; a disposition that resets marks this handle, too, as pcscd does.
 
         No reader here can eject a card: ``E_UNSUPPORTED_FEATURE``, after the end, as pcscd says for such readers.
+
+        When others have reset the card in the middle of it, the transaction ends as well, with that error: programs
+        that begin anew after it (libykpiv) would have two of them, end one, and shut out everybody.
         """
-        self._check_usable()
-        slot = self.slot
-        if slot.holder is not None and slot.holder is not self.state and slot.holder.lock_count:
+        self._check_open()
+        slot, state = self.slot, self.state
+        if state.happened is not None:
+            if state.lock_count > self.exclusive:
+                return self._end_lost()
+            state.check_happened()
+        holder = slot.turns.owner
+        if holder is not state and isinstance(holder, HandleState) and holder.lock_count:
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "the transaction is somebody else's")
-        if self.state.lock_count <= self.exclusive:
+        if state.lock_count <= (slot.exclusive_owner is state):
             raise PcscError(ReturnCode.E_NOT_TRANSACTED)
+        return self._unlock_once() if disposition is Disposition.LEAVE else self._end_by(disposition)
+
+    @replying
+    async def _end_lost(self) -> None:
+        await self._unlock_once()
+        self.state.check_happened()
+
+    @replying
+    async def _end_by(self, disposition: Disposition) -> None:
+        slot = self.slot
         try:
             if disposition in _RESETS:
                 await self._reset(lambda: slot.device.reset(disposition, Protocol.ANY), None, slot.moment())
@@ -231,22 +252,24 @@ class LocalCard:
         if disposition is Disposition.EJECT:
             raise PcscError(ReturnCode.E_UNSUPPORTED_FEATURE, "the reader does not eject cards")
 
-    async def _unlock_once(self) -> None:
-        if self.state.lock_count > 1:
-            self.state.lock_count -= 1
-        elif self.state.lock_count:
-            await self.slot.unlock(self.state)
+    def _unlock_once(self) -> Reply[None]:
+        state = self.state
+        if state.lock_count == 1:
+            return self.slot.unlock(state)
+        if state.lock_count:
+            state.lock_count -= 1
+        return DONE
 
     # one operation each
 
-    @replying
-    async def transmit(self, apdu: bytes, protocol: int) -> bytes:
+    @straight
+    def transmit(self, apdu: bytes, protocol: int) -> Reply[bytes]:
         """Send a command APDU in this handle's turn."""
         self._check_usable()
         if len(apdu) > MAX_APDU_SIZE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
         slot = self.slot
-        return await slot.operate(
+        return slot.operate(
             self.state,
             lambda: slot.device.reader.transmit(apdu, self._transmit_protocol(protocol)),
             self._patience,
@@ -256,6 +279,8 @@ class LocalCard:
         if protocol == Protocol.RAW:
             return Protocol.RAW
         device = self.slot.device
+        if protocol and protocol == device.protocol:
+            return device.protocol  # there is a card: it has this protocol
         if not device.card_present:
             raise PcscError(ReturnCode.E_NO_SMARTCARD)
         if protocol not in (device.protocol, PROTOCOL_ANY_OLD) or not device.protocol:
@@ -273,12 +298,14 @@ class LocalCard:
     async def attribute(self, attribute: int) -> bytes:
         """A reader attribute. It concerns the reader, not the card, so it needs no turn.
 
-        Unless another user of the reader has it to himself: then the turn is the way to wait for him.
+        While another user of the reader has it exclusively, the handle's turn is what waits for that.
         """
         self._check_usable()
         slot = self.slot
         try:
-            return await slot.device.call(lambda: slot.device.reader.attribute(attribute))
+            return await slot.spare(
+                self.state, lambda: slot.device.call(lambda: slot.device.reader.attribute(attribute))
+            )
         except PcscError as error:
             if error.code is not ReturnCode.E_SHARING_VIOLATION:
                 raise
@@ -291,12 +318,14 @@ class LocalCard:
         await slot.operate(self.state, lambda: slot.device.reader.set_attribute(attribute, value), self._patience)
 
     async def status(self) -> None:
-        """Raise what ``SCardStatus`` would return.
+        """Raise what ``SCardStatus`` would return. During somebody's transaction it waits, as with pcscd.
 
-        It does nothing with the card, so it needs no turn. libykpiv asks right after its connect, and gives up when it
-        is told of a reset there: had it to wait, it would be told of every reset by those whose turn comes before.
+        What happens while it waits is left to the next call. libykpiv asks right after its connect, and gives up when
+        it is told of a reset there: it would be told of every reset by those whose turn comes before.
         """
         self._check_usable()
+        async with self.slot.turn(self.state, self._patience):
+            pass
 
     # the end
 

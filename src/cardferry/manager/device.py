@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from cardferry.manager.settings import Settings
 from cardferry.pcsc.constants import CardState, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import within
+from cardferry.pcsc.reply import Reply, failed, running, within
 from cardferry.readers.base import Reader
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+#: Something to do with a reader.
+Work = Callable[[], Reply[T] | Coroutine[Any, Any, T]]
 
 _POWERED = CardState.PRESENT | CardState.POWERED | CardState.NEGOTIABLE
 #: A card that was pulled has forgotten everything by itself.
@@ -71,7 +74,9 @@ class Device:
         self._changed = changed
         self._reset_by_others = reset_by_others
         self._loop = asyncio.get_running_loop()
-        self._mutex = asyncio.Lock()
+        #: Whether a call is under way, or about to be; and those that come after it.
+        self._calling = False
+        self._calls: deque[asyncio.Future[None]] = deque()
         #: How we are connected to the reader; `ShareMode.SHARED` means that the card has power.
         self._connected: ShareMode | None = None
         self._to_let_go = False
@@ -138,29 +143,71 @@ class Device:
 
     # calls
 
-    async def call(self, work: Callable[[], Awaitable[T]], check: Callable[[], None] | None = None) -> T:
+    def call(self, work: Work[T], check: Callable[[], None] | None = None) -> Reply[T]:
         """Do something with the reader, when nothing else is done with it.
 
         Args:
             work: what to do.
             check: raises `PcscError` when it must not be done any more, after what was done until then.
 
-        Raises:
-            PcscError: what ``check`` or ``work`` raises. After ``W_RESET_CARD`` of ``work`` the handles have been told.
+        Returns:
+            what ``work`` returns, or what ``check`` or ``work`` raises. After ``W_RESET_CARD`` of ``work`` the handles
+            have been told.
         """
-        async with self._mutex:
-            self.check_gone()
+        if self._calling:
+            return running(self._call_after_others(work, check))
+        self._calling = True
+        return self._call(work, check)
+
+    def _call(self, work: Work[T], check: Callable[[], None] | None) -> Reply[T]:
+        try:
+            if self.gone:
+                self.check_gone()
             if check is not None:
                 check()
-            try:
-                return await work()
-            except PcscError as error:
-                if error.code is ReturnCode.W_RESET_CARD:
-                    self._reset_by_others()
-                raise
-            except Exception as error:  # the boundary that the module's docstring describes
-                log.exception("%s: a bug in the reader", self.reader.name)
-                raise PcscError(ReturnCode.F_INTERNAL_ERROR, repr(error)) from error
+        except PcscError as error:
+            self._next_call()
+            return failed(error)
+        try:
+            reply = work()
+        except PcscError as error:
+            reply = failed(error)
+        except Exception as error:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug in the reader", self.reader.name)
+            reply = failed(PcscError(ReturnCode.F_INTERNAL_ERROR, repr(error)))
+        return (reply if isinstance(reply, Reply) else running(reply)).then(self._called)
+
+    def _called(self, reply: Reply[Any]) -> None:
+        error = reply.error
+        if error is not None and isinstance(error, PcscError) and error.code is ReturnCode.W_RESET_CARD:
+            self._reset_by_others()
+        if self._calls:
+            self._next_call()
+        else:
+            self._calling = False
+
+    async def _call_after_others(self, work: Work[T], check: Callable[[], None] | None) -> T:
+        await self._others_first()
+        return await self._call(work, check)
+
+    async def _others_first(self) -> None:
+        """Wait for the calls that came before."""
+        turn = self._loop.create_future()
+        self._calls.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self._next_call()  # it had come at the same moment
+            raise
+
+    def _next_call(self) -> None:
+        while self._calls:
+            turn = self._calls.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._calling = False
 
     # inside a call
 
@@ -270,7 +317,7 @@ class Device:
     # when nobody is connected
 
     def settle(self, users: int) -> None:
-        """So many handles are there now: after the last one the reader is let go, with a little patience."""
+        """So many handles are there now. `Settings.linger` after the last one has gone the reader is disconnected."""
         self.users = users
         self._stop_lingering()
         if not self.users and self._to_let_go and not self.gone:

@@ -27,6 +27,7 @@ class HandleState:
         lock_count: open transactions, one inside the other; an exclusive connection counts as one.
         closed: whether the handle is closed, or its context.
         opened: when it was, see `cardferry.manager.slot.Slot.moment`.
+        used: whether it has done anything with the card since it was opened, or learnt that the card was reset.
     """
 
     context: object
@@ -35,6 +36,7 @@ class HandleState:
     lock_count: int = 0
     closed: bool = False
     opened: int = 0
+    used: bool = False
 
     def check_happened(self) -> None:
         """Raise when the card was reset or removed and this handle has not reconnected yet."""

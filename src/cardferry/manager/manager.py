@@ -12,13 +12,13 @@ from collections.abc import Coroutine, Iterable
 from types import TracebackType
 from typing import Self
 
+from cardferry.changes import Changes
 from cardferry.manager.context import LocalContext
 from cardferry.manager.handle import HandleState
 from cardferry.manager.settings import Settings
 from cardferry.manager.slot import Slot
 from cardferry.manager.sources import keep_running
 from cardferry.manager.status import ManagerStatus, SlotStatus, WaiterStatus
-from cardferry.news import News
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import Snapshot
@@ -43,7 +43,7 @@ class LocalManager:
         self._by_name: dict[str, Slot] = {}
         self._snapshot = Snapshot()
         self._dirty = False
-        self._news = News()
+        self._changes = Changes()
         self._tasks = asyncio.TaskGroup()
         self._ended = False
         self._running: list[asyncio.Task[None]] = []
@@ -94,7 +94,7 @@ class LocalManager:
     async def changed(self, serial: int) -> Snapshot:
         """Wait until the snapshot's serial is another one than ``serial``."""
         while self.snapshot.serial == serial:
-            await self._news.wait()
+            await self._changes.wait()
         return self.snapshot
 
     async def open(self, caller: Caller, patience: float | None = None) -> LocalContext:
@@ -144,6 +144,11 @@ class LocalManager:
         if slot := self._slots.get(reader):
             slot.reader_failed()
 
+    def outsiders(self, reader: Reader, present: bool) -> None:
+        """Programs on this computer use the reader, or none do any more."""
+        if slot := self._slots.get(reader):
+            slot.outsiders(present)
+
     def _count_reader_event(self) -> None:
         self._came_or_went += 1
         self._touch()
@@ -165,7 +170,7 @@ class LocalManager:
     def _publish(self) -> None:
         if self._dirty:
             self._renew()
-        self._news.tell()
+        self._changes.announce()
 
     # status
 

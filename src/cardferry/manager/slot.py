@@ -14,19 +14,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from cardferry.manager.device import Device
+from cardferry.manager.device import Device, Work
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy, Settings
 from cardferry.manager.turns import Turns
 from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
-from cardferry.pcsc.reply import Reply, running, within
-from cardferry.readers.base import Reader
+from cardferry.pcsc.reply import DONE, Reply, replying, running, within
+from cardferry.readers.base import ExecutedError, Reader
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ T = TypeVar("T")
 Start = Callable[[Coroutine[object, object, None]], None]
 Check = Callable[[], None]
 
+#: Return codes of commands that were not executed.
+_REFUSED: Final = (ReturnCode.W_RESET_CARD, ReturnCode.E_SHARING_VIOLATION)
 #: Numbers for `ReaderState.marks` and for the order of things. All readers take theirs from here, so that one which
 #: comes again under its name is never taken for the one before, by whoever has not seen it go.
 _numbers = itertools.count()
@@ -70,6 +72,7 @@ class Slot:
         self._claiming: Reply[bool] | None = None
         self._state: ReaderState | None = None
         self._marks = next(_numbers)
+        self._outsiders = False
 
     # what everybody may know
 
@@ -91,6 +94,7 @@ class Slot:
                 device.atr,
                 device.protocol,
                 self._marks,
+                self._outsiders,
             )
         return self._state
 
@@ -132,6 +136,11 @@ class Slot:
         self.device.failed()
         self._without_card()
 
+    def outsiders(self, present: bool) -> None:
+        """Programs on this computer use the reader, or may have until now; or none do any more."""
+        self._outsiders = present
+        self.touch()
+
     def _without_card(self) -> None:
         self.tell(Happened.REMOVED)
         self._stop_claiming()
@@ -148,7 +157,35 @@ class Slot:
             self.turns.leave(owner)
 
     def _reset_by_others(self) -> None:
-        self.tell(Happened.RESET)
+        """Another user of the reader has reset the card: perhaps just now, perhaps long before a handle was opened.
+
+        Handles that have not used the card yet have lost nothing, and are not told: a program that leaves with a reset
+        would stop the next one otherwise, while the reader lingers.
+        """
+        self._mark(Happened.RESET, [handle for handle in self.handles if handle.used])
+
+    async def spare(self, handle: HandleState, work: Work[T]) -> T:
+        """Do something; once more if all that was in its way is a reset of which the handle is not told."""
+        try:
+            return await work()
+        except PcscError as error:
+            if error.code is not ReturnCode.W_RESET_CARD or handle.used or handle.happened is not None:
+                raise
+        return await work()
+
+    @staticmethod
+    def using(handle: HandleState, work: Work[T]) -> Work[T]:
+        """The same work, for a handle that has not used the card yet: it has when that was executed."""
+
+        async def noted() -> T:
+            handle.used = True
+            try:
+                return await work()
+            except PcscError as error:
+                handle.used = error.code not in _REFUSED or isinstance(error, ExecutedError)
+                raise
+
+        return noted
 
     def tell(self, happened: Happened, *, but: HandleState | None = None, since: int | None = None) -> None:
         """Mark all handles, so that their next call says what happened.
@@ -227,7 +264,7 @@ class Slot:
             if not handle.lock_count:
                 self.turns.leave(handle)
 
-    async def operate(self, handle: HandleState, work: Callable[[], Awaitable[T]], patience: float | None) -> T:
+    def operate(self, handle: HandleState, work: Work[T], patience: float | None) -> Reply[T]:
         """Do one thing with the reader in the caller's turn, unless the card was reset or removed.
 
         Args:
@@ -236,18 +273,28 @@ class Slot:
             patience: s to wait for the turn and for other users of the reader together, None for ever.
         """
         until = self.deadline(patience)
-        self.turns.end_overdue()
+        turns = self.turns
+        turns.end_overdue()
         handle.check_happened()  # before it waits for a turn, if it has just lost the one it had
+        if self.device.gone or not handle.used or not turns.take_free(handle):
+            return self._operate_later(handle, work, patience, until)
+        return _Operation(self, handle, work, until)
+
+    @replying
+    async def _operate_later(
+        self, handle: HandleState, work: Work[T], patience: float | None, until: float | None
+    ) -> T:
         await self.take(handle, patience)
+        if handle.used:
+            return await _Operation(self, handle, work, until)
+        work = self.using(handle, work)
         try:
-            return await self.insist(handle, work, until, handle.check_happened)
+            return await self.spare(handle, lambda: self.insist(handle, work, until, handle.check_happened))
         finally:
             if not handle.lock_count:
                 self.turns.leave(handle)
 
-    async def insist(
-        self, handle: HandleState, work: Callable[[], Awaitable[T]], until: float | None, check: Check | None = None
-    ) -> T:
+    async def insist(self, handle: HandleState, work: Work[T], until: float | None, check: Check | None = None) -> T:
         """Do one thing with the reader in a turn that the caller has; for ``check`` see `Device.call`.
 
         Outside a transaction the reader is not claimed. So another user of it (a program on this computer, at pcscd)
@@ -256,30 +303,29 @@ class Slot:
         try:
             return await self.call(work, check)
         except PcscError as error:
-            if not self._in_the_way(handle, error):
+            if not self.in_the_way(handle, error):
                 raise
-        return await self._insist(handle, work, until, check)
+        return await self.claim_for(handle, work, until, check)
 
-    def _in_the_way(self, handle: HandleState, error: PcscError) -> bool:
+    def in_the_way(self, handle: HandleState, error: PcscError) -> bool:
         """Whether another user of the reader is in the caller's way, and a claim would help."""
         return error.code is ReturnCode.E_SHARING_VIOLATION and not handle.lock_count and self.turns.owner is handle
 
-    async def _insist(
-        self, handle: HandleState, work: Callable[[], Awaitable[T]], until: float | None, check: Check | None
-    ) -> T:
+    async def claim_for(self, handle: HandleState, work: Work[T], until: float | None, check: Check | None) -> T:
+        """Do one thing with the reader in a turn that the caller has, and claim it for that."""
         await self.claim(handle, until)
         try:
             return await self.call(work, check)
         finally:
             await self._release_for(handle)
 
-    async def call(self, work: Callable[[], Awaitable[T]], check: Check | None = None) -> T:
+    def call(self, work: Work[T], check: Check | None = None) -> Reply[T]:
         """Do one thing with the reader, see `Device.call`; the owner is not idle meanwhile."""
         self.turns.busy(True)
-        try:
-            return await self.device.call(work, check)
-        finally:
-            self.turns.busy(False)
+        return self.device.call(work, check).then(self._not_busy)
+
+    def _not_busy(self, _: object) -> None:
+        self.turns.busy(False)
 
     def deadline(self, patience: float | None) -> float | None:
         """When that patience ends, on the loop's clock; None never."""
@@ -287,17 +333,25 @@ class Slot:
 
     # transactions
 
-    async def lock(self, handle: HandleState, patience: float | None) -> None:
+    def lock(self, handle: HandleState, patience: float | None) -> Reply[None]:
         """Begin a transaction: make the caller the owner, here and towards other users of the reader."""
         if not handle.lock_count:
-            until = self.deadline(patience)
+            return self._lock(handle, patience)
+        handle.lock_count += 1
+        return DONE
+
+    @replying
+    async def _lock(self, handle: HandleState, patience: float | None) -> None:
+        until = self.deadline(patience)
+        self.turns.end_overdue()
+        if self.device.gone or not self.turns.take_free(handle):
             await self.take(handle, patience)
-            try:
-                handle.check_happened()
-                await self.claim(handle, until)
-            except BaseException:
-                self.turns.leave(handle)
-                raise
+        try:
+            handle.check_happened()
+            await self.claim(handle, until)
+        except BaseException:
+            self.turns.leave(handle)
+            raise
         handle.lock_count += 1
 
     async def claim(self, handle: HandleState, until: float | None, *, alone: bool = False) -> bool:
@@ -314,9 +368,13 @@ class Slot:
                 closed, ``W_REMOVED_CARD`` when the card went, or the reader's own error.
         """
         known = handle.happened
-        claiming = self._claiming = running(self.call(lambda: self.device.reader.claim(alone=alone)))
+
+        def claim() -> Reply[bool]:
+            return self.call(lambda: self.device.reader.claim(alone=alone))
+
+        claiming = self._claiming = claim() if handle.used else running(self.spare(handle, claim))
         try:
-            unwanted = await within(claiming, until)
+            unwanted = claiming.result() if claiming.done() else await within(claiming, until)
         except (TimeoutError, asyncio.CancelledError) as error:
             self._let_go(handle)
             if isinstance(error, asyncio.CancelledError) and self._claiming is claiming:
@@ -370,7 +428,8 @@ class Slot:
 
     def _check_meanwhile(self, handle: HandleState, known: Happened | None) -> None:
         """What a reconnect has known before is no reason to refuse it."""
-        self.device.check_gone()
+        if self.device.gone:
+            self.device.check_gone()
         if handle.closed:
             raise PcscError(ReturnCode.E_CANCELLED, "closed meanwhile")
         if handle.happened is not known:
@@ -381,24 +440,32 @@ class Slot:
         if claiming is not None:
             claiming.cancel()
 
-    async def unlock(self, handle: HandleState) -> None:
+    def unlock(self, handle: HandleState) -> Reply[None]:
         """The caller's outermost transaction ends."""
         handle.lock_count = 0
-        await self._release_for(handle)
+        released = self.device.call(self.device.reader.release)
+        if not released.done() or released.error is not None:
+            return self._unlock(handle, released)
+        self.turns.leave(handle)
+        return DONE
+
+    @replying
+    async def _unlock(self, handle: HandleState, released: Reply[None]) -> None:
+        await self._released(handle, released)
         self.turns.leave(handle)
 
     async def _release_for(self, handle: HandleState) -> None:
-        try:
-            await self._release()
-        except asyncio.CancelledError:
-            self._let_go(handle)
-            raise
+        await self._released(handle, self.device.call(self.device.reader.release))
 
-    async def _release(self) -> None:
+    async def _released(self, handle: HandleState | Slot, released: Reply[None]) -> None:
         try:
-            await self.device.call(self.device.reader.release)
+            await released
         except PcscError as error:
             log.debug("%s: releasing the reader: %s", self.name, error)
+        except asyncio.CancelledError:
+            if isinstance(handle, HandleState):
+                self._let_go(handle)
+            raise
 
     # when a call or a transaction shall end before its time
 
@@ -438,7 +505,7 @@ class Slot:
             log.warning("%s: the card could not be reset: %s", self.name, error)
         finally:
             try:
-                await self._release()
+                await self._released(self, self.device.call(self.device.reader.release))
             finally:
                 self.turns.leave(self)
 
@@ -455,3 +522,41 @@ class Slot:
         if self.exclusive_owner is handle:
             self.device.exchanged()
         self.take_away(handle, reset=True)
+
+
+class _Operation(Reply[T]):
+    """One thing that is done in a turn that the caller has; the turn is over before the caller goes on.
+
+    Args:
+        slot, handle, work: see `Slot.operate`.
+        until: see `Slot.claim`.
+    """
+
+    __slots__ = ("_doing", "_handle", "_slot", "_until", "_work")
+
+    def __init__(self, slot: Slot, handle: HandleState, work: Work[T], until: float | None) -> None:
+        super().__init__()
+        self._slot, self._handle, self._work, self._until = slot, handle, work, until
+        self._doing = slot.call(work, handle.check_happened)
+        self._doing.then(self._came)
+
+    def _came(self, doing: Reply[T]) -> None:
+        error = doing.error
+        if error is not None and isinstance(error, PcscError) and self._slot.in_the_way(self._handle, error):
+            claiming = self._slot.claim_for(self._handle, self._work, self._until, self._handle.check_happened)
+            self._doing = running(claiming).then(self._over)
+        else:
+            self._over(doing)
+
+    def _over(self, doing: Reply[T]) -> None:
+        if not self._handle.lock_count:
+            self._slot.turns.leave(self._handle)
+        error = doing.error
+        if error is None:
+            self.resolve(doing.result())
+        else:
+            self._end(error)
+
+    def cancel(self, msg: object = None) -> bool:
+        """Nobody waits for it any more."""
+        return not self.done() and self._doing.cancel(msg)

@@ -54,6 +54,10 @@ class SourceReports:
         """The driver cannot reach the reader."""
         self._report(reader, lambda: self._observer.reader_failed(reader))
 
+    def outsiders(self, reader: Reader, present: bool) -> None:
+        """Others use the reader, or none do any more."""
+        self._report(reader, lambda: self._observer.outsiders(reader, present))
+
     def clear(self) -> None:
         """All readers of this source are gone."""
         for reader in tuple(self._readers):

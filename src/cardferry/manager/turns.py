@@ -7,7 +7,7 @@ because it holds process-wide locks meanwhile, and which sleeps 0.1 s before it 
 1. A caller waits at most its patience, then gets ``E_SHARING_VIOLATION``. Its ticket stays for ``ticket_life``:
    when it comes back within that time, it continues at its old place.
 2. A card that becomes free goes to the first ticket whose caller is *present*, that is, waiting at this moment.
-   Absent callers keep their places before it, so nobody is overtaken for longer than his own absence.
+   An absent caller keeps its place in front of all that came later: it is overtaken only while it is absent.
 3. An owner that is idle for ``max_idle`` while anybody holds a ticket is evicted.
 4. So is one that has had the card for ``max_hold`` since anybody else wanted it, however busy it is. A command that is
    at the card by then is finished, and the owner has ``max_idle`` more, once, for what must follow a long command.
@@ -63,7 +63,7 @@ class Turns:
         max_hold: s after which one is evicted that is not idle.
         ticket_life: s for which an absent caller's place is kept.
         evict: called with the owner, and with words why, to follow its name. It must see to it that the owner loses the
-            card by `hand_over` or `leave`; an owner that it leaves in peace is looked at again when the next caller
+            card by `hand_over` or `leave`; an owner that keeps the card is looked at again when the next caller
             comes.
 
     Attributes:
@@ -93,6 +93,14 @@ class Turns:
         self.owner: Hashable | None = None
         self.owned_since = 0.0
 
+    def take_free(self, caller: Hashable) -> bool:
+        """`enter` when nobody has the card; whether it is the caller's now, or was."""
+        owner = self.owner
+        if owner is None:
+            self._take(caller)
+            return True
+        return owner is caller
+
     async def enter(self, caller: Hashable, patience: float | None) -> None:
         """Wait until the card is the caller's.
 
@@ -115,7 +123,7 @@ class Turns:
         await self._wait(ticket, patience)
 
     def _take(self, caller: Hashable) -> None:
-        """Nobody has the card: then nobody is present either, or `leave` would have served him."""
+        """The card is free. Then no caller is present: `leave` would have given the card to it."""
         if self._tickets:
             self._tickets.pop(caller, None)
         self._grant(caller)

@@ -26,6 +26,7 @@ class ReaderState:
         marks: another number each time that handles on this reader are told that the card was reset or removed, and
             for a reader that comes again under its name. A handle that was in order when it had a value is in order as
             long as it has. None where nobody counts.
+        outsiders: whether programs use the reader that are in no queue of ours, or may have until now.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ReaderState:
     atr: bytes = b""
     protocol: Protocol = Protocol.UNDEFINED
     marks: int | None = None
+    outsiders: bool = False
 
 
 @dataclass(frozen=True, slots=True)

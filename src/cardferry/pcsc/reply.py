@@ -6,13 +6,14 @@ answer that has come from a card goes up through all layers, from function to fu
 
 There are three ways to make one:
 
-- whoever gets answers from elsewhere makes a `Reply` and ends it by `Reply.resolve` or `Reply.fail`;
+- whoever gets answers from elsewhere makes a `Reply` and ends it by `Reply.resolve` or `Reply.fail`; `straight` is for
+  functions that mostly hand on the reply of somebody else;
 - `replying` turns a coroutine function into one that returns a reply. The coroutine begins at once, in its caller's
   stack, and goes on in the stack of whoever ends the reply that it waits for. It may wait for futures as well: then
   the event loop goes on with it.
 
 What a coroutine must know that runs this way: it is in no task, so `asyncio.timeout`, which interrupts the task that it
-is in, would interrupt the caller. `within` is for that. And whoever ends a reply must have put his own house in order
+is in, would interrupt the caller. `within` is for that. And whoever ends a reply must have its own state consistent
 before, because the callers run inside of `Reply.resolve`.
 
 Where bugs stop. What a callback raises is logged and goes no further. An exception in a coroutine that is no
@@ -86,7 +87,7 @@ class Reply(Generic[T]):
             self._call(callback)
         elif callbacks is None:
             self._callbacks = callback
-        elif isinstance(callbacks, list):
+        elif callbacks.__class__ is list:
             callbacks.append(callback)
         else:
             self._callbacks = [callbacks, callback]
@@ -124,11 +125,14 @@ class Reply(Generic[T]):
         if callbacks is None:
             return
         self._callbacks = None
-        if isinstance(callbacks, list):
+        if callbacks.__class__ is list:
             for callback in callbacks:
                 self._call(callback)
-        else:
-            self._call(callbacks)
+            return
+        try:  # as in `_call`, which would cost as much as the rest
+            callbacks(self)
+        except Exception:
+            log.exception("a bug in %r, which takes an answer", callbacks)
 
     def _call(self, callback: Callable[[Reply[T]], object]) -> None:
         try:
@@ -240,10 +244,13 @@ class _Running(Reply[T]):
             self._end(error)
             raise
         else:
-            self._wait(waits_for)
+            self._waits_for = waits_for
+            if not self._cancel_next and isinstance(waits_for, Reply) and waits_for._callbacks is None:
+                waits_for._callbacks = self._go_on  # as nearly always: what `_wait` does, in short
+            else:
+                self._wait(waits_for)
 
     def _wait(self, waits_for: Any) -> None:
-        self._waits_for = waits_for
         if isinstance(waits_for, Reply):
             waits_for.then(self._go_on)
         elif waits_for is None:  # asyncio.sleep(0)
@@ -307,7 +314,24 @@ def replying(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Reply
 
     @wraps(function)
     def begin(*args: P.args, **kwargs: P.kwargs) -> Reply[T]:
-        return _Running(function(*args, **kwargs))
+        # Calls with names are rare, and passing an empty dictionary on is not for nothing.
+        return _Running(function(*args, **kwargs) if kwargs else function(*args))  # type: ignore[call-arg]
+
+    return begin
+
+
+def straight(function: Callable[P, Reply[T]]) -> Callable[P, Reply[T]]:
+    """For a function that returns a reply itself: what it raises becomes the reply, as with `replying`."""
+
+    @wraps(function)
+    def begin(*args: P.args, **kwargs: P.kwargs) -> Reply[T]:
+        try:
+            return function(*args, **kwargs) if kwargs else function(*args)  # type: ignore[call-arg]
+        except CardferryError as error:
+            return failed(error)
+        except Exception as error:  # the boundary that the module's docstring describes
+            log.exception("a bug in %s", function.__qualname__)
+            return failed(_internal(error))
 
     return begin
 
@@ -329,14 +353,14 @@ def in_task(start: Start, coroutine: Coroutine[Any, Any, T]) -> Reply[T]:
 
 def answered(value: T) -> Reply[T]:
     """A reply that is there."""
-    reply = Reply[T]()
+    reply: Reply[T] = Reply()
     reply.resolve(value)
     return reply
 
 
 def failed(error: CardferryError) -> Reply[Any]:
     """A reply that says why there is none."""
-    reply = Reply[Any]()
+    reply: Reply[Any] = Reply()
     reply.fail(error)
     return reply
 

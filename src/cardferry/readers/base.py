@@ -17,7 +17,15 @@ from __future__ import annotations
 from typing import Protocol as Interface
 
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
+from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import Reply
+
+
+class ExecutedError(PcscError):
+    """``W_RESET_CARD`` of a command that the card has executed: the reset came behind it."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(ReturnCode.W_RESET_CARD, detail)
 
 
 class Reader(Interface):
@@ -84,9 +92,9 @@ class Reader(Interface):
                 for the moment, and the command was not executed; the manager claims the reader and repeats it. (So it
                 is with `reset`, `control`, `attribute` and `set_attribute`, too.)
                 ``W_RESET_CARD`` says that the card was reset: by another user of the reader since the last call, or by
-                us because another user came into the middle of a claim. Every handle above must learn it. The reader
-                is ready for the next command. Do not repeat this one: it is for the application to know where to
-                start over. ``E_NO_SMARTCARD`` or ``W_REMOVED_CARD``: the card is gone.
+                us because another user came into the middle of a claim. Every handle above must learn it that has
+                used the card before. The reader is ready for the next command. This one was not executed, unless it is
+                an `ExecutedError`. ``E_NO_SMARTCARD`` or ``W_REMOVED_CARD``: the card is gone.
         """
         ...
 
@@ -124,6 +132,10 @@ class ReaderObserver(Interface):
 
     def reader_failed(self, reader: Reader) -> None:
         """The driver cannot reach the reader, nor a card in it, until `card_inserted` or `card_removed`."""
+        ...
+
+    def outsiders(self, reader: Reader, present: bool) -> None:
+        """Others use the reader as well, or may have until now (then ``present``); or none do any more."""
         ...
 
 

@@ -8,7 +8,6 @@ As for sshd (``StrictModes``), each must belong to us or to root; others may wri
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shlex
 import stat
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from cardferry.system.locks import lock
 from cardferry.transports.sockets import FolderUnsafeError
 
 #: Symbolic links that are followed on the way to a folder; the kernel's own limit (path_resolution(7)).
@@ -91,7 +91,7 @@ def locked(folder: Path) -> Iterator[None]:
                 raise FolderUnsafeError(
                     f"{path} is in the way: it belongs to somebody else", "look who made it, or choose another folder"
                 )
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock(handle)
             if not _is_at(handle, path):
                 continue  # whoever had the lock has removed the file
             try:

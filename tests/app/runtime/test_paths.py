@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.app.runtime.paths import folder_permissions, private_folder, runtime_folder, scratch
+from cardferry.app.runtime.paths import private_folder, runtime_folder, scratch
+from cardferry.transports.listening import folder_permissions
 from cardferry.transports.sockets import FolderUnsafeError
 from tests.other_user import SOMEBODY, as_somebody, folder_for_all, needs_root
 

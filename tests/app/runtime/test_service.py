@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.app.runtime.service import Access, public_path
-from cardferry.transports.sockets import FolderUnsafeError, PathUnusableError
+from cardferry.transports.listening import public_path
+from cardferry.transports.sockets import Access, FolderUnsafeError, PathUnusableError
 
 
 def test_a_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.readers.base import ExecutedError
 from cardferry.readers.pcscd.neighbours import CONNECTED, CONNECTING
 from cardferry.readers.pcscd.reader import PcscdReader
 from cardferry.wire.pcsclite.messages import BeginTransaction, EndTransaction, GetReadersState, Transmit
@@ -130,7 +131,9 @@ async def test_when_somebody_slips_in_behind_a_command_the_card_is_reset() -> No
     await reader.claim()
     asyncio.get_running_loop().call_later(LOCK_POLL / 2, there.unlock)
     slip_in(there)
-    assert await failure(reader, VERIFY) is ReturnCode.W_RESET_CARD
+    with pytest.raises(ExecutedError) as caught:
+        await transmit(reader, VERIFY)
+    assert caught.value.code is ReturnCode.W_RESET_CARD
     assert [(what, owner > 0) for _, what, owner in there.executed] == [(VERIFY, False), ("reset", True)]
     assert await transmit(reader, VERIFY) == b"\x90\x00"
     assert there.executed[-1][2] > 0

@@ -11,7 +11,7 @@ from cardferry.readers.pcscd.neighbours import CONNECTED, CONNECTING, FRESH, MEM
 BURST, GAP = CONNECTED.burst, CONNECTED.gap
 
 
-def crowded(now: float = 0.0) -> Neighbours:
+def connected_ones(now: float = 0.0) -> Neighbours:
     neighbours = Neighbours()
     neighbours.table(2, 1, now)
     return neighbours
@@ -62,7 +62,7 @@ def test_who_was_in_the_way_counts_until_the_table_says_otherwise() -> None:
 @pytest.mark.parametrize("courtesy", [CONNECTED, CONNECTING])
 def test_a_gap_comes_after_a_burst_and_only_then(courtesy: Courtesy) -> None:
     """Alone we know of nobody, but somebody may be about to connect."""
-    neighbours, now = (crowded() if courtesy is CONNECTED else Neighbours()), 0.0
+    neighbours, now = (connected_ones() if courtesy is CONNECTED else Neighbours()), 0.0
     pauses = []
     for _ in range(300):
         pauses.append(neighbours.gap(now))
@@ -86,14 +86,14 @@ def test_alone_next_to_no_time_is_given_away() -> None:
 
 @pytest.mark.parametrize("courtesy", [CONNECTED, CONNECTING])
 def test_a_pause_of_our_own_counts_as_the_gap(courtesy: Courtesy) -> None:
-    neighbours, now = (crowded() if courtesy is CONNECTED else Neighbours()), 0.0
+    neighbours, now = (connected_ones() if courtesy is CONNECTED else Neighbours()), 0.0
     for _ in range(300):
         now = turn(neighbours, now, 0.1) + courtesy.gap + 0.001
         assert neighbours.gap(now) == 0
 
 
 def test_what_is_left_of_a_pause_is_owed() -> None:
-    neighbours, now = crowded(), 0.0
+    neighbours, now = connected_ones(), 0.0
     now = turn(neighbours, now, BURST)
     assert neighbours.gap(now) == pytest.approx(GAP)
     assert neighbours.gap(now + 0.1) == pytest.approx(GAP - 0.1)
@@ -101,7 +101,7 @@ def test_what_is_left_of_a_pause_is_owed() -> None:
 
 
 def test_waiting_for_the_lock_is_no_use_of_it() -> None:
-    neighbours, now = crowded(), 0.0
+    neighbours, now = connected_ones(), 0.0
     now = turn(neighbours, now, BURST)
     now += 5  # somebody else has had the lock
     neighbours.claimed(now)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -76,7 +76,7 @@ async def test_without_an_event_the_next_command_notices_it(how: str) -> None:
     pcscd = FakePcscd(4)
     async with held(pcscd) as (manager, there, agent):
         there.replug()
-        calls: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
             "transmit": lambda: agent.transmit(SELECT, Protocol.T1),
             "control": lambda: agent.control(1, b"", 10),
             "reset": lambda: agent.reconnect(ShareMode.SHARED, Protocol.ANY, Disposition.RESET),

@@ -244,7 +244,7 @@ async def test_others_are_seen_in_the_events() -> None:
     pcscd = FakePcscd(4)
     there = pcscd.add_reader(A)
     there.insert()
-    async with running(pcscd) as (source, _):
+    async with running(pcscd) as (source, observer):
         reader = source.readers[0]
         await reader.connect(ShareMode.SHARED, Protocol.ANY)
         assert reader._neighbours.alone(now())
@@ -252,6 +252,7 @@ async def test_others_are_seen_in_the_events() -> None:
         pcscd.signal()
         await asyncio.sleep(0.01)
         assert not reader._neighbours.alone(now())
+        assert observer.others == {A: [True]}
 
 
 async def test_a_reader_whose_own_connection_is_cut_is_unplugged_and_plugged_in() -> None:

@@ -9,7 +9,7 @@ import pytest
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import Reply
-from cardferry.readers.pcscd.neighbours import CONNECTING, FRESH
+from cardferry.readers.pcscd.neighbours import CONNECTING, FRESH, RECENT
 from cardferry.wire.pcsclite.messages import BeginTransaction, EndTransaction, GetReadersState, Request, Transmit
 from tests.readers.pcscd.fake import FakePcscd, FakeReader
 from tests.readers.pcscd.neighbour import quiet
@@ -63,9 +63,9 @@ async def test_when_many_requests_are_unanswered_nothing_more_leaves() -> None:
     sent = [reader.transmit(SELECT, Protocol.T1) for _ in range(100)]
     connection = reader._connection
     assert connection is not None
-    assert connection.crowded
+    assert connection.full
     assert len(connection._replies) < 40
-    assert await asyncio.gather(*sent) == [OK] * len(sent)  # type: ignore[call-overload]
+    assert await asyncio.gather(*sent) == [OK] * len(sent)
     assert await reader.transmit(SELECT, Protocol.T1) == OK
     assert len(there.executed) == len(sent) + 1
 
@@ -300,6 +300,14 @@ async def test_the_table_is_looked_at_once_a_second_although_the_lock_is_kept() 
 async def test_the_table_is_looked_at_along_with_a_claim_after_a_while() -> None:
     pcscd, _, reader = await connected()
     await asyncio.sleep(2 * FRESH)
-    assert reader.claim().done()
+    await reader.claim()
+    assert kinds(pcscd.dialled[0].writes[-1]) == [GetReadersState, BeginTransaction]
+    while not reader._neighbours.stale(now()):
+        await reader.transmit(SELECT, Protocol.T1)
+        await asyncio.sleep(RECENT / 2)
+    await reader.release()
+    await asyncio.sleep(RECENT / 10)
+    assert kinds(pcscd.dialled[0].writes[-1]) == [EndTransaction, GetReadersState]
+    await reader.claim()
     await reader.transmit(SELECT, Protocol.T1)
-    assert kinds(pcscd.dialled[0].writes[-1]) == [BeginTransaction, GetReadersState, Transmit, BeginTransaction]
+    assert kinds(pcscd.dialled[0].writes[-1]) == [BeginTransaction, Transmit, BeginTransaction]

@@ -36,7 +36,7 @@ def exchange(one: Session, two: Session, now: float) -> tuple[list[bytes], list[
         got_one += one.receive(back, now) if back else []
 
 
-def together(bounds: Bounds | None = None) -> tuple[Session, Session]:
+def connected(bounds: Bounds | None = None) -> tuple[Session, Session]:
     guest, host = session(Role.GUEST, bounds=bounds), session(Role.HOST, bounds=bounds)
     join(guest, host, 0.0)
     return guest, host
@@ -58,7 +58,7 @@ def kinds(data: bytes) -> list[Kind]:
 
 
 def test_messages_arrive_in_order() -> None:
-    guest, host = together()
+    guest, host = connected()
     for number in range(5):
         guest.send(b"g%d" % number)
         host.send(b"h%d" % number)
@@ -75,7 +75,7 @@ def test_messages_from_before_the_first_pipe_are_kept() -> None:
 
 
 def test_what_a_broken_pipe_swallowed_is_sent_again_and_what_it_carried_is_not() -> None:
-    guest, host = together()
+    guest, host = connected()
     guest.send(b"one")
     host.receive(guest.take(), 0.0)
     guest.send(b"two")
@@ -88,7 +88,7 @@ def test_what_a_broken_pipe_swallowed_is_sent_again_and_what_it_carried_is_not()
 
 
 def test_a_frame_that_comes_twice_is_dropped() -> None:
-    guest, host = together()
+    guest, host = connected()
     guest.send(b"one")
     data = guest.take()
     assert host.receive(data, 0.0) == [b"one"]
@@ -97,13 +97,13 @@ def test_a_frame_that_comes_twice_is_dropped() -> None:
 
 
 def test_a_gap_is_a_breach() -> None:
-    _, host = together()
+    _, host = connected()
     with pytest.raises(WireError, match="came after"):
         host.receive(encode(Kind.DATA, 2, 0, b"two"), 0.0)
 
 
 def test_acknowledgements_ride_on_what_travels_anyway() -> None:
-    guest, host = together()
+    guest, host = connected()
     guest.send(b"question")
     host.receive(guest.take(), 0.0)
     host.send(b"answer")
@@ -114,7 +114,7 @@ def test_acknowledgements_ride_on_what_travels_anyway() -> None:
 
 
 def test_acknowledgements_go_alone_after_a_while() -> None:
-    guest, host = together()
+    guest, host = connected()
     guest.send(b"question")
     host.receive(guest.take(), 1.0)
     assert host.deadline == 1.0 + TIMING.ack_delay
@@ -130,7 +130,7 @@ def test_acknowledgements_go_alone_after_a_while() -> None:
 
 @pytest.mark.parametrize(("count", "size"), [(64, 1), (5, 60_000)])
 def test_many_messages_are_acknowledged_at_once(count: int, size: int) -> None:
-    guest, host = together()
+    guest, host = connected()
     for _ in range(count):
         guest.send(bytes(size))
     while data := guest.take():
@@ -139,7 +139,7 @@ def test_many_messages_are_acknowledged_at_once(count: int, size: int) -> None:
 
 
 def test_a_pong_does_not_take_an_acknowledgement_along_that_it_does_not_have() -> None:
-    guest, host = together()
+    guest, host = connected()
     host.receive(encode(Kind.PING, 0, 0, bytes(8)), 0.0)
     guest.send(b"question")
     host.receive(guest.take(), 0.0)
@@ -149,14 +149,14 @@ def test_a_pong_does_not_take_an_acknowledgement_along_that_it_does_not_have() -
 
 @pytest.mark.parametrize("number", [1, 2**63])
 def test_nothing_is_acknowledged_that_was_not_sent(number: int) -> None:
-    guest, _ = together()
+    guest, _ = connected()
     guest.send(b"kept back")
     with pytest.raises(WireError, match="was the last one sent"):
         guest.receive(encode(Kind.ACK, 0, number), 0.0)
 
 
 def test_acknowledgements_do_not_go_back() -> None:
-    guest, host = together()
+    guest, host = connected()
     for _ in range(2):
         guest.send(b"x")
     exchange(guest, host, 0.0)
@@ -166,7 +166,7 @@ def test_acknowledgements_do_not_go_back() -> None:
 
 
 def test_a_resume_point_that_was_given_up_already_is_a_breach() -> None:
-    guest, host = together()
+    guest, host = connected()
     guest.send(b"x")
     exchange(guest, host, 0.0)
     guest.receive(encode(Kind.ACK, 0, 1), 0.0)
@@ -194,7 +194,7 @@ def test_hellos_that_do_not_fit(hello: Hello, error: str) -> None:
 
 
 def test_a_version_is_for_the_whole_session() -> None:
-    guest, host = together()
+    guest, host = connected()
     guest.version = 2
     part(guest, host)
     guest.attach(0.0)
@@ -214,13 +214,13 @@ def test_nothing_comes_before_the_hello(kind: Kind) -> None:
 
 
 def test_a_second_hello_is_a_breach() -> None:
-    guest, host = together()
+    guest, host = connected()
     with pytest.raises(WireError, match="does not belong here"):
         guest.receive(encode(Kind.HELLO, 0, 0, host.hello.encode()), 0.0)
 
 
 def test_silence_is_answered_with_a_ping_and_then_given_up() -> None:
-    guest, host = together()
+    guest, host = connected()
     assert guest.deadline == TIMING.silence
     assert guest.tick(TIMING.silence) is Due.NOTHING
     ping = guest.take()
@@ -239,7 +239,7 @@ def test_silence_is_answered_with_a_ping_and_then_given_up() -> None:
 
 
 def test_the_round_trip_is_measured_while_there_is_traffic() -> None:
-    guest, host = together()
+    guest, host = connected()
     pings = 0
     for tenth in range(1, 106):
         now = tenth / 10
@@ -256,7 +256,7 @@ def test_the_round_trip_is_measured_while_there_is_traffic() -> None:
 
 
 def test_a_pong_that_nobody_asked_for_measures_nothing() -> None:
-    guest, _ = together()
+    guest, _ = connected()
     before = guest.round_trip
     guest.receive(encode(Kind.PONG, 0, 0, b"whatever"), 50.0)
     assert guest.round_trip == before
@@ -264,7 +264,7 @@ def test_a_pong_that_nobody_asked_for_measures_nothing() -> None:
 
 def test_an_end_that_does_not_read_makes_nothing_grow_and_nothing_due() -> None:
     """Its pipe is congested, so nothing is taken for it; it goes on sending, and counts as alive."""
-    guest, host = together()
+    guest, host = connected()
     now = 0.0
     for _ in range(100):
         for _ in range(200):
@@ -291,32 +291,32 @@ def test_a_pipe_that_never_says_hello_is_given_up() -> None:
 
 @pytest.mark.parametrize(("role", "longer"), [(Role.HOST, 0.0), (Role.GUEST, TIMING.silence)])
 def test_a_session_outlives_its_pipe_by_the_grace_of_its_end(role: Role, longer: float) -> None:
-    ends = together()
+    ends = connected()
     one = next(end for end in ends if end.role is role)
     one.tick(2.0)
     part(one)
-    over = TIMING.grace + longer
-    assert one.deadline == over
-    assert one.tick(over - 0.01) is Due.NOTHING
-    assert one.tick(over) is Due.OVER
-    assert one.phase is Phase.OVER
+    end_of_it = TIMING.grace + longer
+    assert one.deadline == end_of_it
+    assert one.tick(end_of_it - 0.01) is Due.NOTHING
+    assert one.tick(end_of_it) is Due.ENDED
+    assert one.phase is Phase.ENDED
     assert one.kept == (0, 0)
     assert one.deadline is None
 
 
 def test_a_new_pipe_without_a_hello_does_not_prolong_the_grace() -> None:
-    guest, _ = together()
+    guest, _ = connected()
     part(guest)
     guest.attach(9.0)
     assert guest.deadline == TIMING.grace + TIMING.silence
-    assert guest.tick(TIMING.grace + TIMING.silence) is Due.OVER
+    assert guest.tick(TIMING.grace + TIMING.silence) is Due.ENDED
 
 
 def test_a_host_forgets_a_guest_that_never_came() -> None:
     host = session(Role.HOST, now=100.0)
     host.attach(100.0)
     host.detach()
-    assert host.tick(100.0 + TIMING.grace) is Due.OVER
+    assert host.tick(100.0 + TIMING.grace) is Due.ENDED
 
 
 def test_the_lesser_grace_counts() -> None:
@@ -324,19 +324,19 @@ def test_the_lesser_grace_counts() -> None:
     host = session(Role.HOST)
     join(guest, host, 0.0)
     part(guest, host)
-    assert host.tick(3.0) is Due.OVER
-    assert guest.tick(4.0) is Due.OVER
+    assert host.tick(3.0) is Due.ENDED
+    assert guest.tick(4.0) is Due.ENDED
 
 
 def test_a_bye_ends_the_session_at_both_ends() -> None:
-    guest, host = together()
+    guest, host = connected()
     guest.send(b"last")
     guest.take()
     guest.close(Bye(Reason.CLOSED, "enough"))
     data = guest.take()
     assert kinds(data) == [Kind.BYE]
     host.receive(data, 0.0)
-    assert (host.phase, host.farewell) == (Phase.OVER, Bye(Reason.CLOSED, "enough"))
+    assert (host.phase, host.farewell) == (Phase.ENDED, Bye(Reason.CLOSED, "enough"))
     assert host.receive(b"whatever", 0.0) == []
     host.send(b"into the void")
     host.attach(1.0)
@@ -345,7 +345,7 @@ def test_a_bye_ends_the_session_at_both_ends() -> None:
 
 
 def test_nothing_after_a_bye_counts() -> None:
-    _, host = together()
+    _, host = connected()
     bye = encode(Kind.BYE, 0, 0, Bye(Reason.CLOSED).encode())
     assert host.receive(bye + encode(Kind.DATA, 1, 0, b"x"), 0.0) == []
 
@@ -354,7 +354,7 @@ def test_nothing_after_a_bye_counts() -> None:
     ("error", "reason"), [(WireError("bad"), Reason.PROTOCOL), (SessionOverflowError("slow"), Reason.LIMIT)]
 )
 def test_a_breach_is_told(error: WireError | SessionOverflowError, reason: Reason) -> None:
-    guest, host = together()
+    guest, host = connected()
     host.breach(error)
     guest.receive(host.take(), 0.0)
     assert guest.farewell == Bye(reason, str(error))
@@ -362,7 +362,7 @@ def test_a_breach_is_told(error: WireError | SessionOverflowError, reason: Reaso
 
 def test_what_is_kept_is_bounded() -> None:
     size = 100 - HEADER_SIZE
-    guest, host = together(Bounds(full_frames=100, full_bytes=500, most_bytes=1000))
+    guest, host = connected(Bounds(full_frames=100, full_bytes=500, most_bytes=1000))
     for _ in range(5):
         assert not guest.full
         guest.send(bytes(size))
@@ -378,14 +378,14 @@ def test_what_is_kept_is_bounded() -> None:
 
 
 def test_so_is_their_number() -> None:
-    guest, _ = together(Bounds(full_frames=3))
+    guest, _ = connected(Bounds(full_frames=3))
     for _ in range(3):
         guest.send(b"")
     assert guest.full
 
 
 def test_a_message_fits_into_a_frame() -> None:
-    guest, _ = together()
+    guest, _ = connected()
     with pytest.raises(ValueError, match="at most"):
         guest.send(bytes(2**20 + 1))
     with pytest.raises(ValueError, match="16 bytes"):
@@ -393,20 +393,20 @@ def test_a_message_fits_into_a_frame() -> None:
 
 
 def test_a_pipe_gets_its_fill_in_portions() -> None:
-    guest, host = together()
+    guest, host = connected()
     for _ in range(10):
-        guest.send(bytes(100_000))
+        host.send(bytes(100_000))
     sizes = []
-    while data := guest.take(256 * 1024):
+    while data := host.take(256 * 1024):
         sizes.append(len(data))
-        host.receive(data, 0.0)
+        guest.receive(data, 0.0)
     assert len(sizes) == 4
-    assert host.received == 10
-    assert not guest.pending
+    assert guest.received == 10
+    assert not host.pending
 
 
 def test_nothing_goes_into_a_pipe_that_is_not_there() -> None:
-    guest, _ = together()
+    guest, _ = connected()
     part(guest)
     guest.send(b"x")
     assert guest.take() == b""
@@ -416,22 +416,22 @@ def test_nothing_goes_into_a_pipe_that_is_not_there() -> None:
 
 
 def test_a_guest_that_comes_back_gets_no_new_time_before_it_has_heard_the_host() -> None:
-    guest, host = together()
+    guest, host = connected()
     part(guest, host)
     guest.attach(8.0)
     host.attach(8.0)
     host.receive(guest.take(), 8.0)
-    assert host.phase is Phase.TOGETHER
-    assert host.over_at == TIMING.grace  # since they were together: the host's hello may never arrive
+    assert host.phase is Phase.CONNECTED
+    assert host.ends_at == TIMING.grace  # since they were together: the host's hello may never arrive
     assert host.tick(8.0 + TIMING.dead) is Due.PIPE_DEAD
     host.detach()
-    assert host.tick(8.0 + TIMING.dead) is Due.OVER
-    assert guest.over_at == TIMING.grace + TIMING.silence
+    assert host.tick(8.0 + TIMING.dead) is Due.ENDED
+    assert guest.ends_at == TIMING.grace + TIMING.silence
 
 
 def test_a_guest_that_has_heard_the_host_again_has_all_its_time() -> None:
-    guest, host = together()
+    guest, host = connected()
     part(guest, host)
     join(guest, host, 8.0)
-    assert host.over_at == 8.0 + TIMING.grace
-    assert guest.over_at == 8.0 + TIMING.grace + TIMING.silence
+    assert host.ends_at == 8.0 + TIMING.grace
+    assert guest.ends_at == 8.0 + TIMING.grace + TIMING.silence

@@ -42,7 +42,7 @@ class Link(RuleBasedStateMachine):
 
     @property
     def alive(self) -> bool:
-        return all(end.session.phase is not Phase.OVER for end in self.ends)
+        return all(end.session.phase is not Phase.ENDED for end in self.ends)
 
     def other(self, which: int) -> End:
         return self.ends[1 - which]
@@ -139,7 +139,7 @@ class Link(RuleBasedStateMachine):
         """What has not arrived is still kept by its sender."""
         for which, end in enumerate(self.ends):
             other = self.other(which)
-            if end.session.phase is not Phase.OVER:
+            if end.session.phase is not Phase.ENDED:
                 assert len(end.sent) - len(other.received) <= end.session.kept[0]
 
     @invariant()
@@ -153,9 +153,9 @@ class Link(RuleBasedStateMachine):
     def the_host_lets_go_when_programs_have_heard_of_it(self) -> None:
         """It may hear the guest while that takes a deaf pipe for alive, and what was under way for long."""
         guest, host = (end.session for end in self.ends)
-        if guest.phase is Phase.OVER and guest.farewell is None and host.established:
-            over_at = host.over_at
-            assert host.phase is Phase.OVER or (over_at is not None and over_at <= self.now + TIMING.dead + self.late)
+        if guest.phase is Phase.ENDED and guest.farewell is None and host.established:
+            ends_at = host.ends_at
+            assert host.phase is Phase.ENDED or (ends_at is not None and ends_at <= self.now + TIMING.dead + self.late)
 
 
 Link.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

@@ -40,7 +40,7 @@ def cuts(data: bytes) -> Iterator[list[bytes]]:
         yield [data[at : at + 1] for at in range(len(data))]
 
 
-def together() -> Session:
+def connected() -> Session:
     """A host's session that has sent two messages and received one."""
     guest, host = (Session(role, IDENTITY, 0.0) for role in (Role.GUEST, Role.HOST))
     for end in (guest, host):
@@ -77,7 +77,7 @@ def test_a_session_hears_the_same(sent: list[tuple[int, int, int, int, bytes]]) 
     messages = [raw(*frame) for frame in sent]
 
     def heard(stream: list[list[bytes]]) -> object:
-        session = together()
+        session = connected()
         delivered: list[bytes] = []
         try:
             for message in stream:
@@ -114,7 +114,7 @@ def test_a_reader_that_holds_something_takes_no_short_way(frame: tuple[int, int,
 
 def test_a_message_that_is_sent_now_is_what_would_be_taken() -> None:
     """And nothing is sent now while something waits that must go before it."""
-    now, later = together(), together()
+    now, later = connected(), connected()
     later.send(b"fifth")
     assert now.send_now(b"fifth") == later.take()
     assert now.kept == later.kept
@@ -128,7 +128,7 @@ def test_a_message_that_is_sent_now_is_what_would_be_taken() -> None:
 
 
 def test_nothing_is_sent_now_without_a_pipe_or_before_a_greeting_or_behind_an_answer() -> None:
-    session = together()
+    session = connected()
     session.receive(encode(Kind.PING, 0, 2, bytes(8)), 1.0)
     assert session.send_now(b"behind a pong") == b""
     taken = session.take()
@@ -142,7 +142,7 @@ def test_nothing_is_sent_now_without_a_pipe_or_before_a_greeting_or_behind_an_an
 
 
 def test_an_acknowledgement_rides_on_what_is_sent_now() -> None:
-    session = together()
+    session = connected()
     session.receive(encode(Kind.DATA, 2, 4, b"two"), 1.0)
     assert session.ack_due is not None
     frame = session.send_now(b"fifth")
@@ -153,7 +153,7 @@ def test_an_acknowledgement_rides_on_what_is_sent_now() -> None:
 @pytest.mark.parametrize("acknowledged", [3, 4])
 def test_what_is_about_to_be_repeated_cannot_be_acknowledged_yet(acknowledged: int) -> None:
     """The other end says on a new pipe that it has not got it."""
-    session = together()
+    session = connected()
     session.detach()
     session.attach(1.0)
     hello = Session(Role.GUEST, IDENTITY, 0.0).hello

@@ -10,9 +10,9 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from cardferry.app.runtime.rlimits import keep_memory_private
 from cardferry.pcsc.errors import UserError
 from cardferry.pcsc.virtual_card import VirtualCard
+from cardferry.system.limits import keep_memory_private
 from cardferry.wiping import wipe_freed
 from cardferry.wire.errors import WireError
 from cardferry.wire.vpcd import CardSide, Control

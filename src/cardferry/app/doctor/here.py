@@ -12,11 +12,12 @@ from cardferry.app.commands.run import VARIABLE, export_line
 from cardferry.app.doctor.finding import Finding, note, ok, problem
 from cardferry.app.doctor.levels import release_of
 from cardferry.app.doctor.reading import look
-from cardferry.app.hosts.address import LOCAL_PCSCD, Host, label
-from cardferry.app.hosts.sources import check_pcscd
+from cardferry.app.hosts.address import HostAddress
+from cardferry.app.hosts.sources import LOCAL_PCSCD, check_pcscd
 from cardferry.app.runtime.status_socket import Running
-from cardferry.frontends.listening import MAX_SOCKET_PATH, listener
 from cardferry.pcsc.errors import UserError
+from cardferry.transports.listening import listener
+from cardferry.transports.sockets import PATH_LIMIT
 
 #: Where distributions keep the driver for USB readers (shell patterns).
 CCID_DRIVERS: Final = tuple(
@@ -62,15 +63,15 @@ def no_driver(probe: str, there: str) -> Finding:
     return note(probe, f"the driver for USB readers (CCID) is not installed{there}", "apt install libccid")
 
 
-def paths(folder: Path, host: Host) -> Iterator[Finding]:
+def paths(folder: Path, host: HostAddress) -> Iterator[Finding]:
     """Are our sockets' paths short enough?"""
-    for path in (folder / f"{label(host)}.sock", folder / _CONTROL):
+    for path in (folder / f"{host.label}.sock", folder / _CONTROL):
         size = len(os.fsencode(path))
-        if size > MAX_SOCKET_PATH:
+        if size > PATH_LIMIT:
             yield problem(
                 "sockets",
                 f"the folder {folder} is too long for sockets: a path would have {size} bytes, and "
-                f"{MAX_SOCKET_PATH} is the most",
+                f"{PATH_LIMIT} is the most",
                 "set XDG_RUNTIME_DIR to a folder with a shorter path",
             )
             return
@@ -126,8 +127,8 @@ async def environment(running: list[Running], environ: Mapping[str, str], level:
 def _unusable(wanted: str, attached: list[str]) -> Finding | None:
     """What is wrong with a value of the variable that can be seen without using it."""
     size = len(os.fsencode(wanted))
-    if size > MAX_SOCKET_PATH:
-        said = f"has {size} bytes, and the library cuts it after {MAX_SOCKET_PATH}"
+    if size > PATH_LIMIT:
+        said = f"has {size} bytes, and the library cuts it after {PATH_LIMIT}"
         hint = "choose a shorter path, as with cardferry attach --socket PATH"
     elif wanted.startswith("@"):
         said = f"names an abstract socket, {wanted}; the library wants a file"

@@ -15,6 +15,7 @@ from cardferry.app.commands.run import VARIABLE
 from cardferry.app.doctor.finding import Finding, note, ok, problem
 from cardferry.app.doctor.here import serving
 from cardferry.app.runtime.status_socket import Running
+from cardferry.system.processes import environments
 
 _USERS: Final = ("ssh", "gpg-agent", "opensc-tool", "pkcs11-tool", "ykman", "firefox", "su", "sudo", "login")
 #: The first pcsc-lite whose library asks for the variable with ``secure_getenv`` (``winscard_msg.c``).
@@ -107,21 +108,12 @@ def uses_own_driver(options: str) -> bool:
 
 def _agents(wanted: set[str]) -> Iterator[Finding]:
     """This user's gpg-agents that have another value of the variable than one of ``wanted``."""
-    mounts = Path("/proc/self/ns/mnt").readlink()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if process.stat().st_uid != os.getuid() or (process / "comm").read_text().strip() != "gpg-agent":
-                continue
-            if (process / "ns/mnt").readlink() != mounts:
-                continue  # of a container, which has its own paths
-            variables = (process / "environ").read_bytes().decode(errors="surrogateescape").split("\0")
-        except OSError:
-            continue
-        value = next((one.partition("=")[2] for one in variables if one.startswith(f"{VARIABLE}=")), "")
+    for pid, environ in environments("gpg-agent"):
+        value = environ.get(VARIABLE, "")
         if value not in wanted:
             had = f"{VARIABLE}={value}" if value else f"{VARIABLE} not set"
             yield problem(
                 "gnupg",
-                f"gpg-agent (process {process.name}) was started with {had}, and keeps that",
+                f"gpg-agent (process {pid}) was started with {had}, and keeps that",
                 "gpgconf --kill gpg-agent, then use gpg from a shell that has the variable",
             )

@@ -13,7 +13,7 @@ from cardferry.app.doctor.levels import Pair, pair, release_of
 from cardferry.pcsc.constants import CardState
 from cardferry.pcsc.errors import PcscError
 from cardferry.pcsc.reader_state import ReaderState
-from cardferry.readers.pcscd import NoPcscdError, unix_dial
+from cardferry.readers.pcscd import NoPcscdError, unix_connector
 from cardferry.readers.pcscd.connection import Connection
 from cardferry.wire.pcsclite.messages import GetReadersState, StatesReply, Version, VersionReply
 
@@ -37,7 +37,7 @@ async def look(
     """
     try:
         async with asyncio.timeout(_PATIENCE):
-            with closing(await Connection.open(unix_dial(str(path)))) as connection:
+            with closing(await Connection.open(unix_connector(str(path)))) as connection:
                 level = connection.minor
                 states = cast(StatesReply, await connection.post(GetReadersState())).readers
     except (NoPcscdError, PcscError) as error:
@@ -89,7 +89,7 @@ async def _accepts(path: Path, library: int) -> bool:
     with closing(Connection(library)) as connection:
         try:
             async with asyncio.timeout(_PATIENCE):
-                await unix_dial(str(path))(lambda: connection)
+                await unix_connector(str(path))(lambda: connection)
                 reply = cast(VersionReply, await connection.post(Version(minor=library)))
         except (OSError, PcscError):
             return False

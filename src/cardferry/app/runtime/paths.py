@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import socket
@@ -13,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from cardferry.system.locks import lock, lock_at_once
 from cardferry.transports.folders import check_trusted, locked
 from cardferry.transports.sockets import FolderUnsafeError
 
@@ -85,7 +85,7 @@ def scratch(runtime: Path) -> Iterator[Path]:
             for left in runtime.glob(_SCRATCH + "*"):
                 _remove_unlocked(left)
             folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=runtime))
-            fcntl.flock(held.enter_context(_opened(folder)), fcntl.LOCK_EX)
+            lock(held.enter_context(_opened(folder)))
         try:
             yield folder
         finally:
@@ -103,25 +103,10 @@ def _opened(folder: Path) -> Iterator[int]:
 
 def _remove_unlocked(folder: Path) -> None:
     with suppress(OSError), _opened(folder) as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_at_once(handle)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def this_computer() -> str:
     """This computer's short name, as it appears in paths on other computers."""
     return socket.gethostname().partition(".")[0] or "cardferry"
-
-
-def folder_permissions(folder: Path, option: str = "--socket") -> str:
-    """The folder's permissions as ``ls -l`` writes them; raises `FolderUnsafeError` when there is none.
-
-    Args:
-        option: the one that chooses another path, for the hint.
-    """
-    try:
-        return stat.filemode(folder.stat().st_mode)
-    except OSError as error:
-        raise FolderUnsafeError(
-            f"the folder {folder} cannot be used: {error.strerror}",
-            f"make it, or choose another path with {option} PATH",
-        ) from None

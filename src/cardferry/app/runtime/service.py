@@ -1,19 +1,16 @@
-"""The near half of every composition: readers of a source, arbitrated, for the applications of some sockets."""
+"""How a resource manager is served: with what is noted and offered of it, for the applications of some sockets."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cardferry.app.runtime.logging import TRAFFIC
-from cardferry.app.runtime.paths import folder_permissions
-from cardferry.frontends.listening import ListeningSocket
 from cardferry.frontends.pcsclite import PcscliteFrontend
-from cardferry.manager import LocalManager, Settings
+from cardferry.manager import Settings
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import MAX_READERNAME
@@ -21,24 +18,11 @@ from cardferry.pcsc.interface import ResourceManager
 from cardferry.policy.offered import Offered, rank
 from cardferry.policy.record_file import RecordFile
 from cardferry.policy.recorded import CallRecord, Recorded
-from cardferry.readers.base import ReaderSource
-from cardferry.transports.sockets import checked_path, checked_reach
+from cardferry.transports.listening import ListeningSocket
+from cardferry.transports.sockets import Access
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS
 
 log = logging.getLogger("cardferry.traffic")
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Who may connect to a socket of ours.
-
-    Attributes:
-        mode: the socket's access rights.
-        group: group that gets it, None leaves the user's own.
-    """
-
-    mode: int = 0o600
-    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,29 +52,16 @@ class Service:
         return [reader for _, reader in sorted(chosen, key=lambda one: one[0])]
 
 
-def public_path(path: Path, access: Access, option: str = "--socket") -> Path:
-    """The absolute path of a socket for others; raises `UserError` when those let in could not reach it.
+def offering(manager: ResourceManager, service: Service) -> ResourceManager:
+    """The manager as others are to see it: what is noted about its use, and what is offered of it.
 
-    Args:
-        option: the one that chooses another path, for hints.
+    All that stands between a manager and those who use it is put there by this function, once for each manager:
+    whoever serves it in several ways, such as to programs and over links, gives all of them what this returns.
     """
-    absolute = Path(checked_path(os.path.abspath(path), option))  # noqa: PTH100 - a symbolic link stays
-    checked_reach(str(absolute), folder_permissions(absolute.parent, option), access.mode, access.group, option)
-    return absolute
-
-
-def recorded(manager: ResourceManager, service: Service) -> ResourceManager:
-    """The manager with what shall be noted about its use."""
     if log.isEnabledFor(TRAFFIC):
         manager = Recorded(manager, _note)
     if service.record is not None:
         manager = Recorded(manager, RecordFile(service.record).write)
-    return manager
-
-
-def offering(manager: ResourceManager, service: Service) -> ResourceManager:
-    """The manager as others are to see it: what is offered of it, and with what is noted about its use."""
-    manager = recorded(manager, service)
     return Offered(manager, service.readers) if service.readers else manager
 
 
@@ -101,9 +72,9 @@ async def fronts(
     """Let applications use a manager for the block.
 
     Args:
+        manager: as `offering` gives it.
         sockets: where, and who all callers are there, where the kernel cannot tell.
     """
-    manager = offering(manager, service)
     async with AsyncExitStack() as stack:
         for listening, caller in sockets:
             front = PcscliteFrontend(
@@ -111,15 +82,6 @@ async def fronts(
             )
             await stack.enter_async_context(front)
         yield
-
-
-@asynccontextmanager
-async def serving(
-    source: ReaderSource, sockets: Sequence[tuple[ListeningSocket, Caller | None]], service: Service
-) -> AsyncIterator[LocalManager]:
-    """Serve the readers of ``source`` for the block, see `fronts`; yields their manager."""
-    async with LocalManager([source], service.settings) as manager, fronts(manager, sockets, service):
-        yield manager
 
 
 def _note(record: CallRecord) -> None:

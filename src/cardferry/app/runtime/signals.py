@@ -14,8 +14,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
-from cardferry.app.runtime import rlimits as limits
 from cardferry.pcsc.errors import UserError
+from cardferry.system.limits import keep_memory_private
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def run(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result | None:
     Raises:
         UserError: from ``main``, taken out of the exception groups that task groups make.
     """
-    limits.keep_memory_private()
+    keep_memory_private()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             return runner.run(_stoppable(main()))

@@ -20,11 +20,11 @@ from typing import Final
 import msgspec
 
 from cardferry.app.runtime import ascii_json
-from cardferry.frontends.listening import ListeningSocket, listener
 from cardferry.link import GuestStatus
 from cardferry.link.host_session import HostSessionStatus
 from cardferry.manager.status import SlotStatus
 from cardferry.transports.folders import locked
+from cardferry.transports.listening import ListeningSocket, listener
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,9 @@ answer to the stop goes out for each registration. A client of level 4:6 asks fo
 would take an event before them for their size: the event is held back until they are out, or until the client asks for
 something else, and thus not for states.
 
+However much a program sends in one piece, a little of it is dealt with in one pass of the event loop: so a program that
+floods its socket does not keep the others waiting.
+
 Where bugs stop. A call is a `Reply`: what goes wrong behind it is ``F_INTERNAL_ERROR`` for the program that asked. What
 goes wrong here is logged, too, and closes this connection, and nothing else.
 """
@@ -18,31 +21,33 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
+from typing import Protocol as Interface
 
-from cardferry.frontends.pcsclite.payload import turned_attribute
+from cardferry.frontends.pcsclite.payload import ControlCodes, turned_attribute
 from cardferry.pcsc.apdu import ApduError, CommandApdu
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 from cardferry.pcsc.constants import MAX_APDU_SIZE, Disposition, Protocol, Scope, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Card, Context
+from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState
-from cardferry.pcsc.reply import Reply, in_task, replying
+from cardferry.pcsc.reply import Reply, answered, failed, in_task
 from cardferry.wiping import Receiver, wipe_soon
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
 from cardferry.wire.pcsclite.layout import NATIVE
 from cardferry.wire.pcsclite.server import ServerCodec
 
-if TYPE_CHECKING:
-    from cardferry.frontends.pcsclite.frontend import PcscliteFrontend
-
 log = logging.getLogger(__name__)
 
 #: Requests that may be queued behind a slow one before we stop reading from the socket.
 _MAX_QUEUED = 16
+#: Requests that are begun or answered in one pass of the event loop, of one program.
+_MOST_AT_ONCE = 16
+#: Bytes that are read at once, unless a command that is longer has begun.
+_READ_SIZE = 4096
 #: From this level on, 4:6, the states are asked for after the wait.
 _ASKS_AFTER_WAIT = 6
 #: What a client may ask between a wait and its states, or instead of them.
@@ -58,10 +63,61 @@ _AFTER_WAIT = (
 _SHORTEST_RESPONSE = 2
 
 
+_DISPOSITIONS = {int(disposition): disposition for disposition in Disposition}
+
 #: Who calls, as long as nobody has looked.
 NOBODY = Caller(Principal(PrincipalKind.LOCAL_USER, ""))
 
 R = TypeVar("R", bound=m.Request)
+
+
+class Front(Interface):
+    """What a connection asks of who has accepted it, and what all connections share: `PcscliteFrontend`."""
+
+    manager: ResourceManager
+    patience: float
+    slots: int
+    name_size: int
+    connections: set[Connection]
+    #: Connections that wait for a change.
+    registered: set[Connection]
+    #: Contexts by number, for cancel, which comes on another connection.
+    contexts: dict[int, Connection]
+    #: Numbers of all card handles: libpcsclite looks them up over all contexts of a process.
+    cards: set[int]
+    #: What control codes mean, for applications of the other byte order.
+    control_codes: ControlCodes
+
+    @property
+    def full(self) -> bool:
+        """Whether there are more connections than allowed."""
+
+    @property
+    def overrun(self) -> bool:
+        """Whether there are so many more that there is nothing left to tell them so with."""
+
+    @property
+    def most_readers(self) -> int:
+        """How many readers there have been at the same time."""
+
+    @property
+    def changes(self) -> int:
+        """Counts the changes that programs wait for."""
+
+    def identify(self, transport: asyncio.Transport) -> Caller:
+        """Who is at the other end of a connection."""
+
+    def start(self, connection: Connection, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run what a connection must wait for, in a task that the front owns."""
+
+    def lost(self, connection: Connection) -> None:
+        """A connection is closed and has freed what it had."""
+
+    def reader_called(self, name: str, size: int) -> str:
+        """The reader that a program means which has ``size`` bytes for a name."""
+
+    def new_number(self, taken: Container[int]) -> int:
+        """A handle that nobody has and nobody can guess."""
 
 
 def _in_task(
@@ -92,6 +148,7 @@ class Connection(Receiver):
         "_context",
         "_context_number",
         "_front",
+        "_going_on",
         "_paused",
         "_reading",
         "_requests",
@@ -102,9 +159,9 @@ class Connection(Receiver):
         "registered",
     )
 
-    def __init__(self, front: PcscliteFrontend) -> None:
+    def __init__(self, front: Front) -> None:
         self.caller = NOBODY
-        #: The number of changes (`PcscliteFrontend.changes`) when the program began to wait, None while it does not.
+        #: The number of changes (`Front.changes`) when the program began to wait, None while it does not.
         self.registered: int | None = None
         self._front = front
         self._codec: ServerCodec
@@ -113,6 +170,8 @@ class Connection(Receiver):
         #: A call is under way.
         self._busy = False
         self._paused = False
+        #: What is left of the requests has its turn in the next pass of the event loop.
+        self._going_on = False
         self._reading = True
         self._context: Context | None = None
         self._context_number = 0
@@ -142,6 +201,10 @@ class Connection(Receiver):
             self.close()
             return
         self.caller = self._front.identify(cast("asyncio.Transport", self._transport))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read to, at the event loop's next look at the socket."""
+        return super().get_buffer(sizehint)[: max(_READ_SIZE, self._codec.missing)]
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: whole requests among them are answered or queued. Garbage ends the connection."""
@@ -207,11 +270,11 @@ class Connection(Receiver):
         transport = self._transport
         if transport is None:
             return
-        crowded = self._paused or len(self._requests) > _MAX_QUEUED
-        if crowded and self._reading:
+        full = self._paused or len(self._requests) > _MAX_QUEUED
+        if full and self._reading:
             self._reading = False
             transport.pause_reading()
-        elif not crowded and not self._reading:
+        elif not full and not self._reading:
             self._reading = True
             transport.resume_reading()
 
@@ -219,7 +282,13 @@ class Connection(Receiver):
 
     def _advance(self) -> None:
         requests = self._requests
-        while requests and not self._busy and not self._paused:
+        left = _MOST_AT_ONCE
+        while requests and not self._busy and not self._paused and not self._going_on:
+            if not left:
+                self._going_on = True
+                asyncio.get_running_loop().call_soon(self.guarded, self._go_on)
+                break
+            left -= 1
             request = requests.popleft()
             if self._array_due and not isinstance(request, _AFTER_WAIT):
                 self._write(self._hold_back_no_more())
@@ -227,7 +296,10 @@ class Connection(Receiver):
             if answer is not None:
                 self._write(answer(self, request))
                 continue
-            reply = self._CALLS[type(request)](self, request)
+            try:
+                reply = self._CALLS[type(request)](self, request)
+            except PcscError as error:
+                reply = failed(error)
             if reply.done():
                 self._write(self._answer(request, reply))
             else:
@@ -235,20 +307,32 @@ class Connection(Receiver):
                 reply.then(partial(self._answered, request))
         self._throttle()
 
-    def _answered(self, request: m.Request, reply: Reply[bytes]) -> None:
-        self.guarded(partial(self._go_on, request, reply))
+    def _go_on(self) -> None:
+        self._going_on = False
+        self._advance()
 
-    def _go_on(self, request: m.Request, reply: Reply[bytes]) -> None:
-        self._busy = False
-        wipe_soon()  # the request may hold a PIN, and is done with now
-        self._write(self._answer(request, reply))
-        if self._requests:
-            self._advance()
+    def _answered(self, request: m.Request, reply: Reply[Any]) -> None:
+        try:
+            self._busy = False
+            wipe_soon()  # the request may hold a PIN, and is done with now
+            self._write(self._answer(request, reply))
+            if self._requests:
+                self._advance()
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind its connection, which is closed", self.caller)
+            self.close()
 
-    def _answer(self, request: m.Request, reply: Reply[bytes]) -> bytes:
+    def _answer(self, request: m.Request, reply: Reply[Any]) -> bytes:
         error = reply.error
         if error is None:
-            return reply.result()
+            value = reply.result()
+            match request:
+                case m.Transmit():
+                    return self._codec.transmitted(request, value)
+                case m.BeginTransaction() | m.EndTransaction():
+                    return self._codec.acknowledged(request)
+                case _:
+                    return cast("bytes", value)
         log.debug("%s: %s: %s", self.caller, type(request).__name__, error)
         return self._failed(request, error.code if isinstance(error, PcscError) else ReturnCode.E_CANCELLED)
 
@@ -435,23 +519,17 @@ class Connection(Receiver):
         await card.disconnect(disposition)
         return self._codec.acknowledged(request)
 
-    @replying
-    async def _begin(self, request: m.BeginTransaction) -> bytes:
-        await self._card(request.card).begin()
-        return self._codec.acknowledged(request)
+    def _begin(self, request: m.BeginTransaction) -> Reply[None]:
+        return self._card(request.card).begin()
 
-    @replying
-    async def _end(self, request: m.EndTransaction) -> bytes:
-        await self._card(request.card).end(_disposition(request.disposition))
-        return self._codec.acknowledged(request)
+    def _end(self, request: m.EndTransaction) -> Reply[None]:
+        return self._card(request.card).end(_disposition(request.disposition))
 
-    @replying
-    async def _transmit(self, request: m.Transmit) -> bytes:
+    def _transmit(self, request: m.Transmit) -> Reply[bytes]:
         if request.receive_length < _SHORTEST_RESPONSE:
             # Not executed: a PIN try must not be burnt for an answer that nobody can read.
-            return self._codec.transmitted(request, bytes(_most_needed(request.apdu)), ReturnCode.E_INSUFFICIENT_BUFFER)
-        response = await self._card(request.card).transmit(request.apdu, request.protocol)
-        return self._codec.transmitted(request, response)
+            return answered(bytes(_most_needed(request.apdu)))
+        return self._card(request.card).transmit(request.apdu, request.protocol)
 
     @_in_task
     async def _control(self, request: m.Control) -> bytes:
@@ -497,7 +575,7 @@ class Connection(Receiver):
         m.Cancel: _cancel,
     }
 
-    _CALLS: ClassVar[dict[type, Callable[[Connection, Any], Reply[bytes]]]] = {
+    _CALLS: ClassVar[dict[type, Callable[[Connection, Any], Reply[Any]]]] = {
         m.EstablishContext: _establish,
         m.ReleaseContext: _release,
         m.Connect: _connect,
@@ -529,7 +607,7 @@ def _share_mode(number: int) -> ShareMode:
 
 
 def _disposition(number: int) -> Disposition:
-    try:
-        return Disposition(number)
-    except ValueError:
-        raise PcscError(ReturnCode.E_INVALID_VALUE, f"disposition {number}") from None
+    disposition = _DISPOSITIONS.get(number)
+    if disposition is None:
+        raise PcscError(ReturnCode.E_INVALID_VALUE, f"disposition {number}")
+    return disposition

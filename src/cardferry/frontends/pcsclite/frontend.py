@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Self
 
 from cardferry.frontends.descriptors import TURNED_AWAY, possible_connections
-from cardferry.frontends.listening import BACKLOG, ListeningSocket, peer_credentials, process_name, user_name
 from cardferry.frontends.pcsclite.connection import Connection
 from cardferry.frontends.pcsclite.payload import ControlCodes
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
@@ -19,6 +18,8 @@ from cardferry.pcsc.constants import MAX_HANDLE, MAX_READERNAME
 from cardferry.pcsc.interface import ResourceManager
 from cardferry.pcsc.reader_name import encode_reader_name
 from cardferry.pcsc.reader_state import Snapshot
+from cardferry.system.peers import peer_credentials, process_name, user_name
+from cardferry.transports.listening import BACKLOG, ListeningSocket
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS, encode_name
 
 log = logging.getLogger(__name__)
@@ -68,13 +69,9 @@ class PcscliteFrontend:
         self.slots = slots
         self.name_size = name_size
         self.connections: set[Connection] = set()
-        #: Connections that wait for a change.
         self.registered: set[Connection] = set()
-        #: Contexts by number, for cancel, which comes on another connection.
         self.contexts: dict[int, Connection] = {}
-        #: Numbers of all card handles: libpcsclite looks them up over all contexts of a process.
         self.cards: set[int] = set()
-        #: What control codes mean, for applications of the other byte order.
         self.control_codes = ControlCodes()
         self._listening = listening
         self._caller = caller

@@ -1,6 +1,6 @@
 """One connection to a pcscd: requests out, replies to whoever asked, in order.
 
-`Connection.open` dials and agrees on a protocol level. After that every `post` is one write, however many requests it
+`Connection.open` agrees on a protocol level. After that every `post` is one write, however many requests it
 carries; each reply ends that of the oldest request. Source: ``winscard_clnt.c`` of pcsc-lite.
 
 Events and the end are handed to functions, in the loop's callbacks. What those raise is logged and goes no further, as
@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 from cardferry.pcsc.constants import Scope
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import Reply, failed, within
-from cardferry.readers.pcscd.dial import Dial
+from cardferry.readers.pcscd.connector import Connector
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite.client import ClientCodec, next_version
@@ -67,8 +67,8 @@ class Connection(asyncio.Protocol):
         self._replies: deque[Pending] = deque()
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
-        self._room: asyncio.Future[None] | None = None
-        #: Requests that wait for company until the end of this pass of the event loop.
+        self._drained: asyncio.Future[None] | None = None
+        #: Requests that are written together at the end of this pass of the event loop.
         self._held = b""
         self._answered = False
         #: While the size of reader names is asked for, all that comes belongs to it.
@@ -80,11 +80,11 @@ class Connection(asyncio.Protocol):
         self.closed = False
 
     @classmethod
-    async def open(cls, dial: Dial, minor: int | None = None) -> Connection:
-        """Dial and negotiate.
+    async def open(cls, connector: Connector, minor: int | None = None) -> Connection:
+        """Connect and negotiate.
 
         Args:
-            dial: opens the byte pipe.
+            connector: opens the byte pipe.
             minor: the level that this pcscd is known to speak; None tries 4:6 first.
 
         Raises:
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
         """
         connection = cls(NEWEST_MINOR if minor is None else minor)
         try:
-            await dial(lambda: connection)
+            await connector(lambda: connection)
             await within(connection._agree(), connection._loop.time() + HANDSHAKE_TIMEOUT)
         except TimeoutError as error:
             connection.close()
@@ -203,16 +203,16 @@ class Connection(asyncio.Protocol):
         return replies
 
     @property
-    def crowded(self) -> bool:
-        """Whether `room` would wait."""
+    def full(self) -> bool:
+        """Whether `drain` would wait."""
         return len(self._replies) >= _MANY
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Wait while many replies are outstanding: callers that were cancelled leave theirs behind."""
-        while self.crowded:
-            if self._room is None:
-                self._room = self._loop.create_future()
-            await asyncio.shield(self._room)
+        while self.full:
+            if self._drained is None:
+                self._drained = self._loop.create_future()
+            await asyncio.shield(self._drained)
 
     def close(self) -> None:
         """Close, and fail what is pending. `on_lost` is not called."""
@@ -269,9 +269,9 @@ class Connection(asyncio.Protocol):
             reply = replies.popleft()
             if not reply.done():
                 reply.resolve(message)
-        if self._room is not None and not self.crowded:
-            self._room.set_result(None)
-            self._room = None
+        if self._drained is not None and not self.full:
+            self._drained.set_result(None)
+            self._drained = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The pipe is closed."""
@@ -295,9 +295,9 @@ class Connection(asyncio.Protocol):
         self.on_event = self.on_lost = None
         replies = tuple(self._replies)
         self._replies.clear()
-        if self._room is not None:
-            self._room.set_result(None)
-            self._room = None
+        if self._drained is not None:
+            self._drained.set_result(None)
+            self._drained = None
         if replies:
             # Later, as who waits goes on at once, and whoever closes has not put everything in order yet.
             self._loop.call_soon(self._fail_all, replies)

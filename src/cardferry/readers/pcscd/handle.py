@@ -186,24 +186,21 @@ class CardHandle:
             return Lock.HELD
         return Lock.ASKED if begins else Lock.FREE
 
-    async def ask_lock(self, behind: Request | None = None) -> Pending | None:
-        """Ask for pcscd's lock without waiting; returns the reply to ``behind``, sent in the same write.
+    def post_soon(self, request: Request) -> Pending:
+        """Send a request that is not about the handle, along with the next one."""
+        return self._connection.post_soon(request)[0]
 
-        (It waits when pcscd has left many requests unanswered.)
-        """
-        if self._connection.crowded:
-            await self._connection.room()
-        if self.closed:
-            return None
-        requests = [BeginTransaction(self._card), *([] if behind is None else [behind])]
-        begin, *others = self._connection.post_soon(*requests)
-        self._begins.append(begin)
-        return others[0] if others else None
+    async def ask_lock(self) -> None:
+        """Ask for pcscd's lock without waiting. (It waits when pcscd has left many requests unanswered.)"""
+        if self._connection.full:
+            await self._connection.drain()
+        if not self.closed:
+            self._begins += self._connection.post_soon(BeginTransaction(self._card))
 
     async def take_lock(self, sleep: Callable[[float], Awaitable[object]]) -> int:
         """Wait until the lock is ours, or until it cannot be. Returns pcscd's answer, 0 when it is ours."""
         while True:
-            await self._connection.room()
+            await self._connection.drain()
             if self.closed:
                 return ReturnCode.W_RESET_CARD
             asked = self._loop.time()
@@ -222,7 +219,7 @@ class CardHandle:
 
     async def exclude(self) -> bool:
         """Make the handle exclusive, if nobody else is connected or has the lock; whether it is."""
-        await self._connection.room()
+        await self._connection.drain()
         if self.closed:
             return False
         reconnect = self._connection.post(self._reconnect(ShareMode.EXCLUSIVE, Protocol.ANY))
@@ -280,8 +277,8 @@ class CardHandle:
         Raises:
             PcscError: the connection was lost.
         """
-        if self._connection.crowded:
-            await self._connection.room()
+        if self._connection.full:
+            await self._connection.drain()
         if self.closed:
             return Outcome.ANSWERED, Acknowledged(ReturnCode.W_RESET_CARD)
         if self.lock is not Lock.ASKED:
@@ -342,7 +339,7 @@ class CardHandle:
 
     def ask_status(self, told: Callable[[int], None]) -> None:
         """Ask what pcscd says about this handle, without waiting: ``told`` gets the return value. Changes nothing."""
-        if not self.closed and not self._connection.crowded:
+        if not self.closed and not self._connection.full:
             self._connection.post(Status(self._card)).then(lambda status: told(_rv(status)))
 
     def closing(self) -> Disconnect | None:
@@ -371,7 +368,7 @@ class CardHandle:
 
 
 def in_force(protocol: int) -> Protocol:
-    """The protocol that pcscd names; bits that no protocol has are nobody's business above."""
+    """The protocol that pcscd names, without bits that no protocol has."""
     return Protocol(protocol & (Protocol.ANY | Protocol.RAW | Protocol.T15))
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.readers.base import ReaderObserver
-from cardferry.readers.pcscd.dial import Dial
+from cardferry.readers.pcscd.connector import Connector
 from cardferry.readers.pcscd.reader import PcscdReader
 from cardferry.readers.pcscd.table import Change, by_name, changes, merge
 
@@ -21,12 +21,12 @@ class Inventory:
 
     Args:
         observer: whom to tell.
-        dial: for the readers' own connections.
+        connector: for the readers' own connections.
     """
 
-    def __init__(self, observer: ReaderObserver, dial: Dial) -> None:
+    def __init__(self, observer: ReaderObserver, connector: Connector) -> None:
         self._observer = observer
-        self._dial = dial
+        self._connector = connector
         self._readers: dict[str, PcscdReader] = {}
         self._known: dict[str, ReaderState] = {}
         self._cut: dict[str, asyncio.TimerHandle] = {}
@@ -67,7 +67,7 @@ class Inventory:
     def _report(self, change: Change, record: ReaderState) -> None:
         observer = self._observer
         if change is Change.READER_ADDED:
-            reader = PcscdReader(record.name, self._dial, self._minor, self._replace)
+            reader = PcscdReader(record.name, self._connector, self._minor, self._replace, observer.outsiders)
             self._readers[record.name] = reader
             observer.reader_added(reader)
         elif change is Change.READER_REMOVED:

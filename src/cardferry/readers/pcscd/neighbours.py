@@ -9,6 +9,9 @@ serves many guests one after the other would shut out the programs on the host i
   looks every 100 ms (``winscard.c``). For them, after 8 s of continuous use it is left alone for 105 ms. And before the
   lock is kept for good, for an exclusive handle: who waits for it by then would wait for ever.
 
+They also reset the card, which pcscd tells with the answer to our next call. Programs above can act on that if it is
+the answer to a BEGIN, and to no other call. So that answer is waited for whenever a reset is possible: unless `sure`.
+
 No method waits or reads a clock; times are the caller's, in s.
 """
 
@@ -38,6 +41,10 @@ MEMORY: Final = 1.0
 #: A table older than this should be looked at again while the card is in use, in s. pcscd reports that programs came
 #: or went with its driver's next event, which can take minutes; the table itself is always up to date.
 FRESH: Final = 1.0
+#: How long a word of pcscd about our handle counts, in s: who comes, resets the card and leaves takes longer.
+RECENT: Final = 0.25
+#: How long others are expected to reset the card again who were in our way, or have reset it, in s.
+WARY: Final = 60.0
 
 #: Timers may be early by so much, in s; a pause that they end is a whole one all the same.
 _EARLY: Final = 0.001
@@ -47,29 +54,47 @@ _NEVER: Final = float("-inf")
 class Neighbours:
     """Keeps the account for one reader."""
 
-    __slots__ = ("_bursts", "_crowded", "_looked_at", "_released_at", "_seen_at")
+    __slots__ = ("_bursts", "_heard_at", "_left", "_looked_at", "_others", "_released_at", "_seen_at")
 
     def __init__(self) -> None:
-        self._crowded = False
+        self._others = False
         self._looked_at = _NEVER
         self._seen_at = _NEVER
         self._released_at = _NEVER
+        self._heard_at = _NEVER
+        #: Others were connected, and pcscd has said nothing about our handle since they have left.
+        self._left = False
         #: Since when the card is in use without a gap.
         self._bursts = {CONNECTED: _NEVER, CONNECTING: _NEVER}
 
     def table(self, sharing: int, ours: int, now: float) -> None:
         """pcscd's table says how many handles there are, ``ours`` of them being ours."""
-        self._crowded = sharing > ours
+        others = sharing > ours
+        self._left = bool(ours) and not others and (self._left or self._others)
+        self._others = others
         self._looked_at = now
 
     def seen(self, now: float) -> None:
         """Others showed: their lock was in our way, or they have reset the card."""
-        self._crowded = True
+        self._others = True
         self._seen_at = now
 
     def alone(self, now: float) -> bool:
         """Whether, as far as we know, nobody else is connected to the reader."""
-        return not self._crowded and now - self._seen_at >= MEMORY
+        return not self._others and now - self._seen_at >= MEMORY
+
+    def heard(self, now: float) -> None:
+        """pcscd has answered a call with our handle: no reset is untold."""
+        self._heard_at = now
+        self._left = False
+
+    def about(self, now: float) -> bool:
+        """Whether there are others, or were a moment ago."""
+        return self._left or not self.alone(now) or now - self._seen_at < WARY
+
+    def sure(self, now: float) -> bool:
+        """Whether nobody can have reset the card of which pcscd has not told us."""
+        return now - self._heard_at < RECENT and not self.about(now)
 
     def stale(self, now: float) -> bool:
         """Whether the table should be looked at again."""

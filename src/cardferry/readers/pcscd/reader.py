@@ -9,7 +9,8 @@ What a caller sees of them:
   Outside one it is refused with ``E_SHARING_VIOLATION``, for the caller to claim the reader and repeat it;
 - they have reset the card: ``W_RESET_CARD``, once; the command was not executed;
 - they slipped in between two commands of a claim (see `Outcome.OUTSIDE`; rare): the card is reset and
-  ``W_RESET_CARD`` raised, so that the application starts its transaction anew. That command *was* executed.
+  ``W_RESET_CARD`` raised, so that the application starts its transaction anew. That command *was* executed:
+  `ExecutedError`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from cardferry.pcsc.constants import (
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import DONE, Reply, replying, within
+from cardferry.readers.base import ExecutedError
 from cardferry.readers.pcscd.connection import Connection, Pending
-from cardferry.readers.pcscd.dial import Dial
+from cardferry.readers.pcscd.connector import Connector
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.readers.pcscd.handle import RETRY, CardHandle, CardReply, CardRequest, Lock, Opening, Outcome, in_force
 from cardferry.readers.pcscd.neighbours import Neighbours
@@ -61,17 +63,27 @@ class PcscdReader:
 
     Args:
         name: the reader's name at pcscd.
-        dial: opens the byte pipe.
+        connector: opens the byte pipe.
         minor: the protocol level of this pcscd.
         on_lost: called when a handle was lost, with its connection or because pcscd has forgotten it, while pcscd
             itself may live on.
+        on_others: called with True when pcscd's other users turn out to use the reader, and with False when they do
+            not any more.
     """
 
-    def __init__(self, name: str, dial: Dial, minor: int, on_lost: Callable[[PcscdReader], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        connector: Connector,
+        minor: int,
+        on_lost: Callable[[PcscdReader], None],
+        on_others: Callable[[PcscdReader, bool], None] | None = None,
+    ) -> None:
         self._name = name
-        self._dial = dial
+        self._connector = connector
         self._minor = minor
         self._on_lost = on_lost
+        self._on_others = on_others
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
         self._context = 0
@@ -82,8 +94,10 @@ class PcscdReader:
         self._letting_go = False
         self._gone = False
         #: The card was reset, and whoever should have been told was cancelled before.
-        self._untold = False
+        self._reset_untold = False
         self._neighbours = Neighbours()
+        #: What `on_others` was told.
+        self._others = False
 
     @property
     def name(self) -> str:
@@ -94,7 +108,9 @@ class PcscdReader:
 
     def table(self, record: ReaderState) -> None:
         """The reader's record in pcscd's table, as it is now."""
-        self._neighbours.table(record.sharing, self._handles, self._loop.time())
+        now = self._loop.time()
+        self._neighbours.table(record.sharing, self._handles, now)
+        self._tell_of_others(now)
 
     def verify(self) -> None:
         """pcscd's table has changed: see whether our handle has outlived that.
@@ -113,7 +129,7 @@ class PcscdReader:
 
     def card_gone(self) -> None:
         """The card was removed: whoever held it above holds it no more."""
-        self._claimed = self._untold = False
+        self._claimed = self._reset_untold = False
         handle, opening = self._handle, self._opening
         if handle is not None and opening is not None and handle.exclusive:
             # Without a card pcscd makes no shared handle of an exclusive one. What a reader can do without one goes on.
@@ -150,7 +166,7 @@ class PcscdReader:
     async def disconnect(self, disposition: Disposition) -> None:
         """Close the handle, without waiting. pcscd powers the card off when nobody else has one."""
         handle, self._handle, self._opening = self._handle, None, None
-        self._claimed = self._untold = False
+        self._claimed = self._reset_untold = False
         if handle is not None:
             handle.close(disposition)
 
@@ -158,13 +174,14 @@ class PcscdReader:
     async def claim(self, *, alone: bool = False) -> bool:
         """Take pcscd's lock.
 
-        Alone on the reader we only ask for it; the next command brings the answer. With others we wait for it, after
-        the pause that we may owe them. A claim that follows a release at once goes on with the lock that we have.
+        When nobody can have reset the card we only ask for it; the next command brings the answer. Otherwise we wait
+        for it, with others after the pause that we may owe them. A claim that follows a release at once goes on with
+        the lock that we have.
 
         Raises:
             PcscError: the lock is not ours and not asked for; no `release` is needed.
         """
-        if self._untold:
+        if self._reset_untold:
             await self._tell()
         neighbours = self._neighbours
         now = self._loop.time()
@@ -191,8 +208,11 @@ class PcscdReader:
 
     async def _lock(self, handle: CardHandle) -> None:
         now = self._loop.time()
-        if self._neighbours.alone(now):
-            self._look(await handle.ask_lock(self._glance(now)))
+        glance = self._glance(now)
+        if glance is not None:
+            self._look(handle.post_soon(glance))
+        if self._neighbours.sure(now):
+            await handle.ask_lock()
         else:
             await self._take(handle)
 
@@ -254,7 +274,7 @@ class PcscdReader:
             PcscError: pcscd's or the card's error; ``E_SHARING_VIOLATION`` when the lock was not claimed and others
                 have it: the request was not executed.
         """
-        if self._untold:
+        if self._reset_untold:
             await self._tell()
         self._let_go()
         while True:
@@ -282,6 +302,8 @@ class PcscdReader:
         if outcome is Outcome.ANSWERED:
             if reply.rv:
                 await self._failed(_meaning(request, reply.rv))
+            if isinstance(request, Transmit):  # some others are carried out although a reset was not told
+                self._heard()
             return reply
         if outcome is Outcome.OUTSIDE:
             await self._start_over()
@@ -297,9 +319,9 @@ class PcscdReader:
         try:
             await self.reset(Disposition.RESET, protocols)
         except asyncio.CancelledError:
-            self._untold = True
+            self._reset_untold = True
             raise
-        raise PcscError(ReturnCode.W_RESET_CARD, "another program came in between")
+        raise ExecutedError("another program came in between")
 
     async def _tell(self) -> None:
         await self._failed(ReturnCode.W_RESET_CARD)
@@ -308,14 +330,15 @@ class PcscdReader:
         rv = await handle.take_lock(asyncio.sleep)
         if rv:
             await self._failed(rv)
+        self._heard()
 
     async def _failed(self, rv: int) -> None:
         """Raise what a return value of pcscd means. After a reset by others the handle is a fresh one, without lock."""
         if rv == ReturnCode.W_RESET_CARD:
-            self._neighbours.seen(self._loop.time())
-            self._untold = True
+            self._seen()
+            self._reset_untold = True
             await self._renew()
-            self._untold = False
+            self._reset_untold = False
         elif rv in _READER_GONE:
             self._replaced(rv)
             raise PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd says {rv:#010x}")
@@ -352,10 +375,10 @@ class PcscdReader:
         return await self._open(await self._connected(), opening)
 
     async def _open(self, connection: Connection, opening: Opening) -> CardHandle:
-        await connection.room()
+        await connection.drain()
         old, self._handle = self._handle, None
         if old is not None and old.closed:
-            self._untold = True  # it was closed because END told of a reset
+            self._reset_untold = True  # it was closed because END told of a reset
         closing = old.closing() if old is not None else None
         try:
             handle, states = await CardHandle.open(
@@ -368,6 +391,7 @@ class PcscdReader:
                 raise PcscError(ReturnCode.E_READER_UNAVAILABLE, str(error)) from error
             raise
         self._handle = handle
+        self._heard()
         self._look(states)
         return handle
 
@@ -377,7 +401,7 @@ class PcscdReader:
         if self._connection is not None:
             return self._connection
         try:
-            connection = await Connection.open(self._dial, self._minor)
+            connection = await Connection.open(self._connector, self._minor)
         except NoPcscdError as error:
             self._report(error)
             raise PcscError(ReturnCode.E_READER_UNAVAILABLE, f"pcscd {error}") from error
@@ -415,10 +439,25 @@ class PcscdReader:
 
     @property
     def _handles(self) -> int:
-        return int(self._handle is not None)
+        return int(self._opening is not None)  # also while it is opened or renewed: pcscd counts it then
 
     def _seen(self) -> None:
-        self._neighbours.seen(self._loop.time())
+        now = self._loop.time()
+        self._neighbours.seen(now)
+        self._tell_of_others(now)
+
+    def _heard(self) -> None:
+        now = self._loop.time()
+        self._neighbours.heard(now)
+        if self._others:
+            self._tell_of_others(now)
+
+    def _tell_of_others(self, now: float) -> None:
+        others = self._neighbours.about(now)
+        if others is not self._others:
+            self._others = others
+            if self._on_others is not None:
+                self._on_others(self, others)
 
     def _glance(self, now: float) -> GetReadersState | None:
         """A request for the table to send along, when it was not looked at for a while."""

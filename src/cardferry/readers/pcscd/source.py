@@ -13,8 +13,9 @@ from collections.abc import Callable
 from contextlib import aclosing, closing
 from typing import Final
 
+from cardferry.backoff import Backoff
 from cardferry.readers.base import ReaderObserver
-from cardferry.readers.pcscd.dial import Dial
+from cardferry.readers.pcscd.connector import Connector
 from cardferry.readers.pcscd.failure import NoPcscdError
 from cardferry.readers.pcscd.inventory import Inventory
 from cardferry.readers.pcscd.reader import PcscdReader
@@ -33,7 +34,7 @@ class PcscdSource:
     """The readers of one pcscd.
 
     Args:
-        dial: opens a byte pipe to pcscd's socket; called for each connection, also when another one just failed.
+        connector: opens a byte pipe to pcscd's socket; called for each connection, also when another one just failed.
         place: where that pcscd is, for people.
         on_state: called with True when pcscd can be used, and with False and why when it cannot (any more), each time
             that this has changed, and for each attempt that fails for another reason than the one before.
@@ -47,15 +48,15 @@ class PcscdSource:
 
     def __init__(
         self,
-        dial: Dial,
+        connector: Connector,
         place: str,
         on_state: Callable[[bool, NoPcscdError | None], None] | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._dial = dial
+        self._connector = connector
         self._place = place
         self._on_state = on_state
-        self._chance = chance
+        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, _JITTER, chance)
         self._inventory: Inventory | None = None
         self._wake = asyncio.Event()
         self.up = False
@@ -75,21 +76,19 @@ class PcscdSource:
         """Report readers and cards until cancelled."""
         if self._inventory is not None:
             raise RuntimeError("this source is running already")
-        inventory = self._inventory = Inventory(observer, self._dial)
+        inventory = self._inventory = Inventory(observer, self._connector)
         loop = asyncio.get_running_loop()
-        pause = 0.0
         try:
             while True:
                 self._wake.clear()
                 since = loop.time()
                 failure = await self._serve(inventory)
                 if self.up and loop.time() - since > LONGEST_PAUSE:
-                    pause = 0.0
+                    self._backoff.reset()
                 inventory.clear()
                 self._is_down(failure)
-                pause = min(pause * 2, LONGEST_PAUSE) or FIRST_PAUSE
-                if await self._sleep(pause):
-                    pause = 0.0
+                if await self._sleep(self._backoff.pause()):
+                    self._backoff.reset()
         finally:
             inventory.close()
             self._inventory = None
@@ -98,7 +97,7 @@ class PcscdSource:
     async def _serve(self, inventory: Inventory) -> NoPcscdError:
         """Follow a pcscd until it is gone; returns why."""
         try:
-            with closing(await Watch.open(self._dial)) as watch:
+            with closing(await Watch.open(self._connector)) as watch:
                 async with aclosing(watch.tables()) as tables:
                     async for table in tables:
                         self.minor = watch.minor
@@ -111,7 +110,7 @@ class PcscdSource:
     async def _sleep(self, pause: float) -> bool:
         """Wait, or be woken; returns whether woken."""
         try:
-            async with asyncio.timeout(pause * (1 + _JITTER * (2 * self._chance() - 1))):
+            async with asyncio.timeout(pause):
                 await self._wake.wait()
         except TimeoutError:
             return False

@@ -20,7 +20,7 @@ from typing import Final, cast
 from cardferry.pcsc.errors import PcscError
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.readers.pcscd.connection import Connection
-from cardferry.readers.pcscd.dial import Dial
+from cardferry.readers.pcscd.connector import Connector
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS, WAIT_ANSWERED
 from cardferry.wire.pcsclite.messages import (
@@ -41,8 +41,8 @@ Table = tuple[ReaderState, ...]
 class Watch:
     """Watches one pcscd; make it by `Watch.open`."""
 
-    def __init__(self, dial: Dial, events: Connection) -> None:
-        self._dial = dial
+    def __init__(self, connector: Connector, events: Connection) -> None:
+        self._connector = connector
         self._events = events
         self._query: Connection | None = None
         self._happened = asyncio.Event()
@@ -50,9 +50,9 @@ class Watch:
         events.on_lost = self._happened.set
 
     @classmethod
-    async def open(cls, dial: Dial) -> Watch:
-        """Dial. Raises `NoPcscdError`."""
-        return cls(dial, await Connection.open(dial))
+    async def open(cls, connector: Connector) -> Watch:
+        """Connect. Raises `NoPcscdError`."""
+        return cls(connector, await Connection.open(connector))
 
     @property
     def minor(self) -> int:
@@ -93,7 +93,7 @@ class Watch:
 
     async def _fetch(self) -> Table:
         if self._query is None:
-            self._query = await Connection.open(self._dial, self.minor)
+            self._query = await Connection.open(self._connector, self.minor)
         try:
             return await _fetch(self._query)
         except PcscError:
@@ -101,7 +101,7 @@ class Watch:
             # expected, and the connection cannot be used any more. A new one finds the new size.
             if self._events.failure is not None:
                 raise
-            self._query = await Connection.open(self._dial, self.minor)
+            self._query = await Connection.open(self._connector, self.minor)
             return await _fetch(self._query)
 
 

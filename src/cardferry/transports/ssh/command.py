@@ -7,14 +7,10 @@ only what would otherwise break the carrier (a terminal of its own, forwardings 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import re
 import shlex
 import shutil
-import signal
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,7 +44,6 @@ _NEWER_OPTIONS: Final = (
     ((9, 5), "ObscureKeystrokeTiming=no"),
 )
 _VERSION = re.compile(r"OpenSSH\D*?_(\d+)\.(\d+)")
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class SshCommandError(UserError):
@@ -158,18 +153,3 @@ def environment() -> dict[str, str]:
 def deaf_to_interrupts(arguments: list[str]) -> list[str]:
     """The same command, not ended by the terminal's Ctrl-C: that is ours to act on, in order."""
     return ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *arguments]
-
-
-def dies_with_parent() -> Callable[[], None] | None:
-    """What a child runs before its program so that it does not outlive us, where the system can do that (Linux)."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    parent = os.getpid()
-
-    def bind() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(0)
-
-    return bind

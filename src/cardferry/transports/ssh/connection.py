@@ -17,12 +17,12 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
+from cardferry.system.processes import dies_with_parent
 from cardferry.transports.sockets import PATH_LIMIT, PathUnusableError, unfit
 from cardferry.transports.ssh import guard
 from cardferry.transports.ssh.command import (
     SshCommand,
     deaf_to_interrupts,
-    dies_with_parent,
     environment,
     identify,
     run,

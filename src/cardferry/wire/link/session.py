@@ -4,10 +4,10 @@ A pure state machine, the same one at both ends. Bytes come in by `Session.recei
 time, in s on any clock that does not go back, is an argument. Pipes come (`attach`) and go (`detach`):
 
 ```
-            attach               hello received
-  APART ------------> GREETING ------------------> TOGETHER
-    ^                    |                            |
-    +------ detach ------+----------- detach ---------+       from any state: bye, breach, or grace over -> OVER
+                   attach               hello received
+  DISCONNECTED ------------> GREETING ------------------> CONNECTED
+       ^                        |                             |
+       +-------- detach --------+----------- detach ----------+   from any state: bye, breach, or grace over -> ENDED
 ```
 
 Data frames are numbered and kept until the other end has acknowledged them. On every new pipe both ends say up to where
@@ -36,8 +36,8 @@ _PROBE: Final = struct.Struct("!Q")
 #: Acknowledgements are sent by themselves at once after so many frames, or bytes.
 _ACK_FRAMES: Final = 64
 _ACK_BYTES: Final = 256 * 1024
-#: Bytes of the largest message that a guest sends: a command, and what belongs to it. A host may have more to say.
-_MOST_FROM_GUEST: Final = 128 * 1024
+#: Bytes of the largest message that a guest sends: an extended APDU, and what belongs to it. A host has more to say.
+_MOST_FROM_GUEST: Final = 72 * 1024
 #: Weight of a new measurement in the round trip's running mean.
 _NEW_WEIGHT: Final = 0.25
 
@@ -84,10 +84,10 @@ class SessionOverflowError(CardferryError):
 class Phase(Enum):
     """Where a session is; see the picture in the module."""
 
-    APART = "apart"
+    DISCONNECTED = "disconnected"
     GREETING = "greeting"
-    TOGETHER = "together"
-    OVER = "over"
+    CONNECTED = "connected"
+    ENDED = "ended"
 
 
 class Due(Enum):
@@ -97,8 +97,8 @@ class Due(Enum):
     NOTHING = "nothing"
     #: The pipe is dead: drop it and `detach`.
     PIPE_DEAD = "pipe dead"
-    #: The session is over.
-    OVER = "over"
+    #: The session has ended.
+    ENDED = "ended"
 
 
 class Session:
@@ -141,7 +141,7 @@ class Session:
         self.identity = identity
         self.timing = timing or Timing()
         self.bounds = bounds or Bounds()
-        self.phase = Phase.APART
+        self.phase = Phase.DISCONNECTED
         self.established = False
         self.version = 0
         self.peer: Hello | None = None
@@ -194,7 +194,7 @@ class Session:
         """
         if len(payload) > MAX_PAYLOAD:
             raise ValueError(f"a message has at most {MAX_PAYLOAD} bytes, not {len(payload)}")
-        if self.phase is Phase.OVER:
+        if self.phase is Phase.ENDED:
             return
         size = len(payload) + HEADER_SIZE
         if self._kept_bytes + size > self.bounds.most_bytes:
@@ -206,7 +206,7 @@ class Session:
     def send_now(self, payload: bytes) -> bytes:
         """`send`, and what `take` gives if this message is all that waits: then nothing is pending. Else nothing."""
         self.send(payload)
-        if self._cursor == self._last and self.phase is Phase.TOGETHER and not self._aside:
+        if self._cursor == self._last and self.phase is Phase.CONNECTED and not self._aside:
             return self._take_one(payload)
         return b""
 
@@ -214,7 +214,7 @@ class Session:
 
     def attach(self, now: float) -> None:
         """There is a new pipe; an older one is forgotten."""
-        if self.phase is Phase.OVER:
+        if self.phase is Phase.ENDED:
             return
         self.phase = Phase.GREETING
         self._attached = now
@@ -239,18 +239,18 @@ class Session:
 
     def detach(self) -> None:
         """The pipe is gone."""
-        if self.phase is not Phase.OVER:
-            self.phase = Phase.APART
+        if self.phase is not Phase.ENDED:
+            self.phase = Phase.DISCONNECTED
             self._aside = {}
 
     def close(self, bye: Bye) -> None:
         """This end ends the session; the bye can still be taken."""
-        if self.phase is Phase.TOGETHER or (self.phase is Phase.GREETING and self.role is Role.HOST):
+        if self.phase is Phase.CONNECTED or (self.phase is Phase.GREETING and self.role is Role.HOST):
             self._aside[Kind.BYE] = bye.encode()
         self._end()
 
     def _end(self) -> None:
-        self.phase = Phase.OVER
+        self.phase = Phase.ENDED
         self._kept.clear()
         self._kept_bytes = 0
 
@@ -267,7 +267,7 @@ class Session:
             WireError: the other end broke the protocol. End the session with `close`.
         """
         delivered: list[bytes] = []
-        if self.phase is Phase.TOGETHER:
+        if self.phase is Phase.CONNECTED:
             self._heard = self._sure = now
             single = self._reader.only_data(data)
             if single is not None:
@@ -278,7 +278,7 @@ class Session:
         elif self.phase is not Phase.GREETING:
             return delivered
         for frame in self._reader.receive(data):
-            if frame.kind is Kind.DATA and self.phase is Phase.TOGETHER:
+            if frame.kind is Kind.DATA and self.phase is Phase.CONNECTED:
                 self._acknowledge(frame.acknowledged, self._cursor - 1)
                 self._data(frame.number, frame.payload, now, delivered)
             elif not self._special(frame, now):
@@ -341,7 +341,7 @@ class Session:
             self._sure = now  # a guest that comes back may not hear us; its next frame says that it does
         self.peer, self.version, self.established = hello, version, True
         self._grace = min(self.timing.grace, hello.grace / 1000)
-        self.phase = Phase.TOGETHER
+        self.phase = Phase.CONNECTED
         self._heard = now
         self._ping(now)
 
@@ -369,13 +369,13 @@ class Session:
 
     def take(self, most: int = 256 * 1024) -> bytes:
         """Bytes for the pipe, about ``most`` at a time; empty when there is nothing to send."""
-        if self.phase is Phase.APART:
+        if self.phase is Phase.DISCONNECTED:
             return b""
-        if not self._aside and self.phase is Phase.TOGETHER and self._cursor == self._last:
+        if not self._aside and self.phase is Phase.CONNECTED and self._cursor == self._last:
             return self._take_one(self._kept[self._last])
         parts = [encode(kind, 0, self.received, payload) for kind, payload in self._aside.items()]
         self._aside = {}
-        if self.phase is Phase.TOGETHER:
+        if self.phase is Phase.CONNECTED:
             room = most
             while self._cursor <= self._last and room > 0:
                 payload = self._kept[self._cursor]
@@ -400,7 +400,7 @@ class Session:
     @property
     def pending(self) -> bool:
         """Whether `take` would give anything of what was sent."""
-        return bool(self._aside) or (self.phase is Phase.TOGETHER and self._cursor <= self._last)
+        return bool(self._aside) or (self.phase is Phase.CONNECTED and self._cursor <= self._last)
 
     def _ping(self, now: float) -> None:
         self._probe = _PROBE.pack(int(now * 1_000_000) & 0xFFFF_FFFF_FFFF_FFFF)
@@ -415,9 +415,9 @@ class Session:
         return self._ack_due
 
     @property
-    def over_at(self) -> float | None:
+    def ends_at(self) -> float | None:
         """When the session ends unless the other end is heard before; None while that cannot happen."""
-        if self.phase is Phase.OVER or (self.role is Role.GUEST and not self.established):
+        if self.phase is Phase.ENDED or (self.role is Role.GUEST and not self.established):
             return None
         return self._sure + self._grace + (self.timing.silence if self.role is Role.GUEST else 0.0)
 
@@ -425,25 +425,25 @@ class Session:
     def deadline(self) -> float | None:
         """When `tick` should be called next, None when nothing is due ever."""
         match self.phase:
-            case Phase.OVER:
+            case Phase.ENDED:
                 return None
-            case Phase.APART:
-                return self.over_at
+            case Phase.DISCONNECTED:
+                return self.ends_at
             case Phase.GREETING:
                 given_up = self._attached + self.timing.greeting
-                return given_up if (over := self.over_at) is None else min(given_up, over)
-            case Phase.TOGETHER:
+                return given_up if (ends := self.ends_at) is None else min(given_up, ends)
+            case Phase.CONNECTED:
                 next_ping = max(self._heard, self._probed) + self.timing.silence
                 due = min(next_ping, self._heard + self.timing.dead)
                 return due if self._ack_due is None else min(due, self._ack_due)
 
     def tick(self, now: float) -> Due:
         """Time has passed; there may be something to `take` now."""
-        if self.phase is Phase.TOGETHER:
+        if self.phase is Phase.CONNECTED:
             return self._tick_together(now)
-        if (over := self.over_at) is not None and now >= over:
+        if (ends := self.ends_at) is not None and now >= ends:
             self._end()
-            return Due.OVER
+            return Due.ENDED
         if self.phase is Phase.GREETING and now >= self._attached + self.timing.greeting:
             return Due.PIPE_DEAD
         return Due.NOTHING

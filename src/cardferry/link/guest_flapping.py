@@ -1,4 +1,4 @@
-"""Notices a link that breaks again and again although the network is not to blame: programs only wait."""
+"""Notices a link that flaps: it breaks again and again although the network is not to blame, and programs only wait."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Final
 
 from cardferry.pcsc.errors import CardferryError
 
-#: s in which mends are counted, and how many of them are nothing to speak of.
+#: s in which breaks are counted that the session has survived, and how many of them are not worth a warning.
 _WHILE: Final = 3600.0
 FEW: Final = 3
 
 
-class Mends:
-    """The latest mends that had no cause in the network."""
+class Flapping:
+    """The latest breaks that had no cause in the network, and that the session has survived."""
 
     __slots__ = ("_said", "_times")
 
@@ -27,7 +27,7 @@ class Mends:
             self._times.popleft()
         return len(self._times)
 
-    def mended(self, error: Exception | None, now: float) -> bool:
+    def resumed(self, error: Exception | None, now: float) -> bool:
         """The link is up again after a break; return whether it is time to say something, at most once an hour.
 
         Args:

@@ -1,4 +1,4 @@
-"""Dialling a Unix socket, real ones."""
+"""Connecting to a Unix socket, real ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.readers.pcscd import unix_dial
+from cardferry.readers.pcscd import unix_connector
 from cardferry.readers.pcscd.connection import Connection
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 
@@ -53,7 +53,7 @@ async def test_a_listening_socket(tmp_path: Path) -> None:
     path = tmp_path / "s"
     client = Client()
     with listener(path, 5) as server:
-        await unix_dial(str(path))(lambda: client)
+        await unix_connector(str(path))(lambda: client)
         await client.made.wait()
         accepted, _ = server.accept()
         accepted.close()
@@ -71,7 +71,7 @@ async def test_a_full_backlog_is_queued_at(tmp_path: Path) -> None:
         accepted: list[socket.socket] = []
         async with asyncio.TaskGroup() as tasks:
             for client in clients:
-                tasks.create_task(unix_dial(str(path))(lambda client=client: client))  # type: ignore[arg-type, misc]
+                tasks.create_task(unix_connector(str(path))(lambda client=client: client))  # type: ignore[arg-type, misc]
             await asyncio.sleep(0.05)
             assert not any(client.made.is_set() for client in clients)
             while len(accepted) < len(clients) + len(waiting):
@@ -92,7 +92,7 @@ async def test_giving_up_in_the_queue_leaves_nothing_open(tmp_path: Path) -> Non
         before = open_files()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await unix_dial(str(path))(Client)
+                await unix_connector(str(path))(Client)
         loop = asyncio.get_running_loop()
         for _ in range(len(waiting) + 1):  # the thread that queues gets in as well, and closes
             connection, _ = await loop.sock_accept(server)
@@ -112,11 +112,11 @@ async def test_nobody_there(tmp_path: Path, there: str) -> None:
     elif there == "file":
         path.touch()
     with pytest.raises(NoPcscdError) as caught:
-        await Connection.open(unix_dial(str(path)))
+        await Connection.open(unix_connector(str(path)))
     assert caught.value.reason is (Reason.NO_SOCKET if there == "nothing" else Reason.NOBODY_LISTENS)
 
 
 async def test_a_path_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(NoPcscdError) as caught:
-        await Connection.open(unix_dial("/tmp/" + "x" * 200))
+        await Connection.open(unix_connector("/tmp/" + "x" * 200))
     assert caught.value.reason is Reason.UNREACHABLE

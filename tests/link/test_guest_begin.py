@@ -8,11 +8,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from cardferry.link import Guest
+from cardferry.link.guest_card import RECENT
 from cardferry.link.host_session import SHARING_DELAY
 from cardferry.manager import Settings
 from cardferry.pcsc.constants import Disposition
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context
+from cardferry.pcsc.reply import failed
 from tests.link.cards import COUNT
 from tests.link.desk import ALICE, ANY, BOB, DIRECT, EXCLUSIVE, LEAVE, READER, RESET, SHARED, T1, UNPOWER, Desk, raises
 from tests.link.test_round_trips import DELAY, round_trips
@@ -168,9 +170,56 @@ async def test_begin_costs_a_round_trip_while_another_guest_is_on_the_reader() -
                 await card.end(LEAVE)
         await other.disconnect(LEAVE)
         await asyncio.sleep(SETTLED)
+        await card.transmit(COUNT, T1)
         with round_trips(1):
             await card.begin()
             await card.transmit(COUNT, T1)
+            await card.end(LEAVE)
+
+
+async def test_begin_costs_a_round_trip_after_a_pause_in_which_the_hosts_own_programs_may_have_come() -> None:
+    async with Desk(delay=DELAY) as desk:
+        _, card = await program(await desk.guest())
+        await asyncio.sleep(RECENT)
+        for pause, trips in (0.0, 0), (RECENT, 0), (0.9 * RECENT, 0), (RECENT, 1), (0.0, 0):
+            await asyncio.sleep(pause)
+            with round_trips(trips):
+                await card.begin()
+                await card.end(LEAVE)
+            if pause:
+                await card.transmit(COUNT, T1)  # nobody has used the card before, so nobody could lose anything
+
+
+async def test_begin_says_that_a_program_on_the_host_has_come_reset_the_card_and_gone() -> None:
+    async with Desk(delay=DELAY) as desk:
+        _, card = await program(await desk.guest())
+        await card.transmit(COUNT, T1)
+        await asyncio.sleep(RECENT)
+        claim = desk.reader.claim
+        desk.reader.claim = lambda **_: failed(PcscError(ReturnCode.W_RESET_CARD))  # type: ignore[method-assign]
+        with raises(ReturnCode.W_RESET_CARD):
+            await card.begin()
+        desk.reader.claim = claim  # type: ignore[method-assign]
+        await card.reconnect(SHARED, ANY, LEAVE)
+        await card.begin()
+        assert await card.transmit(COUNT, T1) == b"\0\0\0\2\x90\0"
+        await card.end(LEAVE)
+
+
+async def test_programs_on_the_host_count_as_others() -> None:
+    async with Desk(delay=DELAY) as desk:
+        guest = await desk.guest()
+        _, card = await program(guest)
+        desk.manager.outsiders(desk.reader, True)
+        await asyncio.sleep(1.1 * DELAY)  # it is told at once
+        assert guest.readers.others(READER) == 1
+        with round_trips(1):
+            await card.begin()
+        await card.end(LEAVE)
+        desk.manager.outsiders(desk.reader, False)
+        await asyncio.sleep(SETTLED)
+        with round_trips(0):
+            await card.begin()
             await card.end(LEAVE)
 
 
@@ -287,8 +336,8 @@ async def test_a_guest_with_very_many_handles_waits() -> None:
         guest = await desk.guest()
         context, card = await program(guest)
         many = [await context.connect(READER, DIRECT, ANY) for _ in range(63)]
-        await card.transmit(COUNT, T1)
         await asyncio.sleep(SETTLED)
+        await card.transmit(COUNT, T1)
         with round_trips(0):
             await card.begin()
             await card.end(LEAVE)
@@ -299,8 +348,8 @@ async def test_a_guest_with_very_many_handles_waits() -> None:
         await card.end(LEAVE)
         for one in many:
             await one.disconnect(LEAVE)
-        await card.transmit(COUNT, T1)  # more calls in a row than may go unanswered
         await asyncio.sleep(SETTLED)
+        await card.transmit(COUNT, T1)  # more calls in a row than may go unanswered
         with round_trips(0):
             await card.begin()
             await card.end(LEAVE)
@@ -316,7 +365,6 @@ async def test_a_transaction_that_may_have_survived_a_reconnect_is_in_the_way() 
         await context.close()  # for all that is known here, its turn has come, and the card will be reset
         await other.reconnect(SHARED, ANY, LEAVE)
         assert await giving_up is ReturnCode.E_CANCELLED
-        await card.status()
         waiting = desk.start(outcome(card.begin()))
         await asyncio.sleep(SETTLED)
         assert not waiting.done()
@@ -368,17 +416,26 @@ async def test_a_connect_to_a_reader_that_had_gone_is_not_made_up_for_at_the_nex
         await card.disconnect(LEAVE)
 
 
-async def test_status_is_answered_while_somebody_has_the_card() -> None:
+@at_one_and_at_two_guests
+async def test_status_waits_while_somebody_has_the_card(of_one_guest: bool) -> None:
+    """Upstream's ``SCardBlockingBehaviourTest.py``."""
     async with Desk(delay=DELAY) as desk:
-        _, card, _, other = await two(desk, of_one_guest=False)
-        await card.reconnect(SHARED, ANY, RESET)  # so that the guest has to ask whether all is well
-        await other.reconnect(SHARED, ANY, LEAVE)
+        _, card, _, other = await two(desk, of_one_guest=of_one_guest)
         await other.begin()
-        with round_trips(1):
-            await card.status()
+        await asyncio.sleep(SETTLED)
+        waiting = desk.start(outcome(card.status()))
+        await asyncio.sleep(5)
+        assert not waiting.done()
+        await other.status()  # its own transaction is in nobody's way
+        await other.end(RESET)
+        assert await waiting is ReturnCode.S_SUCCESS
+        with raises(ReturnCode.W_RESET_CARD):
+            await card.begin()
+        await card.reconnect(SHARED, ANY, LEAVE)
+        await other.disconnect(LEAVE)
+        await asyncio.sleep(SETTLED)
         with round_trips(0):
             await card.status()
-        await other.end(LEAVE)
 
 
 async def test_the_end_of_a_transaction_with_eject() -> None:

@@ -1,6 +1,6 @@
 """The host's end of the link: serves any resource manager to guests, whatever pipes they come through.
 
-`Host.serve` is given a pipe that a guest has opened. The guest's hello says which session it belongs to: a new
+`LinkServer.serve` is given a pipe that a guest has opened. The guest's hello says which session it belongs to: a new
 one, or one that has lost its pipe. All pipes of a host meet the same table of sessions.
 """
 
@@ -15,9 +15,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
-from cardferry.link.budget import Budget
 from cardferry.link.channel import FAULT
-from cardferry.link.facts import About, Facts, Known
+from cardferry.link.facts import About, Known, ReaderFacts
+from cardferry.link.host_budget import Budget
 from cardferry.link.host_session import HostSession, HostSessionStatus
 from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Principal
@@ -40,7 +40,7 @@ _MOST_EARLY: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class HostStatus:
+class LinkServerStatus:
     """What ``cardferry status`` shows of a host's end."""
 
     guests: list[HostSessionStatus]
@@ -61,7 +61,7 @@ class _Greeting:
         self.pipe = pipe
         self.name = pipe.name
         self.hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
-        self._reader = FrameReader()
+        self._reader = FrameReader(_MOST_EARLY)
         self._early = b""
         self._user: PipeUser | None = None
         self._lost: tuple[Exception | None] | None = None
@@ -133,7 +133,7 @@ def _checked(frame: Frame) -> Hello:
     return hello
 
 
-class Host:
+class LinkServer:
     """Serves a resource manager to guests; an asynchronous context manager that owns their sessions.
 
     Args:
@@ -158,7 +158,7 @@ class Host:
         self.manager = manager
         self.limits = limits or Limits()
         self.accelerate = accelerate
-        self.facts = Facts()
+        self.facts = ReaderFacts()
         self.budget = Budget(self.limits.memory)
         self._timing = timing or Timing()
         self._bounds = bounds or Bounds()
@@ -294,6 +294,6 @@ class Host:
                 session.guarded(partial(session.tell_fact, reader, about, key, known))
 
     @property
-    def status(self) -> HostStatus:
+    def status(self) -> LinkServerStatus:
         """Who is served."""
-        return HostStatus([session.status for session in self._sessions.values()])
+        return LinkServerStatus([session.status for session in self._sessions.values()])

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.frontends import listening
-from cardferry.frontends.listening import ListeningSocket, SocketInUseError, SocketPathError
 from cardferry.pcsc.errors import UserError
-from cardferry.transports.sockets import FolderUnsafeError
+from cardferry.transports import listening
+from cardferry.transports.listening import ListeningSocket, SocketInUseError
+from cardferry.transports.sockets import FolderUnsafeError, PathUnusableError
 from tests.other_user import SOMEBODY, folder_for_all, needs_root, somebody_who
 
 #: So often somebody gets the chance to be quicker.
@@ -111,7 +111,7 @@ def bound_and_then(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> 
             super().bind(address)  # type: ignore[arg-type]
             act()
 
-    monkeypatch.setattr("cardferry.frontends.listening.socket.socket", Socket)
+    monkeypatch.setattr("cardferry.transports.listening.socket.socket", Socket)
 
 
 @pytest.mark.parametrize("what", ["link", "file", "another name"])
@@ -141,7 +141,7 @@ def test_what_is_there_in_the_sockets_place_is_left_alone(
 def test_a_socket_that_is_gone_before_it_has_its_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s"
     bound_and_then(monkeypatch, path.unlink)
-    with pytest.raises(SocketPathError):
+    with pytest.raises(PathUnusableError):
         ListeningSocket(path, 0o660)
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cardferry.app.runtime import rlimits as limits
+from cardferry.system import limits
 
 
 class Limits:
@@ -35,7 +35,6 @@ class Limits:
         (1024, 4096, 4096),
         (4096, 4096, 4096),
         (1024, resource.RLIM_INFINITY, 1 << 20),
-        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, resource.RLIM_INFINITY),
         (1 << 21, resource.RLIM_INFINITY, 1 << 21),
     ],
 )
@@ -46,6 +45,13 @@ def test_the_soft_limit_is_raised_to_the_hard_one(
     monkeypatch.setattr(limits, "resource", fake)
     assert limits.raise_open_files() == now
     assert fake.values == (now, hard)
+
+
+def test_where_there_is_no_limit_there_is_none_to_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Limits(resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(limits, "resource", fake)
+    assert limits.raise_open_files() == 1 << 20
+    assert fake.values == (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
 def test_a_limit_that_cannot_be_raised_is_reported(
@@ -60,7 +66,8 @@ def test_a_limit_that_cannot_be_raised_is_reported(
 PR_GET_DUMPABLE = 3
 PRIVATE = f"""
 import ctypes, os, resource, subprocess, sys
-from cardferry.app.runtime import signals as lifetime, rlimits as limits
+from cardferry.app.runtime import signals as lifetime
+from cardferry.system import limits
 
 resource.setrlimit(resource.RLIMIT_CORE, (4096, 8192))
 look = '''

@@ -13,16 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.frontends.listening import (
-    MAX_SOCKET_PATH,
-    ListeningSocket,
-    SocketInUseError,
-    SocketPathError,
-    check_path,
-    listener,
-    peer_credentials,
-    process_name,
-)
+from cardferry.system.peers import peer_credentials, process_name
+from cardferry.transports.listening import ListeningSocket, SocketInUseError, listener
+from cardferry.transports.sockets import PATH_LIMIT, PathUnusableError, check_size
 
 
 @pytest.fixture
@@ -134,29 +127,29 @@ def test_group_by_name_and_by_number(path: Path) -> None:
 
 @pytest.mark.parametrize("group", ["no-such-group", "", "99999999999999999999", "-1", "\u00b2"])
 def test_a_group_that_cannot_be_leaves_no_socket(path: Path, group: str) -> None:
-    with pytest.raises(SocketPathError, match="cannot give"):
+    with pytest.raises(PathUnusableError, match="cannot give"):
         ListeningSocket(path, group=group)
     assert not path.exists()
 
 
 def test_path_of_107_bytes_is_the_longest(tmp_path: Path) -> None:
-    room = MAX_SOCKET_PATH - len(os.fsencode(tmp_path)) - 1
+    room = PATH_LIMIT - len(os.fsencode(tmp_path)) - 1
     longest = tmp_path / ("s" * room)
     with ListeningSocket(longest):
         assert connects(longest)
-    with pytest.raises(SocketPathError, match="108 bytes"):
+    with pytest.raises(PathUnusableError, match="108 bytes"):
         ListeningSocket(tmp_path / ("s" * (room + 1)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_length_is_counted_in_bytes() -> None:
-    assert check_path(Path("/" + "s" * 106))
-    with pytest.raises(SocketPathError):
-        check_path(Path("/" + "\u00e4" * 54))
+    check_size(Path("/" + "s" * 106), "")
+    with pytest.raises(PathUnusableError):
+        check_size(Path("/" + "\u00e4" * 54), "")
 
 
 def test_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SocketPathError, match="No such file"):
+    with pytest.raises(PathUnusableError, match="No such file"):
         ListeningSocket(tmp_path / "missing" / "s")
 
 

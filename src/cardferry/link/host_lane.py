@@ -21,8 +21,8 @@ from typing import Protocol as Interface
 
 from cardferry.link import messages as m
 from cardferry.link.host_card import Broken, HostCard
-from cardferry.link.pace import CALL
-from cardferry.link.queue import Job, JobQueue
+from cardferry.link.host_pace import CALL
+from cardferry.link.host_queue import Job, JobQueue
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context
@@ -48,16 +48,16 @@ class LaneOwner(Interface):
         ...
 
     @property
-    def crowded(self) -> bool:
-        """Whether answers must wait for `room`."""
+    def full(self) -> bool:
+        """Whether answers must wait for `drain`."""
         ...
 
-    async def room(self) -> None:
+    async def drain(self) -> None:
         """Wait until an answer can be sent."""
         ...
 
     def may(self, steps: int) -> bool:
-        """Whether as much as that may be done for the guest now, see `cardferry.link.pace`."""
+        """Whether as much as that may be done for the guest now, see `cardferry.link.host_pace`."""
         ...
 
     async def step(self, steps: int) -> None:
@@ -126,14 +126,12 @@ class Lane:
 
     def put(self, job: Job) -> None:
         """Carry out a call, after those before it."""
-        if self._patience is not None and (self._queue or self._running or self._ahead):
+        if self._worker is None or self._worker.done():
+            self._worker = self._work(job).then(self._stopped)
+            return
+        if self._patience is not None:
             self._limit(job, self._patience)
         self._queue.put(job)
-        self._go()
-
-    def _go(self) -> None:
-        if self._worker is None or self._worker.done():
-            self._worker = self._work().then(self._stopped)
 
     def _stopped(self, worker: Reply[None]) -> None:
         if worker.error is not None:
@@ -188,17 +186,23 @@ class Lane:
             self._running is not None and not isinstance(self._running.message, _GIVING_BACK)
         ):
             self._interrupt()
-        in_task(self._start, self._finish()).then(self._stopped)
+        if self._worker is None and not self._queue:
+            self._owner.left()  # it was never used
+        else:
+            in_task(self._start, self._finish()).then(self._stopped)
 
     async def _finish(self) -> None:
         while self._worker is not None and not self._worker.done():
             await asyncio.wait((cast("asyncio.Future[None]", self._worker),))
-        self.cards.clear()  # they know the lane: without that, only the garbage collector would free both
         try:
-            if self._context is not None:
-                await self._context.close()
+            await self._owner.step(CALL)
         finally:
-            self._owner.left()
+            self.cards.clear()  # they know the lane: without that, only the garbage collector would free both
+            try:
+                if self._context is not None:
+                    await self._context.close()
+            finally:
+                self._owner.left()
 
     def _too_late(self, job: Job) -> bool:
         """Whether a call that has waited is not carried out any more."""
@@ -207,18 +211,23 @@ class Lane:
     # calls are carried out
 
     @replying
-    async def _work(self) -> None:
-        """Carry out what waits, and no more: the next call begins anew."""
+    async def _work(self, job: Job) -> None:
+        """Carry out a call, and what comes meanwhile; what comes later begins anew."""
+        await self._do(job)
         while self._queue:
             await self._do(self._queue.take())
 
     async def _do(self, job: Job) -> None:
         self._running = job
+        owner = self._owner
         try:
-            await self._admit(job)
+            if self._closing or not owner.may(CALL):
+                await self._admit(job)
+            if owner.full:
+                await owner.drain()
             answer = await self._perform(job)
             self._running = None
-            self._owner.done(job, answer)
+            owner.done(job, answer)
             if job.card.promised is not None:
                 await self._run_ahead(job.card)
         except PcscError as error:
@@ -234,14 +243,12 @@ class Lane:
             self._interrupted = False
 
     async def _admit(self, job: Job) -> None:
-        """Wait until the call may be carried out."""
-        if not self._too_late(job) and not self._owner.may(CALL):
+        """Wait for a pass of the event loop in which the call may be carried out."""
+        if not self._too_late(job):
             await self._owner.step(CALL)
         if self._too_late(job):
             await self._owner.step(1)
             raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
-        if self._owner.crowded:
-            await self._owner.room()
 
     async def _perform(self, job: Job) -> m.Answer:
         performing = job.card.perform(job.message)

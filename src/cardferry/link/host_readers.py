@@ -1,18 +1,11 @@
-"""Snapshots across the link: the host sends what has changed, the guest puts it together again.
-
-`ReadersSender` knows what a guest has been told, `ReadersReceiver` what it may show. A receiver counts readers that
-come and go by itself, because it outlives sessions: when a session ends, its readers go, and applications must see it.
-"""
+"""What a guest is told of the readers: only what has changed; `guest_readers` puts it together again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from cardferry.link.messages import ReaderEntry, Readers, name_of, packed_name
-from cardferry.pcsc.constants import MAX_READERNAME, CardState, Protocol
-from cardferry.pcsc.reader_name import encode_reader_name
-from cardferry.pcsc.reader_state import ReaderState, Snapshot, events_between
-from cardferry.wire.errors import WireError
+from cardferry.link.messages import ReaderEntry, Readers, packed_name
+from cardferry.pcsc.reader_state import ReaderState, Snapshot
 
 
 def _entry(reader: ReaderState, others: int) -> ReaderEntry:
@@ -25,18 +18,6 @@ def _entry(reader: ReaderState, others: int) -> ReaderEntry:
         int(reader.protocol),
         reader.marks,
         others,
-    )
-
-
-def _state(entry: ReaderEntry) -> ReaderState:
-    return ReaderState(
-        name_of(entry.name),
-        entry.event_counter,
-        CardState(entry.state),
-        entry.sharing,
-        entry.atr,
-        Protocol(entry.protocol),
-        entry.marks,
     )
 
 
@@ -55,6 +36,8 @@ class ReadersSender:
 
     Args:
         own: how many of a reader's handles are the guest's, of those that `ReaderState.sharing` counts.
+
+    Programs that are in no queue of the host's count as one handle of others.
     """
 
     def __init__(self, own: Callable[[str], int]) -> None:
@@ -95,7 +78,8 @@ class ReadersSender:
 
     def _others_on(self, reader: ReaderState) -> int:
         # Of an exclusive reader either the guest is the owner, or all its handles there are marked.
-        return max(0, reader.sharing - self._own(reader.name)) if reader.sharing > 0 else 0
+        handles = max(0, reader.sharing - self._own(reader.name)) if reader.sharing > 0 else 0
+        return handles + reader.outsiders
 
     def news(self, snapshot: Snapshot) -> Readers | None:
         """The message that brings the guest up to date, None when it is."""
@@ -115,63 +99,3 @@ class ReadersSender:
         if told is not None and same and not changed and told.reader_events == snapshot.reader_events:
             return None
         return Readers(snapshot.reader_events, None if same else [packed_name(name) for name in names], changed)
-
-
-class ReadersReceiver:
-    """The readers that a guest shows.
-
-    Attributes:
-        snapshot: all of them, now.
-    """
-
-    def __init__(self) -> None:
-        self.snapshot = Snapshot()
-        self._readers: dict[str, ReaderState] = {}
-        self._others: dict[str, int] = {}
-        #: The host's count at the last message, None before the first one of a session.
-        self._host_events: int | None = None
-
-    def find(self, name: str) -> ReaderState | None:
-        """The reader of that name, or None."""
-        return self._readers.get(name)
-
-    def others(self, name: str) -> int:
-        """How many handles on that reader are not ours, as far as the host says."""
-        return self._others.get(name, 0)
-
-    def receive(self, news: Readers) -> bool:
-        """Take a message; return whether readers came or went.
-
-        Raises:
-            WireError: it does not fit what was said before.
-        """
-        changed = {state.name: state for state in map(_state, news.changed)}
-        names = list(self._readers) if news.names is None else [name_of(name) for name in news.names]
-        sizes = [len(encode_reader_name(name)) for name in names]
-        if not all(0 < size < MAX_READERNAME for size in sizes) or len(set(names)) < len(names):
-            raise WireError("the names of the readers are not valid")
-        if changed.keys() - set(names):
-            raise WireError("a reader has changed that does not exist")
-        readers = {}
-        for name in names:
-            reader = changed.get(name) or self._readers.get(name)
-            if reader is None:
-                raise WireError("a reader came without its state")
-            readers[name] = reader
-        self._others |= {name_of(entry.name): entry.others or 0 for entry in news.changed}
-        if self._others.keys() != readers.keys():
-            self._others = {name: self._others[name] for name in names}
-        before, self._host_events = self._host_events, news.events
-        came_or_went = before != news.events
-        self._publish(readers, 0 if before is None else events_between(before, news.events))
-        return came_or_went
-
-    def vanish(self) -> None:
-        """The session is over: so are its readers."""
-        self._host_events = None
-        self._others = {}
-        self._publish({})
-
-    def _publish(self, readers: dict[str, ReaderState], events: int = 0) -> None:
-        self._readers = readers
-        self.snapshot = self.snapshot.followed_by(tuple(readers.values()), events)

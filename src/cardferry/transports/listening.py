@@ -10,32 +10,31 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import shutil
 import socket
 import stat
-import struct
 from pathlib import Path
 from typing import Final
 
 from cardferry.pcsc.errors import UserError
+from cardferry.system.descriptors import open_file_path, open_itself
+from cardferry.system.peers import peer_credentials, process_name
 from cardferry.transports.folders import check_trusted, locked
+from cardferry.transports.sockets import (
+    Access,
+    FolderUnsafeError,
+    PathUnusableError,
+    check_size,
+    checked_path,
+    checked_reach,
+)
 
-#: Bytes in ``sun_path`` before the closing NUL (unix(7)).
-MAX_SOCKET_PATH = 107
 #: What to do when a path is not to be had, for those who can choose one.
 ELSEWHERE = "choose another place with --socket PATH"
 _SHORTER = "choose a shorter one, or set XDG_RUNTIME_DIR to a folder of your own with a shorter path"
 #: Connections the kernel keeps for us until we accept them. pcscd's own backlog is 1.
 BACKLOG = 4096
 _PRIVATE: Final = 0o600
-_UCRED = struct.Struct("3i")
-
-
-class SocketPathError(UserError):
-    """The path cannot be a socket of ours."""
-
-    exit_code = 10
 
 
 class SocketInUseError(UserError):
@@ -54,13 +53,14 @@ class ListeningSocket:
         elsewhere: how to get around a path that is not to be had, for hints.
 
     Raises:
-        SocketPathError: too long, no such folder, no permission, not a socket.
+        PathUnusableError: too long, no such folder, no permission, not a socket.
         SocketInUseError: another process listens there.
         FolderUnsafeError: others could put something in its place.
     """
 
     def __init__(self, path: Path, mode: int = _PRIVATE, group: str | None = None, elsewhere: str = ELSEWHERE) -> None:
-        self.path = check_path(path)
+        check_size(path, _SHORTER)
+        self.path = path
         self._identity = (0, 0)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
@@ -70,7 +70,7 @@ class ListeningSocket:
                 self._bind(mode, group, elsewhere)
         except OSError as error:
             self.socket.close()
-            raise SocketPathError(f"cannot listen on {path}: {error.strerror}", elsewhere) from error
+            raise PathUnusableError(f"cannot listen on {path}: {error.strerror}", elsewhere) from error
         except UserError:
             self.socket.close()
             raise
@@ -81,13 +81,13 @@ class ListeningSocket:
             self.socket.bind(os.fspath(self.path))
         finally:
             os.umask(before)
-        handle = os.open(self.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        handle = open_itself(self.path)
         try:
             made = os.fstat(handle)
             if not stat.S_ISSOCK(made.st_mode) or made.st_uid != os.getuid() or made.st_nlink != 1:
                 raise SocketInUseError(f"something else took the place of {self.path} at this moment", elsewhere)
             self._identity = made.st_dev, made.st_ino
-            self._give_rights(Path(f"/proc/self/fd/{handle}"), mode, group)
+            self._give_rights(open_file_path(handle), mode, group)
             self.socket.listen(BACKLOG)
         except BaseException:
             self._remove()
@@ -105,7 +105,7 @@ class ListeningSocket:
             try:
                 shutil.chown(made, group=int(group) if group.isdecimal() else group)
             except (OSError, LookupError, OverflowError) as error:
-                raise SocketPathError(
+                raise PathUnusableError(
                     f"cannot give {self.path} to group {group}: {error}",
                     "name a group that exists and that you are a member of",
                 ) from error
@@ -138,22 +138,30 @@ class ListeningSocket:
         self.close()
 
 
-def check_path(path: Path, shorter: str = _SHORTER) -> Path:
-    """The path, if it fits into a socket address.
+def folder_permissions(folder: Path, option: str = "--socket") -> str:
+    """The folder's permissions as ``ls -l`` writes them; raises `FolderUnsafeError` when there is none.
 
     Args:
-        shorter: how to get a shorter one, for the hint.
-
-    Raises:
-        SocketPathError: it is longer than 107 bytes.
+        option: the one that chooses another path, for the hint.
     """
-    size = len(os.fsencode(path))
-    if size > MAX_SOCKET_PATH:
-        raise SocketPathError(
-            f"the socket's path has {size} bytes, and {MAX_SOCKET_PATH} is the most: {path}",
-            shorter,
-        )
-    return path
+    try:
+        return stat.filemode(folder.stat().st_mode)
+    except OSError as error:
+        raise FolderUnsafeError(
+            f"the folder {folder} cannot be used: {error.strerror}",
+            f"make it, or choose another path with {option} PATH",
+        ) from None
+
+
+def public_path(path: Path, access: Access, option: str = "--socket") -> Path:
+    """The absolute path of a socket for others; raises `UserError` when those let in could not reach it.
+
+    Args:
+        option: the one that chooses another path, for hints.
+    """
+    absolute = Path(checked_path(os.path.abspath(path), option))  # noqa: PTH100 - a symbolic link stays
+    checked_reach(str(absolute), folder_permissions(absolute.parent, option), access.mode, access.group, option)
+    return absolute
 
 
 def _make_room(path: Path, elsewhere: str) -> None:
@@ -180,27 +188,5 @@ def listener(path: Path) -> str | None:
             if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
                 return None
             return f"somebody we may not ask ({error.strerror})"
-        pid, _, _ = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        pid, _ = peer_credentials(probe)
     return f"{process_name(pid)} (process {pid})"
-
-
-def peer_credentials(connection: socket.socket) -> tuple[int, int]:
-    """Process id and user id of the other end of a connected Unix socket (``SO_PEERCRED``)."""
-    pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return pid, uid
-
-
-def process_name(pid: int) -> str:
-    """The command name of a process, as far as it can be seen from here."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-    except OSError:
-        return "another program"
-
-
-def user_name(uid: int) -> str:
-    """The name of an account; its number where it has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

@@ -11,21 +11,21 @@ from typing import Final
 
 #: Opens a byte pipe whose protocol the given factory makes, like `asyncio.loop.create_unix_connection`.
 #: Raises `OSError`. What it returns is not used.
-Dial = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
+Connector = Callable[[Callable[[], asyncio.Protocol]], Awaitable[object]]
 
 #: How long to queue at a socket that accepts slowly, in s. pcscd listens with a backlog of 1.
 _PATIENCE: Final = 10
 _TIMEVAL: Final = struct.Struct("@ll")
 
 
-def unix_dial(path: str) -> Dial:
-    """Dial a Unix socket.
+def unix_connector(path: str) -> Connector:
+    """To a Unix socket.
 
     pcscd's own has a backlog of 1, so that a second program which comes at the same moment finds it full
     (``EAGAIN``). The kernel lets only those queue who block; this happens in a thread then.
     """
 
-    async def dial(factory: Callable[[], asyncio.Protocol]) -> object:
+    async def connect(factory: Callable[[], asyncio.Protocol]) -> object:
         loop = asyncio.get_running_loop()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -43,7 +43,7 @@ def unix_dial(path: str) -> Dial:
             sock.close()
             raise
 
-    return dial
+    return connect
 
 
 async def _in_thread(loop: asyncio.AbstractEventLoop, sock: socket.socket, path: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cardferry.link.accelerate import AheadLimits, RunAhead
+from cardferry.link.host_run_ahead import AheadLimits, RunAhead
 from tests.link.cards import FileCard
 
 CONTENT = bytes(number % 251 for number in range(1000))

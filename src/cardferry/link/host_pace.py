@@ -11,7 +11,7 @@ from collections import deque
 from typing import Final
 
 #: Steps of one pass.
-_MOST: Final = 64
+_MOST: Final = 32
 #: What carrying out a call, or closing a context, counts; anything smaller is one step.
 CALL: Final = 4
 
