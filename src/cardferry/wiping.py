@@ -33,6 +33,11 @@ _view: Final = memoryview(_buffer)
 _zeros: Final = memoryview(bytes(_SIZE))
 
 
+def room_for(size: int) -> memoryview:
+    """So many bytes of the buffer, for a `Receiver` that is given no more at once."""
+    return _view[:size]
+
+
 class Receiver(asyncio.BufferedProtocol):
     """A protocol whose input may carry secrets: `data_received` gets them, and nothing else of ours keeps them.
 

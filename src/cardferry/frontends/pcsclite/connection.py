@@ -34,7 +34,7 @@ from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import Reply, answered, failed, in_task
-from cardferry.wiping import Receiver, wipe_soon
+from cardferry.wiping import Receiver, room_for, wipe_soon
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
 from cardferry.wire.pcsclite.layout import NATIVE
@@ -48,6 +48,7 @@ _MAX_QUEUED = 16
 _MOST_AT_ONCE = 16
 #: Bytes that are read at once, unless a command that is longer has begun.
 _READ_SIZE = 4096
+_LITTLE = room_for(_READ_SIZE)
 #: From this level on, 4:6, the states are asked for after the wait.
 _ASKS_AFTER_WAIT = 6
 #: What a client may ask between a wait and its states, or instead of them.
@@ -204,7 +205,8 @@ class Connection(Receiver):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to, at the event loop's next look at the socket."""
-        return super().get_buffer(sizehint)[: max(_READ_SIZE, self._codec.missing)]
+        missing = self._codec.missing
+        return _LITTLE if missing <= _READ_SIZE else super().get_buffer(sizehint)[:missing]
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: whole requests among them are answered or queued. Garbage ends the connection."""
@@ -325,14 +327,8 @@ class Connection(Receiver):
     def _answer(self, request: m.Request, reply: Reply[Any]) -> bytes:
         error = reply.error
         if error is None:
-            value = reply.result()
-            match request:
-                case m.Transmit():
-                    return self._codec.transmitted(request, value)
-                case m.BeginTransaction() | m.EndTransaction():
-                    return self._codec.acknowledged(request)
-                case _:
-                    return cast("bytes", value)
+            encode = self._ENCODED.get(type(request))
+            return cast("bytes", reply.result()) if encode is None else encode(self._codec, request, reply.result())
         log.debug("%s: %s: %s", self.caller, type(request).__name__, error)
         return self._failed(request, error.code if isinstance(error, PcscError) else ReturnCode.E_CANCELLED)
 
@@ -573,6 +569,13 @@ class Connection(Receiver):
         m.WaitReaderStateChange: _wait,
         m.StopWaiting: _stop,
         m.Cancel: _cancel,
+    }
+
+    #: What makes the answer of a card's reply; the other calls bring theirs along.
+    _ENCODED: ClassVar[dict[type, Callable[[ServerCodec, Any, Any], bytes]]] = {
+        m.BeginTransaction: lambda codec, request, _: codec.acknowledged(request),
+        m.EndTransaction: lambda codec, request, _: codec.acknowledged(request),
+        m.Transmit: lambda codec, request, response: codec.transmitted(request, response),
     }
 
     _CALLS: ClassVar[dict[type, Callable[[Connection, Any], Reply[Any]]]] = {
