@@ -537,10 +537,12 @@ class _Operation(Reply[T]):
     def __init__(self, slot: Slot, handle: HandleState, work: Work[T], until: float | None) -> None:
         super().__init__()
         self._slot, self._handle, self._work, self._until = slot, handle, work, until
-        self._doing = slot.call(work, handle.check_happened)
+        slot.turns.busy(True)
+        self._doing = slot.device.call(work, handle.check_happened)
         self._doing.then(self._came)
 
     def _came(self, doing: Reply[T]) -> None:
+        self._slot.turns.busy(False)
         error = doing.error
         if error is not None and isinstance(error, PcscError) and self._slot.in_the_way(self._handle, error):
             claiming = self._slot.claim_for(self._handle, self._work, self._until, self._handle.check_happened)
@@ -551,11 +553,7 @@ class _Operation(Reply[T]):
     def _over(self, doing: Reply[T]) -> None:
         if not self._handle.lock_count:
             self._slot.turns.leave(self._handle)
-        error = doing.error
-        if error is None:
-            self.resolve(doing.result())
-        else:
-            self._end(error)
+        self.end_as(doing)
 
     def cancel(self, msg: object = None) -> bool:
         """Nobody waits for it any more."""

@@ -41,15 +41,20 @@ Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class Reply(Generic[T]):
-    """The answer to a call: a value, or a `CardferryError`, or `asyncio.CancelledError` when it was cancelled."""
+    """The answer to a call: a value, or a `CardferryError`, or `asyncio.CancelledError` when it was cancelled.
 
-    __slots__ = ("_asyncio_future_blocking", "_callbacks", "_done", "_error", "_value")
+    Attributes:
+        error: why the call failed; None when it did not, or the answer is not there yet.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_callbacks", "_done", "_value", "error")
 
     _value: T
+    error: BaseException | None
 
     def __init__(self) -> None:
         self._done = False
-        self._error: BaseException | None = None
+        self.error = None
         #: None, one callback, or a list of them: hardly any reply has more than one.
         self._callbacks: Any = None
         #: Tasks look for this attribute, and set it (``Task.__step``).
@@ -61,15 +66,10 @@ class Reply(Generic[T]):
         """Whether the answer is there, or the call was cancelled."""
         return self._done
 
-    @property
-    def error(self) -> BaseException | None:
-        """Why the call failed; None when it did not, or the answer is not there yet."""
-        return self._error
-
     def result(self) -> T:
         """The value, of a reply that is done; raises the error of a call that failed."""
-        if self._error is not None:
-            raise asyncio.CancelledError if self.cancelled() else self._error
+        if self.error is not None:
+            raise asyncio.CancelledError if self.cancelled() else self.error
         if not self._done:
             raise asyncio.InvalidStateError("the answer is not there yet")
         return self._value
@@ -84,7 +84,10 @@ class Reply(Generic[T]):
         """
         callbacks = self._callbacks
         if self._done:
-            self._call(callback)
+            try:  # as in `_call`, which would cost as much as the rest
+                callback(self)
+            except Exception:
+                log.exception("a bug in %r, which takes an answer", callback)
         elif callbacks is None:
             self._callbacks = callback
         elif callbacks.__class__ is list:
@@ -118,9 +121,15 @@ class Reply(Generic[T]):
         """There is none, and this is why. The reply must not be done."""
         self._end(error)
 
+    def end_as(self, other: Reply[T]) -> None:
+        """Here is the answer: the same as that one's, which is done. The reply must not be done."""
+        if other.error is None:
+            self._value = other._value
+        self._end(other.error)
+
     def _end(self, error: BaseException | None) -> None:
         self._done = True
-        self._error = error
+        self.error = error
         callbacks = self._callbacks
         if callbacks is None:
             return
@@ -129,7 +138,7 @@ class Reply(Generic[T]):
             for callback in callbacks:
                 self._call(callback)
             return
-        try:  # as in `_call`, which would cost as much as the rest
+        try:  # as above
             callbacks(self)
         except Exception:
             log.exception("a bug in %r, which takes an answer", callbacks)
@@ -165,13 +174,13 @@ class Reply(Generic[T]):
 
     def cancelled(self) -> bool:
         """Whether the call was cancelled."""
-        return isinstance(self._error, asyncio.CancelledError)
+        return isinstance(self.error, asyncio.CancelledError)
 
     def exception(self) -> BaseException | None:
         """Why the call failed; raises `asyncio.CancelledError` when it was cancelled."""
         if self.cancelled():
             self.result()
-        return self._error
+        return self.error
 
 
 class _Later:
@@ -197,7 +206,7 @@ class _Running(Reply[T]):
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._done = False
-        self._error = None
+        self.error = None
         self._callbacks = None
         self._asyncio_future_blocking = False
         self._coroutine = coroutine

@@ -35,7 +35,6 @@ from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import Reply, answered, failed, in_task
 from cardferry.wiping import Receiver, room_for, wipe_soon
-from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
 from cardferry.wire.pcsclite.layout import NATIVE
 from cardferry.wire.pcsclite.server import ServerCodec
@@ -150,6 +149,7 @@ class Connection(Receiver):
         "_context_number",
         "_front",
         "_going_on",
+        "_missing",
         "_paused",
         "_reading",
         "_requests",
@@ -174,6 +174,8 @@ class Connection(Receiver):
         #: What is left of the requests has its turn in the next pass of the event loop.
         self._going_on = False
         self._reading = True
+        #: Bytes until a request is whole that has begun.
+        self._missing = 0
         self._context: Context | None = None
         self._context_number = 0
         self._cards: dict[int, Card] = {}
@@ -205,8 +207,7 @@ class Connection(Receiver):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to, at the event loop's next look at the socket."""
-        missing = self._codec.missing
-        return _LITTLE if missing <= _READ_SIZE else super().get_buffer(sizehint)[:missing]
+        return _LITTLE if self._missing <= _READ_SIZE else super().get_buffer(sizehint)[: self._missing]
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: whole requests among them are answered or queued. Garbage ends the connection."""
@@ -218,10 +219,10 @@ class Connection(Receiver):
 
     def _received(self, data: bytes) -> None:
         codec = self._codec
-        try:
-            requests = codec.receive(data)
-        except WireError:
+        if codec.error is not None:
             return  # said already; this was on its way
+        requests = codec.receive(data)
+        self._missing = 0 if requests else codec.missing
         if codec.error is not None:
             log.warning("%s: connection closed, this is no pcsc-lite request: %s", self.caller, codec.error)
             self._requests.clear()
