@@ -60,7 +60,7 @@ def four_loops(computer: Computer, env: Mapping[str, str], host: Computer, count
 
 
 #: How often a workload runs its programs, by distance: next door, far away.
-_COUNTS: dict[Workload, tuple[int, int]] = {agent_beside_a_loop: (12, 4), four_loops: (15, 3)}
+_COUNTS: dict[Workload, tuple[int, int]] = {agent_beside_a_loop: (10, 4), four_loops: (12, 2)}
 
 
 def best(measure: Callable[[], Outcomes], good: Callable[[str], float]) -> Outcomes:
