@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import socket
 
 import pytest
 
 from cardferry import wiping
-from cardferry.wiping import Receiver, wipe_soon
+from cardferry.wiping import Receiver, wipe_freed, wipe_soon
 
 
 class Program(Receiver):
@@ -46,3 +47,15 @@ async def test_wiping_is_due_once_for_all_that_came(monkeypatch: pytest.MonkeyPa
             while len(wiped) < expected:  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.01)
     assert len(wiped) == 2
+
+
+def test_what_was_freed_is_overwritten_although_more_was_freed_since() -> None:
+    others = [bytes(30) for _ in range(5000)]  # so many that Python's pools of that size are full
+    secret = b"%d" % (10**29 + 735192640000)
+    place, size = id(secret), len(secret)
+    del secret
+    del others[::100]
+    ours = ctypes.string_at(place, size + 32)
+    assert b"73519264" in ours, "it is freed, and still there"
+    wipe_freed()
+    assert b"73519264" not in ctypes.string_at(place, size + 32)

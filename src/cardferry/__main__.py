@@ -4,13 +4,15 @@ import signal
 
 
 def main() -> None:
-    """Run the command line. A Ctrl-C while it is still being imported ends it without a traceback."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
+    """Run the command line.
+
+    Until a command waits for it, a Ctrl-C ends the program as it ends others: while modules are imported, the
+    `KeyboardInterrupt` of Python's own handler is a traceback, or is lost (in a callback of ``importlib``).
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from cardferry.cli.main import main as command  # noqa: PLC0415 - that is what may be interrupted
 
-    signal.signal(signal.SIGINT, before)
     command()
 
 

@@ -2,8 +2,8 @@
 
 `Receiver` reads into a buffer of ours, and overwrites it at once (the event loop's own would keep what it read until it
 reads as much again). What is made of the bytes are `bytes` objects, which nobody can overwrite who does not own them
-alone, and Python does not when it frees them. But what is freed last is handed out first: a moment after something was
-received, as many small objects are made and dropped as are likely to take those places.
+alone, and Python does not when it frees them. But what is freed last is handed out first, or nearly so: a moment after
+something was received, as many small objects are made and dropped as are likely to take those places.
 
 What is left: commands of more than `_LARGEST` bytes, the kernel's buffers, and pages that were swapped out before.
 """
@@ -17,16 +17,25 @@ from typing import Final
 _SIZE: Final = 256 * 1024
 #: s after the first bytes that were received since the last time.
 _DELAY: Final = 0.1
-#: Bytes in the objects that are made. With the 33 bytes of `bytes` itself there is one of each size that Python's own
-#: allocator has: up to 512 bytes, in steps of 16. A short command in its message is never longer.
+#: Bytes of an object of the type `bytes` itself.
+_BYTES: Final = 33
+#: Bytes in the objects that are made. With those there is one of each size that Python's own allocator has: up to 512
+#: bytes, in steps of 16. A short command in its message is never longer.
 _LARGEST: Final = 512
 _SIZES: Final = range(8, _LARGEST, 16)
-#: Objects of each size: more than are freed in the course of one command.
-_MANY: Final = 8
+#: Bytes in the objects of each size, together: as in one of the pools from which Python hands out objects of one size.
+#: Places are handed out from one pool until it is full, and not from where an object was freed last. And when all
+#: objects of a pool are freed, it becomes one for another size: what is beyond the first of those keeps its content.
+_ROOM: Final = 16 * 1024
 
 _buffer: Final = bytearray(_SIZE)
 _view: Final = memoryview(_buffer)
 _zeros: Final = memoryview(bytes(_SIZE))
+
+
+def room_for(size: int) -> memoryview:
+    """So many bytes of the buffer, for a `Receiver` that is given no more at once."""
+    return _view[:size]
 
 
 class Receiver(asyncio.BufferedProtocol):
@@ -82,6 +91,6 @@ wipe_soon: Final = _Wiper().soon
 
 
 def wipe_freed() -> None:
-    """Overwrite small objects that were freed of late, by taking their places for a moment (about 0.1 ms)."""
-    objects = [bytes(size) for size in _SIZES for _ in range(_MANY)]
+    """Overwrite small objects that were freed of late, by taking their places for a moment (less than 1 ms)."""
+    objects = [bytes(size) for size in _SIZES for _ in range(_ROOM // (size + _BYTES))]
     del objects

@@ -9,13 +9,14 @@ import asyncio
 import sys
 from pathlib import Path
 
-from cardferry.app.agent.listeners import Doors, UnixDoor, entrance
+from cardferry.app.agent.listeners import GuestListeners
 from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime.garbage import collect_rarely
 from cardferry.link import LinkServer
 from cardferry.manager import LocalManager
 from cardferry.readers.virtual import VirtualReaderSource
-from cardferry.transports.listening import Access
+from cardferry.transports.sockets import Access
+from cardferry.transports.unix import UnixAddress
 from tests.link.cards import CountingCard
 
 
@@ -23,10 +24,10 @@ async def serve(path: Path, reader: str, seconds: float) -> None:
     """Serve until standard input ends."""
     collect_rarely()
     source = VirtualReaderSource()
-    with entrance(UnixDoor(path), Access()) as door:
-        async with Doors([door]) as doors, LocalManager([source]) as manager, LinkServer(manager) as host:
+    with UnixAddress(path).listen(Access()) as listener:
+        async with GuestListeners([listener]) as guests, LocalManager([source]) as manager, LinkServer(manager) as host:
             source.add_reader(reader, seconds).insert(CountingCard())
-            doors.open(host.serve)
+            guests.open(host.serve)
             print("ready", flush=True)
             ended = asyncio.Event()
             asyncio.get_running_loop().add_reader(sys.stdin.fileno(), ended.set)

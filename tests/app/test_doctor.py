@@ -22,7 +22,7 @@ from cardferry.app.doctor import Finding, State, here, levels, programs, reading
 from cardferry.app.doctor.examine import guarded
 from cardferry.app.doctor.finding import note, ok, problem
 from cardferry.app.doctor.levels import Pair, library_level, pair
-from cardferry.app.hosts.address import SshHost
+from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.runtime.status_socket import Link, Running
 from cardferry.cli.main import main
 from cardferry.pcsc.constants import CardState

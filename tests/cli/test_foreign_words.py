@@ -21,8 +21,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from cardferry.app.hosts.address import UnixHost
-from cardferry.app.hosts.direct_link import dial_of
 from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.status_socket import Link, Running
 from cardferry.link import Guest, GuestStatus, LinkServer
@@ -32,15 +30,16 @@ from cardferry.manager import LocalManager
 from cardferry.manager.status import SlotStatus, WaiterStatus
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.readers.virtual import VirtualReaderSource
-from cardferry.transports import unix
+from cardferry.transports.base import Arrival
 from cardferry.transports.listening import ListeningSocket
-from cardferry.transports.unix import SocketPipe
+from cardferry.transports.unix import UnixAddress
 from cardferry.wire.link.frames import Kind, encode
 from tests.callers import TESTER, somebody
 from tests.cli.terminal import EVIL, SEEN, Commands, harmless
 from tests.frontends.at_desk import MODERN, Program
 from tests.frontends.served import served
 from tests.link.cards import CountingCard
+from tests.transports.taking import taking
 
 PR_SET_NAME = 15
 #: As long as a reader's name may be.
@@ -133,16 +132,16 @@ async def test_the_host_of_a_link(cardferry: Commands, tmp_path: Path) -> None:
         asyncio.TaskGroup() as tasks,
     ):
 
-        def accepted(pipe: SocketPipe) -> None:
-            tasks.create_task(host.serve(pipe, TESTER))
+        def take(arrival: Arrival) -> None:
+            tasks.create_task(host.serve(arrival.pipe, TESTER))
 
-        with ListeningSocket(tmp_path / "l") as listening:
-            async with unix.listen(listening.socket, accepted):
-                assert SEEN in await cardferry("doctor", f"unix:{listening.path}")
-                async with cardferry.beside("attach", "-vv", f"unix:{listening.path}", until="export "):
-                    people = await cardferry.listings()
-                    assert people.count(SEEN) >= 3
-                    assert json.loads(await cardferry.json())[0]["links"][0]["link"]["software"] == EVIL
+        address = UnixAddress(tmp_path / "l")
+        async with taking(address, take):
+            assert SEEN in await cardferry("doctor", str(address))
+            async with cardferry.beside("attach", "-vv", str(address), until="export "):
+                people = await cardferry.listings()
+                assert people.count(SEEN) >= 3
+                assert json.loads(await cardferry.json())[0]["links"][0]["link"]["software"] == EVIL
 
 
 def bye(reason: int) -> bytes:
@@ -168,7 +167,7 @@ async def test_the_guest_of_a_link(cardferry: Commands, tmp_path: Path) -> None:
         async with asyncio.timeout(20):
             while not door.exists():  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.005)
-        async with Guest(dial_of(UnixHost(door)), software=EVIL) as guest:
+        async with Guest(UnixAddress(door).dial, software=EVIL) as guest:
             await guest.ready()
             context = await guest.open(somebody(VERY_LONG[:500]))
             (reader,) = guest.snapshot.readers

@@ -155,8 +155,10 @@ def test_output_that_nobody_reads_is_no_traceback() -> None:
     assert "Exception" not in done.stderr
 
 
-def test_ctrl_c_before_anything_has_begun_is_no_traceback(tmp_path: Path) -> None:
-    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+@pytest.mark.parametrize("module", ["click", "msgspec"])
+def test_ctrl_c_before_anything_has_begun_ends_it_as_other_programs(tmp_path: Path, module: str) -> None:
+    """Also while the command's own modules are imported, the second of which is one."""
+    (tmp_path / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     command = [sys.executable, "-m", "cardferry", "status"]
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False

@@ -11,12 +11,11 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from cardferry.app.hosts.address import UnixHost
-from cardferry.app.hosts.direct_link import dial_of
 from cardferry.link import Guest
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.system.peers import user_name
+from cardferry.transports.unix import UnixAddress
 from tests.cli.terminal import Commands
 
 SAID = Principal(PrincipalKind.SSH, "the-president")
@@ -41,7 +40,7 @@ async def test_guests_holders_and_waiters_are_shown_with_their_principal(cardfer
         async with asyncio.timeout(20):
             while not door.exists():  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.005)
-        async with Guest(dial_of(UnixHost(door))) as guest:
+        async with Guest(UnixAddress(door).dial) as guest:
             await guest.ready()
             (reader,) = guest.snapshot.readers
             first, second = [await guest.open(program(name), 60) for name in ("first", "second")]

@@ -106,8 +106,11 @@ class Program(Library):
         await self.all_states()
 
     async def at_end(self) -> bool:
-        """Whether the front has hung up."""
-        return await self._in.read(1) == b""
+        """Whether the front has hung up, with what was written to it read or not."""
+        try:
+            return await self._in.read(1) == b""
+        except ConnectionResetError:
+            return True
 
     def hang_up(self) -> None:
         """Close without a word."""

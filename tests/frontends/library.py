@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -84,7 +85,8 @@ class Library:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._out.close()
-        await self._out.wait_closed()
+        with suppress(ConnectionResetError):  # the front has hung up on something that it had not read
+            await self._out.wait_closed()
 
     # bytes
 

@@ -20,7 +20,16 @@ from tests.manager.desk import ATR
 
 INJECTED = "injected"
 #: What stops a bug, or is called by the loop, which closes the connection then.
-OUTSIDE = ("guarded", "close", "data_received", "connection_made", "connection_lost", "pause_writing", "resume_writing")
+OUTSIDE = (
+    "guarded",
+    "close",
+    "get_buffer",
+    "data_received",
+    "connection_made",
+    "connection_lost",
+    "pause_writing",
+    "resume_writing",
+)
 
 
 def functions(kind: type) -> list[tuple[type, str]]:

@@ -26,8 +26,9 @@ from cardferry.frontends.pcsclite.connection import Connection
 from cardferry.manager import LocalManager
 from cardferry.pcsc.errors import ReturnCode
 from cardferry.transports.listening import ListeningSocket
+from cardferry.wire.pcsclite.server import ServerCodec
 from tests.frontends.at_desk import MODERN, Program
-from tests.frontends.library import ESTABLISH, STATES, VERSION
+from tests.frontends.library import BEGIN, ESTABLISH, STATES, VERSION
 from tests.manager.desk import ATR, FakeReader
 
 LOOPS = {"uvloop": uvloop.new_event_loop}
@@ -170,6 +171,32 @@ async def test_flood_of_requests_is_taken_in_no_faster_than_it_is_answered(tmp_p
         for _ in range(count):
             await program.hear("iIIIIIII")
             await program.raw(2)
+        await program.silence()
+
+
+async def test_flood_of_requests_has_a_little_of_each_pass_of_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = 0
+    acknowledged = ServerCodec.acknowledged
+
+    def counted(codec: ServerCodec, request: Any, rv: int = 0) -> bytes:
+        nonlocal answered
+        answered += 1
+        return acknowledged(codec, request, rv)
+
+    monkeypatch.setattr(ServerCodec, "acknowledged", counted)
+    async with front_at(tmp_path) as (_, path), Program(MODERN, path) as program, asyncio.timeout(20):
+        await program.establish()
+        count, most = 5000, 0
+        program.write(struct.pack("<IIiI", 8, BEGIN, 77, 0) * count)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(program.raw(8 * count))
+            while answered < count:
+                before = answered
+                await asyncio.sleep(0)
+                most = max(most, answered - before)
+        assert most <= 64
         await program.silence()
 
 

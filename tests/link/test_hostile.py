@@ -160,6 +160,20 @@ async def test_a_guest_that_is_none(bytes_said: bytes, piece: int) -> None:
         assert not desk.host.status.guests
 
 
+async def test_a_frame_that_is_no_hello_is_not_waited_for() -> None:
+    """It would be kept for as long as a hello may take, and is on no guest's account."""
+    async with Desk() as desk:
+        near, far = memory_pipe()
+        serving = desk.start(desk.host.serve(far, TESTER))
+        peer = Peer(near)
+        near.write(frame(Kind.DATA, 1, 0, bytes(1 << 20))[:100_000])
+        await quiet()
+        assert peer.bye is not None
+        assert peer.bye.reason is Reason.PROTOCOL
+        assert peer.is_lost
+        await serving
+
+
 async def test_a_guest_that_never_says_anything_is_not_waited_for() -> None:
     async with Desk() as desk:
         near, far = memory_pipe()
@@ -244,6 +258,26 @@ async def test_a_host_that_says_what_it_must_not(said: list[bytes | m.FromHost])
         began = len(host.peers)
         await asyncio.sleep(10)
         assert len(host.peers) - began < 15, "a host that misbehaves is not hammered"
+
+
+@pytest.mark.parametrize("last_words", [None, Reason.UNKNOWN_SESSION])
+async def test_a_host_that_greets_and_hangs_up_is_not_hammered(last_words: Reason | None) -> None:
+    host = HostileHost()
+
+    async def dial() -> Pipe:
+        if len(host.peers) > 1000:
+            raise ConnectionRefusedError("this would go on without end, at one moment")
+        return await host.dial()
+
+    def hang_up(state: LinkState) -> None:
+        if state is LinkState.UP:
+            if last_words is not None:
+                host.peers[-1].pipe.write(frame(Kind.BYE, 0, 0, Bye(last_words).encode()))
+            host.peers[-1].pipe.close()
+
+    async with Guest(dial, report=hang_up):
+        await asyncio.sleep(30)
+        assert 30 < len(host.peers) < 150
 
 
 async def test_a_host_cannot_fill_a_guests_memory_with_facts() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,12 +13,13 @@ import uvloop
 from cardferry.link import Guest, LinkServer
 from cardferry.manager import LocalManager
 from cardferry.readers.virtual import VirtualReaderSource
-from cardferry.transports import unix
-from cardferry.transports.base import Pipe
+from cardferry.transports.base import Arrival, Pipe
+from cardferry.transports.unix import UnixAddress
 from tests.callers import TESTER
 from tests.link.cards import CountingCard
 from tests.link.desk import READER
 from tests.link.test_breaks import count_in_transactions
+from tests.transports.taking import taking
 
 
 class Host2Guest:
@@ -31,16 +30,13 @@ class Host2Guest:
         self.tasks = tasks
         self.pipes: list[Pipe] = []
 
-    def accepted(self, pipe: Pipe) -> None:
-        self.pipes.append(pipe)
-        self.tasks.create_task(self.host.serve(pipe, TESTER, "guest"))
+    def take(self, arrival: Arrival) -> None:
+        self.pipes.append(arrival.pipe)
+        self.tasks.create_task(self.host.serve(arrival.pipe, TESTER, "guest"))
 
 
 async def whole(folder: Path, breaks: int) -> None:
-    path = folder / "link"
-    listening = socket.socket(socket.AF_UNIX)
-    listening.bind(os.fspath(path))
-    listening.listen()
+    address = UnixAddress(folder / "link")
     source, card = VirtualReaderSource(), CountingCard()
     chance = random.Random(breaks)
     async with (
@@ -51,7 +47,7 @@ async def whole(folder: Path, breaks: int) -> None:
     ):
         source.add_reader(READER).insert(card)
         end = Host2Guest(host, tasks)
-        async with unix.listen(listening, end.accepted), Guest(lambda: unix.dial(path)) as guest:
+        async with taking(address, end.take), Guest(address.dial) as guest:
             await guest.ready()
             while not guest.snapshot.readers:
                 await guest.changed(guest.snapshot.serial)

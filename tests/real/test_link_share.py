@@ -183,8 +183,8 @@ def test_a_guest_whose_host_stays_away_ends_and_takes_its_socket_along(recipe: R
     (recipe.guest.folder / "hasty").mkdir()
     (recipe.guest.folder / "hasty" / "sitecustomize.py").write_text(
         "import sys\nif 'guest' in sys.argv or '-m' in sys.orig_argv:\n"
-        "    import cardferry.app.sharing.remote_end as guest\n    guest.Lodging.__init__.__defaults__ = "
-        "(*guest.Lodging.__init__.__defaults__[:-1], 1.0)\n"
+        "    import cardferry.app.sharing.remote_end as guest\n    guest.RemoteEndSettings.__init__.__defaults__ = "
+        "(*guest.RemoteEndSettings.__init__.__defaults__[:-1], 1.0)\n"
     )
     install_cardferry(recipe.guest, environment)
     ferry = share(recipe)

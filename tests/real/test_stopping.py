@@ -25,6 +25,8 @@ from tests.lab.recipe import Recipe
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: s; a start takes less, so some moments are in the middle of work.
 _LIFE = 1.4
+#: s; before our first line is reached, Python makes a traceback of a SIGINT, or loses it.
+_PYTHON = 0.3
 _SLEEP = "sleep 1234"
 #: What a stopped cardferry must not leave running. An agent stays for the next guest.
 _ITS = "|".join((MASTER, SESSION, STDIO, GUEST, f"^{_SLEEP}", "cardferry (attach|share|run) "))
@@ -48,7 +50,8 @@ class Stop:
 
 def stops(chance: random.Random) -> list[Stop]:
     """One, or sometimes two in a hurry."""
-    first = Stop(chance.uniform(0, _LIFE), chance.choice(_SIGNALS))
+    number = chance.choice(_SIGNALS)
+    first = Stop(chance.uniform(_PYTHON if number is signal.SIGINT else 0, _LIFE), number)
     if chance.random() < 0.7:
         return [first]
     return [first, Stop(chance.uniform(0, 0.2), chance.choice(_SIGNALS))]

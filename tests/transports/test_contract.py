@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
 import uvloop
 
 from cardferry.transports import memory, stdio, unix, vsock
-from cardferry.transports.base import HIGH_WATER, Pipe
-from tests.transports.machines import ADDRESS, Machines
+from cardferry.transports.base import HIGH_WATER, Address, Pipe
+from cardferry.transports.errors import AddressSyntaxError, TransportError
+from cardferry.transports.registry import TRANSPORTS, parse_listening
+from cardferry.transports.sockets import Access
+from cardferry.transports.unix import UnixAddress
+from cardferry.transports.vsock import VsockAddress
+from tests.transports.machines import Machines
+from tests.transports.taking import listening
 
 Pair = tuple[Pipe, Pipe]
 
@@ -56,15 +62,37 @@ async def memory_pair(_: Path) -> AsyncIterator[Pair]:
     yield memory.memory_pipe()
 
 
-@asynccontextmanager
-async def unix_pair(folder: Path) -> AsyncIterator[Pair]:
-    path = folder / "s"
-    listening = socket.socket(socket.AF_UNIX)
-    listening.bind(os.fspath(path))
-    listening.listen()
-    accepted: asyncio.Future[Pipe] = asyncio.get_running_loop().create_future()
-    async with unix.listen(listening, accepted.set_result):
-        yield await unix.dial(path), await accepted
+def a_unix_socket(folder: Path, _: pytest.MonkeyPatch) -> Address:
+    return UnixAddress(folder / "s")
+
+
+def a_machines_port(folder: Path, patch: pytest.MonkeyPatch) -> Address:
+    patch.setattr(vsock, "vsock_socket", Machines(folder))
+    return VsockAddress(vsock.ANY, 35960)
+
+
+#: Scheme -> makes an address at which nobody listens yet.
+EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], Address]] = {"unix": a_unix_socket, "vsock": a_machines_port}
+
+
+@contextmanager
+def example(scheme: str, folder: Path) -> Iterator[Address]:
+    """An address of a transport."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield EXAMPLES[scheme](folder, patch)
+
+
+def registered(scheme: str) -> Callable[[Path], AbstractAsyncContextManager[Pair]]:
+    """Pairs of pipes that one dials, and somebody who listens takes."""
+
+    @asynccontextmanager
+    async def pair(folder: Path) -> AsyncIterator[Pair]:
+        with example(scheme, folder) as address:
+            async with listening(address) as arrivals:
+                yield await address.dial(), (await arrivals.get()).pipe
+
+    pair.__name__ = scheme
+    return pair
 
 
 @asynccontextmanager
@@ -86,15 +114,7 @@ async def stdio_socket(_: Path) -> AsyncIterator[Pair]:
     yield await stdio.open_pipe(near, near), await stdio.open_pipe(far, far)
 
 
-@asynccontextmanager
-async def vsock_pair(folder: Path) -> AsyncIterator[Pair]:
-    machines = Machines(folder)
-    accepted: asyncio.Future[Pipe] = asyncio.get_running_loop().create_future()
-    async with vsock.listen(vsock.bound(ADDRESS, machines), accepted.set_result):
-        yield await vsock.dial(ADDRESS, machines), await accepted
-
-
-PAIRS = [memory_pair, unix_pair, adopted_pair, stdio_pipes, stdio_socket, vsock_pair]
+PAIRS = [memory_pair, adopted_pair, stdio_pipes, stdio_socket, *map(registered, TRANSPORTS)]
 Script = Callable[[Pipe, Pipe], Awaitable[None]]
 
 
@@ -290,16 +310,50 @@ async def test_descriptors_that_are_files_are_an_os_error(tmp_path: Path) -> Non
         await stdio.open_pipe(descriptor, descriptor)
 
 
-def test_what_was_read_before_an_adoption_comes_first(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    async def whole() -> None:
-        one, two = socket.socketpair()
-        one.send(b" there" * 10_000)
-        pipe, user = await unix.adopt(two, "two", b"hello"), User()
-        await asyncio.sleep(0)
-        pipe.start(user)
-        await user.until(lambda: user.data == b"hello" + b" there" * 10_000)
-        one.close()
-        await user.until(lambda: bool(user.losses))
+# --- addresses
 
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(whole())
+schemes = pytest.mark.parametrize("scheme", TRANSPORTS)
+
+
+def test_each_transport_of_the_registry_is_held_to_the_contract() -> None:
+    assert EXAMPLES.keys() == TRANSPORTS.keys()
+
+
+@schemes
+def test_an_address_says_how_it_is_written(scheme: str, tmp_path: Path) -> None:
+    kind = TRANSPORTS[scheme]
+    assert kind.FORM.startswith(f"{scheme}:")
+    assert kind.LISTEN_FORM == "" or kind.LISTEN_FORM.startswith(f"{scheme}:")
+    with pytest.raises(AddressSyntaxError) as raised:
+        kind.parse("?", f"{scheme}:?")
+    assert f"'{scheme}:?'" in raised.value.message
+    assert f"{scheme}:" in raised.value.hint
+
+
+@schemes
+def test_a_listeners_name_can_be_listened_at(scheme: str, tmp_path: Path) -> None:
+    with example(scheme, tmp_path) as address, address.listen(Access()) as listener:
+        assert parse_listening(listener.name) == address
+
+
+@schemes
+async def test_who_listens_knows_who_has_come(scheme: str, tmp_path: Path) -> None:
+    with example(scheme, tmp_path) as address:
+        async with listening(address) as arrivals:
+            pipe = await address.dial()
+            arrival = await arrivals.get()
+            assert arrival.principal.kind == scheme
+            assert arrival.principal.name
+            assert arrival.name
+            assert not arrival.refusal
+            pipe.abort()
+
+
+@schemes
+async def test_dialling_where_nobody_listens_says_what_a_person_can_do(scheme: str, tmp_path: Path) -> None:
+    with example(scheme, tmp_path) as address:
+        with pytest.raises(TransportError) as raised:
+            await address.dial()
+        assert raised.value.hint
+        assert raised.value.heals
+        assert address.who()

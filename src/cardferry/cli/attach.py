@@ -9,7 +9,7 @@ import click
 
 from cardferry.app.commands.attach import attached
 from cardferry.app.commands.run import export_line
-from cardferry.app.hosts.address import Host
+from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.runtime import logging as logs
 from cardferry.app.runtime import signals as lifetime
@@ -32,7 +32,7 @@ from cardferry.transports.ssh import SshCommand
 @verbose_option
 def command(
     *,
-    hosts: tuple[Host, ...],
+    hosts: tuple[HostAddress, ...],
     ssh: SshCommand,
     socket: Path | None,
     link: bool,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import click
 
 
@@ -16,4 +18,6 @@ def command() -> None:
 
     from cardferry.app.demo.story import tell  # noqa: PLC0415
 
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what it has started is ended then
     tell(Console(highlight=False))

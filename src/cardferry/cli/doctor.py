@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from cardferry.app.hosts.address import Host
+from cardferry.app.hosts.address import HostAddress
 from cardferry.app.runtime import signals as lifetime
 from cardferry.cli.options import HostType, json_option, ssh_option
 from cardferry.cli.say import say, say_json
@@ -24,7 +24,7 @@ _INTERRUPTED: Final = 130
 @click.argument("host", type=HostType(), required=False)
 @ssh_option
 @json_option
-def command(host: Host | None, ssh: SshCommand, as_json: bool) -> None:
+def command(host: HostAddress | None, ssh: SshCommand, as_json: bool) -> None:
     """Say what is wrong, and how to mend it.
 
     Looks at this computer, and at HOST if one is named. The exit code is 0 only when there is no problem.

@@ -51,20 +51,20 @@ def command(
     `cardferry share` on that computer runs `cardferry guest --stdio` here by itself, through ssh.
     """
     if stdio:
-        from cardferry.app.agent.handoff_client import Visitor, read_token  # noqa: PLC0415 - all that a session of ssh needs
-        from cardferry.app.agent.stdio_session import visit_guest  # noqa: PLC0415
+        from cardferry.app.agent.handoff_client import Handoff, read_token  # noqa: PLC0415 - all that a session of ssh needs
+        from cardferry.app.agent.stdio_session import hand_to_remote_end  # noqa: PLC0415
 
         words = ["--mode", mode, "--reader-slots", str(reader_slots), "--grace", f"{grace:g}"]
         words += [*(["--group", group] if group else []), *(["--old-names"] if old_names else [])]
-        visit_guest(Visitor(name, read_token() if token_stdin else ""), socket, words)
+        hand_to_remote_end(Handoff(name, read_token() if token_stdin else ""), socket, words)
         return
     from cardferry.app.runtime import logging as logs  # noqa: PLC0415
     from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415 - not for --stdio
     from cardferry.app.runtime.service import Service  # noqa: PLC0415
     from cardferry.app.runtime.spawn import bound_log  # noqa: PLC0415
-    from cardferry.app.sharing.remote_end import Lodging, lodge  # noqa: PLC0415
+    from cardferry.app.sharing.remote_end import RemoteEndSettings, serve_remote_end  # noqa: PLC0415
     from cardferry.pcsc.constants import MAX_READERNAME  # noqa: PLC0415
-    from cardferry.transports.listening import Access  # noqa: PLC0415
+    from cardferry.transports.sockets import Access  # noqa: PLC0415
     from cardferry.wire.pcsclite.layout import OLD_NAME_SIZE  # noqa: PLC0415
 
     if socket is None:
@@ -75,5 +75,5 @@ def command(
     service = Service(
         Access(int(mode, 8), group), slots=reader_slots, name_size=OLD_NAME_SIZE if old_names else MAX_READERNAME
     )
-    lodging = Lodging(socket, service, grace)
-    lifetime.run(lambda: lodge(lodging, ready))
+    wanted = RemoteEndSettings(socket, service, grace)
+    lifetime.run(lambda: serve_remote_end(wanted, ready))

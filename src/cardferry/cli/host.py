@@ -27,7 +27,7 @@ from cardferry.cli.seconds import SecondsType
 @click.option("--record", metavar="FILE", type=click.Path(path_type=Path), help="add each call as a line to FILE")
 @click.option(
     "--listen",
-    metavar="DOOR",
+    metavar="ADDRESS",
     multiple=True,
     help="also take guests at unix:PATH, vsock::PORT (any machine), vsock:CID:PORT (that one); repeatable",
 )
@@ -73,37 +73,37 @@ def command(
     ssh: in a container (--listen unix:PATH, in a folder that it shares) or a virtual machine (--listen vsock::PORT).
     """
     if stdio:
-        from cardferry.app.agent.stdio_session import visit_agent  # noqa: PLC0415 - all that a session of ssh needs
+        from cardferry.app.agent.stdio_session import hand_to_agent  # noqa: PLC0415 - all that a session of ssh needs
 
         words = ["--readers", readers, "--grace", f"{grace:g}", "--mode", mode]
         words += ["--max-idle", f"{max_idle:g}", "--max-hold", f"{max_hold:g}"]
-        words += [word for door in listen for word in ("--listen", door)]
+        words += [word for address in listen for word in ("--listen", address)]
         words += [word for pattern in reader for word in ("--reader", pattern)]
         words += [] if record is None else ["--record", str(record)]
         words += [] if group is None else ["--group", group]
-        visit_agent(name, called, os.environ, words if accelerate else [*words, "--no-accelerate"])
+        hand_to_agent(name, called, os.environ, words if accelerate else [*words, "--no-accelerate"])
         return
-    from cardferry.app.agent.listeners import parse_door  # noqa: PLC0415
-    from cardferry.app.agent.server import Agency, serve  # noqa: PLC0415
-    from cardferry.app.hosts.address import parse_host  # noqa: PLC0415
+    from cardferry.app.agent.server import AgentSettings, serve  # noqa: PLC0415
+    from cardferry.app.hosts.registry import parse_host  # noqa: PLC0415
     from cardferry.app.runtime import logging as logs  # noqa: PLC0415
     from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415 - not for --stdio
     from cardferry.app.runtime.service import Service  # noqa: PLC0415
     from cardferry.app.runtime.spawn import bound_log  # noqa: PLC0415
     from cardferry.cli.options import ModeType  # noqa: PLC0415
     from cardferry.manager import Settings  # noqa: PLC0415
-    from cardferry.transports.listening import Access  # noqa: PLC0415
+    from cardferry.transports.registry import parse_listening  # noqa: PLC0415
+    from cardferry.transports.sockets import Access  # noqa: PLC0415
 
     logs.set_up(verbose)
     if ready is not None:
         bound_log()
-    agency = Agency(
+    wanted = AgentSettings(
         parse_host(readers),
         Service(settings=Settings(max_idle=max_idle, max_hold=max_hold), record=record, readers=reader),
         accelerate,
         grace,
         idle,
-        tuple(parse_door(door) for door in listen),
+        tuple(map(parse_listening, listen)),
         Access(ModeType().convert(mode, None, None), group),
     )
-    lifetime.run(lambda: serve(agency, ready))
+    lifetime.run(lambda: serve(wanted, ready))

@@ -10,24 +10,27 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from cardferry.app.hosts.address import FORMS, Host, HostSyntaxError, SshHost, parse_host
+from cardferry.app.hosts.address import HostAddress
+from cardferry.app.hosts.registry import parse_host
+from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.runtime.service import Service
 from cardferry.cli.seconds import SecondsType
 from cardferry.manager import ExclusivePolicy, Settings
 from cardferry.pcsc.constants import MAX_READERNAME
-from cardferry.transports.listening import Access
+from cardferry.transports.errors import AddressSyntaxError
+from cardferry.transports.sockets import Access
 from cardferry.transports.ssh import SshCommand
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS, OLD_NAME_SIZE
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class HostType(click.ParamType[Host]):
+class HostType(click.ParamType[HostAddress]):
     """``HOST``."""
 
     name = "HOST"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Host:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> HostAddress:
         """Parse it; `UserError` has better words than a usage error."""
         return value if not isinstance(value, str) else parse_host(value)
 
@@ -149,10 +152,10 @@ def service_options(function: Function) -> Function:
     return cast(Function, _service_options(command))
 
 
-def ssh_host(host: Host, command: str) -> SshHost:
-    """The host, if it is another computer; else a `HostSyntaxError`."""
+def ssh_host(host: HostAddress, command: str) -> SshHost:
+    """The host, if it is another computer; else a `AddressSyntaxError`."""
     if not isinstance(host, SshHost):
-        raise HostSyntaxError(
-            f"{command} needs another computer, reached with ssh", f"HOST is one of {FORMS.split(', p')[0]}"
+        raise AddressSyntaxError(
+            f"{command} needs another computer, reached with ssh", f"HOST is one of {', '.join(SshHost.FORMS)}"
         )
     return host

@@ -7,7 +7,7 @@ import sys
 import click
 
 from cardferry.app.commands.run import NotAttachedError, choose, execute, run_attached
-from cardferry.app.hosts.address import Host
+from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.runtime import logging as logs
 from cardferry.app.runtime import signals as lifetime
@@ -22,7 +22,7 @@ from cardferry.transports.ssh import SshCommand
 @ssh_option
 @verbose_option
 @click.argument("words", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
-def command(host: Host | None, ssh: SshCommand, verbose: int, words: tuple[str, ...]) -> None:
+def command(host: HostAddress | None, ssh: SshCommand, verbose: int, words: tuple[str, ...]) -> None:
     """Run COMMAND with the remote readers.
 
     Without --from it uses what `cardferry attach` has attached. The exit code is COMMAND's own, 128 + n when signal

@@ -6,7 +6,9 @@ import click
 
 from cardferry.app.commands.run import export_line
 from cardferry.app.commands.share import share
-from cardferry.app.hosts.address import LOCAL_PCSCD, Host, SshHost, spelled
+from cardferry.app.hosts.address import HostAddress
+from cardferry.app.hosts.sources import LOCAL_PCSCD
+from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.runtime import logging as logs
 from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime.service import Service
@@ -29,7 +31,7 @@ from cardferry.transports.ssh import SshCommand
 @click.option(
     "--readers",
     type=HostType(),
-    default=spelled(LOCAL_PCSCD),
+    default=str(LOCAL_PCSCD),
     show_default=True,
     help="where the readers are: pcscd:PATH, vpicc:PORT, vpicc:unix:PATH, virtual:",
 )
@@ -48,8 +50,8 @@ from cardferry.transports.ssh import SshCommand
 @verbose_option
 def command(
     *,
-    hosts: tuple[Host, ...],
-    readers: Host,
+    hosts: tuple[HostAddress, ...],
+    readers: HostAddress,
     ssh: SshCommand,
     remote_socket: str | None,
     link: bool,

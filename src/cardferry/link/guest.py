@@ -16,6 +16,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Final, Self
 
+from cardferry.backoff import Backoff
 from cardferry.changes import Changes
 from cardferry.link.guest_context import GuestContext
 from cardferry.link.guest_flapping import Flapping
@@ -34,6 +35,11 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE: Final = 0.05
 _MOST_PAUSE: Final = 1.0
 _MOST_PAUSE_WITHOUT_SESSION: Final = 5.0
+#: So many pipes in a row may be lost within so many s; then there is a pause of so many s before the next one.
+#: A network may break again and again, but a host that greets and hangs up for ever is not to keep us busy.
+_HASTY: Final = 3
+_BRIEF: Final = 0.1
+_BREATH: Final = 0.25
 #: s that the last words may take.
 _GOOD_BYE: Final = 0.5
 
@@ -135,7 +141,7 @@ class Guest:
         self._sessions = 0
         self._past = (0, 0, 0, 0, 0)
         self._changes = Changes()
-        self._pause = _FIRST_PAUSE
+        self._backoff = Backoff(_FIRST_PAUSE, _MOST_PAUSE_WITHOUT_SESSION)
         #: Why the pipe was lost last, while it is; and what came of such breaks.
         self._break: Exception | None = None
         self._flapping = Flapping()
@@ -198,6 +204,8 @@ class Guest:
     # keeping the link
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        brief = 0
         while True:
             try:
                 pipe = await self._dial()
@@ -214,9 +222,13 @@ class Guest:
                 await self._rest()
                 continue
             self._met = False
+            began = loop.time()
             await latest.channel.attach(pipe).unused
+            brief = brief + 1 if loop.time() - began < _BRIEF else 0
             if not self._met:
                 await self._rest()
+            elif brief > _HASTY:
+                await asyncio.sleep(_BREATH)
 
     def _new_session(self) -> GuestSession:
         self._sessions += 1
@@ -231,10 +243,7 @@ class Guest:
         return GuestSession(self, session)
 
     async def _rest(self) -> None:
-        pause = self._pause
-        most = _MOST_PAUSE if self.session is not None else _MOST_PAUSE_WITHOUT_SESSION
-        self._pause = min(pause * 2, most)
-        await asyncio.sleep(pause)
+        await asyncio.sleep(self._backoff.pause(None if self.session is None else _MOST_PAUSE))
 
     def _missed(self, error: Exception) -> None:
         self.error = error
@@ -270,7 +279,7 @@ class Guest:
         """The pipe is gone."""
         if session is self.session:
             if self.state is LinkState.UP:
-                self._pause = _FIRST_PAUSE
+                self._backoff.reset()
             self._break = error
             self._become(LinkState.BROKEN)
         else:

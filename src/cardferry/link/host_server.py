@@ -61,7 +61,7 @@ class _Greeting:
         self.pipe = pipe
         self.name = pipe.name
         self.hello: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
-        self._reader = FrameReader()
+        self._reader = FrameReader(_MOST_EARLY)
         self._early = b""
         self._user: PipeUser | None = None
         self._lost: tuple[Exception | None] | None = None

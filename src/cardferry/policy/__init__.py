@@ -1,1 +1,1 @@
-"""What is noted about the use of cards, and how secrets stay out of it."""
+"""Layers around a resource manager: what a program sees of it, and what is noted of its calls, without secrets."""

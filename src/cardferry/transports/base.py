@@ -1,4 +1,4 @@
-"""What a transport is to the layers above: a pipe for bytes, both ways.
+"""What a transport is to the layers above: a pipe for bytes, both ways, and the address that leads to one.
 
 Calls and callbacks happen in the event loop's thread, in the manner of `asyncio.Protocol`, because streams cost
 25 to 80 us a round trip where this costs 15. A pipe keeps the order of its bytes, and either delivers them or is lost:
@@ -9,12 +9,22 @@ Calls and callbacks happen in the event loop's thread, in the manner of `asyncio
    says False.
 4. `PipeUser.lost` is the last thing that a user hears, exactly once, whoever ended the pipe: None when an end closed
    it, otherwise what went wrong. After `Pipe.close` what was written is still delivered; after `Pipe.abort` it is not.
+
+An `Address` is what `registry` knows of a transport: how people write it, how to dial it, how to listen there, who is
+at the other end, and what to tell people when that is nobody, or somebody else.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import ClassVar, NamedTuple, NoReturn, Self
 from typing import Protocol as Interface
+
+from cardferry.pcsc.caller import Principal
+from cardferry.transports.errors import TransportError
+from cardferry.transports.sockets import Access
 
 #: Bytes on their way in one direction before a user is asked to pause.
 HIGH_WATER = 256 * 1024
@@ -71,3 +81,95 @@ class Pipe(Interface):
 
 #: Makes a connection. Raises `OSError`, or a `UserError` that says what a person can do.
 Dial = Callable[[], Awaitable[Pipe]]
+
+
+class Arrival(NamedTuple):
+    """Somebody who has come to a listener.
+
+    Attributes:
+        pipe: to whoever has come.
+        principal: who that is, as this computer has proved it.
+        name: likewise, in words for people.
+        refusal: why it must not come in; empty when it may.
+    """
+
+    pipe: Pipe
+    principal: Principal
+    name: str
+    refusal: str = ""
+
+
+class Listener(Interface):
+    """An address at which this process listens."""
+
+    @property
+    def name(self) -> str:
+        """The address, as a person writes it after ``--listen``."""
+        ...
+
+    async def run(self, take: Callable[[Arrival], None], shortage: Callable[[], None]) -> NoReturn:
+        """Take all who come, until cancelled.
+
+        Args:
+            take: gets each one.
+            shortage: called when this process has no descriptors left, to give some back.
+        """
+        ...
+
+
+class Address(ABC):
+    """Where a transport leads; to be derived as a frozen dataclass.
+
+    Attributes:
+        FORM: how people write it, for ``--help`` and errors.
+        LISTEN_FORM: how they write it after ``--listen``; empty where nobody can listen.
+    """
+
+    __slots__ = ()
+    FORM: ClassVar[str]
+    LISTEN_FORM: ClassVar[str] = ""
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, rest: str, text: str) -> Self:
+        """The address that ``text`` spells.
+
+        Args:
+            rest: what follows the scheme and its colon.
+            text: the whole, for errors.
+
+        Raises:
+            AddressSyntaxError: it spells none.
+        """
+
+    @classmethod
+    def parse_listening(cls, rest: str, text: str) -> Self:
+        """Likewise, for the address to listen at, where that is written in another way."""
+        return cls.parse(rest, text)
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """The URL; `parse` gives the address back."""
+
+    @abstractmethod
+    async def dial(self) -> Pipe:
+        """Connect; raises `TransportError`, with what a person can do."""
+
+    def listen(self, access: Access) -> AbstractContextManager[Listener]:
+        """Listen for the block.
+
+        Args:
+            access: who may connect, where that is decided by a file's access rights.
+
+        Raises:
+            UserError: that cannot be, with what a person can do.
+        """
+        raise NotImplementedError(f"nobody can listen at {self}")
+
+    def who(self) -> str:
+        """Who is at the other end, in words for people, as far as that can be seen from here."""
+        return f"who listens at {self}"
+
+    async def stranger(self) -> TransportError | None:
+        """What to tell people of somebody who is there and does not speak our protocol; None for nothing special."""
+        return None

@@ -15,6 +15,24 @@ class TransportError(UserError):
     heals = True
 
 
+class AddressSyntaxError(UserError):
+    """This is no address."""
+
+    exit_code = 2
+
+
+class NoHostError(TransportError):
+    """Nobody takes links there, or not from this account."""
+
+    exit_code = 34
+
+
+class NotCardferryError(TransportError):
+    """Somebody else is there."""
+
+    exit_code = 35
+
+
 class PcscdMissingError(TransportError):
     """There is no pcscd socket where the readers are."""
 

@@ -13,7 +13,6 @@ import os
 import shutil
 import socket
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +21,7 @@ from cardferry.system.descriptors import open_file_path, open_itself
 from cardferry.system.peers import peer_credentials, process_name
 from cardferry.transports.folders import check_trusted, locked
 from cardferry.transports.sockets import (
+    Access,
     FolderUnsafeError,
     PathUnusableError,
     check_size,
@@ -35,19 +35,6 @@ _SHORTER = "choose a shorter one, or set XDG_RUNTIME_DIR to a folder of your own
 #: Connections the kernel keeps for us until we accept them. pcscd's own backlog is 1.
 BACKLOG = 4096
 _PRIVATE: Final = 0o600
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Who may connect to a socket of ours.
-
-    Attributes:
-        mode: the socket's access rights.
-        group: group that gets it, None leaves the user's own.
-    """
-
-    mode: int = _PRIVATE
-    group: str | None = None
 
 
 class SocketInUseError(UserError):

@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from cardferry.transports.unix import connected
+from cardferry.transports.sockets import connected
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite.client import ClientCodec
 from cardferry.wire.pcsclite.layout import MAJOR

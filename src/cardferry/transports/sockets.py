@@ -6,13 +6,28 @@ Source: ``unix(7)``; `PATH_LIMIT` is what Linux's ``sun_path`` and libpcsclite's
 from __future__ import annotations
 
 import os
+import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cardferry.transports.errors import TransportError
+from cardferry.transports.errors import AddressSyntaxError, TransportError
 
 #: Bytes of the longest path a socket can be bound to and libpcsclite can be told (without the closing NUL).
 PATH_LIMIT: Final = 107
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may connect to a socket of ours.
+
+    Attributes:
+        mode: the socket's access rights.
+        group: group that gets it, None leaves the user's own.
+    """
+
+    mode: int = 0o600
+    group: str | None = None
 
 
 class SocketTakenError(TransportError):
@@ -40,6 +55,37 @@ class FolderUnsafeError(TransportError):
 
     exit_code = 12
     heals = False
+
+
+def absolute_path(rest: str, text: str, example: str) -> Path:
+    """The path of a socket in an address; raises `AddressSyntaxError` when it is not absolute.
+
+    Args:
+        rest: the path, as it is written.
+        text: the whole address, for the error.
+        example: how to write one.
+    """
+    if not rest.startswith("/"):
+        raise AddressSyntaxError(f"not a socket's path: {text!r}", f"write it absolute, as in {example}")
+    return Path(rest)
+
+
+def connected(path: Path) -> socket.socket:
+    """A non-blocking socket that is connected to the one at ``path``, which the kernel does at once or not at all.
+
+    An event loop's own way takes a queue that is full for a connection that is being made (asyncio).
+
+    Raises:
+        BlockingIOError: as many connections wait to be accepted there as may wait.
+        OSError: there can be no connection.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        connection.connect(os.fspath(path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def check_size(path: Path, shorter: str) -> None:

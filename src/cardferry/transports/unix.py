@@ -6,15 +6,23 @@ The kernel says who is at the other end of a Unix socket, so access is decided b
 from __future__ import annotations
 
 import asyncio
-import os
+import shlex
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self, cast
 
-from cardferry.transports.base import HIGH_WATER, PipeUser
+from cardferry.pcsc.caller import Principal, PrincipalKind, Program
+from cardferry.system.peers import peer_credentials, process_name, user_name
+from cardferry.transports.accepting import accept
+from cardferry.transports.base import HIGH_WATER, Address, Arrival, PipeUser
 from cardferry.transports.delivery import Delivery
+from cardferry.transports.errors import NoHostError, NotCardferryError, TransportError
+from cardferry.transports.listening import ListeningSocket, listener, public_path
+from cardferry.transports.probe import speaks_pcsclite
+from cardferry.transports.sockets import Access, absolute_path, check_size, connected
 from cardferry.wiping import Receiver
 
 
@@ -23,12 +31,10 @@ class SocketPipe(Receiver):
 
     Args:
         name: where it leads.
-        connected: called when the socket is ready.
     """
 
-    def __init__(self, name: str, connected: Callable[[SocketPipe], None] | None = None) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._connected = connected
         self._transport: asyncio.Transport
         self._delivery: Delivery
 
@@ -40,8 +46,6 @@ class SocketPipe(Receiver):
         self._transport.set_write_buffer_limits(high=HIGH_WATER)
         self._delivery = Delivery(self._transport.pause_reading, self._transport.resume_reading)
         self._transport.pause_reading()
-        if self._connected is not None:
-            self._connected(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
@@ -87,24 +91,6 @@ class SocketPipe(Receiver):
         self._transport.abort()
 
 
-def connected(path: Path) -> socket.socket:
-    """A non-blocking socket that is connected to the one at ``path``, which the kernel does at once or not at all.
-
-    An event loop's own way takes a queue that is full for a connection that is being made (asyncio).
-
-    Raises:
-        BlockingIOError: as many connections wait to be accepted there as may wait.
-        OSError: there can be no connection.
-    """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        connection.connect(os.fspath(path))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 async def dial(path: Path) -> SocketPipe:
     """Connect to the socket at ``path``; raises `OSError` as `connected` does."""
     loop = asyncio.get_running_loop()
@@ -112,34 +98,133 @@ async def dial(path: Path) -> SocketPipe:
     return pipe
 
 
-async def adopt(connection: socket.socket, name: str, read: bytes = b"") -> SocketPipe:
+async def adopt(connection: socket.socket, name: str) -> SocketPipe:
     """A pipe over a connected stream socket, which becomes the pipe's.
 
     Args:
         name: where it leads.
-        read: what was read from the socket before; the pipe delivers it first.
     """
-
-    def connected(pipe: SocketPipe) -> None:
-        if read:
-            pipe.data_received(read)
-
     loop = asyncio.get_running_loop()
-    _, pipe = await loop.connect_accepted_socket(lambda: SocketPipe(name, connected), connection)
+    _, pipe = await loop.connect_accepted_socket(lambda: SocketPipe(name), connection)
     return pipe
 
 
-@asynccontextmanager
-async def listen(listening: socket.socket, accepted: Callable[[SocketPipe], None]) -> AsyncIterator[None]:
-    """Accept connections for the block; ``accepted`` gets each, and must end it sooner or later.
+class Identity(NamedTuple):
+    """Who is at the other end of a connection.
+
+    Attributes:
+        principal: as this computer has proved it.
+        name: likewise, in words.
+        refusal: why it must not come in; empty when it may.
+    """
+
+    principal: Principal
+    name: str
+    refusal: str = ""
+
+
+class SocketListener:
+    """Takes the connections of a listening stream socket as pipes.
 
     Args:
-        listening: a bound, listening Unix socket; it is closed at the end of the block.
-        accepted: what to do with a new pipe.
+        name: the address.
+        listening: bound, listening and non-blocking; it stays the caller's to close.
+        identify: who has come, from the connection and the address that ``accept`` gives.
     """
-    loop = asyncio.get_running_loop()
-    server = await loop.create_unix_server(lambda: SocketPipe("unix:", accepted), sock=listening)
-    try:
-        yield
-    finally:
-        server.close()
+
+    def __init__(self, name: str, listening: socket.socket, identify: Callable[[socket.socket, Any], Identity]) -> None:
+        self.name = name
+        self._listening = listening
+        self._identify = identify
+
+    async def run(self, take: Callable[[Arrival], None], shortage: Callable[[], None] = lambda: None) -> NoReturn:
+        """Take all who come, until cancelled; see `cardferry.transports.base.Listener`."""
+
+        async def taken(connection: socket.socket, address: object) -> None:
+            principal, name, refusal = self._identify(connection, address)
+            take(Arrival(await adopt(as_unix(connection), f"{name} at {self.name}"), principal, name, refusal))
+
+        await accept(self._listening, self.name, taken, shortage)
+
+
+def as_unix(connection: socket.socket) -> socket.socket:
+    """The same socket, for an event loop that takes only families it knows."""
+    connection.setblocking(False)
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, connection.detach())
+
+
+def _program(connection: socket.socket, _address: object) -> Identity:
+    pid, uid = peer_credentials(connection)
+    program = Program(process_name(pid), pid, uid, proved=True)
+    return Identity(Principal(PrincipalKind.UNIX, user_name(uid)), str(program))
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress(Address):
+    """A socket in the file system of this computer."""
+
+    FORM: ClassVar[str] = "unix:PATH"
+    LISTEN_FORM: ClassVar[str] = "unix:PATH"
+
+    path: Path
+
+    @classmethod
+    def parse(cls, rest: str, text: str) -> Self:
+        """The absolute path after ``unix:``."""
+        return cls(absolute_path(rest, text, "unix:/run/cards/link"))
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+    async def dial(self) -> SocketPipe:
+        """Connect; raises `NoHostError`, or `PathUnusableError`."""
+        check_size(
+            self.path,
+            "where the reader is, choose a shorter one with --listen; here, mount its folder at a shorter one",
+        )
+        try:
+            return await dial(self.path)
+        except OSError as error:
+            raise self._nobody(error) from error
+
+    def _nobody(self, error: OSError) -> NoHostError:
+        path = self.path
+        start = f"cardferry host --listen {shlex.quote(str(self))}"
+        match error:
+            case FileNotFoundError() | NotADirectoryError():
+                hint = f"where {path.parent} comes from another system, see that it is mounted"
+                return NoHostError(f"there is no socket at {path}", f"where the reader is: {start}; {hint}")
+            case PermissionError():
+                return NoHostError(
+                    f"this account may not use {path}",
+                    f"see ls -l {shlex.quote(str(path))}; the host's --mode and --group say who may",
+                )
+            case BlockingIOError():
+                return NoHostError(
+                    f"the queue of connections at {path} is full: who listens there takes none",
+                    "see whether that process is stopped or very busy, and start it anew if it is",
+                )
+            case _ if path.exists() and not path.is_socket():
+                return NoHostError(f"{path} is not a socket", f"name another path, where the reader is: {start}")
+        return NoHostError(f"nobody listens at {path}: {error.strerror or error}", f"where the reader is: {start}")
+
+    @contextmanager
+    def listen(self, access: Access) -> Iterator[SocketListener]:
+        """Listen for whoever may write to the path."""
+        path = public_path(self.path, access, "--listen")
+        elsewhere = "choose another place with --listen unix:PATH"
+        with ListeningSocket(path, access.mode, access.group, elsewhere) as listening:
+            yield SocketListener(f"unix:{path}", listening.socket, _program)
+
+    def who(self) -> str:
+        """The program that listens, as the kernel says."""
+        return f"{listener(self.path) or 'who listened'} at {self.path}"
+
+    async def stranger(self) -> TransportError | None:
+        """A pcscd, perhaps, which can be used as such."""
+        if not await speaks_pcsclite(self.path):
+            return None
+        return NotCardferryError(
+            f"{self.who()} speaks pcsc-lite's protocol, and not that of links",
+            f"use it as what it is: pcscd:{self.path}",
+        )

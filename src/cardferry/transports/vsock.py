@@ -1,8 +1,8 @@
 """Pipes between a virtual machine and the computer it runs on (``vsock://CID:PORT``, Linux ``vsock(7)``).
 
 No network, no addresses to configure: the hypervisor gives each machine a number, its CID, which no program inside
-can change. So a listener knows which machine calls, and `listen` takes those that it is told to take. What the
-machine's own users may do is not decided here: whoever can open sockets there can call.
+can change. So a listener knows which machine calls, and may be there for one of them alone. What the machine's own
+users may do is not decided here: whoever can open sockets there can call.
 
 Event loops know nothing of this family of addresses, but a connected stream is a stream: the socket is made and
 connected here, and the loop gets its descriptor under the name of a Unix socket.
@@ -15,13 +15,16 @@ import errno
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Self, cast
+from typing import Any, ClassVar, Final, Self, cast
 
-from cardferry.transports.errors import TransportError
-from cardferry.transports.unix import SocketPipe
+from cardferry.pcsc.caller import Principal, PrincipalKind
+from cardferry.transports.base import Address
+from cardferry.transports.errors import AddressSyntaxError, TransportError
+from cardferry.transports.sockets import Access
+from cardferry.transports.unix import Identity, SocketListener, SocketPipe, adopt, as_unix
 
 #: ``VMADDR_CID_ANY``: to listen for all.
 ANY: Final = 0xFFFF_FFFF
@@ -45,9 +48,6 @@ _HINTS: Final = {
     errno.EACCES: "ports below 1024 are for root",
 }
 
-#: Makes an unconnected socket.
-MakeSocket = Callable[[], socket.socket]
-
 
 class VsockError(TransportError):
     """There is no way through vsock."""
@@ -56,97 +56,85 @@ class VsockError(TransportError):
 
 
 @dataclass(frozen=True, slots=True)
-class VsockAddress:
-    """A port of a machine.
+class VsockAddress(Address):
+    """A port of a machine, to be dialled; or of this computer, to listen for that machine.
 
     Attributes:
-        cid: the machine, see `ANY`, `LOOPBACK` and `HOST`.
+        cid: the machine at the other end, see `ANY`, `LOOPBACK` and `HOST`; to listen for all it is `ANY`.
         port: 0 to 4294967294; below 1024 for root.
     """
+
+    FORM: ClassVar[str] = "vsock://CID:PORT"
+    LISTEN_FORM: ClassVar[str] = "vsock::PORT for all machines, vsock:CID:PORT for the one with that CID"
 
     cid: int
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Parse ``CID:PORT``; instead of a CID ``host``, ``local`` or ``any``. Raises `ValueError`."""
-        match = _ADDRESS.fullmatch(text)
+    def parse(cls, rest: str, text: str) -> Self:
+        """``CID:PORT``, perhaps behind ``//``; the CID can be ``host`` or ``local``."""
+        hint = "write it as in vsock://2:35960; 2 is the computer that a virtual machine runs on"
+        address = cls._parsed(rest)
+        if address is None:
+            raise AddressSyntaxError(f"not a port of a machine: {text!r}", hint)
+        if address.cid == ANY:
+            raise AddressSyntaxError(f"not a port of one machine: {text!r}", hint)
+        return address
+
+    @classmethod
+    def parse_listening(cls, rest: str, text: str) -> Self:
+        """Likewise; no CID, or ``any``, for all machines."""
+        address = cls._parsed(f"any{rest}" if rest.startswith(":") else rest)
+        if address is None:
+            raise AddressSyntaxError(f"nowhere to listen: {text!r}", f"write it as in {cls.LISTEN_FORM}")
+        return address
+
+    @classmethod
+    def _parsed(cls, rest: str) -> Self | None:
+        match = _ADDRESS.fullmatch(rest.removeprefix("//"))
         if match is None:
-            raise ValueError(f"not CID:PORT: {text!r}")
+            return None
         cid = int(match["cid"]) if match["cid"].isdigit() else _NAMES.get(match["cid"])
         port = int(match["port"])
-        if cid is None or cid > ANY or port > _LARGEST:
-            raise ValueError(f"not CID:PORT: {text!r}")
-        return cls(cid, port)
+        return None if cid is None or cid > ANY or port > _LARGEST else cls(cid, port)
 
     def __str__(self) -> str:
         return f"vsock://{'any' if self.cid == ANY else self.cid}:{self.port}"
 
+    async def dial(self) -> SocketPipe:
+        """Connect; raises `VsockError`."""
+        try:
+            connection = vsock_socket()
+        except OSError as error:
+            raise _explained(self, error) from error
+        try:
+            await _connect(connection, self)
+        except OSError as error:
+            connection.close()
+            raise _explained(self, error) from error
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        return await adopt(as_unix(connection), str(self))
 
-class VsockPipe(SocketPipe):
-    """A pipe to another machine.
+    @contextmanager
+    def listen(self, access: Access) -> Iterator[SocketListener]:
+        """Listen for the machine, or for all of them; whose users may call is not decided here."""
+        del access
+        with _listening(VsockAddress(ANY, self.port)) as listening:
+            name = f"vsock:{'' if self.cid == ANY else self.cid}:{self.port}"
+            yield SocketListener(name, listening, self._identify)
 
-    Args:
-        name: where it leads; empty is taken from the address of the other end.
-        connected: called when the socket is ready.
-        refused: whether a machine of that CID may not call.
-
-    Attributes:
-        cid: of the machine at the other end, where it called us; None otherwise.
-    """
-
-    def __init__(
-        self,
-        name: str = "",
-        connected: Callable[[VsockPipe], None] | None = None,
-        refused: Callable[[int | None], bool] = lambda _cid: False,
-    ) -> None:
-        super().__init__(name)
-        self.cid: int | None = None
-        self._taken = connected
-        self._refused = refused
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is ready."""
-        super().connection_made(transport)
-        if self._taken is None:
-            return
-        peer: Any = transport.get_extra_info("peername")
-        if isinstance(peer, tuple):
-            self.cid = peer[0]
-            self.name = str(VsockAddress(peer[0], peer[1]))
-        if self._refused(self.cid):
-            self.abort()
-        else:
-            self._taken(self)
+    def _identify(self, _connection: socket.socket, address: Any) -> Identity:
+        cid = address[0] if isinstance(address, tuple) else None
+        name = "unknown" if cid is None else str(cid)
+        refusal = "" if self.cid in (ANY, cid) else "the host is not for this machine"
+        return Identity(Principal(PrincipalKind.VSOCK, name), f"machine {name}", refusal)
 
 
 def vsock_socket() -> socket.socket:
     """A new stream socket. Raises `OSError` where the kernel has no vsock."""
     return socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-
-
-async def dial(address: VsockAddress, make_socket: MakeSocket = vsock_socket) -> VsockPipe:
-    """Connect to a port of a machine.
-
-    Raises:
-        VsockError: it cannot be reached, with a hint.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        connection = make_socket()
-    except OSError as error:
-        raise _explained(address, error) from error
-    try:
-        await _connect(connection, address)
-    except OSError as error:
-        connection.close()
-        raise _explained(address, error) from error
-    except asyncio.CancelledError:
-        connection.close()
-        raise
-    _, pipe = await loop.create_unix_connection(lambda: VsockPipe(str(address)), sock=as_unix(connection))
-    return pipe
 
 
 async def _connect(connection: socket.socket, address: VsockAddress) -> None:
@@ -166,48 +154,20 @@ async def _connect(connection: socket.socket, address: VsockAddress) -> None:
             raise OSError(code, os.strerror(code)) from None
 
 
-def bound(address: VsockAddress, make_socket: MakeSocket = vsock_socket) -> socket.socket:
-    """A socket that listens at an address; raises `VsockError`."""
+def _listening(address: VsockAddress) -> socket.socket:
+    """A non-blocking socket that listens at an address; raises `VsockError`."""
     try:
-        listening = make_socket()
+        listening = vsock_socket()
     except OSError as error:
         raise _explained(address, error) from error
     try:
         listening.bind((address.cid, address.port))
         listening.listen(_BACKLOG)
+        listening.setblocking(False)
     except OSError as error:
         listening.close()
         raise _explained(address, error) from error
     return listening
-
-
-@asynccontextmanager
-async def listen(
-    listening: socket.socket, accepted: Callable[[VsockPipe], None], allowed: Collection[int] | None = None
-) -> AsyncIterator[None]:
-    """Accept connections for the block; ``accepted`` gets each, and must end it sooner or later.
-
-    Args:
-        listening: made by `bound`; it is closed at the end of the block.
-        accepted: what to do with a new pipe.
-        allowed: the CIDs of the machines that may call, None for all.
-    """
-
-    def refused(cid: int | None) -> bool:
-        return allowed is not None and cid not in allowed
-
-    loop = asyncio.get_running_loop()
-    server = await loop.create_unix_server(lambda: VsockPipe("", accepted, refused), sock=as_unix(listening))
-    try:
-        yield
-    finally:
-        server.close()
-
-
-def as_unix(connection: socket.socket) -> socket.socket:
-    """The same socket, for a loop that takes only families it knows."""
-    connection.setblocking(False)
-    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, connection.detach())
 
 
 def _explained(address: VsockAddress, error: OSError) -> VsockError:

@@ -13,27 +13,26 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.app.agent.handoff_client import Visitor
-from cardferry.app.agent.listeners import UnixDoor
-from cardferry.app.agent.server import Agency, serve
+from cardferry.app.agent.handoff_client import Handoff
+from cardferry.app.agent.server import AgentSettings, serve
 from cardferry.app.agent.stdio_session import agent_path
-from cardferry.app.hosts.address import PcscdHost, UnixHost, VirtualHost
 from cardferry.app.hosts.direct_link import linked_directly
+from cardferry.app.hosts.sources import PcscdHost, VirtualHost
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.service import Service
-from cardferry.app.runtime.spawn import News, decode
+from cardferry.app.runtime.spawn import StartReport, decode
 from cardferry.app.runtime.status_socket import Running, running
 from cardferry.link import Guest
 from cardferry.pcsc.caller import PrincipalKind
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.base import Pipe
-from cardferry.transports.unix import adopt
-from tests.app.visits import PATIENCE, Visit
+from cardferry.transports.unix import UnixAddress, adopt
+from tests.app.handoffs import PATIENCE, Session
 from tests.callers import somebody
 
 SELECT = bytes.fromhex("00a4040005a000000308")
-BUILD1 = Visitor("build1 at 10.0.0.9", principal=(PrincipalKind.SSH, "build1"))
+BUILD1 = Handoff("build1 at 10.0.0.9", principal=(PrincipalKind.SSH, "build1"))
 
 
 class Agent:
@@ -47,14 +46,14 @@ class Agent:
         self.ended = ended
         self._stack = stack
 
-    async def guest(self, visitor: Visitor) -> Guest:
+    async def guest(self, handoff: Handoff) -> Guest:
         """A guest that comes through ssh."""
 
         async def dial() -> Pipe:
-            visit = Visit(agent_path(runtime_folder()), visitor)
-            self._stack.callback(visit.close)
-            assert await visit.told() == News(taken=True)
-            return await adopt(visit.stream, "the agent")
+            session = Session(agent_path(runtime_folder()), handoff)
+            self._stack.callback(session.close)
+            assert await session.told() == StartReport(taken=True)
+            return await adopt(session.stream, "the agent")
 
         guest = await self._stack.enter_async_context(Guest(dial))
         await guest.ready()
@@ -66,11 +65,11 @@ class Agent:
 
 
 @asynccontextmanager
-async def agent(agency: Agency) -> AsyncIterator[Agent]:
+async def agent(wanted: AgentSettings) -> AsyncIterator[Agent]:
     """The agent, once guests can come."""
     reading, writing = os.pipe()
     async with AsyncExitStack() as stack:
-        task = asyncio.get_running_loop().create_task(serve(agency, writing))
+        task = asyncio.get_running_loop().create_task(serve(wanted, writing))
         try:
             with os.fdopen(reading, "rb") as ready:
                 line = await asyncio.to_thread(ready.readline)
@@ -100,7 +99,7 @@ async def use(guest: Guest) -> None:
 
 async def test_a_guest_through_ssh_is_served_and_recorded_as_its_principal(folder: Path) -> None:
     record = folder / "record"
-    async with agent(Agency(VirtualHost(), Service(record=record))) as served:
+    async with agent(AgentSettings(VirtualHost(), Service(record=record))) as served:
         guest = await served.guest(BUILD1)
         await use(guest)
         described = await served.status()
@@ -116,10 +115,10 @@ async def test_a_guest_through_ssh_is_served_and_recorded_as_its_principal(folde
 
 
 async def test_a_guest_without_ssh_is_the_user_that_the_kernel_tells(folder: Path) -> None:
-    door = folder / "door"
+    path = folder / "link"
     async with (
-        agent(Agency(VirtualHost(), doors=(UnixDoor(door),))) as served,
-        linked_directly(UnixHost(door)) as guest,
+        agent(AgentSettings(VirtualHost(), listen=(UnixAddress(path),))) as served,
+        linked_directly(UnixAddress(path)) as guest,
     ):
         await use(guest)
         (link,) = (await served.status()).links
@@ -128,8 +127,8 @@ async def test_a_guest_without_ssh_is_the_user_that_the_kernel_tells(folder: Pat
 
 
 async def test_all_guests_take_turns_at_one_card(folder: Path) -> None:
-    async with agent(Agency(VirtualHost())) as served:
-        one, two = await served.guest(BUILD1), await served.guest(Visitor("two", principal=(PrincipalKind.SSH, "two")))
+    async with agent(AgentSettings(VirtualHost())) as served:
+        one, two = await served.guest(BUILD1), await served.guest(Handoff("two", principal=(PrincipalKind.SSH, "two")))
         cards = []
         for guest in (one, two):
             context = await guest.open(somebody())
@@ -145,16 +144,16 @@ async def test_all_guests_take_turns_at_one_card(folder: Path) -> None:
 
 @pytest.mark.parametrize(("patterns", "offered"), [(("Yubico*",), 1), (("Another*",), 0)])
 async def test_only_readers_that_are_offered_are_seen(patterns: tuple[str, ...], offered: int) -> None:
-    async with agent(Agency(VirtualHost(), Service(readers=patterns))) as served:
+    async with agent(AgentSettings(VirtualHost(), Service(readers=patterns))) as served:
         guest = await served.guest(BUILD1)
         assert len(guest.snapshot.readers) == offered
         assert len((await served.status()).readers) == offered
 
 
 async def test_there_is_one_agent_and_the_second_is_told_so(folder: Path) -> None:
-    async with agent(Agency(VirtualHost())) as served:
+    async with agent(AgentSettings(VirtualHost())) as served:
         with pytest.raises(UserError) as told:
-            async with agent(Agency(VirtualHost())):
+            async with agent(AgentSettings(VirtualHost())):
                 pass
         assert "is in use" in told.value.message
         await use(await served.guest(BUILD1))
@@ -162,23 +161,23 @@ async def test_there_is_one_agent_and_the_second_is_told_so(folder: Path) -> Non
 
 async def test_why_there_are_no_readers_is_told_to_who_has_started_it(folder: Path) -> None:
     with pytest.raises(UserError) as told:
-        async with agent(Agency(PcscdHost(folder / "no pcscd"))):
+        async with agent(AgentSettings(PcscdHost(folder / "no pcscd"))):
             pass
     assert (told.value.exit_code, told.value.message) == (30, f"there is no pcscd socket at {folder / 'no pcscd'}")
 
 
 async def test_it_leaves_when_nobody_has_come_for_a_while_and_takes_its_socket_along(folder: Path) -> None:
-    async with agent(Agency(VirtualHost(), idle=0.05)) as served:
+    async with agent(AgentSettings(VirtualHost(), idle=0.05)) as served:
         async with asyncio.timeout(PATIENCE):
             await served.ended
         assert not agent_path(runtime_folder()).exists()
 
 
 async def test_it_stays_while_a_guest_that_was_lost_may_come_back(folder: Path) -> None:
-    async with agent(Agency(VirtualHost(), grace=30.0, idle=0.05)) as served:
-        visit = Visit(agent_path(runtime_folder()), BUILD1)
-        assert await visit.told() == News(taken=True)
-        pipes = [await adopt(visit.stream, "the agent")]
+    async with agent(AgentSettings(VirtualHost(), grace=30.0, idle=0.05)) as served:
+        session = Session(agent_path(runtime_folder()), BUILD1)
+        assert await session.told() == StartReport(taken=True)
+        pipes = [await adopt(session.stream, "the agent")]
         closed = asyncio.Event()
 
         async def dial() -> Pipe:
@@ -189,7 +188,7 @@ async def test_it_stays_while_a_guest_that_was_lost_may_come_back(folder: Path) 
 
         async with Guest(dial) as guest:
             await guest.ready()
-            visit.close()
+            session.close()
             guest.session.channel.end.pipe.abort()  # type: ignore[union-attr]
             await closed.wait()
             await asyncio.wait((served.ended,), timeout=0.3)  # several times as long as it waits for somebody new
@@ -199,7 +198,7 @@ async def test_it_stays_while_a_guest_that_was_lost_may_come_back(folder: Path) 
 
 
 async def test_what_is_no_visit_disturbs_nobody(folder: Path) -> None:
-    async with agent(Agency(VirtualHost())) as served:
+    async with agent(AgentSettings(VirtualHost())) as served:
         with socket.socket(socket.AF_UNIX) as garbage:
             garbage.connect(os.fspath(agent_path(runtime_folder())))
             garbage.send(b"\xff" * 100)

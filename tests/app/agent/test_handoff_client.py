@@ -14,32 +14,32 @@ from typing import Any
 
 import pytest
 
-from cardferry.app.agent import accepting
-from cardferry.app.agent import handoff_server as reception
-from cardferry.app.agent.handoff_client import Visitor
-from cardferry.app.agent.handoff_server import Reception, Tell
+from cardferry.app.agent import handoff_server as server
+from cardferry.app.agent.handoff_client import Handoff
+from cardferry.app.agent.handoff_server import HandoffServer, Tell
 from cardferry.app.agent.stdio_session import (
     LinkOnlyError,
-    guest_door,
+    hand_to_agent,
+    hand_to_remote_end,
     principal_of,
+    remote_end_path,
     settle_runtime_folder,
-    visit_agent,
-    visit_guest,
 )
-from cardferry.app.runtime.spawn import News
+from cardferry.app.runtime.spawn import StartReport
 from cardferry.system.peers import user_name
+from cardferry.transports import accepting
 from cardferry.transports.base import Pipe
 from cardferry.transports.listening import ListeningSocket, SocketInUseError
 
 _HAND_OVER = """
 import sys
 from pathlib import Path
-from cardferry.app.agent.handoff_client import Visitor, hand_over
+from cardferry.app.agent.handoff_client import Handoff, hand_over
 from cardferry.app.runtime.spawn import BackgroundError
 def start():
     print("started", file=sys.stderr, flush=True)
 try:
-    hand_over(Path(sys.argv[1]), Visitor("somebody", "secret"), start)
+    hand_over(Path(sys.argv[1]), Handoff("somebody", "secret"), start)
 except BackgroundError as error:
     print("error:", error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -66,28 +66,30 @@ class Echo:
 class Desk:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "door"
-        self.visitors: list[Visitor] = []
-        self.news: list[News] = []
-        self.reception: Reception
+        self.handoffs: list[Handoff] = []
+        self.reports: list[StartReport] = []
+        self.server: HandoffServer
 
-    async def serve(self, pipe: Pipe, visitor: Visitor, tell: Tell) -> None:
-        self.visitors.append(visitor)
-        for news in self.news:
-            tell(news)
+    async def serve(self, pipe: Pipe, handoff: Handoff, tell: Tell) -> None:
+        self.handoffs.append(handoff)
+        for report in self.reports:
+            tell(report)
         await Echo(pipe).gone
 
     @asynccontextmanager
     async def open(
-        self, welcome: Callable[[Visitor], News] = lambda visitor: News(taken=True), idle: float | None = None
+        self,
+        admit: Callable[[Handoff], StartReport] = lambda handoff: StartReport(taken=True),
+        idle: float | None = None,
     ) -> AsyncIterator[None]:
         with ListeningSocket(self.path) as listening:
-            self.reception = Reception(listening.socket, self.serve, welcome=welcome, idle=idle)
+            self.server = HandoffServer(listening.socket, self.serve, admit=admit, idle=idle)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self.reception.run())
+                tasks.create_task(self.server.run())
                 yield
-                self.reception.leave()
+                self.server.leave()
 
-    async def visit(self, said: bytes) -> tuple[bytes, str, int]:
+    async def hand_over(self, said: bytes) -> tuple[bytes, str, int]:
         """A session hands its streams over; what comes back through them, its complaints and its exit code."""
         near, far = socket.socketpair()
         process = await asyncio.create_subprocess_exec(
@@ -113,31 +115,31 @@ class Desk:
 async def test_streams_are_handed_over_and_the_session_ends_with_them(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     async with desk.open():
-        assert await desk.visit(b"hello") == (b"HELLO", "", 0)
-        assert desk.visitors == [Visitor("somebody", "secret")]
+        assert await desk.hand_over(b"hello") == (b"HELLO", "", 0)
+        assert desk.handoffs == [Handoff("somebody", "secret")]
 
 
 async def test_what_there_is_to_tell_reaches_standard_error(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    desk.news = [News(serving="/run/card")]
+    desk.reports = [StartReport(serving="/run/card")]
     async with desk.open():
-        assert await desk.visit(b"x") == (b"X", "cardferry is serving /run/card\n", 0)
+        assert await desk.hand_over(b"x") == (b"X", "cardferry is serving /run/card\n", 0)
 
 
 async def test_an_error_that_comes_later_ends_the_session_with_its_code(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    desk.news = [News.of(SocketInUseError("no more", "go"))]
+    desk.reports = [StartReport.of(SocketInUseError("no more", "go"))]
     async with desk.open():
-        _, complaints, code = await desk.visit(b"")
+        _, complaints, code = await desk.hand_over(b"")
         assert (complaints, code) == ("error: no more\n", 11)
 
 
-async def test_who_is_not_welcome_hears_why(tmp_path: Path) -> None:
+async def test_who_is_not_admitted_hears_why(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    async with desk.open(lambda visitor: News.of(SocketInUseError(f"not {visitor.name}", "go"))):
-        answer, complaints, code = await desk.visit(b"")
+    async with desk.open(lambda handoff: StartReport.of(SocketInUseError(f"not {handoff.name}", "go"))):
+        answer, complaints, code = await desk.hand_over(b"")
         assert (answer, complaints, code) == (b"", "error: not somebody\n", 11)
-    assert not desk.visitors
+    assert not desk.handoffs
 
 
 async def test_a_process_that_is_about_to_leave_is_asked_again(tmp_path: Path) -> None:
@@ -147,26 +149,26 @@ async def test_a_process_that_is_about_to_leave_is_asked_again(tmp_path: Path) -
         leaving.listen()
         leaving.setblocking(False)
         async with asyncio.TaskGroup() as tasks:
-            visit = tasks.create_task(desk.visit(b"hello"))
+            handing = tasks.create_task(desk.hand_over(b"hello"))
             connection, _ = await asyncio.get_running_loop().sock_accept(leaving)
             desk.path.unlink()
             async with desk.open():
                 connection.close()
-                assert (await visit)[0] == b"HELLO"
+                assert (await handing)[0] == b"HELLO"
 
 
 async def test_when_nobody_comes_there_is_an_error_and_not_a_loop(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    _, complaints, code = await desk.visit(b"")
+    _, complaints, code = await desk.hand_over(b"")
     assert complaints.splitlines()[0] == "started"
     assert "nobody listens at" in complaints
     assert code == 52
 
 
-async def test_the_reception_returns_when_nobody_has_come_for_a_while(tmp_path: Path) -> None:
+async def test_the_server_returns_when_nobody_has_come_for_a_while(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     with ListeningSocket(desk.path) as listening:
-        await asyncio.wait_for(Reception(listening.socket, desk.serve, idle=0.01).run(), 5)
+        await asyncio.wait_for(HandoffServer(listening.socket, desk.serve, idle=0.01).run(), 5)
 
 
 async def test_it_stays_while_somebody_is_expected_back(tmp_path: Path) -> None:
@@ -179,7 +181,7 @@ async def test_it_stays_while_somebody_is_expected_back(tmp_path: Path) -> None:
         return asked < 3
 
     with ListeningSocket(desk.path) as listening:
-        await asyncio.wait_for(Reception(listening.socket, desk.serve, idle=0.01, busy=busy).run(), 5)
+        await asyncio.wait_for(HandoffServer(listening.socket, desk.serve, idle=0.01, busy=busy).run(), 5)
     assert asked == 3
 
 
@@ -212,10 +214,10 @@ async def test_rubbish_is_passed_over(
             with suppress(ConnectionResetError):  # what was not read
                 assert await asyncio.get_running_loop().sock_recv(rude, 10) == b""
         assert "a bug" not in caplog.text
-        assert await desk.visit(b"hello") == (b"HELLO", "", 0)
+        assert await desk.hand_over(b"hello") == (b"HELLO", "", 0)
 
 
-async def test_without_descriptors_visitors_come_in_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_descriptors_streams_are_taken_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accepting, "SHORTAGE_PAUSE", 0.01)
     failures = [OSError(errno.EMFILE, "Too many open files"), ConnectionAbortedError(errno.ECONNABORTED, "gone")]
     loop = asyncio.get_running_loop()
@@ -229,28 +231,28 @@ async def test_without_descriptors_visitors_come_in_later(tmp_path: Path, monkey
     monkeypatch.setattr(loop, "sock_accept", short)
     desk = Desk(tmp_path)
     async with desk.open():
-        assert await desk.visit(b"hello") == (b"HELLO", "", 0)
+        assert await desk.hand_over(b"hello") == (b"HELLO", "", 0)
     assert not failures
 
 
-async def test_a_visitor_for_whose_streams_there_are_no_descriptors_hears_so(
+async def test_one_for_whose_streams_there_are_no_descriptors_hears_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def short(connection: socket.socket) -> tuple[Visitor | None, list[int]]:
+    def short(connection: socket.socket) -> tuple[Handoff | None, list[int]]:
         raise OSError(errno.EMFILE, "Too many open files")
 
     desk = Desk(tmp_path)
     async with desk.open():
         with monkeypatch.context() as patched:
-            patched.setattr(reception, "receive", short)
-            _, complaints, code = await desk.visit(b"")
-        assert complaints == "error: no place for another visitor there: [Errno 24] Too many open files\n"
+            patched.setattr(server, "receive", short)
+            _, complaints, code = await desk.hand_over(b"")
+        assert complaints == "error: no place for another guest there: [Errno 24] Too many open files\n"
         assert code == 52
-        assert await desk.visit(b"hello") == (b"HELLO", "", 0)
+        assert await desk.hand_over(b"hello") == (b"HELLO", "", 0)
 
 
-@pytest.mark.parametrize("name", ["receive", "open_pipe", "_readable", "serve", "welcome", "setblocking"])
-async def test_a_bug_behind_one_visitor_is_nobody_elses(
+@pytest.mark.parametrize("name", ["receive", "open_pipe", "_readable", "serve", "admit", "_take"])
+async def test_a_bug_behind_one_connection_is_nobody_elses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     desk = Desk(tmp_path)
@@ -260,15 +262,15 @@ async def test_a_bug_behind_one_visitor_is_nobody_elses(
 
     async with desk.open():
         with monkeypatch.context() as patched:
-            if name == "setblocking":
-                patched.setattr(Reception, "_visit", failing)
-            elif name in ("serve", "welcome"):
-                patched.setattr(desk.reception, f"_{name}", failing)
+            if name == "_take":
+                patched.setattr(HandoffServer, name, failing)
+            elif name in ("serve", "admit"):
+                patched.setattr(desk.server, f"_{name}", failing)
             else:
-                patched.setattr(reception, name, failing)
-            assert (await desk.visit(b""))[0] == b""
+                patched.setattr(server, name, failing)
+            assert (await desk.hand_over(b""))[0] == b""
         assert "RuntimeError: injected" in caplog.text
-        assert await desk.visit(b"hello") == (b"HELLO", "", 0)
+        assert await desk.hand_over(b"hello") == (b"HELLO", "", 0)
 
 
 # --- what runs in the session
@@ -296,7 +298,7 @@ def test_the_token_is_the_first_line_and_the_link_gets_all_that_follows(said: by
 
 def test_a_key_that_is_for_the_link_only_refuses_everything_else() -> None:
     with pytest.raises(LinkOnlyError) as caught:
-        visit_agent("", "", {"SSH_ORIGINAL_COMMAND": "rm -rf /"}, [])
+        hand_to_agent("", "", {"SSH_ORIGINAL_COMMAND": "rm -rf /"}, [])
     assert "authorized_keys" in caught.value.hint
 
 
@@ -319,9 +321,9 @@ def test_guests_are_known_by_name_and_address(
     seen: list[str] = []
     monkeypatch.setattr(
         "cardferry.app.agent.stdio_session.hand_over",
-        lambda path, visitor, start: seen.append(f"{path.name} {visitor.name}"),
+        lambda path, handoff, start: seen.append(f"{path.name} {handoff.name}"),
     )
-    visit_agent("", name, environ, [])
+    hand_to_agent("", name, environ, [])
     assert seen == [f"agent {known_as}"]
 
 
@@ -330,8 +332,8 @@ def test_a_name_that_is_none_does_not_become_a_path(name: str, tmp_path: Path, m
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     started: list[list[str]] = []
     monkeypatch.setattr("cardferry.app.agent.stdio_session.start", lambda words, log: started.append(words))
-    monkeypatch.setattr("cardferry.app.agent.stdio_session.hand_over", lambda path, visitor, start: start())
-    visit_guest(Visitor(name, "token"), None, [])
+    monkeypatch.setattr("cardferry.app.agent.stdio_session.hand_over", lambda path, handoff, start: start())
+    hand_to_remote_end(Handoff(name, "token"), None, [])
     assert started == [["guest", "--socket", str(tmp_path / "cardferry" / "host.sock")]]
 
 
@@ -345,10 +347,10 @@ def test_a_session_without_a_runtime_folder_uses_the_accounts_own_if_there_is_on
     assert environ == {"XDG_RUNTIME_DIR": "/run/elsewhere"}
 
 
-def test_each_path_has_a_door_of_its_own() -> None:
+def test_each_path_has_a_socket_of_its_own() -> None:
     folder = Path("/run/user/1/cardferry")
-    assert guest_door(folder, Path("/run/a")) != guest_door(folder, Path("/run/b"))
-    assert guest_door(folder, Path("/run/a")) == guest_door(folder, Path("/run/a"))
+    assert remote_end_path(folder, Path("/run/a")) != remote_end_path(folder, Path("/run/b"))
+    assert remote_end_path(folder, Path("/run/a")) == remote_end_path(folder, Path("/run/a"))
 
 
 KEY = "publickey ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGZvbw=="
@@ -385,11 +387,11 @@ def test_a_guest_cannot_make_itself_another_principal_by_its_words(
 ) -> None:
     """What it asks for, and what it calls itself: its key has a command, and a name, of its own."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    seen: list[Visitor] = []
+    seen: list[Handoff] = []
     monkeypatch.setattr(
-        "cardferry.app.agent.stdio_session.hand_over", lambda path, visitor, start: seen.append(visitor)
+        "cardferry.app.agent.stdio_session.hand_over", lambda path, handoff, start: seen.append(handoff)
     )
     asked = {"SSH_ORIGINAL_COMMAND": f"cardferry host --stdio {words}"}
-    visit_agent("mallory", "build1", SSH | asked, [])
-    visit_agent("", "build1", SSH | asked, [])
-    assert [visitor.principal for visitor in seen] == [("ssh", "mallory"), ("ssh", user_name(os.getuid()))]
+    hand_to_agent("mallory", "build1", SSH | asked, [])
+    hand_to_agent("", "build1", SSH | asked, [])
+    assert [handoff.principal for handoff in seen] == [("ssh", "mallory"), ("ssh", user_name(os.getuid()))]

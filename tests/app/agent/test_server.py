@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from cardferry.app.hosts.address import UnixHost
 from cardferry.app.hosts.direct_link import linked_directly
 from cardferry.link import Guest
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
+from cardferry.transports.unix import UnixAddress
 from tests.callers import somebody
 from tests.link.cards import COUNT
 
@@ -57,7 +57,7 @@ async def _soak(path: Path, stretches: int) -> tuple[list[float], list[float]]:
     """How long transactions take without, and with, a hostile guest, taken by turns."""
     took: tuple[list[float], list[float]] = ([], [])
     async with AsyncExitStack() as stack:
-        guests = [await stack.enter_async_context(linked_directly(UnixHost(path))) for _ in range(3)]
+        guests = [await stack.enter_async_context(linked_directly(UnixAddress(path))) for _ in range(3)]
         for number in range(2 * stretches):
             hostile = number % 2
             process = None
@@ -114,12 +114,12 @@ def test_a_hostile_guest_at_most_doubles_what_honest_ones_wait_for_minutes(tmp_p
     assert hostile < 2 * quiet
 
 
-# --- more visitors than there are descriptors
+# --- more guests than there are descriptors
 
 
 @contextmanager
 def _agent(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """An agent that may have 64 descriptors, and where it takes visitors."""
+    """An agent that may have 64 descriptors, and where it takes streams."""
     environ = {**os.environ, "XDG_RUNTIME_DIR": str(folder)}
     folder.chmod(0o700)
     door = folder / "door"
@@ -136,7 +136,7 @@ def _agent(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
             agent.wait(30)
 
 
-def _visit(at: Path) -> tuple[socket.socket, ...]:
+def _hand_over(at: Path) -> tuple[socket.socket, ...]:
     """Hand a stream over; the connection at which that was done, and the stream's other end."""
     connection, (near, far) = socket.socket(socket.AF_UNIX), socket.socketpair()
     connection.connect(str(at))
@@ -147,10 +147,10 @@ def _visit(at: Path) -> tuple[socket.socket, ...]:
     return connection, near
 
 
-async def test_more_visitors_than_descriptors_end_nothing(tmp_path: Path) -> None:
+async def test_more_guests_than_descriptors_end_nothing(tmp_path: Path) -> None:
     with _agent(tmp_path) as (agent, at):
-        async with linked_directly(UnixHost(tmp_path / "door")) as honest:
-            crowd = [_visit(at) for _ in range(20)]
+        async with linked_directly(UnixAddress(tmp_path / "door")) as honest:
+            crowd = [_hand_over(at) for _ in range(20)]
             for _ in range(80):  # who says nothing costs a descriptor, too
                 silent = socket.socket(socket.AF_UNIX)
                 silent.connect(str(at))
@@ -165,6 +165,6 @@ async def test_more_visitors_than_descriptors_end_nothing(tmp_path: Path) -> Non
                     honest.snapshot.readers[0].name, SHARED, Protocol.ANY
                 )
                 assert await card.transmit(bytes.fromhex("00a4040000"), Protocol.T1)
-                async with linked_directly(UnixHost(tmp_path / "door")) as another:
+                async with linked_directly(UnixAddress(tmp_path / "door")) as another:
                     assert another.snapshot.readers
         assert agent.poll() is None

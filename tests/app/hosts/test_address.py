@@ -6,23 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cardferry.app.hosts.address import (
-    Host,
-    HostSyntaxError,
-    PcscdHost,
-    SshHost,
-    UnixHost,
-    VirtualHost,
-    VpiccHost,
-    VsockHost,
-    label,
-    parse_host,
-    spelled,
-)
+from cardferry.app.doctor.there import CHECKS
+from cardferry.app.hosts.address import HostAddress
+from cardferry.app.hosts.direct_link import LinkHost
+from cardferry.app.hosts.registry import KINDS, SCHEMES, parse_host
+from cardferry.app.hosts.sources import PcscdHost, VirtualHost, VpiccHost
+from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.pcsc.errors import UserError
+from cardferry.transports.errors import AddressSyntaxError
+from cardferry.transports.registry import TRANSPORTS
+from cardferry.transports.unix import UnixAddress
 from cardferry.transports.vsock import VsockAddress
 
-FORMS: list[tuple[str, Host, str]] = [
+FORMS: list[tuple[str, HostAddress, str]] = [
     ("computer1", SshHost("computer1"), "computer1"),
     ("me@computer1", SshHost("me@computer1"), "me@computer1"),
     ("computer1.example.org", SshHost("computer1.example.org"), "computer1.example.org"),
@@ -33,8 +29,8 @@ FORMS: list[tuple[str, Host, str]] = [
     ("fe80::1%eth0", SshHost("fe80::1%eth0"), "fe80-1-eth0"),
     ("10.0.0.1", SshHost("10.0.0.1"), "10.0.0.1"),
     ("pcscd:/run/pcscd/pcscd.comm", PcscdHost(Path("/run/pcscd/pcscd.comm")), "pcscd-run-pcscd-pcscd.comm"),
-    ("unix:/run/cards/link", UnixHost(Path("/run/cards/link")), "unix-run-cards-link"),
-    ("vsock://2:35960", VsockHost(VsockAddress(2, 35960)), "vsock-2-35960"),
+    ("unix:/run/cards/link", LinkHost(UnixAddress(Path("/run/cards/link"))), "unix-run-cards-link"),
+    ("vsock://2:35960", LinkHost(VsockAddress(2, 35960)), "vsock-2-35960"),
     ("vpicc:35963", VpiccHost(35963), "vpicc-35963"),
     ("vpicc:unix:/run/card", VpiccHost(Path("/run/card")), "vpicc-run-card"),
     ("virtual:", VirtualHost(), "virtual"),
@@ -42,15 +38,15 @@ FORMS: list[tuple[str, Host, str]] = [
 
 
 @pytest.mark.parametrize(("text", "host", "name"), FORMS, ids=[text for text, _, _ in FORMS])
-def test_each_form_is_parsed_spelled_and_named(text: str, host: Host, name: str) -> None:
+def test_each_form_is_parsed_spelled_and_named(text: str, host: HostAddress, name: str) -> None:
     assert parse_host(text) == host
-    assert spelled(host) == text
-    assert label(host) == name
+    assert str(host) == text
+    assert host.label == name
 
 
 @pytest.mark.parametrize("text", ["vsock:2:35960", "vsock://host:35960", "VSOCK://host:35960"])
 def test_a_machines_port_can_be_written_in_other_ways(text: str) -> None:
-    assert parse_host(text) == VsockHost(VsockAddress(2, 35960))
+    assert parse_host(text) == LinkHost(VsockAddress(2, 35960))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +86,7 @@ def test_a_machines_port_can_be_written_in_other_ways(text: str) -> None:
     ],
 )
 def test_what_is_no_host_is_refused_with_a_hint_and_the_exit_code_of_wrong_usage(text: str, hint: str) -> None:
-    with pytest.raises(HostSyntaxError) as raised:
+    with pytest.raises(AddressSyntaxError) as raised:
         parse_host(text)
     assert hint in raised.value.hint
     assert raised.value.exit_code == 2
@@ -102,13 +98,13 @@ def test_any_text_is_a_host_or_a_user_error(text: str) -> None:
         host = parse_host(text)
     except UserError:
         return
-    assert parse_host(spelled(host)) == host
+    assert parse_host(str(host)) == host
 
 
 @given(st.text(max_size=60).filter(lambda text: "\0" not in text))
 def test_a_label_is_always_the_name_of_a_visible_file(text: str) -> None:
     try:
-        name = label(parse_host(text))
+        name = parse_host(text).label
     except UserError:
         return
     assert 0 < len(name) <= 40
@@ -116,3 +112,11 @@ def test_a_label_is_always_the_name_of_a_visible_file(text: str) -> None:
     assert not name.startswith(".")
     assert name.isascii()
     assert name.isprintable()
+
+
+def test_the_registry_is_whole() -> None:
+    """Each kind of host can be written, and the doctor looks at it; each transport is a host."""
+    spelled = {type(host) for _, host, _ in FORMS}
+    assert spelled == set(KINDS) == CHECKS.keys()
+    assert TRANSPORTS.keys() <= SCHEMES.keys()
+    assert {text.partition(":")[0] for text, _, _ in FORMS if ":/" in text or text.endswith(":")} <= SCHEMES.keys()

@@ -11,23 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.app.agent.listeners import UnixDoor
 from cardferry.app.commands.attach import attached
 from cardferry.app.doctor import there
 from cardferry.app.doctor.finding import Finding, State
 from cardferry.app.hosts import direct_link as direct
-from cardferry.app.hosts.address import UnixHost, VsockHost
 from cardferry.app.hosts.attachment import Attachment
-from cardferry.app.hosts.direct_link import NoHostError, NotCardferryError, linked_directly
-from cardferry.app.hosts.sources import LinkedHostError
+from cardferry.app.hosts.direct_link import LinkedHostError, LinkHost, linked_directly
 from cardferry.app.hosts.ssh_link import RefusedError
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.link import LinkState
 from cardferry.manager import LocalManager
 from cardferry.pcsc.errors import UserError
+from cardferry.transports.base import Address
+from cardferry.transports.errors import NoHostError, NotCardferryError
 from cardferry.transports.listening import ListeningSocket
 from cardferry.transports.sockets import PathUnusableError
 from cardferry.transports.ssh import SshCommand
+from cardferry.transports.unix import UnixAddress
 from cardferry.transports.vsock import VsockAddress
 from cardferry.wire.link.frames import Kind, encode
 from cardferry.wire.link.greeting import Bye, Reason
@@ -36,10 +36,10 @@ from tests.link.desk import READER
 from tests.transports.queues import full_queue
 
 
-async def refusal(host: UnixHost | VsockHost) -> UserError:
+async def refusal(address: Address) -> UserError:
     """What a person is told."""
     with pytest.raises(UserError) as raised:
-        async with linked_directly(host):
+        async with linked_directly(address):
             pass
     return raised.value
 
@@ -61,7 +61,7 @@ async def listener_that_says(path: Path, said: bytes, *, closes: bool = True) ->
 
 async def test_no_such_file(tmp_path: Path) -> None:
     for path in (tmp_path / "link", tmp_path / "nowhere" / "link"):
-        told = await refusal(UnixHost(path))
+        told = await refusal(UnixAddress(path))
         assert (type(told), told.exit_code) == (NoHostError, 34)
         assert f"there is no socket at {path}" in told.message
         assert f"cardferry host --listen unix:{path}" in told.hint
@@ -69,14 +69,14 @@ async def test_no_such_file(tmp_path: Path) -> None:
 
 async def test_a_folder_in_the_path_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "there is no socket" in (await refusal(UnixHost(tmp_path / "file" / "link"))).message
+    assert "there is no socket" in (await refusal(UnixAddress(tmp_path / "file" / "link"))).message
 
 
 async def test_nobody_listens(tmp_path: Path) -> None:
     path = tmp_path / "link"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(os.fspath(path))
-    told = await refusal(UnixHost(path))
+    told = await refusal(UnixAddress(path))
     assert (type(told), told.exit_code) == (NoHostError, 34)
     assert f"nobody listens at {path}" in told.message
     assert f"--listen unix:{path}" in told.hint
@@ -85,20 +85,20 @@ async def test_nobody_listens(tmp_path: Path) -> None:
 async def test_a_full_queue_is_not_nobody(tmp_path: Path) -> None:
     path = tmp_path / "link"
     with full_queue(path):
-        told = await refusal(UnixHost(path))
+        told = await refusal(UnixAddress(path))
     assert (type(told), told.exit_code) == (NoHostError, 34)
     assert told.message == f"the queue of connections at {path} is full: who listens there takes none"
 
 
 async def test_a_hint_can_be_given_to_a_shell(tmp_path: Path) -> None:
-    told = await refusal(UnixHost(tmp_path / "my link; reboot"))
+    told = await refusal(UnixAddress(tmp_path / "my link; reboot"))
     assert f"cardferry host --listen 'unix:{tmp_path}/my link; reboot';" in told.hint
 
 
 async def test_not_a_socket(tmp_path: Path) -> None:
     path = tmp_path / "link"
     path.write_text("precious")
-    told = await refusal(UnixHost(path))
+    told = await refusal(UnixAddress(path))
     assert (type(told), told.message) == (NoHostError, f"{path} is not a socket")
     assert path.read_text() == "precious"
 
@@ -108,14 +108,14 @@ async def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("cardferry.transports.unix.dial", dial)
-    told = await refusal(UnixHost(tmp_path / "link"))
+    told = await refusal(UnixAddress(tmp_path / "link"))
     assert (type(told), told.exit_code) == (NoHostError, 34)
     assert "may not use" in told.message
     assert "--mode" in told.hint
 
 
 async def test_a_path_that_no_socket_can_have(tmp_path: Path) -> None:
-    told = await refusal(UnixHost(tmp_path / ("x" * 107)))
+    told = await refusal(UnixAddress(tmp_path / ("x" * 107)))
     assert (type(told), told.exit_code) == (PathUnusableError, 10)
     assert "--listen" in told.hint
 
@@ -124,7 +124,7 @@ async def test_a_pcsc_lite_socket_is_told_from_a_link(tmp_path: Path) -> None:
     path = tmp_path / "pcscd.comm"
     with ListeningSocket(path) as listening:
         async with LocalManager([]) as manager, PcscliteFrontend(manager, listening):
-            told = await refusal(UnixHost(path))
+            told = await refusal(UnixAddress(path))
     assert (type(told), told.exit_code) == (NotCardferryError, 35)
     assert "pcsc-lite's protocol" in told.message
     assert f"(process {os.getpid()})" in told.message
@@ -135,7 +135,7 @@ async def test_a_pcsc_lite_socket_is_told_from_a_link(tmp_path: Path) -> None:
 async def test_somebody_else_listens(tmp_path: Path, said: bytes) -> None:
     path = tmp_path / "link"
     async with listener_that_says(path, said):
-        told = await refusal(UnixHost(path))
+        told = await refusal(UnixAddress(path))
     assert (type(told), told.exit_code) == (NotCardferryError, 35)
     assert f"(process {os.getpid()}) at {path} does not speak" in told.message
     assert "--listen" in told.hint
@@ -145,7 +145,7 @@ async def test_somebody_who_says_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(direct, "_GREETING_TIME", 0.05)
     path = tmp_path / "link"
     async with listener_that_says(path, b"", closes=False):
-        told = await refusal(UnixHost(path))
+        told = await refusal(UnixAddress(path))
     assert (type(told), told.exit_code) == (NoHostError, 34)
     assert "does not say hello" in told.message
 
@@ -161,28 +161,28 @@ async def test_somebody_who_says_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 async def test_a_host_that_does_not_want_us(tmp_path: Path, bye: Bye, says: str, hint: str) -> None:
     path = tmp_path / "link"
     async with listener_that_says(path, encode(Kind.BYE, 0, 0, bye.encode()), closes=False):
-        told = await refusal(UnixHost(path))
+        told = await refusal(UnixAddress(path))
     assert (type(told), told.exit_code) == (RefusedError, 54)
     assert says in told.message
     assert hint in told.hint
 
 
 async def test_no_way_through_vsock() -> None:
-    told = await refusal(VsockHost(VsockAddress(0xFFFF_FFF0, 35960)))
+    told = await refusal(VsockAddress(0xFFFF_FFF0, 35960))
     assert told.exit_code == 33
 
 
 async def test_who_stands_in_for_the_host_for_a_while_does_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "link"
     async with asyncio.timeout(30):
-        async with open_at(UnixDoor(path)) as host:
-            first = linked_directly(UnixHost(path))
+        async with open_at(UnixAddress(path)) as host:
+            first = linked_directly(UnixAddress(path))
             guest = await first.__aenter__()
             assert len(host.status.guests) == 1
         async with listener_that_says(path, b"220 mail.example.org ESMTP\r\n"):
             await until(lambda: guest.error is not None)
         path.unlink(missing_ok=True)
-        async with open_at(UnixDoor(path)):
+        async with open_at(UnixAddress(path)):
             await until(lambda: guest.state is LinkState.UP and bool(guest.snapshot.readers))
             await first.__aexit__(None, None, None)
 
@@ -190,7 +190,9 @@ async def test_who_stands_in_for_the_host_for_a_while_does_no_harm(tmp_path: Pat
 async def test_what_only_links_is_no_place_with_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(LinkedHostError) as raised:
-        async with attached(Attachment((UnixHost(Path("/run/link")),), socket=tmp_path / "card", link=False)):
+        async with attached(
+            Attachment((LinkHost(UnixAddress(Path("/run/link"))),), socket=tmp_path / "card", link=False)
+        ):
             pass
     assert "without --no-link" in raised.value.hint
     assert raised.value.exit_code == 2
@@ -200,12 +202,12 @@ async def test_what_only_links_is_no_place_with_readers(tmp_path: Path, monkeypa
 
 
 async def examined(path: Path, folder: Path) -> list[Finding]:
-    return [finding async for finding in there.host(UnixHost(path), SshCommand(), folder, [], None)]
+    return [finding async for finding in there.host(LinkHost(UnixAddress(path)), SshCommand(), folder, [], None)]
 
 
 async def test_the_doctor_goes_the_whole_way(tmp_path: Path) -> None:
     path = tmp_path / "link"
-    async with open_at(UnixDoor(path)):
+    async with open_at(UnixAddress(path)):
         found = await examined(path, tmp_path)
     assert [finding.state for finding in found] == [State.OK] * len(found)
     assert (found[0].probe, found[0].says) == (f"link to unix:{path}", "it works: cardferry is at both ends")

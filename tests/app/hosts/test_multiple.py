@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from cardferry.app.hosts import multiple as several
-from cardferry.app.hosts.address import Host, SshHost, spelled
+from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.attachment import Attachment
-from cardferry.app.hosts.connect import Reached
+from cardferry.app.hosts.connect import OpenedReaders, ReachedHost, Way
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
 from cardferry.manager.status import SlotStatus
@@ -48,11 +49,7 @@ class Hosts:
         self.open: set[str] = set()
 
     @asynccontextmanager
-    async def reached(
-        self, host: Host, wanted: Attachment, parts: Path, *, one_of_several: bool
-    ) -> AsyncIterator[Reached]:
-        assert one_of_several
-        name = spelled(host)
+    async def reach(self, name: str) -> AsyncIterator[ReachedHost]:
         self.attempts.append(name)
         steps = self.script[name]
         step = steps.pop(0) if len(steps) > 1 else steps[0]
@@ -69,7 +66,7 @@ class Hosts:
             pass
 
         try:
-            yield Reached(
+            yield ReachedHost(
                 said,
                 known,
                 lambda path: [Link(name, "up", path, "link")],
@@ -79,27 +76,44 @@ class Hosts:
             self.open.discard(name)
 
     @asynccontextmanager
-    async def all(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> AsyncIterator[Reached]:
+    async def all(self, folder: Path) -> AsyncIterator[ReachedHost]:
         """All of them, as `attach` has them."""
-        monkeypatch.setattr(several, "reached", self.reached)
-        wanted = Attachment(tuple(SshHost(name) for name in self.script))
+        wanted = Attachment(tuple(Scripted(name, self) for name in self.script))
         async with several.reached_all(wanted, folder) as everything:
             yield everything
         assert self.open == set()
 
-    async def play(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> BaseException:
+    async def play(self, folder: Path) -> BaseException:
         """Use them until something ends that; return what a person is told."""
         with pytest.raises(BaseExceptionGroup) as raised:
-            await self._use(monkeypatch, folder)
+            await self._use(folder)
         return root_cause(raised.value)
 
-    async def _use(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-        async with self.all(monkeypatch, folder) as everything:
+    async def _use(self, folder: Path) -> None:
+        async with self.all(folder) as everything:
             await everything.known()
             await asyncio.sleep(3600)
 
 
-def shown(everything: Reached) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Scripted(HostAddress):
+    """A host that does what the script says."""
+
+    name: str
+    hosts: Hosts
+
+    def __str__(self) -> str:
+        return self.name
+
+    def open_readers(self, way: Way) -> AbstractAsyncContextManager[OpenedReaders]:
+        raise NotImplementedError
+
+    def reach(self, way: Way) -> AbstractAsyncContextManager[ReachedHost]:
+        assert way.one_of_several
+        return self.hosts.reach(self.name)
+
+
+def shown(everything: ReachedHost) -> list[str]:
     return [reader.name for reader in everything.manager.snapshot.readers]
 
 
@@ -110,11 +124,9 @@ def now() -> float:
 AWAY = TransportError("laptop does not answer", "is it on?")
 
 
-async def test_a_host_that_is_away_is_tried_again_until_it_joins(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_a_host_that_is_away_is_tried_again_until_it_joins(tmp_path: Path) -> None:
     hosts = Hosts(laptop=[AWAY, AWAY, Said("Reader")], desk=[Said("Reader")])
-    async with hosts.all(monkeypatch, tmp_path) as everything:
+    async with hosts.all(tmp_path) as everything:
         await everything.known()
         assert shown(everything) == ["Reader"]
         assert [(link.host, link.state, link.way) for link in everything.links("path")] == [
@@ -127,28 +139,24 @@ async def test_a_host_that_is_away_is_tried_again_until_it_joins(
         assert sorted(hosts.attempts) == ["desk", "laptop", "laptop", "laptop"]
 
 
-async def test_when_none_can_be_reached_the_first_ones_error_is_the_commands(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_when_none_can_be_reached_the_first_ones_error_is_the_commands(tmp_path: Path) -> None:
     hosts = Hosts(laptop=[AWAY], desk=[TransportError("desk does not answer", "")])
-    assert await hosts.play(monkeypatch, tmp_path) is AWAY
+    assert await hosts.play(tmp_path) is AWAY
 
 
-async def test_what_can_never_be_ends_the_command_while_somebody_is_there_to_read_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_what_can_never_be_ends_the_command_while_somebody_is_there_to_read_it(tmp_path: Path) -> None:
     refused = RefusedError("laptop refused the login", "")
     hosts = Hosts(laptop=[refused], desk=[Said("Reader")])
-    assert await hosts.play(monkeypatch, tmp_path) is refused
+    assert await hosts.play(tmp_path) is refused
     assert hosts.open == set()
 
 
 @pytest.mark.parametrize("error", [RefusedError("refused the login", ""), UserError("too many guests", "")])
 async def test_later_a_host_is_given_up_alone(
-    error: UserError, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    error: UserError, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hosts = Hosts(laptop=[AWAY, error], desk=[Said("Reader")])
-    async with hosts.all(monkeypatch, tmp_path) as everything:
+    async with hosts.all(tmp_path) as everything:
         await everything.known()
         await asyncio.sleep(100)
         assert shown(everything) == ["Reader"]
@@ -157,29 +165,27 @@ async def test_later_a_host_is_given_up_alone(
         assert f"{error.message}; it is not tried again" in caplog.messages
 
 
-async def test_errors_that_task_groups_have_wrapped_are_told_like_others(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_errors_that_task_groups_have_wrapped_are_told_like_others(tmp_path: Path) -> None:
     hosts = Hosts(laptop=[ExceptionGroup("tasks", [AWAY]), Said("Reader")], desk=[Said("Other")])
-    async with hosts.all(monkeypatch, tmp_path) as everything:
+    async with hosts.all(tmp_path) as everything:
         await everything.known()
         assert everything.links("path")[0].state == AWAY.message
         await everything.manager.changed(everything.manager.snapshot.serial)
         assert shown(everything) == ["Reader", "Other"]
 
 
-async def test_a_bug_is_not_taken_for_a_host_that_is_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_bug_is_not_taken_for_a_host_that_is_away(tmp_path: Path) -> None:
     hosts = Hosts(laptop=[ZeroDivisionError()], desk=[Said("Reader")])
-    assert isinstance(await hosts.play(monkeypatch, tmp_path), ZeroDivisionError)
+    assert isinstance(await hosts.play(tmp_path), ZeroDivisionError)
 
 
 async def test_one_that_takes_its_time_keeps_the_others_waiting_for_seconds_only(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = asyncio.Event()
     hosts = Hosts(laptop=[answers, RefusedError("refused the login", "")], desk=[Said("Reader")])
     start = now()
-    async with hosts.all(monkeypatch, tmp_path) as everything:
+    async with hosts.all(tmp_path) as everything:
         await everything.known()
         assert now() - start == pytest.approx(several._OTHERS_TIME)
         assert shown(everything) == ["Reader"]
@@ -190,14 +196,12 @@ async def test_one_that_takes_its_time_keeps_the_others_waiting_for_seconds_only
         assert shown(everything) == ["Reader"]
 
 
-async def test_when_all_take_their_time_the_first_one_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_when_all_take_their_time_the_first_one_is_waited_for(tmp_path: Path) -> None:
     answers = asyncio.Event()
     hosts = Hosts(laptop=[asyncio.Event(), AWAY], desk=[answers, Said("Reader")])
     asyncio.get_running_loop().call_later(60, answers.set)
     start = now()
-    async with hosts.all(monkeypatch, tmp_path) as everything:
+    async with hosts.all(tmp_path) as everything:
         await everything.known()
         assert now() - start >= 60
         assert shown(everything) == ["Reader"]
@@ -210,7 +214,7 @@ async def test_at_a_terminal_one_after_the_other_may_ask_for_a_password(
     monkeypatch.setattr(several, "in_foreground", lambda: terminal)
     typed = asyncio.Event()
     hosts = Hosts(laptop=[typed, Said("Reader")], desk=[Said("Other")])
-    async with hosts.all(monkeypatch, tmp_path) as everything:
+    async with hosts.all(tmp_path) as everything:
         await quiet()
         assert hosts.attempts == (["laptop"] if terminal else ["laptop", "desk"])
         typed.set()
@@ -223,7 +227,7 @@ async def test_a_host_that_is_away_keeps_nobody_from_being_asked(
 ) -> None:
     monkeypatch.setattr(several, "in_foreground", lambda: True)
     hosts = Hosts(laptop=[AWAY], desk=[Said("Other")])
-    async with hosts.all(monkeypatch, tmp_path) as everything:
+    async with hosts.all(tmp_path) as everything:
         await everything.known()
         assert shown(everything) == ["Other"]
 
@@ -232,7 +236,7 @@ async def test_who_uses_which_reader_is_told_under_the_names_that_programs_see(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     hosts = Hosts(laptop=[Said("Reader", "Other")], desk=[Said("Reader")])
-    async with hosts.all(monkeypatch, tmp_path) as everything:
+    async with hosts.all(tmp_path) as everything:
         await everything.known()
         context = await everything.manager.open(somebody("program"))
         await context.connect("Reader (desk)", ShareMode.SHARED, Protocol.ANY)

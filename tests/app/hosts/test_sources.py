@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from cardferry.app.commands.card import dial
-from cardferry.app.hosts.address import PcscdHost, VirtualHost, VpiccHost
-from cardferry.app.hosts.sources import CardPortError, check_pcscd, opened
+from cardferry.app.hosts.connect import Way
+from cardferry.app.hosts.sources import CardPortError, PcscdHost, VirtualHost, VpiccHost, check_pcscd
 from cardferry.manager import LocalManager
 from cardferry.transports.errors import PcscdDownError, PcscdMissingError, PcscdRefusesError
 from cardferry.transports.listening import ListeningSocket, SocketInUseError
 from cardferry.transports.probe import ask_version
-from cardferry.transports.ssh import SshCommand
 from tests.link.cards import CountingCard
 from tests.transports.queues import full_queue
 
@@ -55,24 +54,24 @@ async def test_polkits_denial(tmp_path: Path) -> None:
     assert "polkit" in raised.value.hint
 
 
-async def test_a_pcscd_that_cannot_be_reached_is_no_origin(tmp_path: Path) -> None:
+async def test_a_pcscd_that_cannot_be_reached_has_no_readers(tmp_path: Path) -> None:
     with pytest.raises(PcscdMissingError):
-        async with opened(PcscdHost(tmp_path / "pcscd.comm"), SshCommand(), tmp_path):
+        async with PcscdHost(tmp_path / "pcscd.comm").open_readers(Way(tmp_path)):
             pass
 
 
 async def test_the_built_in_card_is_there_at_once(tmp_path: Path) -> None:
-    async with opened(VirtualHost(), SshCommand(), tmp_path) as origin, LocalManager([origin.source]) as manager:
-        await origin.known()
+    async with VirtualHost().open_readers(Way(tmp_path)) as readers, LocalManager([readers.source]) as manager:
+        await readers.known()
         assert [bool(reader.atr) for reader in manager.snapshot.readers] == [True]
-        assert origin.state() == "up"
+        assert readers.state() == "up"
 
 
 async def test_cards_can_dial_in_once_it_is_open(tmp_path: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
-    async with opened(VpiccHost(port), SshCommand(), tmp_path) as origin, LocalManager([origin.source]) as manager:
-        await origin.known()
+    async with VpiccHost(port).open_readers(Way(tmp_path)) as readers, LocalManager([readers.source]) as manager:
+        await readers.known()
         assert len(manager.snapshot.readers) == 1
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.close()
@@ -82,15 +81,15 @@ async def test_a_port_for_cards_says_who_can_reach_it(tmp_path: Path, caplog: py
     caplog.set_level("INFO")
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
-    async with opened(VpiccHost(port), SshCommand(), tmp_path):
+    async with VpiccHost(port).open_readers(Way(tmp_path)):
         assert f"any user of this computer can put a card in at port {port}" in caplog.text
 
 
 async def test_a_socket_for_cards_is_for_this_account_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     path = tmp_path / "card"
-    async with opened(VpiccHost(path), SshCommand(), tmp_path) as origin, LocalManager([origin.source]) as manager:
-        await origin.known()
+    async with VpiccHost(path).open_readers(Way(tmp_path)) as readers, LocalManager([readers.source]) as manager:
+        await readers.known()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         before = manager.snapshot
         card = asyncio.get_running_loop().run_in_executor(None, dial, CountingCard(), path, lambda: None)
@@ -105,7 +104,7 @@ async def test_a_socket_for_cards_is_for_this_account_alone(tmp_path: Path, capl
 
 async def test_a_socket_for_cards_that_is_taken_is_an_error_for_people(tmp_path: Path) -> None:
     with ListeningSocket(tmp_path / "card") as taken, pytest.raises(SocketInUseError) as raised:
-        async with opened(VpiccHost(taken.path), SshCommand(), tmp_path):
+        async with VpiccHost(taken.path).open_readers(Way(tmp_path)):
             pass
     assert "vpicc:unix:PATH" in raised.value.hint
 
@@ -114,5 +113,5 @@ async def test_a_port_that_is_taken_is_an_error_for_people(tmp_path: Path) -> No
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(CardPortError, match=f"port {port}"):
-            async with opened(VpiccHost(port), SshCommand(), tmp_path):
+            async with VpiccHost(port).open_readers(Way(tmp_path)):
                 pass

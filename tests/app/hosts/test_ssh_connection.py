@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.app.hosts.ssh_connection import Carrier
+from cardferry.app.hosts.ssh_connection import SshConnector
 from cardferry.transports.ssh import SshCommand, SshError
 
 
@@ -23,7 +23,7 @@ def deaf(folder: Path) -> tuple[SshCommand, Path]:
 async def times_given(hurry: bool, folder: Path, attempts: int) -> list[int]:
     """The seconds that the host is given with each attempt; the first ``ConnectTimeout`` counts."""
     ssh, notes = deaf(folder)
-    async with Carrier("host", ssh, folder, hurry=hurry) as carrier:
+    async with SshConnector("host", ssh, folder, hurry=hurry) as carrier:
         for _ in range(attempts):
             with pytest.raises(SshError):
                 await carrier.connection(hurry=True)

@@ -10,8 +10,8 @@ from typing import cast
 
 import pytest
 
-from cardferry.app.hosts.ssh_connection import Carrier
-from cardferry.app.hosts.ssh_link import linked, state, why
+from cardferry.app.hosts.ssh_connection import SshConnector
+from cardferry.app.hosts.ssh_link import link_state, linked, why
 from cardferry.app.runtime.signals import root_cause
 from cardferry.link import Guest, LinkRefusedError, LinkServer, LinkState
 from cardferry.pcsc.errors import CardferryError
@@ -32,7 +32,7 @@ BROKEN = SessionError("cardferry on laptop is broken", "install it anew", 1, tol
 
 
 class Way:
-    """The way to a host, in the place of a `Carrier`.
+    """The way to a host, in the place of a `SshConnector`.
 
     Attributes:
         said: what comes of logging in: facts, or an error.
@@ -80,7 +80,7 @@ class Way:
                 if isinstance(there, Said):
                     self._servers[there] = await stack.enter_async_context(LinkServer(there))
             await stack.enter_async_context(self._tasks)
-            yield await stack.enter_async_context(linked(cast("Carrier", self)))
+            yield await stack.enter_async_context(linked(cast("SshConnector", self)))
 
 
 async def outcome(way: Way) -> bool | BaseException:
@@ -99,7 +99,7 @@ async def test_cardferry_at_both_ends_is_linked() -> None:
     async with way.linked() as guest:
         assert guest is not None
         assert [reader.name for reader in guest.snapshot.readers] == ["Reader"]
-        assert state(guest) == "up"
+        assert link_state(guest) == "up"
     (command,) = way.commands
     assert "cardferry host --stdio --called " in command
 
@@ -167,7 +167,7 @@ async def test_a_session_that_is_over_is_told_with_what_it_means(caplog: pytest.
         assert guest is not None
         way.pipes[-1].abort()
         await becomes(guest, LinkState.DOWN)
-        assert state(guest) == "down: laptop does not answer"
+        assert link_state(guest) == "down: laptop does not answer"
     assert "the session with laptop is over: programs have lost what they held there" in caplog.text
 
 

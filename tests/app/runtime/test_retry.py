@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cardferry.app.runtime.retry import DELAYS, Supervisor
+from cardferry.app.runtime.retry import FIRST_PAUSE, Supervisor
 from cardferry.transports.errors import TransportError
 
 
@@ -151,12 +151,12 @@ async def test_an_enduring_ones_first_failure_is_an_error_all_the_same() -> None
         await play.supervisor.run()
 
 
-@pytest.mark.parametrize(("spread", "factor"), [(0.0, 0.9), (1.0, 1.1)])
-async def test_many_computers_do_not_come_back_in_the_same_moment(spread: float, factor: float) -> None:
+@pytest.mark.parametrize(("chance", "factor"), [(0.0, 0.9), (1.0, 1.1)])
+async def test_many_computers_do_not_come_back_in_the_same_moment(chance: float, factor: float) -> None:
     play = Play(["lost"])
-    play.supervisor = Supervisor("computer1", play.dial, play.on_up, play.sleep, lambda: spread)
+    play.supervisor = Supervisor("computer1", play.dial, play.on_up, play.sleep, lambda: chance)
     await play.run()
-    assert play.delays == [pytest.approx(DELAYS[0] * factor)]
+    assert play.delays == [pytest.approx(FIRST_PAUSE * factor)]
 
 
 async def test_cancelling_ends_the_connection() -> None:

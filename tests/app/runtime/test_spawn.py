@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.app.runtime.spawn import BackgroundError, News, Starter, alone, decode, start
+from cardferry.app.runtime.spawn import BackgroundError, Starter, StartReport, alone, decode, start
 from cardferry.pcsc.errors import UserError
 
 
@@ -16,23 +16,23 @@ class WrongError(UserError):
     exit_code = 77
 
 
-def test_news_travel_as_one_line() -> None:
-    news = News.of(WrongError("it is wrong", "mend it"))
-    line = news.line()
+def test_a_report_travels_as_one_line() -> None:
+    report = StartReport.of(WrongError("it is wrong", "mend it"))
+    line = report.line()
     assert line.count(b"\n") == 1
-    assert decode(line) == news
-    assert decode(News(serving="/run/x").line()).serving == "/run/x"
+    assert decode(line) == report
+    assert decode(StartReport(serving="/run/x").line()).serving == "/run/x"
 
 
 def test_an_error_keeps_its_words_and_exit_code() -> None:
     with pytest.raises(BackgroundError) as caught:
-        News.of(WrongError("it is wrong", "mend it")).check()
+        StartReport.of(WrongError("it is wrong", "mend it")).check()
     assert (caught.value.message, caught.value.hint, caught.value.exit_code) == ("it is wrong", "mend it", 77)
-    News(taken=True).check()
+    StartReport(taken=True).check()
 
 
 @pytest.mark.parametrize("line", [b"", b"hello\n", b"[1]\n", b'{"taken": 3}\n'])
-def test_what_is_no_news_is_an_error_of_its_own(line: bytes) -> None:
+def test_what_is_no_report_is_an_error_of_its_own(line: bytes) -> None:
     with pytest.raises(BackgroundError):
         decode(line)
 
@@ -40,20 +40,20 @@ def test_what_is_no_news_is_an_error_of_its_own(line: bytes) -> None:
 def test_whoever_started_us_is_told_once() -> None:
     reading, writing = os.pipe()
     starter = Starter(writing)
-    starter.tell(News(taken=True))
-    starter.tell(News(error="too late"))
+    starter.tell(StartReport(taken=True))
+    starter.tell(StartReport(error="too late"))
     with os.fdopen(reading, "rb") as heard:
-        assert decode(heard.read()) == News(taken=True)
+        assert decode(heard.read()) == StartReport(taken=True)
 
 
 def test_who_was_started_by_nobody_tells_nobody() -> None:
-    Starter(None).tell(News(taken=True))
+    Starter(None).tell(StartReport(taken=True))
 
 
 def test_a_starter_that_has_gone_is_no_trouble() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    Starter(writing).tell(News(taken=True))
+    Starter(writing).tell(StartReport(taken=True))
 
 
 def test_one_at_a_time_is_alone(tmp_path: Path) -> None:

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.app.agent.handoff_client import Visitor
-from cardferry.app.agent.stdio_session import guest_door
+from cardferry.app.agent.handoff_client import Handoff
+from cardferry.app.agent.stdio_session import remote_end_path
 from cardferry.app.runtime.paths import runtime_folder
-from cardferry.app.runtime.spawn import News, decode
+from cardferry.app.runtime.spawn import StartReport, decode
 from cardferry.app.runtime.status_socket import Running, running
-from cardferry.app.sharing.remote_end import Lodging, lodge
+from cardferry.app.sharing.remote_end import RemoteEndSettings, serve_remote_end
 from cardferry.link import LinkServer, Timing
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.listening import SocketInUseError
 from cardferry.transports.unix import adopt
 from cardferry.wire.link.frames import Kind, encode
 from cardferry.wire.link.greeting import Bye, Reason
-from tests.app.visits import PATIENCE, Visit
+from tests.app.handoffs import PATIENCE, Session
 from tests.callers import TESTER
 from tests.fleet.hosts import Said
 from tests.frontends.library import Build, Library
@@ -34,28 +34,28 @@ class Far:
 
     Attributes:
         path: where programs connect.
-        door: where streams are handed over.
+        socket: where streams are handed over.
         ended: done when it has ended.
     """
 
-    def __init__(self, path: Path, door: Path, ended: asyncio.Task[None]) -> None:
+    def __init__(self, path: Path, socket_path: Path, ended: asyncio.Task[None]) -> None:
         self.path = path
-        self.door = door
+        self.socket = socket_path
         self.ended = ended
-        self.visits: list[Visit] = []
+        self.sessions: list[Session] = []
 
-    def visit(self, token: str = "its own") -> Visit:
-        visit = Visit(self.door, Visitor("laptop", token))
-        self.visits.append(visit)
-        return visit
+    def session(self, token: str = "its own") -> Session:
+        session = Session(self.socket, Handoff("laptop", token))
+        self.sessions.append(session)
+        return session
 
-    async def lent(self, server: LinkServer, tasks: asyncio.TaskGroup) -> Visit:
-        """A visit of the computer that lends its readers, once programs can connect."""
-        visit = self.visit()
-        assert await visit.told() == News(taken=True)
-        tasks.create_task(server.serve(await adopt(visit.stream, "far"), TESTER))
-        assert await visit.told() == News(serving=str(self.path))
-        return visit
+    async def lent(self, server: LinkServer, tasks: asyncio.TaskGroup) -> Session:
+        """A session of the computer that lends its readers, once programs can connect."""
+        session = self.session()
+        assert await session.told() == StartReport(taken=True)
+        tasks.create_task(server.serve(await adopt(session.stream, "far"), TESTER))
+        assert await session.told() == StartReport(serving=str(self.path))
+        return session
 
     async def end(self) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -68,20 +68,20 @@ class Far:
 
 @asynccontextmanager
 async def far_end(folder: Path, **options: float) -> AsyncIterator[Far]:
-    """A guest of a share that can be visited."""
+    """A guest of a share that can be reached."""
     path = folder / "card"
     reading, writing = os.pipe()
-    lodging = Lodging(path, grace=options.get("grace", 5.0), away=options.get("away", 60.0))
-    task = asyncio.get_running_loop().create_task(lodge(lodging, writing))
-    far = Far(path, guest_door(runtime_folder(), path), task)
+    wanted = RemoteEndSettings(path, grace=options.get("grace", 5.0), away=options.get("away", 60.0))
+    task = asyncio.get_running_loop().create_task(serve_remote_end(wanted, writing))
+    far = Far(path, remote_end_path(runtime_folder(), path), task)
     try:
         with os.fdopen(reading, "rb") as ready:
             line = await asyncio.to_thread(ready.readline)
         decode(line).check()
         yield far
     finally:
-        for visit in far.visits:
-            visit.close()
+        for session in far.sessions:
+            session.close()
         task.cancel()
         with suppress(asyncio.CancelledError, UserError):
             await task
@@ -109,7 +109,7 @@ async def test_programs_use_what_is_lent_and_status_says_whose_it_is(folder: Pat
 async def test_who_lends_already_comes_back_and_nobody_else_comes_in(folder: Path) -> None:
     async with far_end(folder) as far, LinkServer(Said("Reader")) as server, asyncio.TaskGroup() as tasks:
         await far.lent(server, tasks)
-        stranger = await far.visit("another").told()
+        stranger = await far.session("another").told()
         assert stranger is not None
         assert stranger.error == f"{far.path} is in use by cardferry of laptop"
         assert "--remote-socket" in stranger.hint
@@ -121,20 +121,20 @@ async def test_who_lends_already_comes_back_and_nobody_else_comes_in(folder: Pat
 async def test_a_good_bye_ends_it_and_takes_its_socket_along(folder: Path) -> None:
     async with far_end(folder) as far, asyncio.TaskGroup() as tasks:
         async with LinkServer(Said("Reader")) as server:
-            visit = await far.lent(server, tasks)
+            session = await far.lent(server, tasks)
             assert far.path.exists()
         await far.end()
         assert far.ended.exception() is None
-        assert await visit.told() is None
+        assert await session.told() is None
         assert not far.path.exists()
-        assert not far.door.exists()
+        assert not far.socket.exists()
 
 
 async def test_one_that_goes_before_it_has_lent_anything_leaves_nothing(folder: Path) -> None:
     async with far_end(folder) as far:
-        visit = far.visit()
-        assert await visit.told() == News(taken=True)
-        visit.close()
+        session = far.session()
+        assert await session.told() == StartReport(taken=True)
+        session.close()
         await far.end()
         assert not far.path.exists()
 
@@ -154,17 +154,17 @@ async def test_one_that_is_lost_later_is_waited_for_but_not_for_ever(folder: Pat
 
 async def test_another_age_of_cardferry_is_told_and_makes_way_for_a_forwarded_socket(folder: Path) -> None:
     async with far_end(folder) as far:
-        visit = far.visit()
-        assert await visit.told() == News(taken=True)
-        visit.stream.sendall(encode(Kind.BYE, 0, 0, Bye(Reason.VERSION, "version 9 is needed").encode()))
-        told = await visit.told()
+        session = far.session()
+        assert await session.told() == StartReport(taken=True)
+        session.stream.sendall(encode(Kind.BYE, 0, 0, Bye(Reason.VERSION, "version 9 is needed").encode()))
+        told = await session.told()
         assert told is not None
         assert (told.error, told.hint) == (
             "no link: version 9 is needed",
             "install the same cardferry on both computers",
         )
         assert not far.path.exists(), "a forwarded socket comes in its place"
-        visit.close()
+        session.close()
         await far.end()
 
 
@@ -180,7 +180,7 @@ async def test_what_keeps_it_from_serving_is_told_to_who_has_started_it(folder: 
 async def test_what_is_no_visit_disturbs_nobody(folder: Path) -> None:
     async with far_end(folder) as far, LinkServer(Said("Reader")) as server, asyncio.TaskGroup() as tasks:
         with socket.socket(socket.AF_UNIX) as garbage:
-            garbage.connect(os.fspath(far.door))
+            garbage.connect(os.fspath(far.socket))
             garbage.send(b"\xff" * 100)
         await far.lent(server, tasks)
         far.ended.cancel()

@@ -13,11 +13,11 @@ from typing import cast
 
 import pytest
 
-from cardferry.app.hosts.address import SshHost
+from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
 from cardferry.app.sharing.lending import Share
-from cardferry.app.sharing.target import Offer
+from cardferry.app.sharing.target import ShareTarget
 from cardferry.link import LinkServer
 from cardferry.pcsc.caller import Principal
 from cardferry.transports.errors import TransportError
@@ -43,8 +43,8 @@ class Pipe:
     async def ended(self) -> None: ...
 
 
-class Carrier:
-    """A way to a computer with cardferry, which says one line when it is asked for a session."""
+class Connector:
+    """A connection to a computer with cardferry, which says one line when it is asked for a session."""
 
     def __init__(self, says: str) -> None:
         self.commands: list[str] = []
@@ -69,27 +69,27 @@ class Served:
         self.before = list(pipe.written)
 
 
-def an_offer(folder: Path, says: str) -> tuple[Offer, Carrier, Served, list[str]]:
+def a_target(folder: Path, says: str) -> tuple[ShareTarget, Connector, Served, list[str]]:
     announced: list[str] = []
     served = Served()
     guest = SshHost("far")
-    offer = Offer(
+    target = ShareTarget(
         Share((guest,)), guest, folder, folder / "front",
         host=cast(LinkServer, served), announce=lambda host, path: announced.append(path),
     )  # fmt: skip
-    carrier = Carrier(says)
-    offer._carrier = carrier  # type: ignore[assignment]
-    return offer, carrier, served, announced
+    connector = Connector(says)
+    target._connector = connector  # type: ignore[assignment]
+    return target, connector, served, announced
 
 
 async def test_the_token_goes_through_the_stream_and_not_on_the_command_line(tmp_path: Path) -> None:
-    offer, carrier, served, announced = an_offer(tmp_path, "cardferry is serving /run/card")
-    await offer._link()
+    target, connector, served, announced = a_target(tmp_path, "cardferry is serving /run/card")
+    await target._link()
     (token,) = served.before
-    assert token == offer._token.encode() + b"\n"
-    assert len(offer._token) == 32
-    assert "--token-stdin" in carrier.commands[0]
-    assert offer._token not in carrier.commands[0]
+    assert token == target._token.encode() + b"\n"
+    assert len(target._token) == 32
+    assert "--token-stdin" in connector.commands[0]
+    assert target._token not in connector.commands[0]
     assert announced == ["/run/card"]
 
 
@@ -97,22 +97,40 @@ async def test_the_token_goes_through_the_stream_and_not_on_the_command_line(tmp
 async def test_a_path_that_is_none_is_not_given_to_people_for_their_shell(
     tmp_path: Path, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    offer, _, _, announced = an_offer(tmp_path, f"cardferry is serving {path}")
+    target, _, _, announced = a_target(tmp_path, f"cardferry is serving {path}")
     with caplog.at_level(logging.WARNING):
-        await offer._link()
+        await target._link()
     assert announced == []
-    assert offer.path == ""
+    assert target.path == ""
     assert "far says that it serves at" in caplog.text
-    described: Link = offer.describe("up")
+    described: Link = target.describe("up")
     assert described.socket == ""
+
+
+async def test_a_path_that_is_told_again_and_again_is_told_to_people_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, connector, _, announced = a_target(tmp_path, "cardferry is serving /run/card")
+
+    async def session(command: str, heard: object) -> Pipe:
+        for number in range(100):
+            heard(f"cardferry is serving /run/card{number}")  # type: ignore[operator]
+            heard("cardferry is serving none")  # type: ignore[operator]
+        return connector.pipe
+
+    connector.session = session  # type: ignore[method-assign]
+    with caplog.at_level(logging.WARNING):
+        await target._link()
+    assert announced == ["/run/card0"]
+    assert caplog.records == []
 
 
 def test_our_name_over_there_is_a_files_name_whatever_this_computer_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "a/${B}.example.org")
-    offer, _, _, _ = an_offer(tmp_path, "")
-    assert offer._remote.name == "a---B-"
+    target, _, _, _ = a_target(tmp_path, "")
+    assert target._remote.name == "a---B-"
 
 
 # one connection after the other, and what a person is told
@@ -167,16 +185,16 @@ class Scripted:
         self._step = Step()
         self._all_played = asyncio.Event()
         everybody = tuple(SshHost(name) for name in ("far", "farther")[:guests])
-        self.offer = Offer(
+        self.target = ShareTarget(
             Share(everybody), everybody[0], folder, folder / "front",
             host=cast(LinkServer, self), announce=lambda guest, path: self.announced.append(path),
         )  # fmt: skip
-        self.offer._carrier = self  # type: ignore[assignment]
-        self.offer._remote = SimpleNamespace(offer=self._forward)  # type: ignore[assignment]
+        self.target._connector = self  # type: ignore[assignment]
+        self.target._remote = SimpleNamespace(offer=self._forward)  # type: ignore[assignment]
 
     status = SimpleNamespace(guests=())
 
-    # a carrier
+    # a connector
 
     async def __aenter__(self) -> Scripted:
         return self
@@ -232,15 +250,15 @@ class Scripted:
 
     # the test
 
-    async def play(self) -> Offer:
+    async def play(self) -> ShareTarget:
         """Offer the readers until nothing comes any more, or it ends by itself."""
         async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(self.offer.run())
+            running = tasks.create_task(self.target.run())
             ending = tasks.create_task(self._all_played.wait())
             await asyncio.wait((running, ending), return_when=asyncio.FIRST_COMPLETED)
             running.cancel()
             ending.cancel()
-        return self.offer
+        return self.target
 
     async def error(self) -> BaseException:
         """What a person is told."""
@@ -259,9 +277,9 @@ async def test_a_link_that_was_lost_is_made_again_in_a_hurry_and_programs_are_to
 ) -> None:
     far = Scripted(tmp_path, Step(lasts=60), Step(fails=AWAY), Step(fails=AWAY), Step(lasts=60))
     with caplog.at_level(logging.INFO):
-        offer = await far.play()
+        target = await far.play()
     assert far.announced == ["/run/card"]
-    assert (offer.way, offer.state, offer.path) == ("link", "out of reach", "/run/card")
+    assert (target.way, target.state, target.path) == ("link", "out of reach", "/run/card")
     assert far.pauses == [60, 0.05, 0.1], "the guest still has its session, which is short of time"
     told = [record.getMessage() for record in caplog.records if record.name.endswith("target")]
     assert told[0] == "far: linked, cardferry is at both ends"
@@ -269,10 +287,16 @@ async def test_a_link_that_was_lost_is_made_again_in_a_hurry_and_programs_are_to
     assert told[-2:] == ["far is back", "lost far; programs there wait"]
 
 
+async def test_a_guest_that_serves_and_ends_at_once_is_not_hammered(tmp_path: Path) -> None:
+    far = Scripted(tmp_path, *[Step(lasts=0.01)] * 6, Step(lasts=60), *[Step(lasts=0.01)] * 2)
+    await far.play()
+    assert far.pauses == [0.01, 0.01, 0.01, 0.26, 0.26, 0.26, 60, 0.01]
+
+
 async def test_a_guest_that_stays_away_is_tried_further_and_further_apart(tmp_path: Path) -> None:
     far = Scripted(tmp_path, Step(lasts=60), *[Step(fails=AWAY)] * 40)
-    offer = await far.play()
-    assert offer.state == "far does not answer"
+    target = await far.play()
+    assert target.state == "far does not answer"
     assert far.pauses[-2:] == [30, 30]
 
 
@@ -281,8 +305,8 @@ async def test_a_computer_without_cardferry_gets_a_forwarded_socket(
 ) -> None:
     far = Scripted(tmp_path, Step(installed=MISSING), Step(lasts=60))
     with caplog.at_level(logging.INFO):
-        offer = await far.play()
-    assert (offer.way, far.forwarded, far.announced) == ("forwarding", 1, ["/run/forwarded"])
+        target = await far.play()
+    assert (target.way, far.forwarded, far.announced) == ("forwarding", 1, ["/run/forwarded"])
     assert "far: plain forwarding, cardferry is not installed there" in caplog.text
 
 
@@ -290,8 +314,8 @@ async def test_a_cardferry_that_cannot_serve_gets_a_forwarded_socket(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     far = Scripted(tmp_path, Step(says="", ends=said_no(1)), Step(lasts=60))
-    offer = await far.play()
-    assert (offer.way, far.forwarded) == ("forwarding", 1)
+    target = await far.play()
+    assert (target.way, far.forwarded) == ("forwarding", 1)
     assert "no link to far: far: the folder is not yours; a socket is forwarded instead" in caplog.text
 
 
@@ -309,16 +333,16 @@ async def test_a_link_that_ends_again_and_again_before_it_serves_is_given_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     far = Scripted(tmp_path, *[Step(says="")] * 3, Step(lasts=60))
-    offer = await far.play()
-    assert (offer.way, far.forwarded, len(far.times)) == ("forwarding", 1, 4)
+    target = await far.play()
+    assert (target.way, far.forwarded, len(far.times)) == ("forwarding", 1, 4)
     assert "no link to far: it ends at once; a socket is forwarded instead" in caplog.text
 
 
 async def test_the_only_guest_must_be_there_at_first_one_of_several_need_not(tmp_path: Path) -> None:
     assert await Scripted(tmp_path, Step(fails=AWAY)).error() is AWAY
     one_of_several = Scripted(tmp_path, Step(fails=AWAY), Step(lasts=60), guests=2)
-    offer = await one_of_several.play()
-    assert offer.way == "link"
+    target = await one_of_several.play()
+    assert target.way == "link"
 
 
 async def test_one_of_several_that_refuses_us_later_is_given_up_and_says_so(
@@ -328,7 +352,7 @@ async def test_one_of_several_that_refuses_us_later_is_given_up_and_says_so(
     assert await Scripted(tmp_path, Step(lasts=60), Step(fails=refused)).error() is refused
     assert await Scripted(tmp_path, Step(fails=refused), guests=2).error() is refused, "a person is there to read it"
     one_of_several = Scripted(tmp_path, Step(lasts=60), Step(fails=refused), guests=2)
-    offer = await one_of_several.play()
-    assert offer.error is refused
-    assert offer.describe("up").state == "far refuses the login"
+    target = await one_of_several.play()
+    assert target.error is refused
+    assert target.describe("up").state == "far refuses the login"
     assert "far refuses the login; it is not tried again" in caplog.text

@@ -2,7 +2,7 @@
 
 The process that ssh has started asks at a private Unix socket, gives its standard input and output away, and waits:
 sshd ends the session when it ends. No byte of the link passes through it. It says on standard error what the
-one that stays has to tell (`News`): that is what reaches the person on the other computer.
+one that stays has to tell (`StartReport`): that is what reaches the person on the other computer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAX_TOKEN: Final = 128
 _ATTEMPTS: Final = 3
 
 
-class Visitor(msgspec.Struct, frozen=True):
+class Handoff(msgspec.Struct, frozen=True):
     """What comes along with the streams.
 
     Attributes:
@@ -54,26 +54,26 @@ def read_token() -> str:
     return token.decode("ascii", errors="replace")
 
 
-def hand_over(path: Path, visitor: Visitor, start: Callable[[], None]) -> None:
+def hand_over(path: Path, handoff: Handoff, start: Callable[[], None]) -> None:
     """Give this process's standard input and output away; returns when they are not used any more.
 
     Args:
         path: where the process listens that takes them.
-        visitor: who comes.
+        handoff: what comes along.
         start: starts that process when nobody listens; returns when it does.
 
     Raises:
         BackgroundError: they are not taken, or it turned out later that they are of no use.
     """
     for _ in range(_ATTEMPTS):
-        with _reach(path, start) as connection, connection.makefile("rb") as news:
-            _send(connection, visitor)
-            line = _line(news)
+        with _reach(path, start) as connection, connection.makefile("rb") as reports:
+            _send(connection, handoff)
+            line = _line(reports)
             if not line:
                 continue  # it was about to leave
             decode(line).check()
             _let_go()
-            while line := _line(news):
+            while line := _line(reports):
                 told = decode(line)
                 told.check()
                 if told.serving:
@@ -82,16 +82,16 @@ def hand_over(path: Path, visitor: Visitor, start: Callable[[], None]) -> None:
     raise BackgroundError(f"who listens at {path} does not take what it is given", "end that process, and try again")
 
 
-def _line(news: IO[bytes]) -> bytes:
+def _line(reports: IO[bytes]) -> bytes:
     try:
-        return news.readline(_MAX_GREETING)
+        return reports.readline(_MAX_GREETING)
     except OSError:
         return b""
 
 
-def _send(connection: socket.socket, visitor: Visitor) -> None:
+def _send(connection: socket.socket, handoff: Handoff) -> None:
     with contextlib.suppress(OSError):  # then it does not answer either
-        send_descriptors(connection, msgspec.json.encode(visitor), (0, 1))
+        send_descriptors(connection, msgspec.json.encode(handoff), (0, 1))
 
 
 def _let_go() -> None:
@@ -125,8 +125,8 @@ def _connected(path: Path) -> socket.socket | None:
     return connection
 
 
-def receive(connection: socket.socket) -> tuple[Visitor | None, list[int]]:
-    """Take a visitor and its streams from a connection that can be read; the descriptors are the caller's to close.
+def receive(connection: socket.socket) -> tuple[Handoff | None, list[int]]:
+    """Take streams and what comes along from a connection that can be read; the descriptors are the caller's to close.
 
     Returns None and no descriptors for anything else.
 
@@ -139,7 +139,7 @@ def receive(connection: socket.socket) -> tuple[Visitor | None, list[int]]:
         return None, []
     if descriptors:
         try:
-            return msgspec.json.decode(data, type=Visitor), descriptors
+            return msgspec.json.decode(data, type=Handoff), descriptors
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the last for what is nested too deeply
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The other end of `handoff_client`: takes visitors' streams as pipes, and knows when nobody is left."""
+"""The other end of `handoff_client`: takes streams that are handed over as pipes, and knows when nobody is left."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from typing import Final
 
-from cardferry.app.agent.accepting import accept
-from cardferry.app.agent.handoff_client import Visitor, receive
-from cardferry.app.runtime.spawn import BackgroundError, News
+from cardferry.app.agent.handoff_client import Handoff, receive
+from cardferry.app.runtime.spawn import BackgroundError, StartReport
+from cardferry.transports.accepting import accept
 from cardferry.transports.base import Pipe
 from cardferry.transports.stdio import open_pipe
 
 log = logging.getLogger(__name__)
 
-#: s that a visitor gets to say who it is.
+#: s in which streams must come once there is a connection.
 _GREETING_TIME: Final = 5.0
 _MORE_PLACES: Final = "there, end some of the others, or raise the limit of open files (ulimit -n) and start it anew"
 
-#: Sends news to a visitor; it may have gone.
-Tell = Callable[[News], None]
-#: What to do with a visitor's pipe: returns when the pipe is of no use any more.
-Serve = Callable[[Pipe, Visitor, Tell], Awaitable[None]]
+#: Sends a report to the process that has handed its streams over; it may have gone.
+Tell = Callable[[StartReport], None]
+#: What to do with streams: returns when they are of no use any more.
+Serve = Callable[[Pipe, Handoff, Tell], Awaitable[None]]
 
 
-class Reception:
-    """Serves all who come to a listening socket.
+class HandoffServer:
+    """Serves all who hand their streams over at a listening socket.
 
     Args:
         listening: where they come.
         serve: what to do with each.
-        welcome: raises `UserError` for who must not come in; it gets the error and keeps its streams.
+        admit: what to tell whoever comes; an error keeps it out, and it keeps its streams.
         idle: s without anybody until `run` returns, None for never.
         busy: whether somebody is expected back, so that it must not return.
     """
@@ -44,13 +44,13 @@ class Reception:
         listening: socket.socket,
         serve: Serve,
         *,
-        welcome: Callable[[Visitor], News] = lambda visitor: News(taken=True),
+        admit: Callable[[Handoff], StartReport] = lambda handoff: StartReport(taken=True),
         idle: float | None = None,
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._listening = listening
         self._serve = serve
-        self._welcome = welcome
+        self._admit = admit
         self._idle = idle
         self._busy = busy
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -61,9 +61,9 @@ class Reception:
         """Serve until cancelled, told to `leave`, or nobody has come for ``idle`` s."""
         async with asyncio.TaskGroup() as tasks:
 
-            def take(connection: socket.socket, _address: object) -> None:
+            async def take(connection: socket.socket, _address: object) -> None:
                 connection.setblocking(False)
-                tasks.create_task(self._visit(connection))
+                tasks.create_task(self._take(connection))
 
             accepting = tasks.create_task(accept(self._listening, "the agent's socket", take))
             self._watch_idleness()
@@ -86,50 +86,50 @@ class Reception:
             log.info("nobody came for %g s: leaving", self._idle)
             self.leave()
 
-    async def _visit(self, connection: socket.socket) -> None:
+    async def _take(self, connection: socket.socket) -> None:
         self._here += 1
         if self._timer is not None:
             self._timer.cancel()
         try:
             with connection:
-                await self._take(connection)
-        except Exception:  # a bug behind one visitor is nobody else's
-            log.exception("a bug behind a visitor")
+                await self._serve_streams(connection)
+        except Exception:  # a bug behind one connection is nobody else's
+            log.exception("a bug behind streams that were handed over")
         finally:
             self._here -= 1
             self._watch_idleness()
 
-    async def _take(self, connection: socket.socket) -> None:
+    async def _serve_streams(self, connection: socket.socket) -> None:
         try:
             async with asyncio.timeout(_GREETING_TIME):
                 await _readable(connection)
         except TimeoutError:
             return
 
-        def tell(news: News) -> None:
+        def tell(report: StartReport) -> None:
             with suppress(OSError):  # it may have gone
-                connection.send(news.line())
+                connection.send(report.line())
 
         try:
-            visitor, descriptors = receive(connection)
-            if visitor is None:
+            handoff, descriptors = receive(connection)
+            if handoff is None:
                 return
             with ExitStack() as stack:
                 for descriptor in descriptors:
                     stack.callback(os.close, descriptor)
-                news = self._welcome(visitor)
-                if news.error:
-                    tell(news)
+                report = self._admit(handoff)
+                if report.error:
+                    tell(report)
                     return
                 stack.pop_all()  # they are the pipe's now
-            pipe = await open_pipe(descriptors[0], descriptors[1], visitor.name)
+            pipe = await open_pipe(descriptors[0], descriptors[1], handoff.name)
         except OSError as error:
-            log.warning("a visitor cannot be served: %s", error)
-            tell(News.of(BackgroundError(f"no place for another visitor there: {error}", _MORE_PLACES)))
+            log.warning("streams cannot be served: %s", error)
+            tell(StartReport.of(BackgroundError(f"no place for another guest there: {error}", _MORE_PLACES)))
             return
-        tell(news)
+        tell(report)
         try:
-            await self._serve(pipe, visitor, tell)
+            await self._serve(pipe, handoff, tell)
         finally:
             pipe.abort()
 

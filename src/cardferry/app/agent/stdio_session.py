@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from cardferry.app.agent.handoff_client import Visitor, hand_over
+from cardferry.app.agent.handoff_client import Handoff, hand_over
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.spawn import start
 from cardferry.pcsc.caller import PrincipalKind
@@ -52,14 +52,14 @@ def settle_runtime_folder(environ: MutableMapping[str, str]) -> None:
             environ["XDG_RUNTIME_DIR"] = str(folder)
 
 
-def visit_agent(name: str, called: str, environ: Mapping[str, str], agency_words: list[str]) -> None:
+def hand_to_agent(name: str, called: str, environ: Mapping[str, str], agent_options: list[str]) -> None:
     """Hand this process's standard streams to the user's agent, and start it if there is none.
 
     Args:
         name: that ``authorized_keys`` gives to the key, in the command that it has there; empty for none.
         called: what the guest calls itself.
         environ: the environment that sshd has made.
-        agency_words: options for the agent if it has to be started.
+        agent_options: options for the agent if it has to be started.
 
     Raises:
         LinkOnlyError: the other side asked for another command, and sshd gave it this one.
@@ -77,37 +77,37 @@ def visit_agent(name: str, called: str, environ: Mapping[str, str], agency_words
     path = agent_path(folder)
 
     def begin() -> None:
-        start(["host", "--idle", f"{IDLE:g}", *agency_words], folder / f"{_AGENT}.log")
+        start(["host", "--idle", f"{IDLE:g}", *agent_options], folder / f"{_AGENT}.log")
 
-    hand_over(path, Visitor(_guest(name or called, environ), principal=principal_of(name, environ)), begin)
+    hand_over(path, Handoff(_guest(name or called, environ), principal=principal_of(name, environ)), begin)
 
 
-def guest_door(folder: Path, path: Path) -> Path:
+def remote_end_path(folder: Path, path: Path) -> Path:
     """Where the guest listens for streams that serves programs at ``path``."""
     return folder / f"guest-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
 
 
-def visit_guest(visitor: Visitor, path: Path | None, guest_words: list[str]) -> None:
+def hand_to_remote_end(handoff: Handoff, path: Path | None, remote_end_options: list[str]) -> None:
     """Hand this process's standard streams to the guest that serves programs at ``path``; start it if there is none.
 
     Args:
-        visitor: who lends its readers.
-        path: None for a path in the account's own folder, named after the visitor.
-        guest_words: options for the guest if it has to be started.
+        handoff: who lends its readers.
+        path: None for a path in the account's own folder, named after who lends its readers.
+        remote_end_options: options for the guest if it has to be started.
 
     Raises:
         BackgroundError: there is no guest, and none can be started; or it has ended the link.
     """
     settle_runtime_folder(os.environ)
     folder = runtime_folder()
-    if not re.fullmatch(_NAME, visitor.name):
-        visitor = Visitor("host", visitor.token)  # it is shown on terminals, and part of a path
-    path = path or folder / f"{visitor.name}.sock"
+    if not re.fullmatch(_NAME, handoff.name):
+        handoff = Handoff("host", handoff.token)  # it is shown on terminals, and part of a path
+    path = path or folder / f"{handoff.name}.sock"
 
     def begin() -> None:
-        start(["guest", "--socket", str(path), *guest_words], folder / "guest.log")
+        start(["guest", "--socket", str(path), *remote_end_options], folder / "guest.log")
 
-    hand_over(guest_door(folder, path), visitor, begin)
+    hand_over(remote_end_path(folder, path), handoff, begin)
 
 
 def principal_of(name: str, environ: Mapping[str, str]) -> tuple[PrincipalKind, str]:

@@ -1,6 +1,6 @@
-"""``attach``: other computers' readers (or any other `Host`'s) for the programs on this one.
+"""``attach``: other computers' readers (or any other `HostAddress`'s) for the programs on this one.
 
-Frontend( Guest( ssh ) )                                                    one host; see `reach` for other ways
+Frontend( Guest( ssh ) )                                                    one host; see `HostAddress.reach` for others
 Frontend( Union( Guest( ssh ), LocalManager( pcscd over ssh -L ), ... ) )   several
 """
 
@@ -12,12 +12,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from cardferry.app.hosts.address import label
 from cardferry.app.hosts.attachment import Attachment
-from cardferry.app.hosts.connect import reached
 from cardferry.app.hosts.multiple import reached_all
 from cardferry.app.runtime.paths import runtime_folder, scratch
-from cardferry.app.runtime.service import fronts
+from cardferry.app.runtime.service import fronts, offering
 from cardferry.app.runtime.status_socket import Running, controllable
 from cardferry.transports.listening import ListeningSocket, public_path
 
@@ -31,20 +29,20 @@ async def attached(attachment: Attachment) -> AsyncIterator[Path]:
     """
     folder = runtime_folder()
     service = attachment.service
-    name = "+".join(label(host) for host in attachment.hosts)
+    name = "+".join(host.label for host in attachment.hosts)
     path = public_path(attachment.socket or folder / f"{name}.sock", service.access)
     since = time.time()
-    with scratch(folder) as parts, ListeningSocket(path, service.access.mode, service.access.group) as listening:
+    with scratch(folder) as workdir, ListeningSocket(path, service.access.mode, service.access.group) as listening:
         hosts = attachment.hosts
-        opening = reached(hosts[0], attachment, parts) if len(hosts) == 1 else reached_all(attachment, parts)
-        async with opening as readers:
+        alone = hosts[0].reach(attachment.way(workdir)) if len(hosts) == 1 else None
+        async with alone or reached_all(attachment, workdir) as readers:
 
             def describe() -> Running:
                 links = readers.links(str(path))
                 contexts, slots = readers.users()
                 return Running("attach", os.getpid(), since, links, contexts, service.offered(slots))
 
-            async with fronts(readers.manager, [(listening, None)], service):
+            async with fronts(offering(readers.manager, service), [(listening, None)], service):
                 await readers.known()
                 async with controllable(folder, describe):
                     yield path

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from cardferry.app.commands.attach import attached
-from cardferry.app.hosts.address import Host, spelled
+from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.runtime.signals import signals_to_child
 from cardferry.app.runtime.status_socket import Running
@@ -53,7 +53,7 @@ def export_line(path: str) -> str:
     return f"""export {VARIABLE}="$(printf '{octal}')\""""
 
 
-def choose(running: Sequence[Running], host: Host | None) -> Running | None:
+def choose(running: Sequence[Running], host: HostAddress | None) -> Running | None:
     """The attachment that is meant: of ``host``, or the only one.
 
     Returns:
@@ -64,7 +64,7 @@ def choose(running: Sequence[Running], host: Host | None) -> Running | None:
     """
     attachments = [one for one in running if one.serves]
     if host is not None:
-        mine = [one for one in attachments if spelled(host) in (link.host for link in one.links)]
+        mine = [one for one in attachments if str(host) in (link.host for link in one.links)]
         return min(mine, key=lambda one: len(one.links), default=None)
     if len(attachments) > 1:
         names = ", ".join(one.hosts for one in attachments)

@@ -13,16 +13,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from cardferry.app.hosts.address import SshHost
-from cardferry.app.hosts.sources import opened
+from cardferry.app.hosts.connect import Way
+from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.hosts.ssh_link import SOFTWARE
 from cardferry.app.runtime.garbage import collect_rarely
 from cardferry.app.runtime.paths import runtime_folder, scratch
-from cardferry.app.runtime.service import offering, serving
+from cardferry.app.runtime.service import fronts, offering
 from cardferry.app.runtime.status_socket import Running, controllable
 from cardferry.app.sharing.lending import Share
-from cardferry.app.sharing.target import Offer
+from cardferry.app.sharing.target import ShareTarget
 from cardferry.link import LinkServer, Timing
+from cardferry.manager import LocalManager
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 from cardferry.transports.listening import ListeningSocket
 
@@ -41,41 +42,42 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
     collect_rarely()
     folder = runtime_folder()
     since = time.time()
-    with scratch(folder) as parts, ExitStack() as stack:
-        folders = [_subfolder(parts, f"guest{number}") for number, _ in enumerate(wanted.guests)]
-        fronts = [stack.enter_context(ListeningSocket(own / "front")) for own in folders]
-        sockets = [(front, _caller(guest)) for front, guest in zip(fronts, wanted.guests, strict=True)]
+    with scratch(folder) as workdir, ExitStack() as stack:
+        folders = [_subfolder(workdir, f"guest{number}") for number, _ in enumerate(wanted.guests)]
+        listening = [stack.enter_context(ListeningSocket(own / "front")) for own in folders]
+        sockets = [(front, _caller(guest)) for front, guest in zip(listening, wanted.guests, strict=True)]
+        way = Way(_subfolder(workdir, "readers"), wanted.ssh)
         async with (
-            opened(wanted.readers, wanted.ssh, _subfolder(parts, "readers")) as origin,
-            serving(origin.source, sockets, wanted.service) as manager,
+            wanted.readers.open_readers(way) as readers,
+            LocalManager([readers.source], wanted.service.settings) as manager,
         ):
-            await origin.known()
+            offered = offering(manager, wanted.service)
             async with (
+                fronts(offered, sockets, wanted.service),
                 asyncio.TaskGroup() as tasks,
-                LinkServer(
-                    offering(manager, wanted.service), timing=Timing(grace=wanted.grace), software=SOFTWARE
-                ) as host,
+                LinkServer(offered, timing=Timing(grace=wanted.grace), software=SOFTWARE) as host,
             ):
-                offers = [
-                    Offer(wanted, guest, own, front.path, host=host, announce=announce)
-                    for guest, own, front in zip(wanted.guests, folders, fronts, strict=True)
+                await readers.known()
+                targets = [
+                    ShareTarget(wanted, guest, own, front.path, host=host, announce=announce)
+                    for guest, own, front in zip(wanted.guests, folders, listening, strict=True)
                 ]
 
                 def describe() -> Running:
                     status = manager.status
-                    links = [offer.describe(origin.state()) for offer in offers]
-                    offered = wanted.service.offered(status.readers)
-                    return Running("share", os.getpid(), since, links, status.contexts, offered)
+                    links = [target.describe(readers.state()) for target in targets]
+                    slots = wanted.service.offered(status.readers)
+                    return Running("share", os.getpid(), since, links, status.contexts, slots)
 
-                async def lend(offer: Offer) -> None:
-                    await offer.run()
-                    errors = [offer.error for offer in offers]
+                async def lend(target: ShareTarget) -> None:
+                    await target.run()
+                    errors = [target.error for target in targets]
                     if errors[0] is not None and None not in errors:
                         raise errors[0]  # nobody is left
 
                 async with controllable(folder, describe):
-                    for offer in offers:
-                        tasks.create_task(lend(offer), name=f"connection to {offer.guest.destination}")
+                    for target in targets:
+                        tasks.create_task(lend(target), name=f"connection to {target.guest.destination}")
                     # The link says good-bye before connections end, so wait here, not for the tasks.
                     await asyncio.get_running_loop().create_future()
 

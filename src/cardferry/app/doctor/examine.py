@@ -8,7 +8,7 @@ from cardferry.app.commands.run import VARIABLE
 from cardferry.app.doctor import here, programs, there
 from cardferry.app.doctor.finding import Finding, problem
 from cardferry.app.doctor.levels import library_level
-from cardferry.app.hosts.address import Host
+from cardferry.app.hosts.address import HostAddress
 from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.signals import root_cause
@@ -17,7 +17,7 @@ from cardferry.pcsc.errors import UserError
 from cardferry.transports.ssh import SshCommand
 
 
-async def examine(host: Host | None, ssh: SshCommand, environ: Mapping[str, str]) -> AsyncIterator[Finding]:
+async def examine(host: HostAddress | None, ssh: SshCommand, environ: Mapping[str, str]) -> AsyncIterator[Finding]:
     """All findings, as they are made.
 
     Args:

@@ -12,8 +12,8 @@ from cardferry.app.commands.run import VARIABLE, export_line
 from cardferry.app.doctor.finding import Finding, note, ok, problem
 from cardferry.app.doctor.levels import release_of
 from cardferry.app.doctor.reading import look
-from cardferry.app.hosts.address import LOCAL_PCSCD, Host, label
-from cardferry.app.hosts.sources import check_pcscd
+from cardferry.app.hosts.address import HostAddress
+from cardferry.app.hosts.sources import LOCAL_PCSCD, check_pcscd
 from cardferry.app.runtime.status_socket import Running
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.listening import listener
@@ -63,9 +63,9 @@ def no_driver(probe: str, there: str) -> Finding:
     return note(probe, f"the driver for USB readers (CCID) is not installed{there}", "apt install libccid")
 
 
-def paths(folder: Path, host: Host) -> Iterator[Finding]:
+def paths(folder: Path, host: HostAddress) -> Iterator[Finding]:
     """Are our sockets' paths short enough?"""
-    for path in (folder / f"{label(host)}.sock", folder / _CONTROL):
+    for path in (folder / f"{host.label}.sock", folder / _CONTROL):
         size = len(os.fsencode(path))
         if size > PATH_LIMIT:
             yield problem(

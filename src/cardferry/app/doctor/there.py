@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cardferry.app.doctor.finding import Finding, State, note, ok, problem
 from cardferry.app.doctor.here import CCID_DRIVERS, no_driver
-from cardferry.app.doctor.reading import about_readers, look
-from cardferry.app.hosts.address import Host, PcscdHost, SshHost, UnixHost, VirtualHost, VpiccHost, VsockHost, spelled
-from cardferry.app.hosts.direct_link import linked_directly
-from cardferry.app.hosts.sources import VIRTUAL_READER, check_pcscd, opened
-from cardferry.app.hosts.ssh_connection import Carrier
+from cardferry.app.doctor.reading import about_readers
+from cardferry.app.doctor.reading import look as readers_at
+from cardferry.app.hosts.address import HostAddress
+from cardferry.app.hosts.connect import Way
+from cardferry.app.hosts.direct_link import LinkHost, linked_directly
+from cardferry.app.hosts.sources import VIRTUAL_READER, PcscdHost, VirtualHost, VpiccHost, check_pcscd
+from cardferry.app.hosts.ssh_connection import SshConnector
+from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.hosts.ssh_link import link_over, remote_command, session_dial
 from cardferry.app.runtime.paths import scratch
 from cardferry.app.runtime.status_socket import Running
@@ -33,8 +37,23 @@ from cardferry.transports.ssh.command import run
 _LINK_TIME: Final = 20.0
 
 
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """How to look at a host.
+
+    Attributes:
+        way: to it.
+        running: what of ours runs here.
+        level: the level that programs here speak, None when that is not known.
+    """
+
+    way: Way
+    running: list[Running]
+    level: int | None
+
+
 async def host(
-    wanted: Host, ssh: SshCommand, folder: Path, running: list[Running], level: int | None
+    wanted: HostAddress, ssh: SshCommand, folder: Path, running: list[Running], level: int | None
 ) -> AsyncIterator[Finding]:
     """Go the whole way to the host's cards.
 
@@ -44,42 +63,64 @@ async def host(
         running: what of ours runs here.
         level: the level that programs here speak, None when that is not known.
     """
-    name = spelled(wanted)
-    with scratch(folder) as parts:
-        match wanted:
-            case SshHost(destination):
-                async with Carrier(destination, ssh, parts) as carrier:
-                    async for finding in _over_ssh(carrier, parts, level):
-                        yield finding
-            case PcscdHost(path):
-                await check_pcscd(path)
-                yield ok(name, "it answers")
-                async for finding in look(name, path, needed=True, library=level):
-                    yield finding
-            case UnixHost() | VsockHost():
-                async for finding in _link(name, linked_directly(wanted)):
-                    yield finding
-            case VpiccHost(where):
-                place = f"port {where}" if isinstance(where, int) else str(where)
-                if name in (link.host for one in running for link in one.links):
-                    yield ok(name, f"cards can dial in at {place}: it is attached")
-                else:
-                    async with opened(wanted, ssh, parts):
-                        yield ok(name, f"{place} is free: cards can dial in once it is attached")
-                if isinstance(where, int):
-                    yield note(name, f"any user of this computer can put a card in at {place}", "vpicc:unix:PATH")
-            case VirtualHost():
-                async with opened(wanted, ssh, parts):
-                    yield ok(name, f"the built-in card is there, in the reader {VIRTUAL_READER!r}")
+    with scratch(folder) as workdir:
+        async for finding in CHECKS[type(wanted)](wanted, Inspection(Way(workdir, ssh), running, level)):
+            yield finding
 
 
-async def _over_ssh(carrier: Carrier, parts: Path, level: int | None) -> AsyncIterator[Finding]:
-    host = carrier.destination
+async def _ssh(wanted: SshHost, at: Inspection) -> AsyncIterator[Finding]:
+    async with SshConnector(wanted.destination, at.way.ssh, at.way.workdir) as connector:
+        async for finding in _over_ssh(connector, at.way.workdir, at.level):
+            yield finding
+
+
+async def _pcscd(wanted: PcscdHost, at: Inspection) -> AsyncIterator[Finding]:
+    await check_pcscd(wanted.path)
+    yield ok(str(wanted), "it answers")
+    async for finding in readers_at(str(wanted), wanted.path, needed=True, library=at.level):
+        yield finding
+
+
+async def _link_host(wanted: LinkHost, at: Inspection) -> AsyncIterator[Finding]:
+    del at
+    async for finding in _link(str(wanted), linked_directly(wanted.address)):
+        yield finding
+
+
+async def _vpicc(wanted: VpiccHost, at: Inspection) -> AsyncIterator[Finding]:
+    name, where = str(wanted), wanted.where
+    place = f"port {where}" if isinstance(where, int) else str(where)
+    if name in (link.host for one in at.running for link in one.links):
+        yield ok(name, f"cards can dial in at {place}: it is attached")
+    else:
+        async with wanted.open_readers(at.way):
+            yield ok(name, f"{place} is free: cards can dial in once it is attached")
+    if isinstance(where, int):
+        yield note(name, f"any user of this computer can put a card in at {place}", "vpicc:unix:PATH")
+
+
+async def _virtual(wanted: VirtualHost, at: Inspection) -> AsyncIterator[Finding]:
+    async with wanted.open_readers(at.way):
+        yield ok(str(wanted), f"the built-in card is there, in the reader {VIRTUAL_READER!r}")
+
+
+#: Kind of host -> what to look at; one for each of `cardferry.app.hosts.registry.KINDS`.
+CHECKS: Final[Mapping[type[HostAddress], Callable[[Any, Inspection], AsyncIterator[Finding]]]] = {
+    SshHost: _ssh,
+    PcscdHost: _pcscd,
+    LinkHost: _link_host,
+    VpiccHost: _vpicc,
+    VirtualHost: _virtual,
+}
+
+
+async def _over_ssh(connector: SshConnector, workdir: Path, level: int | None) -> AsyncIterator[Finding]:
+    host = connector.destination
     try:
-        connection = await carrier.connection()
+        connection = await connector.connection()
     except NoShellError as error:
-        carrier.alone = True
-        linked = [finding async for finding in _link(host, link_over(session_dial(carrier), host, Timing()))]
+        connector.alone = True
+        linked = [finding async for finding in _link(host, link_over(session_dial(connector), host, Timing()))]
         if linked[0].state is State.PROBLEM:
             yield problem(f"ssh {host}", error.message, error.hint)
         else:
@@ -100,7 +141,7 @@ async def _over_ssh(carrier: Carrier, parts: Path, level: int | None) -> AsyncIt
         installed = await _installed(connection)
         yield installed
         if facts.pcscd and installed.state is State.OK:
-            linked = [finding async for finding in _link(host, link_over(session_dial(carrier), host, Timing()))]
+            linked = [finding async for finding in _link(host, link_over(session_dial(connector), host, Timing()))]
             for finding in linked:
                 yield finding
     else:
@@ -108,7 +149,7 @@ async def _over_ssh(carrier: Carrier, parts: Path, level: int | None) -> AsyncIt
     if not await _has_driver(connection):
         yield no_driver(f"driver on {host}", " there")
     works = bool(linked) and linked[0].state is State.OK
-    async for finding in _forwarding(connection, parts / "pcscd", level, works):
+    async for finding in _forwarding(connection, workdir / "pcscd", level, works):
         yield finding
 
 
@@ -171,6 +212,6 @@ async def _forwarding(connection: SshConnection, path: Path, level: int | None, 
         yield make(f"pcscd on {host}", error.message, error.hint)
         return
     yield ok(f"pcscd on {host}", f"answers at {connection.facts.pcscd}, its socket can be forwarded")
-    async for finding in look(f"readers on {host}", path, needed=True, library=level):
+    async for finding in readers_at(f"readers on {host}", path, needed=True, library=level):
         if not linked or "speaks 4:" in finding.says:
             yield finding

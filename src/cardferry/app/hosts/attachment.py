@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cardferry.app.hosts.address import Host
+from cardferry.app.hosts.address import HostAddress
+from cardferry.app.hosts.connect import Way
 from cardferry.app.runtime.service import Service
 from cardferry.transports.ssh import SshCommand
 
@@ -23,9 +24,18 @@ class Attachment:
         grace: s that programs wait for a host that is out of reach, None for the link's own.
     """
 
-    hosts: tuple[Host, ...]
+    hosts: tuple[HostAddress, ...]
     ssh: SshCommand = field(default_factory=SshCommand)
     socket: Path | None = None
     service: Service = field(default_factory=Service)
     link: bool = True
     grace: float | None = None
+
+    def way(self, workdir: Path, *, one_of_several: bool = False) -> Way:
+        """How to reach a host.
+
+        Args:
+            workdir: a private folder for sockets between parts of this process.
+            one_of_several: see `Way`.
+        """
+        return Way(workdir, self.ssh, self.service.settings, self.link, self.grace, one_of_several=one_of_several)

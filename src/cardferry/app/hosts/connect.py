@@ -1,7 +1,7 @@
-"""One host, and whatever way leads to it: what `attach` serves.
+"""The way to a host's readers, whatever it is: what it needs, and what is served at its end.
 
 Guest( ssh )                         when cardferry is at the other end, too
-Guest( unix, vsock )                 where no ssh is needed
+Guest( unix, vsock, ... )            where no ssh is needed
 LocalManager( pcscd over ssh -L )    when only sshd is there
 LocalManager( ... )                  for what is on this computer
 """
@@ -10,24 +10,61 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cardferry.app.hosts.address import Host, SshHost, UnixHost, VsockHost, spelled
-from cardferry.app.hosts.attachment import Attachment
-from cardferry.app.hosts.direct_link import linked_directly
-from cardferry.app.hosts.sources import Origin, forwarded, opened
-from cardferry.app.hosts.ssh_connection import Carrier
-from cardferry.app.hosts.ssh_link import linked, state
+from cardferry.app.hosts.ssh_link import link_state
 from cardferry.app.runtime.status_socket import Link
 from cardferry.link import Guest
 from cardferry.manager import LocalManager, Settings
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.interface import ResourceManager
+from cardferry.readers.base import ReaderSource
+from cardferry.transports.ssh import SshCommand
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class Way:
+    """How to get to a host.
+
+    Attributes:
+        workdir: a private folder for sockets between parts of this process.
+        ssh: the ssh program.
+        settings: bounds of the resource manager, where it is one of ours.
+        link: whether to use the cardferry over there, if there is one.
+        grace: s that programs wait for a host that is out of reach, None for the link's own.
+        patient: whether the host may be away at first.
+        one_of_several: others wait for it, so the first attempt is given up sooner; and others go on without it, so
+            nothing that happens to it later ends the way.
+    """
+
+    workdir: Path
+    ssh: SshCommand = field(default_factory=SshCommand)
+    settings: Settings = field(default_factory=Settings)
+    link: bool = True
+    grace: float | None = None
+    patient: bool = False
+    one_of_several: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedReaders:
+    """Readers that are about to be served.
+
+    Attributes:
+        source: what reports them.
+        known: waits until the first list of readers has been reported, or it is known that this will take longer;
+            call it while the source runs.
+        state: ``up``, or why the readers cannot be reached.
+    """
+
+    source: ReaderSource
+    known: Callable[[], Awaitable[object]]
+    state: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReachedHost:
     """What can be served.
 
     Attributes:
@@ -43,63 +80,29 @@ class Reached:
     users: Callable[[], tuple[int, list[SlotStatus]]]
 
 
-@asynccontextmanager
-async def reached(
-    host: Host, wanted: Attachment, parts: Path, *, one_of_several: bool = False
-) -> AsyncIterator[Reached]:
-    """Reach a host for the block, over a link where that can be; later losses are mended.
-
-    Args:
-        wanted: how.
-        parts: a private folder for sockets between parts of this process.
-        one_of_several: others wait for it, so the first attempt is given up sooner; and others go on without it, so
-            nothing that happens to it later ends the block.
-
-    Raises:
-        UserError: it cannot be reached.
-    """
-    settings = wanted.service.settings
-    match host:
-        case SshHost(destination) if wanted.link:
-            async with (
-                Carrier(destination, wanted.ssh, parts, hurry=one_of_several) as carrier,
-                linked(carrier, wanted.grace) as guest,
-            ):
-                if guest is not None:
-                    yield _over_link(host, guest)
-                    return
-                async with (
-                    forwarded(carrier, parts, enduring=one_of_several) as origin,
-                    _local(host, origin, settings) as here,
-                ):
-                    yield here
-        case UnixHost() | VsockHost() if wanted.link:
-            async with linked_directly(host, wanted.grace) as guest:
-                yield _over_link(host, guest)
-        case _:
-            async with (
-                opened(host, wanted.ssh, parts, one_of_several=one_of_several) as origin,
-                _local(host, origin, settings) as here,
-            ):
-                yield here
-
-
-def _over_link(host: Host, guest: Guest) -> Reached:
-    return Reached(
+def reached_over_link(name: str, guest: Guest) -> ReachedHost:
+    """A host at which a cardferry is."""
+    return ReachedHost(
         guest,
         guest.ready,
-        lambda path: [Link(spelled(host), state(guest), path, "link", guest.status)],
+        lambda path: [Link(name, link_state(guest), path, "link", guest.status)],
         lambda: (0, [SlotStatus.of(reader) for reader in guest.snapshot.readers]),
     )
 
 
 @asynccontextmanager
-async def _local(host: Host, origin: Origin, settings: Settings) -> AsyncIterator[Reached]:
-    way = "forwarding" if isinstance(host, SshHost) else ""
-    async with LocalManager([origin.source], settings) as manager:
+async def served_here(
+    name: str, readers: OpenedReaders, settings: Settings, way: str = ""
+) -> AsyncIterator[ReachedHost]:
+    """Readers with a resource manager of this process, for the block.
+
+    Args:
+        way: what leads to them, for ``status``; see `Link`.
+    """
+    async with LocalManager([readers.source], settings) as manager:
 
         def users() -> tuple[int, list[SlotStatus]]:
             status = manager.status
             return status.contexts, status.readers
 
-        yield Reached(manager, origin.known, lambda path: [Link(spelled(host), origin.state(), path, way)], users)
+        yield ReachedHost(manager, readers.known, lambda path: [Link(name, readers.state(), path, way)], users)

@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from cardferry.app.hosts.address import Host, label, spelled
+from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.attachment import Attachment
-from cardferry.app.hosts.connect import Reached, reached
+from cardferry.app.hosts.connect import ReachedHost
 from cardferry.app.runtime.retry import Supervisor
 from cardferry.app.runtime.signals import in_foreground, root_cause
 from cardferry.app.runtime.status_socket import Link
@@ -59,13 +59,13 @@ class _Start:
             self.some.set()
 
 
-class _Berth:
+class _AttachedHost:
     """One host of several.
 
     Args:
         host: which.
         wanted: how to reach it.
-        parts: a private folder.
+        workdir: a private folder.
         start: what the hosts share in the beginning.
 
     Attributes:
@@ -74,16 +74,15 @@ class _Berth:
         error: why the last attempt failed, None when it did not.
     """
 
-    def __init__(self, host: Host, wanted: Attachment, parts: Path, start: _Start) -> None:
-        self.member = Member(label(host))
-        self.reached: Reached | None = None
+    def __init__(self, host: HostAddress, wanted: Attachment, workdir: Path, start: _Start) -> None:
+        self.member = Member(host.label)
+        self.reached: ReachedHost | None = None
         self.error: UserError | None = None
         self._host = host
-        self._wanted = wanted
-        self._parts = parts
+        self._way = wanted.way(workdir, one_of_several=True)
         self._start = start
         self._attempts = 0
-        self._supervisor = Supervisor(spelled(host), self._dial, lambda: None, patient=True, enduring=True)
+        self._supervisor = Supervisor(str(host), self._dial, lambda: None, patient=True, enduring=True)
 
     async def run(self) -> None:
         """Serve the host as soon as it can be reached.
@@ -99,14 +98,13 @@ class _Berth:
             log.error("%s; it is not tried again", error.message)
 
     @asynccontextmanager
-    async def _dial(self) -> AsyncIterator[_Berth]:
+    async def _dial(self) -> AsyncIterator[_AttachedHost]:
         self._attempts += 1
         first = self._attempts == 1
         try:
             async with AsyncExitStack() as stack:
                 async with self._start.first_attempt() if first else nullcontext():
-                    opening = reached(self._host, self._wanted, self._parts, one_of_several=True)
-                    self.reached = await stack.enter_async_context(opening)
+                    self.reached = await stack.enter_async_context(self._host.reach(self._way))
                 self.error = None
                 self.member.join(self.reached.manager)
                 if first:
@@ -136,55 +134,55 @@ class _Berth:
         """The host for ``status``; takes the path of the socket for applications."""
         if self.reached is not None:
             return self.reached.links(path)
-        return [Link(spelled(self._host), "connecting" if self.error is None else self.error.message, path)]
+        return [Link(str(self._host), "connecting" if self.error is None else self.error.message, path)]
 
 
 @asynccontextmanager
-async def reached_all(wanted: Attachment, parts: Path) -> AsyncIterator[Reached]:
+async def reached_all(wanted: Attachment, workdir: Path) -> AsyncIterator[ReachedHost]:
     """Reach all hosts for the block; one that is away does not disturb the others.
 
     Args:
         wanted: which, and how.
-        parts: a private folder for sockets between parts of this process.
+        workdir: a private folder for sockets between parts of this process.
 
     Raises:
         UserError: none of them can be reached, or one never will. From the time on when the readers are known, nothing
             that happens to a host ends the block.
     """
     start = _Start(len(wanted.hosts))
-    berths = [_Berth(host, wanted, _folder(parts, number), start) for number, host in enumerate(wanted.hosts)]
-    async with Union([berth.member for berth in berths]) as union, asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(berth.run(), name=f"host {berth.member.host}") for berth in berths]
+    hosts = [_AttachedHost(host, wanted, _folder(workdir, number), start) for number, host in enumerate(wanted.hosts)]
+    async with Union([host.member for host in hosts]) as union, asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(host.run(), name=f"host {host.member.host}") for host in hosts]
 
         async def known() -> None:
             await start.some.wait()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_OTHERS_TIME):
                     await union.ready()
-            errors = [berth.error for berth in berths]
+            errors = [host.error for host in hosts]
             if errors[0] is not None and None not in errors:
                 raise errors[0]
             start.over = True
 
-        yield Reached(
+        yield ReachedHost(
             union,
             known,
-            lambda path: [link for berth in berths for link in berth.links(path)],
-            lambda: (union.contexts, _users(union, berths)),
+            lambda path: [link for host in hosts for link in host.links(path)],
+            lambda: (union.contexts, _users(union, hosts)),
         )
         for task in running:
             task.cancel()
 
 
-def _folder(parts: Path, number: int) -> Path:
-    folder = parts / str(number)
+def _folder(workdir: Path, number: int) -> Path:
+    folder = workdir / str(number)
     folder.mkdir(mode=0o700)
     return folder
 
 
-def _users(union: Union, berths: Sequence[_Berth]) -> list[SlotStatus]:
+def _users(union: Union, hosts: Sequence[_AttachedHost]) -> list[SlotStatus]:
     """Who uses which reader, under the names of the union and in its order."""
-    there = [berth.reached for berth in berths if berth.reached is not None]
+    there = [host.reached for host in hosts if host.reached is not None]
     slots = {(one.manager, slot.reader): slot for one in there for slot in one.users()[1]}
     shown = [(reader.name, slots.get(union.find(reader.name))) for reader in union.snapshot.readers]
     return [replace(slot, reader=name) for name, slot in shown if slot is not None]

@@ -1,35 +1,30 @@
-"""Where the readers come from: each kind of `Host` becomes a source of readers, with what must run beside it.
-
-An ``ssh`` host's pcscd is forwarded to a private socket here (``ssh -L``), so to the reader source it is a pcscd like
-the local one that goes away and comes back.
-"""
+"""Readers of this computer: behind a pcsc-lite socket, dialled in, or built in."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import shlex
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final, Self
 
-from cardferry.app.hosts.address import Host, PcscdHost, SshHost, UnixHost, VirtualHost, VpiccHost, VsockHost, spelled
-from cardferry.app.hosts.ssh_connection import Carrier
-from cardferry.app.runtime.retry import Supervisor
+from cardferry.app.hosts.address import HostAddress
+from cardferry.app.hosts.connect import OpenedReaders, Way
 from cardferry.pcsc.errors import UserError
-from cardferry.readers.base import ReaderSource
-from cardferry.transports.errors import PcscdDownError, PcscdMissingError, PcscdRefusesError
+from cardferry.transports.errors import AddressSyntaxError, PcscdDownError, PcscdMissingError, PcscdRefusesError
 from cardferry.transports.listening import ListeningSocket
 from cardferry.transports.probe import Answer, ask_version
-from cardferry.transports.ssh import SshCommand, SshConnection, forward_pcscd
+from cardferry.transports.sockets import absolute_path
 
 log = logging.getLogger(__name__)
 
 #: Name of the reader that holds the built-in card. Tools that look for their own maker's readers find this one.
 VIRTUAL_READER: Final = "Yubico YubiKey CCID cardferry"
-_UP: Final = "up"
+UP: Final = "up"
+_MAX_PORT: Final = 65535
 
 
 class CardPortError(UserError):
@@ -38,64 +33,114 @@ class CardPortError(UserError):
     exit_code = 13
 
 
-class LinkedHostError(UserError):
-    """The host is another cardferry, not a place with readers."""
+@dataclass(frozen=True, slots=True)
+class PcscdHost(HostAddress):
+    """A pcsc-lite socket on this computer."""
 
-    exit_code = 2
+    FORMS: ClassVar[tuple[str, ...]] = ("pcscd:PATH",)
+
+    path: Path
+
+    @classmethod
+    def parse(cls, rest: str, text: str) -> Self:
+        """What follows ``pcscd:``; raises `AddressSyntaxError`."""
+        return cls(absolute_path(rest, text, "pcscd:/run/pcscd/pcscd.comm"))
+
+    def __str__(self) -> str:
+        return f"pcscd:{self.path}"
+
+    @asynccontextmanager
+    async def open_readers(self, way: Way) -> AsyncIterator[OpenedReaders]:
+        """The readers of that pcscd."""
+        del way
+        await check_pcscd(self.path)
+        watched = WatchedPcscd(self.path, str(self.path))
+        yield OpenedReaders(watched.source, watched.known.wait, watched.state)
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Readers that are about to be served.
+class VpiccHost(HostAddress):
+    """Cards that dial in, as they do to vpcd: to a TCP port of this computer, or to a Unix socket.
 
-    Attributes:
-        source: what reports them.
-        known: waits until the first list of readers has been reported, or it is known that this will take longer;
-            call it while the source runs.
-        state: ``up``, or why the readers cannot be reached.
+    Any user of this computer can reach the port; the socket has access rights.
     """
 
-    source: ReaderSource
-    known: Callable[[], Awaitable[object]]
-    state: Callable[[], str]
+    FORMS: ClassVar[tuple[str, ...]] = ("vpicc:PORT", "vpicc:unix:PATH")
+
+    where: int | Path
+
+    @classmethod
+    def parse(cls, rest: str, text: str) -> Self:
+        """What follows ``vpicc:``; raises `AddressSyntaxError`."""
+        if rest.startswith(("/", "unix:")):
+            return cls(absolute_path(rest.removeprefix("unix:"), text, "vpicc:unix:/run/cards/card"))
+        if not rest.isascii() or not rest.isdigit() or not 0 < int(rest) <= _MAX_PORT:
+            raise AddressSyntaxError(f"not a port: {text!r}", "write it as in vpicc:35963, vpcd's own")
+        return cls(int(rest))
+
+    def __str__(self) -> str:
+        return f"vpicc:{self.where}" if isinstance(self.where, int) else f"vpicc:unix:{self.where}"
+
+    def _label(self) -> str:
+        return f"vpicc-{self.where}".replace("-/", "/")
+
+    @asynccontextmanager
+    async def open_readers(self, way: Way) -> AsyncIterator[OpenedReaders]:
+        """A reader, and one more for each card that dials in."""
+        del way
+        from cardferry.readers.vpicc import VpiccSource  # noqa: PLC0415 - only where cards dial in
+
+        with ExitStack() as stack:
+            if isinstance(self.where, int):
+                source = VpiccSource(port=self.where)
+            else:
+                elsewhere = "choose another path, as in vpicc:unix:PATH"
+                listening = stack.enter_context(ListeningSocket(self.where, elsewhere=elsewhere))
+                source = VpiccSource(listening=listening.socket)
+            try:
+                await source.listen()
+            except OSError as error:
+                raise CardPortError(
+                    f"cards cannot dial in at port {self.where}: {error.strerror}",
+                    "choose another port, as in vpicc:35963",
+                ) from None
+            if isinstance(self.where, int):
+                log.info(
+                    "any user of this computer can put a card in at port %d; vpicc:unix:PATH is for you alone",
+                    self.where,
+                )
+            yield OpenedReaders(source, _at_once, lambda: UP)
 
 
-@asynccontextmanager
-async def opened(
-    host: Host, ssh: SshCommand, parts: Path, *, patient: bool = False, one_of_several: bool = False
-) -> AsyncIterator[Origin]:
-    """The readers of ``host`` for the block.
+@dataclass(frozen=True, slots=True)
+class VirtualHost(HostAddress):
+    """The built-in card."""
 
-    Args:
-        ssh: the ssh program.
-        parts: a private folder for sockets between parts of this process.
-        patient: whether an ssh host may be away at first.
-        one_of_several: the first attempt is given up sooner, and nothing that happens later ends the block.
+    FORMS: ClassVar[tuple[str, ...]] = ("virtual:",)
 
-    Raises:
-        UserError: they cannot be reached; later losses are mended.
-    """
-    match host:
-        case SshHost(destination):
-            async with (
-                Carrier(destination, ssh, parts, hurry=one_of_several) as carrier,
-                forwarded(carrier, parts, patient=patient, enduring=one_of_several) as origin,
-            ):
-                yield origin
-        case PcscdHost(path):
-            await check_pcscd(path)
-            yield _Watched(path, str(path)).origin
-        case UnixHost() | VsockHost():
-            raise LinkedHostError(
-                f"{spelled(host)} can only be linked with", f"cardferry attach {spelled(host)}, without --no-link"
-            )
-        case VpiccHost(int() as port):
-            yield await _vpicc(port)
-        case VpiccHost(Path() as path):
-            with ListeningSocket(path, elsewhere="choose another path, as in vpicc:unix:PATH") as listening:
-                yield await _vpicc(listening)
-        case VirtualHost():
-            yield _virtual()
+    @classmethod
+    def parse(cls, rest: str, text: str) -> Self | None:
+        """Nothing follows ``virtual:``; None when something does."""
+        del text
+        return None if rest else cls()
+
+    def __str__(self) -> str:
+        return "virtual:"
+
+    @asynccontextmanager
+    async def open_readers(self, way: Way) -> AsyncIterator[OpenedReaders]:
+        """A reader with the card in it."""
+        del way
+        from cardferry.cards.piv import PivCard  # noqa: PLC0415 - brings cryptography along
+        from cardferry.readers.virtual import VirtualReaderSource  # noqa: PLC0415
+
+        source = VirtualReaderSource()
+        source.add_reader(VIRTUAL_READER).insert(PivCard.personalised())
+        yield OpenedReaders(source, _at_once, lambda: UP)
+
+
+#: The pcscd of this computer.
+LOCAL_PCSCD: Final = PcscdHost(Path("/run/pcscd/pcscd.comm"))
 
 
 async def check_pcscd(path: Path) -> None:
@@ -113,7 +158,7 @@ async def check_pcscd(path: Path) -> None:
             f"the queue of connections at {path} is full: pcscd takes none", "restart it: systemctl restart pcscd"
         ) from None
     except OSError as error:
-        if not _is_socket(path):
+        if not path.is_socket():  # noqa: ASYNC240 - at once
             raise PcscdMissingError(f"{path} is not a socket", "name the socket of a pcscd") from None
         raise PcscdDownError(
             f"nobody listens at {path}: {error.strerror}", "start it: systemctl restart pcscd.socket"
@@ -128,121 +173,48 @@ async def check_pcscd(path: Path) -> None:
             raise PcscdDownError(f"pcscd at {path} does not answer", "restart it: systemctl restart pcscd")
 
 
-def _is_socket(path: Path) -> bool:
-    return path.is_socket()
-
-
-class _Watched:
+class WatchedPcscd:
     """A pcscd's readers, and whether they have been reported.
 
     Args:
         path: of a socket here.
         name: where that pcscd is, for people.
-        carrier: ``up``, or why nothing can be at ``path``.
+        connection: ``up``, or why nothing can be at ``path``.
     """
 
-    def __init__(self, path: Path, name: str, carrier: Callable[[], str] = lambda: _UP) -> None:
+    def __init__(self, path: Path, name: str, connection: Callable[[], str] = lambda: UP) -> None:
         from cardferry.readers.pcscd import NoPcscdError, PcscdSource, Reason, unix_connector  # noqa: PLC0415
 
         self.known = asyncio.Event()
-        self._carrier = carrier
+        self._connection = connection
         told = False
         dial_socket = unix_connector(str(path))
 
         async def dial(factory: Callable[[], asyncio.Protocol]) -> object:
-            if carrier() != _UP:
-                raise ConnectionError(carrier())
+            if connection() != UP:
+                raise ConnectionError(connection())
             return await dial_socket(factory)
 
         def on_state(up: bool, failure: NoPcscdError | None) -> None:
-            """Tell a person what the carrier does not tell, and what is not over at the next attempt."""
+            """Tell a person what its connection does not tell, and what is not over at the next attempt."""
             nonlocal told
             if up:
                 self.known.set()
                 if told:
                     log.warning("pcscd at %s is back", name)
                 told = False
-            elif failure is not None and failure.reason is not Reason.LOST and carrier() == _UP:
+            elif failure is not None and failure.reason is not Reason.LOST and connection() == UP:
                 log.warning("pcscd at %s %s", name, failure)
                 told = True
 
         self.source = PcscdSource(dial, name, on_state)
 
     def state(self) -> str:
-        """``up``, or why not; the carrier's reason first."""
-        state = self._carrier()
-        if state == _UP and self.source.failure is not None:
+        """``up``, or why not; that of the connection first."""
+        state = self._connection()
+        if state == UP and self.source.failure is not None:
             state = f"pcscd {self.source.failure}"
         return state
-
-    @property
-    def origin(self) -> Origin:
-        """As `opened` yields it."""
-        return Origin(self.source, self.known.wait, self.state)
-
-
-@asynccontextmanager
-async def forwarded(
-    carrier: Carrier, parts: Path, *, patient: bool = False, enduring: bool = False
-) -> AsyncIterator[Origin]:
-    """The readers of a host's pcscd, whose socket is forwarded for the block; losses are mended.
-
-    Args:
-        carrier: the way to the host.
-        parts: a private folder for sockets between parts of this process.
-        patient: whether the host may be away at first.
-        enduring: nothing that happens after the first connection ends the block.
-    """
-    path = parts / "pcscd"
-    destination = carrier.destination
-
-    @asynccontextmanager
-    async def dial() -> AsyncIterator[SshConnection]:
-        connection = await carrier.connection()
-        try:
-            await forward_pcscd(connection, path)
-            yield connection
-        finally:
-            await carrier.drop()
-
-    async def known() -> None:
-        if supervisor.error is None:
-            await watched.known.wait()
-
-    def on_up() -> None:
-        watched.source.reconnect_now()
-
-    supervisor = Supervisor(destination, dial, on_up, patient=patient, enduring=enduring)
-    watched = _Watched(path, destination, lambda: supervisor.state)
-    async with asyncio.TaskGroup() as tasks:
-        keeping = tasks.create_task(supervisor.run(), name=f"connection to {destination}")
-        await supervisor.tried.wait()
-        yield Origin(watched.source, known, watched.state)
-        keeping.cancel()
-
-
-def _virtual() -> Origin:
-    from cardferry.cards.piv import PivCard  # noqa: PLC0415 - brings cryptography along
-    from cardferry.readers.virtual import VirtualReaderSource  # noqa: PLC0415
-
-    source = VirtualReaderSource()
-    source.add_reader(VIRTUAL_READER).insert(PivCard.personalised())
-    return Origin(source, _at_once, lambda: _UP)
-
-
-async def _vpicc(where: int | ListeningSocket) -> Origin:
-    from cardferry.readers.vpicc import VpiccSource  # noqa: PLC0415 - only where cards dial in
-
-    source = VpiccSource(port=where) if isinstance(where, int) else VpiccSource(listening=where.socket)
-    try:
-        await source.listen()
-    except OSError as error:
-        raise CardPortError(
-            f"cards cannot dial in at port {where}: {error.strerror}", "choose another port, as in vpicc:35963"
-        ) from None
-    if isinstance(where, int):
-        log.info("any user of this computer can put a card in at port %d; vpicc:unix:PATH is for you alone", where)
-    return Origin(source, _at_once, lambda: _UP)
 
 
 async def _at_once() -> None:

@@ -38,7 +38,7 @@ _RECONNECT_TIME: Final = 4
 _HURRIED: Final = 4
 
 
-class Carrier:
+class SshConnector:
     """Holds the connection to a host; an asynchronous context manager that ends it.
 
     Args:

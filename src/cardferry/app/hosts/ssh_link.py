@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from cardferry import __version__
-from cardferry.app.hosts.ssh_connection import Carrier
+from cardferry.app.hosts.ssh_connection import SshConnector
 from cardferry.app.runtime.paths import this_computer
 from cardferry.link import Guest, LinkRefusedError, LinkState, Timing
 from cardferry.pcsc.errors import CardferryError, UserError
@@ -82,11 +82,11 @@ def patience(grace: float | None) -> Timing:
 
 
 @asynccontextmanager
-async def linked(carrier: Carrier, grace: float | None = None) -> AsyncIterator[Guest | None]:
+async def linked(connector: SshConnector, grace: float | None = None) -> AsyncIterator[Guest | None]:
     """The host's resource manager for the block, if cardferry is there and understands us; None if not.
 
     Args:
-        carrier: the way to the host.
+        connector: to the host.
         grace: s that calls wait for a host that is out of reach.
 
     Raises:
@@ -94,37 +94,37 @@ async def linked(carrier: Carrier, grace: float | None = None) -> AsyncIterator[
     """
     no_shell: NoShellError | None = None
     try:
-        facts = (await carrier.connection()).facts
+        facts = (await connector.connection()).facts
     except NoShellError as error:
         no_shell = error
-        carrier.alone = True
+        connector.alone = True
     else:
         if "cardferry" not in facts.installed or not facts.pcscd:
             reason = "there is no pcscd" if "cardferry" in facts.installed else "cardferry is not installed there"
-            log.info("%s: plain forwarding, %s", carrier.destination, reason)
+            log.info("%s: plain forwarding, %s", connector.destination, reason)
             yield None
             return
     async with AsyncExitStack() as stack:
         guest: Guest | None = None
         try:
             guest = await stack.enter_async_context(
-                link_over(session_dial(carrier), carrier.destination, patience(grace))
+                link_over(session_dial(connector), connector.destination, patience(grace))
             )
         except (OSError, CardferryError) as error:
             if no_shell is not None:
                 raise no_shell from error
             if not _can_forward(error):
                 raise
-            log.warning("no link to %s: %s; its pcscd is forwarded instead", carrier.destination, why(error))
+            log.warning("no link to %s: %s; its pcscd is forwarded instead", connector.destination, why(error))
         yield guest
 
 
-def session_dial(carrier: Carrier) -> Dial:
+def session_dial(connector: SshConnector) -> Dial:
     """Opens pipes to the agent of an ssh host."""
     command = remote_command(["host", "--stdio", "--called", own_name()])
 
     async def dial() -> Pipe:
-        return await carrier.session(command)
+        return await connector.session(command)
 
     return dial
 
@@ -171,7 +171,7 @@ class _Reporter:
                 pass
 
 
-def state(guest: Guest) -> str:
+def link_state(guest: Guest) -> str:
     """How the link is, for ``status``."""
     status = guest.status
     if guest.state is not LinkState.UP:

@@ -15,14 +15,15 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final
 from typing import Protocol as Interface
 
+from cardferry.backoff import Backoff
 from cardferry.transports.errors import TransportError
 
 log = logging.getLogger(__name__)
 
-#: Seconds until the next attempt after the first, second... failure in a row, and from then on.
-DELAYS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-#: Many computers that lose one host do not all come back in the same moment: each delay varies by this share.
-_SPREAD: Final = 0.2
+#: s until the next attempt, and at most when failures come in a row; and by which part that varies.
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 30.0
+_SPREAD: Final = 0.1
 
 
 class Connection(Interface):
@@ -34,7 +35,7 @@ class Connection(Interface):
 
 
 #: Opens a connection and what belongs to it; raises `TransportError`. Leaving the block ends it.
-Dial = Callable[[], AbstractAsyncContextManager[Connection]]
+OpenConnection = Callable[[], AbstractAsyncContextManager[Connection]]
 
 
 class Supervisor:
@@ -42,10 +43,10 @@ class Supervisor:
 
     Args:
         host: its name for people.
-        dial: opens it.
+        open_connection: opens it.
         on_up: called each time it is up.
         sleep: waits some seconds.
-        spread: a number from 0 to 1, a new one each time.
+        chance: a number from 0 to 1, a new one each time, for the length of pauses.
         patient: whether the first attempt may fail, too.
         enduring: whether what cannot heal ends it quietly, unless that is the first attempt.
 
@@ -58,10 +59,10 @@ class Supervisor:
     def __init__(
         self,
         host: str,
-        dial: Dial,
+        open_connection: OpenConnection,
         on_up: Callable[[], None],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-        spread: Callable[[], float] = random.random,
+        chance: Callable[[], float] = random.random,
         *,
         patient: bool = False,
         enduring: bool = False,
@@ -72,10 +73,10 @@ class Supervisor:
         self._patient = patient
         self._enduring = enduring
         self._host = host
-        self._dial = dial
+        self._open_connection = open_connection
         self._on_up = on_up
         self._sleep = sleep
-        self._spread = spread
+        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, _SPREAD, chance)
 
     async def run(self) -> None:
         """Keep the connection up until cancelled, or as long as that has any hope if it is enduring.
@@ -83,12 +84,11 @@ class Supervisor:
         Raises:
             TransportError: of the first attempt if not patient, or one that cannot heal.
         """
-        failures = 0
         reason = ""
         while True:
             try:
                 error = await self._once()
-                failures = 0
+                self._backoff.reset()
             except TransportError as refused:
                 if not refused.heals and self.state and self._enduring:
                     log.error("%s; it is not tried again", refused.message)
@@ -97,17 +97,16 @@ class Supervisor:
                 if not refused.heals or not (self.state or self._patient):
                     raise
                 error = refused
-                failures += 1
-            delay = DELAYS[min(failures, len(DELAYS) - 1)] * (1 + _SPREAD * (self._spread() - 0.5))
-            level = logging.DEBUG if failures > 1 and error.message == reason else logging.WARNING
-            log.log(level, "%s; trying again in %.0f s", error.message, delay)
+            pause = self._backoff.pause()
+            level = logging.DEBUG if self._backoff.attempts > 2 and error.message == reason else logging.WARNING
+            log.log(level, "%s; trying again in %.0f s", error.message, pause)
             self.state = reason = error.message
             self.error = error
             self.tried.set()
-            await self._sleep(delay)
+            await self._sleep(pause)
 
     async def _once(self) -> TransportError:
-        async with self._dial() as connection:
+        async with self._open_connection() as connection:
             if self.state:
                 log.warning("%s is back", self._host)
             self.state = "up"

@@ -1,4 +1,4 @@
-"""The near half of every composition: readers of a source, arbitrated, for the applications of some sockets."""
+"""How a resource manager is served: with what is noted and offered of it, for the applications of some sockets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cardferry.app.runtime.logging import TRAFFIC
 from cardferry.frontends.pcsclite import PcscliteFrontend
-from cardferry.manager import LocalManager, Settings
+from cardferry.manager import Settings
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import MAX_READERNAME
@@ -18,8 +18,8 @@ from cardferry.pcsc.interface import ResourceManager
 from cardferry.policy.offered import Offered, rank
 from cardferry.policy.record_file import RecordFile
 from cardferry.policy.recorded import CallRecord, Recorded
-from cardferry.readers.base import ReaderSource
-from cardferry.transports.listening import Access, ListeningSocket
+from cardferry.transports.listening import ListeningSocket
+from cardferry.transports.sockets import Access
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS
 
 log = logging.getLogger("cardferry.traffic")
@@ -52,18 +52,16 @@ class Service:
         return [reader for _, reader in sorted(chosen, key=lambda one: one[0])]
 
 
-def recorded(manager: ResourceManager, service: Service) -> ResourceManager:
-    """The manager with what shall be noted about its use."""
+def offering(manager: ResourceManager, service: Service) -> ResourceManager:
+    """The manager as others are to see it: what is noted about its use, and what is offered of it.
+
+    All that stands between a manager and those who use it is put there by this function, once for each manager:
+    whoever serves it in several ways, such as to programs and over links, gives all of them what this returns.
+    """
     if log.isEnabledFor(TRAFFIC):
         manager = Recorded(manager, _note)
     if service.record is not None:
         manager = Recorded(manager, RecordFile(service.record).write)
-    return manager
-
-
-def offering(manager: ResourceManager, service: Service) -> ResourceManager:
-    """The manager as others are to see it: what is offered of it, and with what is noted about its use."""
-    manager = recorded(manager, service)
     return Offered(manager, service.readers) if service.readers else manager
 
 
@@ -74,9 +72,9 @@ async def fronts(
     """Let applications use a manager for the block.
 
     Args:
+        manager: as `offering` gives it.
         sockets: where, and who all callers are there, where the kernel cannot tell.
     """
-    manager = offering(manager, service)
     async with AsyncExitStack() as stack:
         for listening, caller in sockets:
             front = PcscliteFrontend(
@@ -84,15 +82,6 @@ async def fronts(
             )
             await stack.enter_async_context(front)
         yield
-
-
-@asynccontextmanager
-async def serving(
-    source: ReaderSource, sockets: Sequence[tuple[ListeningSocket, Caller | None]], service: Service
-) -> AsyncIterator[LocalManager]:
-    """Serve the readers of ``source`` for the block, see `fronts`; yields their manager."""
-    async with LocalManager([source], service.settings) as manager, fronts(manager, sockets, service):
-        yield manager
 
 
 def _note(record: CallRecord) -> None:

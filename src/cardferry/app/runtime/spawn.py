@@ -1,6 +1,6 @@
 """A cardferry command in the background: started by one that ends soon, told of its readiness or of why not.
 
-The child inherits a pipe. It writes one line of JSON there, a `News`, and closes it; what it logs goes to a file
+The child inherits a pipe. It writes one line of JSON there, a `StartReport`, and closes it; what it logs goes to a file
 beside the sockets. Only light imports: this runs in every session that ssh opens for a link.
 """
 
@@ -22,7 +22,7 @@ from cardferry.system.locks import lock
 
 #: Bytes of a log file; when it has more, it begins anew.
 MAX_LOG: Final = 256 * 1024
-_MAX_NEWS: Final = 4096
+_MAX_REPORT: Final = 4096
 
 
 class BackgroundError(UserError):
@@ -31,7 +31,7 @@ class BackgroundError(UserError):
     exit_code = 52
 
 
-class News(msgspec.Struct, frozen=True, omit_defaults=True):
+class StartReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a process in the background says, as one line of JSON.
 
     Attributes:
@@ -49,8 +49,8 @@ class News(msgspec.Struct, frozen=True, omit_defaults=True):
     code: int = BackgroundError.exit_code
 
     @classmethod
-    def of(cls, error: UserError) -> News:
-        """An error as news."""
+    def of(cls, error: UserError) -> StartReport:
+        """The report of an error."""
         return cls(error=error.message, hint=error.hint, code=error.exit_code)
 
     def check(self) -> None:
@@ -65,10 +65,10 @@ class News(msgspec.Struct, frozen=True, omit_defaults=True):
         return ascii_json.encode(self).encode() + b"\n"
 
 
-def decode(line: bytes) -> News:
-    """Read a line of news; raises `BackgroundError` when it is none."""
+def decode(line: bytes) -> StartReport:
+    """Read a report; raises `BackgroundError` when it is none."""
     try:
-        return ascii_json.decode(line, News)
+        return ascii_json.decode(line, StartReport)
     except ValueError:
         raise BackgroundError("a process in the background says what nobody understands", "end it") from None
 
@@ -83,12 +83,12 @@ class Starter:
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
 
-    def tell(self, news: News) -> None:
+    def tell(self, report: StartReport) -> None:
         """Tell it, the first time; it does not listen any longer then."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with contextlib.suppress(BrokenPipeError):
-                os.write(descriptor, news.line())
+                os.write(descriptor, report.line())
             os.close(descriptor)
 
 
@@ -109,34 +109,29 @@ def start(words: list[str], log_file: Path) -> None:
     Raises:
         BackgroundError: it is not; in its own words, with its own exit code.
     """
+    import subprocess  # noqa: PLC0415 - hardly any session starts something
+
     reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setsid()
-            if os.fork() == 0:
-                _become([*words, "--ready", str(writing)], reading, writing, log_file)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    os.waitpid(child, 0)
-    with os.fdopen(reading, "rb") as news:
-        line = news.readline(_MAX_NEWS)
+    log_to = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        # nobody waits for it: it outlives us, and is then its new parent's
+        subprocess.Popen(  # noqa: S603 - this very program
+            [sys.executable, "-m", "cardferry", *words, "--ready", str(writing)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log_to,
+            pass_fds=[writing],
+            cwd="/",
+            start_new_session=True,
+        )
+    finally:
+        os.close(writing)
+        os.close(log_to)
+    with os.fdopen(reading, "rb") as report:
+        line = report.readline(_MAX_REPORT)
     if not line:
         raise BackgroundError(f"`cardferry {words[0]}` did not start", f"its last words are in {log_file}")
     decode(line).check()
-
-
-def _become(words: list[str], reading: int, writing: int, log_file: Path) -> None:
-    os.close(reading)
-    os.set_inheritable(writing, True)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    log_to = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-    for descriptor, target in ((nothing, 0), (nothing, 1), (log_to, 2)):
-        os.dup2(descriptor, target)
-    os.chdir("/")
-    command = [sys.executable, "-m", "cardferry", *words]
-    os.execv(command[0], command)  # noqa: S606 - this very program
 
 
 class BoundedLog(logging.Filter):

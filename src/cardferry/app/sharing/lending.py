@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cardferry.app.hosts.address import LOCAL_PCSCD, Host, SshHost
+from cardferry.app.hosts.address import HostAddress
+from cardferry.app.hosts.sources import LOCAL_PCSCD
+from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.runtime.service import Service
 from cardferry.link import Timing
 from cardferry.transports.ssh import SshCommand
@@ -25,7 +27,7 @@ class Share:
     """
 
     guests: tuple[SshHost, ...]
-    readers: Host = LOCAL_PCSCD
+    readers: HostAddress = LOCAL_PCSCD
     ssh: SshCommand = field(default_factory=SshCommand)
     remote_socket: str | None = None
     service: Service = field(default_factory=Service)

@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from cardferry.app.hosts.address import SshHost, spelled
-from cardferry.app.hosts.ssh_connection import Carrier
+from cardferry.app.hosts.ssh_connection import SshConnector
+from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.hosts.ssh_link import own_name, remote_command
-from cardferry.app.runtime.retry import DELAYS, Supervisor
+from cardferry.app.runtime.retry import FIRST_PAUSE, LONGEST_PAUSE, Supervisor
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
 from cardferry.app.sharing.lending import Share
+from cardferry.backoff import Backoff
 from cardferry.link import LinkServer
 from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.transports.errors import TransportError
@@ -33,17 +34,22 @@ _ABOUT_THE_PATH: Final = frozenset({10, 11, 12})
 #: How often a link may end before it served anybody, without a reason, until the socket is forwarded instead. The
 #: first time is usual where a guest remembers a session of a share that was killed.
 _FRUITLESS: Final = 3
-#: s between attempts while the guest still has the session.
-_FIRST_PAUSE: Final = 0.05
+#: s between attempts while the guest still has the session, at first and at most.
+_HURRIED_PAUSES: Final = (0.05, 1.0)
+#: So many links in a row may be lost within so many s; then there is a pause of so many s before the next one.
+#: A network may break again and again, but a guest that serves and ends for ever is not to keep us busy.
+_HASTY: Final = 3
+_BRIEF: Final = 0.1
+_BREATH: Final = 0.25
 
 
-class Offer:
+class ShareTarget:
     """See the module.
 
     Args:
         wanted: what is shared.
         guest: with whom.
-        parts: a private folder.
+        workdir: a private folder.
         front: a socket here where applications can be led to.
         host: the end of the link that serves the readers.
         announce: called with the guest and the socket's path over there.
@@ -59,7 +65,7 @@ class Offer:
         self,
         wanted: Share,
         guest: SshHost,
-        parts: Path,
+        workdir: Path,
         front: Path,
         *,
         host: LinkServer,
@@ -72,27 +78,29 @@ class Offer:
         self.way = ""
         self.error: TransportError | None = None
         self._wanted = wanted
-        self._parts = parts
+        self._workdir = workdir
         self._front = front
         self._host = host
         self._announce = announce
         self._announced = ""
         self._patient = len(wanted.guests) > 1
-        self._carrier = Carrier(guest.destination, wanted.ssh, parts)
+        self._connector = SshConnector(guest.destination, wanted.ssh, workdir)
         self._remote = RemoteSocket(wanted.remote_socket, own_name(), access.mode, access.group)
         self._supervisor = Supervisor(guest.destination, self._dial, self._forwarding, patient=self._patient)
         self._token = secrets.token_hex(16)
         self._serving = False
+        self._told = False
+        self._serving_since = 0.0
         self._fruitless = 0
 
     async def run(self) -> None:
-        """Offer the readers until cancelled; one of several that was there and will not be again is given up.
+        """ShareTarget the readers until cancelled; one of several that was there and will not be again is given up.
 
         Raises:
             TransportError: it cannot be.
         """
         try:
-            async with self._carrier:
+            async with self._connector:
                 if self._wanted.link:
                     await self._link_while_possible()
                 await self._supervisor.run()
@@ -111,7 +119,7 @@ class Offer:
             state = self.state if self.way == "link" else self._supervisor.state or self.state
         mine = [one for one in self._host.status.guests if one.guest == self.guest.destination]
         status = next((one for one in mine if one.connected), mine[0] if mine else None)
-        return Link(spelled(self.guest), readers if state == "up" else state, self.path, self.way, guest=status)
+        return Link(str(self.guest), readers if state == "up" else state, self.path, self.way, guest=status)
 
     def _tell_path(self) -> None:
         """Tell where the socket is, unless that was told."""
@@ -124,12 +132,12 @@ class Offer:
     @asynccontextmanager
     async def _dial(self) -> AsyncIterator[SshConnection]:
         """Log in and offer the socket."""
-        connection = await self._carrier.connection()
+        connection = await self._connector.connection()
         try:
-            self.path = await self._remote.offer(connection, self._front, self._parts)
+            self.path = await self._remote.offer(connection, self._front, self._workdir)
             yield connection
         finally:
-            await self._carrier.drop()
+            await self._connector.drop()
 
     def _forwarding(self) -> None:
         self.way = "forwarding"
@@ -139,7 +147,8 @@ class Offer:
 
     async def _link_while_possible(self) -> None:
         """Keep the link; return when the other side has no cardferry that understands us."""
-        failures = 0
+        hurried, patient = Backoff(*_HURRIED_PAUSES), Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        brief = 0
         ever = False
         loop = asyncio.get_running_loop()
         hurry_until = 0.0  # as long as the guest may still have the session
@@ -149,32 +158,34 @@ class Offer:
             except TransportError as error:
                 if not error.heals or not (ever or self._patient):
                     raise
-                if loop.time() < hurry_until:
-                    delay = min(_FIRST_PAUSE * 2**failures, DELAYS[0])
-                else:
-                    delay = DELAYS[min(failures, len(DELAYS) - 1)]
-                failures += 1
-                log.log(logging.WARNING if failures <= 2 else logging.DEBUG, "%s; trying again in %.0f s", error, delay)
+                pause = (hurried if loop.time() < hurry_until else patient).pause()
+                level = logging.WARNING if hurried.attempts + patient.attempts <= 2 else logging.DEBUG
+                log.log(level, "%s; trying again in %.0f s", error, pause)
                 self.state = error.message
-                await asyncio.sleep(delay)
+                await asyncio.sleep(pause)
                 continue
             if not usable:
                 return
             if self._serving:
-                failures, ever = 0, True
-                hurry_until = loop.time() + self._wanted.grace + DELAYS[1]
+                hurried.reset()
+                patient.reset()
+                ever = True
+                hurry_until = loop.time() + self._wanted.grace + 2 * FIRST_PAUSE
                 self.state = "out of reach"
                 log.warning("lost %s; programs there wait", self.guest.destination)
+                brief = brief + 1 if loop.time() - self._serving_since < _BRIEF else 0
+                if brief > _HASTY:
+                    await asyncio.sleep(_BREATH)
 
     async def _link(self) -> bool:
         """One connection of the link, to its end; False when a forwarded socket must do."""
         name = self.guest.destination
-        self._serving = False
-        facts = (await self._carrier.connection(hurry=True)).facts
+        self._serving = self._told = False
+        facts = (await self._connector.connection(hurry=True)).facts
         if "cardferry" not in facts.installed:
             log.info("%s: plain forwarding, cardferry is not installed there", name)
             return False
-        pipe = await self._carrier.session(remote_command(self._words()), self._heard)
+        pipe = await self._connector.session(remote_command(self._words()), self._heard)
         pipe.write(f"{self._token}\n".encode())
         await self._host.serve(pipe, Principal(PrincipalKind.SSH, name), name)
         pipe.abort()
@@ -195,8 +206,9 @@ class Offer:
         return True
 
     def _heard(self, line: str) -> None:
-        if not line.startswith(_SERVING):
+        if self._told or not line.startswith(_SERVING):
             return
+        self._told = True  # what is said again and again must not fill a terminal
         path = line.removeprefix(_SERVING)
         if wrong := unfit(path):
             log.warning("%s says that it serves at %r: that %s", self.guest.destination, path, wrong)
@@ -207,6 +219,7 @@ class Offer:
         elif self.state != "up":
             log.warning("%s is back", self.guest.destination)
         self._serving = True
+        self._serving_since = asyncio.get_running_loop().time()
         self.way, self.state = "link", "up"
         self._tell_path()
 

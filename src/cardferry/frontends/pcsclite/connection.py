@@ -9,6 +9,9 @@ answer to the stop goes out for each registration. A client of level 4:6 asks fo
 would take an event before them for their size: the event is held back until they are out, or until the client asks for
 something else, and thus not for states.
 
+However much a program sends in one piece, a little of it is dealt with in one pass of the event loop: so a program that
+floods its socket does not keep the others waiting.
+
 Where bugs stop. A call is a `Reply`: what goes wrong behind it is ``F_INTERNAL_ERROR`` for the program that asked. What
 goes wrong here is logged, too, and closes this connection, and nothing else.
 """
@@ -31,7 +34,7 @@ from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import Reply, answered, failed, in_task
-from cardferry.wiping import Receiver, wipe_soon
+from cardferry.wiping import Receiver, room_for, wipe_soon
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
 from cardferry.wire.pcsclite.layout import NATIVE
@@ -41,6 +44,11 @@ log = logging.getLogger(__name__)
 
 #: Requests that may be queued behind a slow one before we stop reading from the socket.
 _MAX_QUEUED = 16
+#: Requests that are begun or answered in one pass of the event loop, of one program.
+_MOST_AT_ONCE = 16
+#: Bytes that are read at once, unless a command that is longer has begun.
+_READ_SIZE = 4096
+_LITTLE = room_for(_READ_SIZE)
 #: From this level on, 4:6, the states are asked for after the wait.
 _ASKS_AFTER_WAIT = 6
 #: What a client may ask between a wait and its states, or instead of them.
@@ -141,6 +149,7 @@ class Connection(Receiver):
         "_context",
         "_context_number",
         "_front",
+        "_going_on",
         "_paused",
         "_reading",
         "_requests",
@@ -162,6 +171,8 @@ class Connection(Receiver):
         #: A call is under way.
         self._busy = False
         self._paused = False
+        #: What is left of the requests has its turn in the next pass of the event loop.
+        self._going_on = False
         self._reading = True
         self._context: Context | None = None
         self._context_number = 0
@@ -191,6 +202,11 @@ class Connection(Receiver):
             self.close()
             return
         self.caller = self._front.identify(cast("asyncio.Transport", self._transport))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read to, at the event loop's next look at the socket."""
+        missing = self._codec.missing
+        return _LITTLE if missing <= _READ_SIZE else super().get_buffer(sizehint)[:missing]
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: whole requests among them are answered or queued. Garbage ends the connection."""
@@ -268,7 +284,13 @@ class Connection(Receiver):
 
     def _advance(self) -> None:
         requests = self._requests
-        while requests and not self._busy and not self._paused:
+        left = _MOST_AT_ONCE
+        while requests and not self._busy and not self._paused and not self._going_on:
+            if not left:
+                self._going_on = True
+                asyncio.get_running_loop().call_soon(self.guarded, self._go_on)
+                break
+            left -= 1
             request = requests.popleft()
             if self._array_due and not isinstance(request, _AFTER_WAIT):
                 self._write(self._hold_back_no_more())
@@ -287,6 +309,10 @@ class Connection(Receiver):
                 reply.then(partial(self._answered, request))
         self._throttle()
 
+    def _go_on(self) -> None:
+        self._going_on = False
+        self._advance()
+
     def _answered(self, request: m.Request, reply: Reply[Any]) -> None:
         try:
             self._busy = False
@@ -301,14 +327,8 @@ class Connection(Receiver):
     def _answer(self, request: m.Request, reply: Reply[Any]) -> bytes:
         error = reply.error
         if error is None:
-            value = reply.result()
-            match request:
-                case m.Transmit():
-                    return self._codec.transmitted(request, value)
-                case m.BeginTransaction() | m.EndTransaction():
-                    return self._codec.acknowledged(request)
-                case _:
-                    return cast("bytes", value)
+            encode = self._ENCODED.get(type(request))
+            return cast("bytes", reply.result()) if encode is None else encode(self._codec, request, reply.result())
         log.debug("%s: %s: %s", self.caller, type(request).__name__, error)
         return self._failed(request, error.code if isinstance(error, PcscError) else ReturnCode.E_CANCELLED)
 
@@ -549,6 +569,13 @@ class Connection(Receiver):
         m.WaitReaderStateChange: _wait,
         m.StopWaiting: _stop,
         m.Cancel: _cancel,
+    }
+
+    #: What makes the answer of a card's reply; the other calls bring theirs along.
+    _ENCODED: ClassVar[dict[type, Callable[[ServerCodec, Any, Any], bytes]]] = {
+        m.BeginTransaction: lambda codec, request, _: codec.acknowledged(request),
+        m.EndTransaction: lambda codec, request, _: codec.acknowledged(request),
+        m.Transmit: lambda codec, request, response: codec.transmitted(request, response),
     }
 
     _CALLS: ClassVar[dict[type, Callable[[Connection, Any], Reply[Any]]]] = {

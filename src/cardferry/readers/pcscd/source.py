@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import aclosing, closing
 from typing import Final
 
+from cardferry.backoff import Backoff
 from cardferry.readers.base import ReaderObserver
 from cardferry.readers.pcscd.connector import Connector
 from cardferry.readers.pcscd.failure import NoPcscdError
@@ -55,7 +56,7 @@ class PcscdSource:
         self._connector = connector
         self._place = place
         self._on_state = on_state
-        self._chance = chance
+        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, _JITTER, chance)
         self._inventory: Inventory | None = None
         self._wake = asyncio.Event()
         self.up = False
@@ -77,19 +78,17 @@ class PcscdSource:
             raise RuntimeError("this source is running already")
         inventory = self._inventory = Inventory(observer, self._connector)
         loop = asyncio.get_running_loop()
-        pause = 0.0
         try:
             while True:
                 self._wake.clear()
                 since = loop.time()
                 failure = await self._serve(inventory)
                 if self.up and loop.time() - since > LONGEST_PAUSE:
-                    pause = 0.0
+                    self._backoff.reset()
                 inventory.clear()
                 self._is_down(failure)
-                pause = min(pause * 2, LONGEST_PAUSE) or FIRST_PAUSE
-                if await self._sleep(pause):
-                    pause = 0.0
+                if await self._sleep(self._backoff.pause()):
+                    self._backoff.reset()
         finally:
             inventory.close()
             self._inventory = None
@@ -111,7 +110,7 @@ class PcscdSource:
     async def _sleep(self, pause: float) -> bool:
         """Wait, or be woken; returns whether woken."""
         try:
-            async with asyncio.timeout(pause * (1 + _JITTER * (2 * self._chance() - 1))):
+            async with asyncio.timeout(pause):
                 await self._wake.wait()
         except TimeoutError:
             return False

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from cardferry.system.processes import dies_with_parent
-from cardferry.transports.base import Pipe, PipeUser
+from cardferry.transports.base import Pipe
+from cardferry.transports.passed import PassedPipe
 from cardferry.transports.ssh.command import SshCommand, deaf_to_interrupts, environment, identify
 from cardferry.transports.ssh.connection import SshConnection
 from cardferry.transports.ssh.errors import SSH_FAILED, SshError, before_login, last_words
@@ -99,7 +100,7 @@ class _Command(asyncio.SubprocessProtocol):
         )  # fmt: skip
 
 
-class SessionPipe:
+class SessionPipe(PassedPipe):
     """The command's standard streams as a pipe; when it is lost, it knows why.
 
     Args:
@@ -108,26 +109,8 @@ class SessionPipe:
     """
 
     def __init__(self, pipe: Pipe, command: _Command) -> None:
-        self.name = pipe.name
-        self._pipe = pipe
+        super().__init__(pipe)
         self._command = command
-        self._user: PipeUser
-        self.write = pipe.write
-        self.pause_reading, self.resume_reading = pipe.pause_reading, pipe.resume_reading
-        self.close, self.abort = pipe.close, pipe.abort
-
-    def start(self, user: PipeUser) -> None:
-        """Give the pipe its user."""
-        self._user = user
-        self._pipe.start(self)
-
-    def received(self, data: bytes) -> None:
-        """Bytes came."""
-        self._user.received(data)
-
-    def congested(self, congested: bool) -> None:
-        """The other side does not keep up, or has caught up."""
-        self._user.congested(congested)
 
     def end(self) -> None:
         """Be done with the command, whatever it has to say."""
@@ -145,14 +128,14 @@ class SessionPipe:
         It knows better: who ends without reading what was written to it resets its streams.
         """
         if self._command.gone.done():
-            self._user.lost(self._command.error() or error)
+            super().lost(self._command.error() or error)
             return
         loop = asyncio.get_running_loop()
         waiting = loop.call_later(_LAST_WORDS_TIME, self._command.end)
 
         def ended(_: object) -> None:
             waiting.cancel()
-            self._user.lost(self._command.error() or error)
+            super(SessionPipe, self).lost(self._command.error() or error)
 
         self._command.gone.add_done_callback(ended)
 

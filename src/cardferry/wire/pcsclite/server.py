@@ -127,6 +127,11 @@ class ServerCodec:
         """Bytes held of a request that is not whole yet: less than `MAX_APDU_SIZE`."""
         return len(self._inbox)
 
+    @property
+    def missing(self) -> int:
+        """Bytes until the next step, as far as that can be seen."""
+        return self._inbox.need - len(self._inbox)
+
     def receive(self, data: bytes | bytearray | memoryview) -> list[m.Request]:
         """Take bytes in, give the requests that are whole.
 

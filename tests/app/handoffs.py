@@ -9,35 +9,35 @@ from pathlib import Path
 
 import msgspec
 
-from cardferry.app.agent.handoff_client import Visitor
-from cardferry.app.runtime.spawn import News, decode
+from cardferry.app.agent.handoff_client import Handoff
+from cardferry.app.runtime.spawn import StartReport, decode
 
 #: s until a test gives up.
 PATIENCE = 10.0
 
 
-class Visit:
+class Session:
     """The session that ssh has opened, as far as it is seen here: it has handed its streams over.
 
     Args:
-        door: where.
-        visitor: who comes.
+        at: where.
+        handoff: who comes.
 
     Attributes:
         stream: the other end of the streams, which is the other computer's.
     """
 
-    def __init__(self, door: Path, visitor: Visitor) -> None:
+    def __init__(self, at: Path, handoff: Handoff) -> None:
         self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(os.fspath(door))
+        self._connection.connect(os.fspath(at))
         self.stream, far = socket.socketpair()
         with far:
-            socket.send_fds(self._connection, [msgspec.json.encode(visitor)], [far.fileno(), far.fileno()])
+            socket.send_fds(self._connection, [msgspec.json.encode(handoff)], [far.fileno(), far.fileno()])
         self._connection.setblocking(False)
         self.stream.setblocking(False)
         self._heard = b""
 
-    async def told(self) -> News | None:
+    async def told(self) -> StartReport | None:
         """The next thing that it is told; None when the one that has taken the streams has let go of them."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(PATIENCE):

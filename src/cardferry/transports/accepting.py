@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NoReturn
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ SHORTAGE_PAUSE: Final = 1.0
 async def accept(
     listening: socket.socket,
     name: str,
-    take: Callable[[socket.socket, Any], None],
+    take: Callable[[socket.socket, Any], Awaitable[None]],
     shortage: Callable[[], None] = lambda: None,
 ) -> NoReturn:
     """Take connections until cancelled.
@@ -28,7 +28,7 @@ async def accept(
     Args:
         listening: where they come.
         name: what to call that, for people.
-        take: gets each connection, and the address that ``accept`` gives.
+        take: gets each connection, and the address that ``accept`` gives; the next one waits for it.
         shortage: called when there are no descriptors, to give some back.
     """
     loop = asyncio.get_running_loop()
@@ -47,7 +47,7 @@ async def accept(
             continue
         short = False
         try:
-            take(connection, address)
+            await take(connection, address)
         except Exception:  # the boundary that the module's docstring describes
             log.exception("%s: a bug behind a connection", name)
             connection.close()

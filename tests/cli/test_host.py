@@ -1,0 +1,84 @@
+"""``cardferry host``: its options reach the agent, also the one that a guest starts through ssh."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from cardferry.app.agent.server import AgentSettings
+from cardferry.app.hosts.sources import PcscdHost, VirtualHost
+from cardferry.app.runtime import signals
+from cardferry.cli import host
+from cardferry.manager import Settings
+from cardferry.transports.registry import TRANSPORTS
+from cardferry.transports.sockets import Access
+from cardferry.transports.unix import UnixAddress
+from cardferry.transports.vsock import VsockAddress
+
+OPTIONS = [
+    "--readers=virtual:", "--reader=Yubico*", "--reader=Other*", "--record=/tmp/record", "--listen=unix:/run/link",
+    "--listen=vsock:3:35960", "--mode=0660", "--group=cards", "--no-accelerate", "--grace=5", "--max-idle=3",
+    "--max-hold=7",
+]  # fmt: skip
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[AgentSettings]:
+    """What the agent would have served."""
+    found: list[AgentSettings] = []
+    server = importlib.import_module("cardferry.app.agent.server")
+    monkeypatch.setattr(server, "serve", lambda wanted, ready: found.append(wanted))
+    monkeypatch.setattr(signals, "run", lambda main: main())
+    monkeypatch.setattr("cardferry.app.runtime.logging.set_up", lambda verbosity: None)
+    monkeypatch.setattr("cardferry.app.runtime.spawn.bound_log", lambda: None)
+    return found
+
+
+def host_with(*options: str) -> None:
+    result = CliRunner().invoke(host.command, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def test_defaults(served: list[AgentSettings]) -> None:
+    host_with()
+    (wanted,) = served
+    assert wanted == AgentSettings()
+    assert wanted.readers == PcscdHost(Path("/run/pcscd/pcscd.comm"))
+
+
+def test_each_option(served: list[AgentSettings]) -> None:
+    host_with(*OPTIONS)
+    (wanted,) = served
+    assert wanted.readers == VirtualHost()
+    assert wanted.service.readers == ("Yubico*", "Other*")
+    assert wanted.service.record == Path("/tmp/record")
+    assert wanted.service.settings == Settings(max_idle=3, max_hold=7)
+    assert wanted.listen == (UnixAddress(Path("/run/link")), VsockAddress(3, 35960))
+    assert wanted.access == Access(0o660, "cards")
+    assert (wanted.accelerate, wanted.grace, wanted.idle) == (False, 5, None)
+
+
+def test_an_agent_that_a_guest_has_started_has_the_same_options(
+    served: list[AgentSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def hand_to_agent(name: str, called: str, environ: Mapping[str, str], options: list[str]) -> None:
+        started.append(options)
+
+    monkeypatch.setattr("cardferry.app.agent.stdio_session.hand_to_agent", hand_to_agent)
+    host_with(*OPTIONS)
+    host_with("--stdio", *OPTIONS)
+    host_with(*started[0])
+    assert served[0] == served[1]
+
+
+def test_help_names_each_transport_at_which_one_can_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    listen: Any = next(option for option in host.command.params if option.name == "listen")
+    for scheme, transport in TRANSPORTS.items():
+        assert not transport.LISTEN_FORM or f"{scheme}:" in listen.help
