@@ -71,7 +71,7 @@ def beside_own_programs(host: Computer, own: Command, work: Callable[[], bool]) 
     """A holder works (each time telling whether it succeeded) while the host's own program tries again and again."""
     local = Loop(host, own, pause=0.2)
     began = time.monotonic()
-    failed = [work() for _ in range(5)].count(False)
+    failed = [work() for _ in range(4)].count(False)
     busy = time.monotonic() - began
     waited = local.outcome().longest - busy
     failed += [work() for _ in range(2)].count(False)  # it may have lost the card meanwhile, and gets it back

@@ -41,7 +41,7 @@ _PASSING: Final = frozenset(
 
 #: How long it counts that the host has reached the card through the handle, in s. A program of the host's that comes,
 #: resets the card and leaves takes longer.
-RECENT: Final = 0.25
+RECENT: Final = 0.05
 _RESETS: Final = (Disposition.RESET, Disposition.UNPOWER)
 #: Messages after which the card may be somebody else's.
 _GIVING_BACK: Final = (m.End, m.Disconnect)
@@ -234,7 +234,9 @@ class GuestCard:
         return answer
 
     def _reached(self) -> None:
-        self._reached_at = asyncio.get_running_loop().time()
+        """The host has reached the card, or the program has begun anew."""
+        if self._reached_at is not None:
+            self._reached_at = asyncio.get_running_loop().time()
 
     def _tell(self, message: m.Call) -> Reply[None]:
         """Make a call without waiting, or as soon as there is room for it."""
@@ -263,6 +265,7 @@ class GuestCard:
             )
             self._share = share
             self._protocol = Protocol(answer.protocol)
+            self._reached()
             if not was_in_order:
                 self._unsure = self._unsure or self._depth > 0
                 self._depth = 0
@@ -288,8 +291,7 @@ class GuestCard:
             self._depth = max(0, self._depth - 1)
             self._account()
             raise
-        if self._reached_at is not None:
-            self._reached()
+        self._reached()
 
     @straight
     def end(self, disposition: Disposition) -> Reply[None]:
@@ -297,6 +299,7 @@ class GuestCard:
         self._check()
         if not self._may_end(disposition):
             return self._end_seen(disposition)
+        self._reached()  # until now the card was the handle's
         self._ended()
         return self._tell(m.End(0, self._handle, disposition))
 
@@ -336,7 +339,7 @@ class GuestCard:
                 return response
         sequence = self._sequence + 1
         answer = await self._ask(lambda call: m.Transmit(call, self._handle, apdu, protocol), len(apdu))
-        self._reached()
+        self._reached_at = asyncio.get_running_loop().time()
         # The reply goes on here before anything that comes behind it is looked at. So what the host foresees, which may
         # come in the same piece, finds that it was promised. It is worth nothing if we have said more since.
         if answer.foreseen is not None and sequence == self._sequence and not self._failed:

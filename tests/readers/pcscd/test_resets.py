@@ -13,7 +13,7 @@ from cardferry.readers.pcscd.reader import PcscdReader
 from tests.readers.pcscd.fake import FakePcscd
 from tests.readers.pcscd.neighbour import quiet
 from tests.readers.pcscd.test_lock import RTT, transaction, with_others
-from tests.readers.pcscd.test_reader import NAME, SELECT, VERIFY, connected, failure, now
+from tests.readers.pcscd.test_reader import NAME, SELECT, VERIFY, connected, failure, now, transmit
 
 
 async def claim_time(reader: PcscdReader) -> float:
@@ -27,7 +27,7 @@ async def claim_time(reader: PcscdReader) -> float:
 async def test_a_reset_by_a_program_that_has_come_and_gone_is_told_by_the_claim() -> None:
     _, there, reader = await connected()
     await transaction(reader, SELECT)
-    await asyncio.sleep(RECENT)
+    await asyncio.sleep(1.1 * RECENT)
     there.reset_by_other()
     with pytest.raises(PcscError) as caught:
         await reader.claim()
@@ -43,15 +43,25 @@ async def test_a_claim_is_not_waited_for_while_nobody_can_have_come() -> None:
     await asyncio.sleep(0.9 * RECENT)
     assert await claim_time(reader) == 0
     await transaction(reader, SELECT)
-    await asyncio.sleep(RECENT)
+    await asyncio.sleep(1.1 * RECENT)
     assert await claim_time(reader) == pytest.approx(RTT)
+    assert await claim_time(reader) == 0
+
+
+async def test_nobody_can_have_come_while_the_lock_was_ours() -> None:
+    _, _, reader = await connected(delay=RTT / 2)
+    await reader.claim()
+    await transmit(reader)
+    await asyncio.sleep(2 * RECENT)
+    await reader.release()
+    await asyncio.sleep(0.9 * RECENT)
     assert await claim_time(reader) == 0
 
 
 async def test_a_control_is_no_sign_that_nobody_has_come() -> None:
     _, there, reader = await connected()
     await transaction(reader, SELECT)
-    await asyncio.sleep(RECENT)
+    await asyncio.sleep(1.1 * RECENT)
     there.reset_by_other()
     await reader.control(GET_FEATURE_REQUEST, b"", 100)
     with pytest.raises(PcscError):

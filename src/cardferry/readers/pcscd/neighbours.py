@@ -41,8 +41,8 @@ MEMORY: Final = 1.0
 #: A table older than this should be looked at again while the card is in use, in s. pcscd reports that programs came
 #: or went with its driver's next event, which can take minutes; the table itself is always up to date.
 FRESH: Final = 1.0
-#: How long a word of pcscd about our handle counts, in s: who comes, resets the card and leaves takes longer.
-RECENT: Final = 0.25
+#: How long a word of pcscd about our handle counts, in s: who comes, resets a card and leaves takes longer.
+RECENT: Final = 0.05
 #: How long others are expected to reset the card again who were in our way, or have reset it, in s.
 WARY: Final = 60.0
 

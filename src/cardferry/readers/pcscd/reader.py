@@ -220,7 +220,10 @@ class PcscdReader:
         """Give pcscd's lock back, without waiting."""
         if self._claimed:
             self._claimed = False
-            self._neighbours.released(self._loop.time())
+            now = self._loop.time()
+            self._neighbours.released(now)
+            if self._handle is not None and self._handle.is_ours:
+                self._neighbours.heard(now)  # until now nobody else could have reset the card
             if not self._letting_go:
                 self._letting_go = True
                 self._loop.call_soon(self._let_go)
