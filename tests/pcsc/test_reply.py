@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import DONE, Reply, answered, failed, in_task, replying, within
+from cardferry.pcsc.reply import DONE, Reply, answered, failed, in_task, replying, running, within
 
 REFUSED = PcscError(ReturnCode.E_SHARING_VIOLATION)
 
@@ -308,6 +308,47 @@ async def test_who_was_cancelled_before_his_time_was_over_is_cancelled() -> None
             pass  # both in one pass: the timer is due when the task has been cancelled, and does not know it
         task.cancel()
     assert task.cancelled()
+
+
+class Lingering:
+    """A wait that takes another pass of the event loop to clean up when it is cancelled."""
+
+    @replying
+    async def wait(self) -> None:
+        try:
+            await Reply[None]()
+        finally:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("wait", [Reply[None], Lingering().wait], ids=["at once", "in a while"])
+@pytest.mark.parametrize("driven", ["task", "reply"])
+async def test_who_is_cancelled_when_his_time_is_just_over_is_cancelled(
+    wait: Callable[[], Reply[None]], driven: str
+) -> None:
+    loop = asyncio.get_running_loop()
+    times: list[str] = []
+
+    async def again_and_again() -> None:
+        while len(times) < 5:
+            try:
+                await within(wait(), loop.time() + 0.001)
+            except TimeoutError:
+                times.append("over")
+
+    async with asyncio.TaskGroup() as tasks:
+        if driven == "task":
+            work: Any = tasks.create_task(again_and_again())
+            await passes(1)
+        else:
+            work = running(again_and_again())
+        until = loop.time() + 0.001
+        loop.call_at(until, work.cancel)
+        while loop.time() < until:
+            pass  # both are due in one pass, the end of the time first
+        await asyncio.wait([work], timeout=10)
+        assert work.cancelled()
+        assert len(times) <= 1
 
 
 async def test_a_task_that_is_cancelled_before_it_begins_ends_its_reply() -> None:

@@ -48,6 +48,11 @@ class Fleet:
         """What programs see; nothing when readers come or go between a program's two questions about them."""
         return [reader["name"] for reader in self.guest.pcsc("list", ferry.socket).get("readers", [])]
 
+    def all_readers(self, ferry: Ferry) -> list[str]:
+        """The same once those of all hosts are there; a computer that has much to do is ready before they are."""
+        readers = self.readers(ferry)
+        return readers if len(readers) == 2 * len(OF) else []
+
     def links(self) -> dict[str, Link]:
         """The hosts, as ``cardferry status`` finds them."""
         (one,) = all_running(self.guest)
@@ -176,7 +181,7 @@ def test_no_link_forwards_all(with_keys: Fleet) -> None:
 @pytest.mark.parametrize("cut", [BETA, GAMMA])
 def test_while_one_host_is_cut_off_programs_at_the_others_go_on_and_it_comes_back(fleet: Fleet, cut: str) -> None:
     ferry = fleet.attach("--grace", f"{GRACE:g}")
-    before = fleet.readers(ferry)
+    before = wait_until(lambda: fleet.all_readers(ferry), "the readers of all hosts are there")
     others = [host for host in OF if host != cut]
     loops = [fleet.loop(ferry, OF[host]) for host in others]
     stuck = fleet.loop(ferry, OF[cut])

@@ -110,11 +110,11 @@ def test_several_guests_that_come_at_once_find_one_agent(lab: Lab) -> None:
 
 def test_the_agent_leaves_when_nobody_has_come_for_a_while(lab: Lab) -> None:
     recipe = linked_recipe(lab)
-    agent = recipe.host.popen([CARDFERRY, "host", "--idle", "1"])
+    agent = recipe.host.popen([CARDFERRY, "host", "--idle", "3"])
     path = recipe.host.outside(recipe.host.runtime / "cardferry" / "agent")
     wait_until(path.is_socket, "the agent listens")
     ferry = attach(recipe)
-    time.sleep(1.5)  # longer than it waits: it must stay as long as somebody is here
+    time.sleep(3.5)  # longer than it waits: it must stay as long as somebody is here
     assert_works(recipe, ferry.socket)
     assert agent.code is None
     ferry.stop()

@@ -393,18 +393,39 @@ async def within(work: Reply[T] | Coroutine[Any, Any, T], until: float | None) -
     reply = work if isinstance(work, Reply) else running(work)
     if reply.done():
         return reply.result()
-    expired = False
-
-    def expire() -> None:
-        nonlocal expired
-        expired = not reply.cancelling and reply.cancel()
-
-    timer = asyncio.get_running_loop().call_at(until, expire)
+    timed = _Timed(reply, until)
     try:
-        return await reply
-    except asyncio.CancelledError:
-        if expired:
-            raise TimeoutError from None
-        raise
+        return await timed
     finally:
-        timer.cancel()
+        timed.timer.cancel()
+
+
+class _Timed(Reply[T]):
+    """The reply of `within`.
+
+    It is one of its own so that being cancelled and running out of time stay two things, also when both happen before
+    who waits goes on: a task that was cancelled at that moment would live on if all it heard of was the time.
+    """
+
+    __slots__ = ("_expired", "_reply", "timer")
+
+    def __init__(self, reply: Reply[T], until: float) -> None:
+        super().__init__()
+        self._reply = reply
+        self._expired = False
+        self.timer = asyncio.get_running_loop().call_at(until, self._expire)
+        reply.then(self._answered)
+
+    def cancel(self, msg: object = None) -> bool:
+        self._expired = False
+        return not self._done and self._reply.cancel(msg)
+
+    def _expire(self) -> None:
+        if not self._reply.cancelling:
+            self._expired = True
+            self._reply.cancel()
+
+    def _answered(self, reply: Reply[T]) -> None:
+        if reply.error is None:
+            self._value = reply.result()
+        self._end(TimeoutError() if self._expired and reply.cancelled() else reply.error)
