@@ -35,6 +35,7 @@ from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import Reply, answered, failed, in_task
 from cardferry.wiping import Receiver, room_for, wipe_soon
+from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
 from cardferry.wire.pcsclite.layout import NATIVE
 from cardferry.wire.pcsclite.server import ServerCodec
@@ -219,9 +220,10 @@ class Connection(Receiver):
 
     def _received(self, data: bytes) -> None:
         codec = self._codec
-        if codec.error is not None:
+        try:
+            requests = codec.receive(data)
+        except WireError:
             return  # said already; this was on its way
-        requests = codec.receive(data)
         self._missing = 0 if requests else codec.missing
         if codec.error is not None:
             log.warning("%s: connection closed, this is no pcsc-lite request: %s", self.caller, codec.error)
