@@ -70,7 +70,7 @@ def test_the_share_says_that_it_is_linked_shows_it_and_leaves_no_socket(recipe: 
     assert there.host == "host"
     assert there.link is not None
     said = cardferry(recipe.host, "status").check().out
-    assert re.search(r"guest \(link\): up.*\n  round trip [\d.]+ ms, \d+ messages", said), said
+    assert re.search(r"guest \(link\): up.*\n  serves ssh:guest, .*\n  round trip [\d.]+ ms, \d+ messages", said), said
     assert str(ferry.socket) in cardferry(recipe.guest, "env").check().out
     assert ferry.stop().code == 0
     wait_until(lambda: not processes(recipe.guest, GUEST), "the guest has heard good-bye")

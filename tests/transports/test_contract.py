@@ -15,6 +15,7 @@ import uvloop
 from cardferry.transports import memory, stdio, unix, vsock
 from cardferry.transports.base import HIGH_WATER, Address, Pipe
 from cardferry.transports.errors import AddressSyntaxError, TransportError
+from cardferry.transports.passed import PassedPipe
 from cardferry.transports.registry import TRANSPORTS, parse_listening
 from cardferry.transports.sockets import Access
 from cardferry.transports.unix import UnixAddress
@@ -114,7 +115,13 @@ async def stdio_socket(_: Path) -> AsyncIterator[Pair]:
     yield await stdio.open_pipe(near, near), await stdio.open_pipe(far, far)
 
 
-PAIRS = [memory_pair, adopted_pair, stdio_pipes, stdio_socket, *map(registered, TRANSPORTS)]
+@asynccontextmanager
+async def passed_pair(_: Path) -> AsyncIterator[Pair]:
+    one, two = memory.memory_pipe()
+    yield PassedPipe(one), two
+
+
+PAIRS = [memory_pair, passed_pair, adopted_pair, stdio_pipes, stdio_socket, *map(registered, TRANSPORTS)]
 Script = Callable[[Pipe, Pipe], Awaitable[None]]
 
 

@@ -320,7 +320,7 @@ class _UnionContext:
         context = await side.outcome(side.manager.open(self._caller, self._patience))
         if self._closed or side.removed:
             await context.close()
-            raise PcscError(*_REMOVED) if side.removed else PcscError(ReturnCode.E_CANCELLED, "the context was closed")
+            raise PcscError(*(_REMOVED if side.removed else (ReturnCode.E_CANCELLED, "the context was closed")))
         self._contexts[side] = context
         return context
 

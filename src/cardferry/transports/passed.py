@@ -21,8 +21,8 @@ class PassedPipe:
 
     def start(self, user: PipeUser) -> None:
         """Give the pipe its user."""
+        self._pipe.start(self)  # which delivers later, and raises when there is a user already
         self._user = user
-        self._pipe.start(self)
 
     def received(self, data: bytes) -> None:
         """Bytes came."""
