@@ -1,0 +1,48 @@
+"""What a command does, when it is known which application it may go to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from cardferry.pcsc.apdu import CommandApdu
+from cardferry.pcsc.applications import Application, Applications
+from cardferry.policy.operations import global_platform, iso, openpgp, piv, yubikey
+from cardferry.policy.operations.iso import Environment
+from cardferry.policy.operations.operation import UNCERTAIN, Meaning, Operation, strongest
+
+_MEANINGS: Final[dict[Application, Callable[[CommandApdu, bool, Environment], Meaning]]] = {
+    Application.PIV: piv.meaning,
+    Application.OPENPGP: openpgp.meaning,
+    Application.PKCS15: iso.meaning,
+    Application.GLOBAL_PLATFORM: iso.meaning,
+    Application.YUBIKEY_OTP: yubikey.otp_meaning,
+    Application.YUBIKEY_MANAGEMENT: yubikey.management_meaning,
+}
+_ALL: Final = tuple(dict.fromkeys(_MEANINGS.values()))
+_ONLY_GLOBAL_PLATFORM: Final = frozenset({Application.GLOBAL_PLATFORM})
+_GET_DATA: Final = 0xCA
+
+
+def meaning(applications: Applications, command: CommandApdu, partial: bool, environment: Environment) -> Meaning:
+    """What a command in a class of ISO 7816-4 does, without secure messaging; see `iso.meaning`.
+
+    Where several applications are possible it is the strongest of what it does to each. Any application is possible
+    where it is unknown: then ISO's meaning counts, if no known application gives the command another one.
+    """
+    if Application.UNKNOWN in applications:
+        return strongest(each(command, partial, environment) for each in _ALL)
+    return strongest(_MEANINGS[each](command, partial, environment) for each in applications)
+
+
+def proprietary_meaning(applications: Applications, command: CommandApdu) -> Meaning:
+    """What a command in another class does, or one with secure messaging.
+
+    Only GlobalPlatform's are known, and of these only GET DATA (``80 CA``) when it is not certain to whom it goes: it
+    is asked of every card.
+    """
+    if command.cla in global_platform.CLASSES and command.ins == _GET_DATA and not command.data:
+        return Meaning(Operation.READ)
+    if command.cla in global_platform.CLASSES or command.cla in global_platform.CLASSES_PROTECTED:
+        return global_platform.meaning(command) if applications == _ONLY_GLOBAL_PLATFORM else UNCERTAIN
+    return UNCERTAIN
