@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -97,8 +96,8 @@ def key() -> Iterator[Key]:
         recipe = Recipe(lab, pcscd=UsbReader)
         assert isinstance(recipe.pcscd, UsbReader)
         card = piv_card(recipe.pcscd, stay=True)
-        store = f"{shlex.join(_READ)} | yubico-piv-tool -a import-certificate -s f9 -i -"
-        recipe.host.run(["sh", "-c", store]).check()
+        certificate = recipe.host.run(_READ).check().out  # both at once would be in each other's way
+        recipe.host.run(["yubico-piv-tool", "-a", "import-certificate", "-s", "f9", "-i", "-"], stdin=certificate).check()
         yield Key(recipe, card, recipe.pcscd)
 
 
