@@ -92,6 +92,7 @@ class GuestCard:
         "_sequence",
         "_session",
         "_share",
+        "_time",
         "_unseen",
         "_unsure",
         "_when_closed",
@@ -112,6 +113,7 @@ class GuestCard:
     ) -> None:
         self.foreseen = Foreseen()
         self._session = session
+        self._time = asyncio.get_running_loop().time
         self._unseen = unseen
         self._when_closed = when_closed
         self._handle = handle
@@ -201,7 +203,7 @@ class GuestCard:
     @property
     def _lately(self) -> bool:
         """Whether nobody can have reset the card unseen since the handle has used it."""
-        return self._reached_at is None or asyncio.get_running_loop().time() - self._reached_at < RECENT
+        return self._reached_at is None or self._time() - self._reached_at < RECENT
 
     def _check(self) -> None:
         if self._closed:
@@ -251,7 +253,7 @@ class GuestCard:
     def _reached(self) -> None:
         """The host has reached the card, or the program has begun anew."""
         if self._reached_at is not None:
-            self._reached_at = asyncio.get_running_loop().time()
+            self._reached_at = self._time()
 
     def _tell(self, message: m.Call) -> Reply[None]:
         """Make a call without waiting, or as soon as there is room for it."""
@@ -374,7 +376,7 @@ class GuestCard:
         error = reply.error
         if error is None:
             self._unseen.seen(self._session)
-            self._reached_at = asyncio.get_running_loop().time()
+            self._reached_at = self._time()
         elif isinstance(error, PcscError):
             self._heard_of(error.code)
 

@@ -10,6 +10,7 @@ comes before the next call.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeVar
@@ -78,6 +79,7 @@ class HostCard:
         seconds: how long the card took for the last command.
         asks_reader: whether to ask the reader, after the connect, what programs ask next.
         learnt: what came of that.
+        time: the clock, in s.
     """
 
     handle: int
@@ -95,6 +97,7 @@ class HostCard:
     seconds: float = 0.0
     asks_reader: bool = False
     learnt: list[Fact] = field(default_factory=list)
+    time: Callable[[], float] = time.monotonic
     _began: float = 0.0
 
     @property
@@ -192,7 +195,6 @@ class HostCard:
 
     # transactions
 
-    @straight
     def _begin(self, message: m.Begin) -> Reply[None]:
         if not message.call:
             return self._begin_unseen()
@@ -254,7 +256,6 @@ class HostCard:
             else:
                 return
 
-    @straight
     def _end(self, message: m.End) -> Reply[None]:
         disposition = Disposition(message.disposition)
         if self.broken is not None:
@@ -281,7 +282,6 @@ class HostCard:
 
     # the card
 
-    @straight
     def _transmit(self, message: m.Transmit) -> Reply[bytes]:
         card, ahead = self._usable(), self.ahead
         if self.owed or (ahead is not None and ahead.stands_in(message.apdu)):
@@ -304,12 +304,12 @@ class HostCard:
         return await self._transmit_to(card, message)
 
     def _transmit_to(self, card: Card, message: m.Transmit) -> Reply[bytes]:
-        self._began = asyncio.get_running_loop().time()
+        self._began = self.time()
         return card.transmit(message.apdu, message.protocol).then(self._timed)
 
     def _timed(self, reply: Reply[bytes]) -> None:
         if reply.error is None:
-            self.seconds = asyncio.get_running_loop().time() - self._began
+            self.seconds = self.time() - self._began
 
     def foresee(self, message: m.Transmit, response: bytes, round_trip: float | None) -> bytes | None:
         """What comes after this command, if the host is to go on with it by itself.
@@ -336,7 +336,7 @@ class HostCard:
         ahead = self.ahead
         if command is None or ahead is None or self.card is None:
             return m.Ahead(self.origin, self.handle, m.REVOKED)
-        self._began = asyncio.get_running_loop().time()
+        self._began = self.time()
         try:
             with by_host_itself():
                 transmitting = self.card.transmit(command, self.protocol)

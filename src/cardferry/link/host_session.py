@@ -279,6 +279,7 @@ class HostSession:
         ahead = RunAhead() if lane.accelerate else None
         reader = m.name_of(message.reader)
         card = HostCard(message.handle, reader, lane.context, ShareMode(message.share), ahead)
+        card.time = self._loop.time
         card.asks_reader = lane.accelerate and self._far and not self._host.knows(reader)
         lane.cards.add(card)
         self._cards[message.handle] = card, lane
