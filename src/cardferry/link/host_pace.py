@@ -12,7 +12,7 @@ from typing import Final
 
 #: Steps of one pass.
 _MOST: Final = 32
-#: When so few are left, there are all of them again in the next pass: one call after the other costs no pass of its own.
+#: When so few are left, all are there again in the next pass: calls that come one by one cost no pass of their own.
 _FEW: Final = 16
 #: What carrying out a call, or closing a context, counts; anything smaller is one step.
 CALL: Final = 4
