@@ -76,7 +76,7 @@ async def count_in_transactions(guest: Guest, rounds: int, answers: list[int]) -
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("longest", "rounds", "breaks"), [(600, 30, 100), (6000, 120, 50)])
+@pytest.mark.parametrize(("longest", "rounds", "breaks"), [(1500, 60, 100), (6000, 120, 50)])
 async def test_exactly_once_across_breaks_at_any_byte(seed: int, longest: int, rounds: int, breaks: int) -> None:
     await work_while_pipes_break(seed, longest, rounds, breaks)
 

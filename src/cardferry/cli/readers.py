@@ -10,6 +10,7 @@ from cardferry.app.runtime.paths import runtime_folder
 from cardferry.cli.options import json_option
 from cardferry.cli.say import say, say_json
 from cardferry.cli.status import card
+from cardferry.manager.status import WaiterStatus
 
 
 class ReaderRow(msgspec.Struct):
@@ -21,6 +22,8 @@ class ReaderRow(msgspec.Struct):
         command: ``attach`` or ``share``.
         hosts: as the user wrote them.
         sockets: where programs find it.
+        holder: which program has the card, None when none has; on whose behalf, and for how long in s.
+        waiters: who waits for it, by their places in the queue.
     """
 
     reader: str
@@ -29,13 +32,18 @@ class ReaderRow(msgspec.Struct):
     command: str
     hosts: list[str]
     sockets: list[str]
+    holder: str | None
+    principal: str
+    held: float
+    waiters: list[WaiterStatus]
 
 
 @click.command("readers")
 @json_option
 def command(as_json: bool) -> None:
     """List readers and their cards."""
-    found = [(one, slot) for one in control.running(runtime_folder()) for slot in one.readers]
+    running = control.running(runtime_folder())
+    found = [(one, slot) for one in running for slot in one.readers]
     if as_json:
         rows = [
             ReaderRow(
@@ -45,11 +53,18 @@ def command(as_json: bool) -> None:
                 one.command,
                 [link.host for link in one.links],
                 sorted({link.socket for link in one.links}),
+                slot.holder,
+                slot.principal,
+                slot.held,
+                slot.waiters,
             )
             for one, slot in found
         ]
         say_json(rows)
-    elif not found:
+        return
+    for trouble in (trouble for one in running for trouble in one.troubles):
+        say(f"{trouble.says}; {trouble.hint}" if trouble.hint else trouble.says, err=True)
+    if not found:
         say("no readers")
     else:
         from cardferry.cli import tables  # noqa: PLC0415 - rich

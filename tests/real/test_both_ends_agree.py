@@ -1,0 +1,176 @@
+"""``status``, ``readers`` and ``doctor`` say the same at both ends of a link, whatever is wrong, and it is true."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import Computer, Lab
+from tests.lab.cards import CardInReader, fake_card
+from tests.lab.computer import CARDFERRY, PCSC_CLIENT
+from tests.lab.ferry import Ferry, attach, cardferry
+from tests.lab.link import install_cardferry
+from tests.lab.namespaces import PLAIN_PYTHON
+from tests.lab.pcscd import SOCKET
+from tests.lab.process import Running, wait_until
+from tests.lab.recipe import Recipe
+
+READER = "Virtual PCD 00 00"
+FALSE_PCSCD = Path(PCSC_CLIENT).with_name("false_pcscd.py")
+
+
+@dataclass
+class Linked:
+    """A host with an agent that was started by hand, and a guest with two attachments."""
+
+    lab: Lab
+    recipe: Recipe
+    card: CardInReader
+    agent: Running
+    ferries: tuple[Ferry, Ferry]
+
+    def holding(self, ferry: Ferry) -> Running:
+        """A program that begins a transaction, and keeps it until it is told to end."""
+        return self.recipe.guest.popen([PLAIN_PYTHON, PCSC_CLIENT, "hold", READER], ferry.env, stdin=True)
+
+
+@pytest.fixture
+def linked(lab: Lab) -> Linked:
+    recipe = Recipe(lab)
+    card = fake_card(recipe.pcscd)
+    install_cardferry(recipe.host)
+    agent = recipe.host.popen([CARDFERRY, "host"])
+    wait_until(recipe.host.outside(recipe.host.runtime / "cardferry" / "agent").is_socket, "the agent listens")
+    ferries = attach(recipe, "--grace", "60"), attach(recipe, "--socket", str(recipe.guest.home / "other"))
+    return Linked(lab, recipe, card, agent, ferries)
+
+
+def status(computer: Computer, number: int = 0) -> dict[str, Any]:
+    """What ``status --json`` says of the oldest command there, or of another one."""
+    found: dict[str, Any] = json.loads(cardferry(computer, "status", "--json").check().out)[number]
+    return found
+
+
+def cards(one: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """The readers, as both ends must show them."""
+    return [(slot["reader"], slot["state"], slot["atr"], slot["protocol"]) for slot in one["readers"]]
+
+
+def troubles(one: dict[str, Any]) -> list[tuple[str, str]]:
+    """What keeps readers away: the cause, and the words without the host's name."""
+    return [(trouble["cause"], trouble["says"].removeprefix("host: ")) for trouble in one["troubles"]]
+
+
+def causes(computer: Computer, wanted: list[str]) -> bool:
+    """Whether these are wrong there."""
+    return [cause for cause, _ in troubles(status(computer))] == wanted
+
+
+def program(words: str | None) -> str | None:
+    """Without what only its own computer knows."""
+    return words and re.sub(r" \(process.*?\)", "", words)
+
+
+def users(one: dict[str, Any]) -> tuple[Any, ...]:
+    """Who has the first reader's card, and who waits."""
+    slot = one["readers"][0]
+    waiting = [(program(waiter["client"]), waiter["principal"]) for waiter in slot["waiters"]]
+    return program(slot["holder"]), slot["principal"], waiting
+
+
+def agree(linked: Linked, cause: str | None, says: str = "") -> None:
+    """Wait until both ends say that this is wrong; then the doctor says it first, at both ends."""
+    host, guest = linked.recipe.host, linked.recipe.guest
+    wanted = [] if cause is None else [cause]
+    for computer in (host, guest):
+        wait_until(partial(causes, computer, wanted), f"{cause} at {computer.name}")
+    assert troubles(status(guest)) == troubles(status(host))
+    wait_until(lambda: cards(status(guest)) == cards(status(host)), "the same readers and cards")
+    if cause is None:
+        return
+    assert re.search(says, status(host)["troubles"][0]["says"]), status(host)
+    assert not status(guest)["readers"]
+    linked.ferries[0].process.wait_for(f"^host: {says}", stream="err")
+    linked.agent.wait_for(f"^{says}", stream="err")
+    for computer in (host, guest):
+        assert re.search(says, cardferry(computer, "readers").err)
+        first = json.loads(computer.run([CARDFERRY, "doctor", "--json"]).out)[0]
+        assert (first["state"], bool(re.search(says, first["says"])), bool(first["hint"])) == ("problem", True, True)
+
+
+def test_a_card_that_is_held_and_three_who_wait(linked: Linked) -> None:
+    host, guest = linked.recipe.host, linked.recipe.guest
+    holder = linked.holding(linked.ferries[0])
+    holder.wait_for("held")
+    waiting = []
+    for ferry, number in zip((*linked.ferries, linked.ferries[0]), range(1, 4), strict=True):
+        waiting.append(linked.holding(ferry))
+        wait_until(lambda: len(status(host)["readers"][0]["waiters"]) == number, f"{number} wait")  # noqa: B023
+    wait_until(lambda: len(status(guest)["readers"][0]["waiters"]) == 3, "the guest knows")
+    (_, principal, queue) = said = users(status(host))
+    assert said[0] == f"python3 on guest ({guest.address})"
+    assert (principal, len(queue)) == (queue[0][1], 3)
+    assert principal.startswith("ssh:")
+    for number in range(2):
+        assert users(status(guest, number)) == said
+        assert status(guest, number)["readers"][0]["held"] == pytest.approx(status(host)["readers"][0]["held"], abs=2)
+    rows = [json.loads(cardferry(computer, "readers", "--json").check().out)[0] for computer in (host, guest)]
+    assert [users({"readers": [row]}) for row in rows] == [said, said]
+    here = status(guest)
+    assert here["contexts"] == 3
+    assert len(here["readers"][0]["clients"]) == 3
+    assert len(status(guest, 1)["readers"][0]["clients"]) == 1
+    line = r"^python3 \(process .*\) on guest .* has waited 5 s for the card in .*, place 2 in the queue: python3"
+    linked.ferries[1].process.wait_for(line, stream="err")
+    linked.agent.wait_for(line, stream="err")
+    assert linked.ferries[1].process.err.text.count("has waited") == 1, "its own program, and once"
+    for one in (holder, *waiting):
+        if one is not holder:
+            one.wait_for("held")
+        one.write("\n")
+        one.wait()
+    wait_until(lambda: status(guest)["readers"][0]["holder"] is None, "the guest knows that nobody has it")
+
+
+def test_what_keeps_readers_and_cards_away(linked: Linked) -> None:
+    recipe = linked.recipe
+    agree(linked, None)
+    linked.card.remove()
+    wait_until(lambda: not status(recipe.host)["readers"][0]["atr"], "no card")
+    agree(linked, None)
+    recipe.pcscd.stop()
+    agree(linked, "missing", f"there is no pcscd socket at {SOCKET}")
+    recipe.host.outside(SOCKET).unlink(missing_ok=True)
+    denying = recipe.host.popen([PLAIN_PYTHON, "-u", FALSE_PCSCD, "deny", SOCKET])
+    denying.wait_for("^listening$")
+    agree(linked, "refused", f"pcscd at {SOCKET} turned us away")
+    denying.stop()
+    recipe.host.outside(SOCKET).unlink(missing_ok=True)
+    for entry in recipe.pcscd._configuration.iterdir():
+        entry.unlink()
+    recipe.pcscd.start()
+    agree(linked, "no_reader", f"pcscd at {SOCKET} sees no reader")
+    # A program that finds no readers may end well: then somebody must have said it.
+    ran = cardferry(recipe.guest, "run", "--", "true")
+    assert (ran.code, ran.err) == (0, ran.err)
+    assert f"host: pcscd at {SOCKET} sees no reader" in ran.err
+
+
+def test_a_filter_that_matches_nothing_and_a_host_that_is_away(linked: Linked) -> None:
+    recipe = linked.recipe
+    linked.agent.stop()
+    linked.agent = recipe.host.popen([CARDFERRY, "host", "--reader", "Acme*"])
+    agree(linked, "no_match", r"no reader matches --reader 'Acme\*'; there is Virtual PCD 00 00, Virtual PCD 00 01")
+    linked.lab.network.unplug(recipe.host)
+    wait_until(lambda: status(recipe.guest)["links"][0]["state"].startswith("broken"), "the guest has lost the host")
+    wait_until(lambda: status(recipe.host)["links"][0]["state"] == "out of reach", "the host has lost the guest")
+    wait_until(lambda: ":" in status(recipe.guest)["links"][0]["state"], "attempts have failed")
+    said = linked.ferries[0].process.err.text
+    assert said.count("lost host; programs wait") == 1
+    assert said.count("cannot be reached") <= 1, said
