@@ -17,7 +17,7 @@ from tests.lab import Computer, Lab
 from tests.lab.cards import CardInReader, fake_card
 from tests.lab.computer import CARDFERRY, PCSC_CLIENT
 from tests.lab.ferry import Ferry, attach, cardferry
-from tests.lab.link import all_running, install_cardferry
+from tests.lab.link import SSHD, all_running, install_cardferry, kill
 from tests.lab.namespaces import PLAIN_PYTHON
 from tests.lab.pcscd import SOCKET
 from tests.lab.process import Running, wait_until
@@ -31,7 +31,6 @@ FALSE_PCSCD = Path(PCSC_CLIENT).with_name("false_pcscd.py")
 class Linked:
     """A host with an agent that was started by hand, and a guest with two attachments."""
 
-    lab: Lab
     recipe: Recipe
     card: CardInReader
     agent: Running
@@ -58,7 +57,7 @@ def linked() -> Iterator[Linked]:
         install_cardferry(recipe.host)
         agent = started(recipe.host)
         ferries = attach(recipe, "--grace", "60"), attach(recipe, "--socket", str(recipe.guest.home / "other"))
-        yield Linked(lab, recipe, card, agent, ferries)
+        yield Linked(recipe, card, agent, ferries)
 
 
 def status(computer: Computer, number: int = 0) -> dict[str, Any]:
@@ -160,7 +159,7 @@ def test_what_keeps_readers_and_cards_away_and_a_host_that_is_away(linked: Linke
     linked.agent.stop()
     linked.agent = started(recipe.host, "--reader", "Acme*")
     no_match = r"no reader matches --reader 'Acme\*'; there is Virtual PCD 00 00, Virtual PCD 00 01"
-    agree(linked, "no_match", no_match, commands=True)
+    agree(linked, "no_match", no_match)
     recipe.pcscd.stop()
     agree(linked, "missing", f"there is no pcscd socket at {SOCKET}", commands=True)
     recipe.host.outside(SOCKET).unlink(missing_ok=True)
@@ -178,7 +177,9 @@ def test_what_keeps_readers_and_cards_away_and_a_host_that_is_away(linked: Linke
     assert ran.code == 0
     assert f"host: pcscd at {SOCKET} sees no reader" in ran.err
     before = len(linked.ferries[0].process.err.text)
-    linked.lab.network.unplug(recipe.host)
+    recipe.host_sshd.stop()
+    while kill(recipe.host, SSHD):
+        pass
     wait_until(lambda: status(recipe.guest)["links"][0]["state"].startswith("broken:"), "the guest has lost the host")
     wait_until(lambda: status(recipe.host)["links"][0]["state"] == "out of reach", "the host has lost the guest")
     said = linked.ferries[0].process.err.text[before:]
