@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from itertools import pairwise
 
@@ -111,6 +112,16 @@ async def work_while_pipes_break(seed: int, longest: int, rounds: int, breaks: i
         session = guest.session
         assert session is not None
         assert session.channel.session.kept[0] < 100
+
+
+async def test_a_host_that_is_away_is_told_once_and_then_rarely(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with Desk(delay=DELAY) as desk:
+        await desk.guest()
+        desk.roads[0].open = False
+        desk.roads[0].cut()
+        await asyncio.sleep(1500)
+        assert sum("host cannot be reached" in message for message in caplog.messages) == 3
 
 
 async def test_calls_wait_while_the_host_is_away() -> None:

@@ -17,7 +17,7 @@ from cardferry.pcsc.interface import Card
 from cardferry.pcsc.reader_state import ReaderState, Snapshot, Use, User
 from cardferry.pcsc.trouble import Cause, Trouble
 from tests.callers import TESTER, somebody
-from tests.link.cards import COUNT
+from tests.link.cards import COUNT, CountingCard
 from tests.link.desk import ALICE, ANY, LEAVE, READER, SHARED, T1, Desk
 from tests.virtual_time import quiet
 
@@ -31,9 +31,9 @@ def use_of(guest: Guest) -> Use:
     return guest.snapshot.readers[0].use or Use()
 
 
-async def connected(manager: Guest, name: str, pid: int) -> Card:
+async def connected(manager: Guest, name: str, pid: int, reader: str = READER) -> Card:
     context = await manager.open(somebody(name, pid, 1000), 60.0)
-    return await context.connect(READER, SHARED, ANY)
+    return await context.connect(reader, SHARED, ANY)
 
 
 async def test_all_guests_are_told_who_has_the_card_since_when_and_who_waits_in_which_place() -> None:
@@ -72,16 +72,18 @@ async def test_all_guests_are_told_who_has_the_card_since_when_and_who_waits_in_
 async def test_a_guest_is_told_at_most_so_often_and_nothing_while_nothing_changes() -> None:
     async with Desk(delay=DELAY) as desk:
         guest, watcher = await desk.guest(), await desk.guest()
-        for number in range(2, 5):
-            desk.source.add_reader(f"Reader {number:02} 00")
-        cards = [await connected(guest, f"program {number}", number) for number in range(5)]
+        names = [READER, *(f"Reader {number:02} 00" for number in range(1, 4))]
+        for name in names[1:]:
+            desk.source.add_reader(name).insert(CountingCard())
+        await asyncio.sleep(1)
+        cards = [await connected(guest, f"program {number}", number, names[number % 4]) for number in range(8)]
         await asyncio.sleep(1)
 
         async def work(card: Card) -> None:
-            for _ in range(12):
+            for number in range(12):
                 await card.begin()
                 await card.transmit(COUNT, T1)
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.3 + number / 100)
                 await card.end(LEAVE)
 
         before = watcher.status.messages_received
@@ -89,6 +91,7 @@ async def test_a_guest_is_told_at_most_so_often_and_nothing_while_nothing_change
         async with asyncio.TaskGroup() as tasks:
             for card in cards:
                 tasks.create_task(work(card))
+                await asyncio.sleep(0.07)
         seconds = asyncio.get_running_loop().time() - began
         told = watcher.status.messages_received - before
         assert 5 <= told <= seconds / USE_PAUSE + 2

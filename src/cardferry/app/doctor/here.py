@@ -91,7 +91,7 @@ async def sockets(running: list[Running], folder: Path) -> AsyncIterator[Finding
         for link in one.links:
             probe = f"{one.command} {link.host}"
             if link.state != "up":
-                if not one.troubles:  # they were told already
+                if link.state not in [trouble.says for trouble in one.troubles]:  # they were told already
                     yield problem(probe, f"is down: {link.state}", "it tries again by itself; see its output")
                 continue
             yield ok(probe, f"serves at {link.socket}" + (f" ({link.way})" if link.way else ""))
