@@ -15,10 +15,9 @@ import pytest
 
 from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.server import AgentSettings, serve
-from cardferry.app.agent.stdio_session import agent_path
 from cardferry.app.hosts.direct_link import linked_directly
 from cardferry.app.hosts.sources import PcscdHost, VirtualHost
-from cardferry.app.runtime.paths import runtime_folder
+from cardferry.app.runtime.paths import agent_path, runtime_folder
 from cardferry.app.runtime.service import Service
 from cardferry.app.runtime.spawn import StartReport, decode
 from cardferry.app.runtime.status_socket import Running, running

@@ -173,16 +173,28 @@ async def test_the_server_returns_when_nobody_has_come_for_a_while(tmp_path: Pat
 
 async def test_it_stays_while_somebody_is_expected_back(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    asked = 0
-
-    def busy() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked < 3
-
     with ListeningSocket(desk.path) as listening:
-        await asyncio.wait_for(HandoffServer(listening.socket, desk.serve, idle=0.01, busy=busy).run(), 5)
-    assert asked == 3
+        server = HandoffServer(listening.socket, desk.serve, idle=0.01)
+        running = asyncio.ensure_future(server.run())
+        with server.present():
+            await asyncio.wait((running,), timeout=0.1)  # several times as long as it waits for somebody new
+            assert not running.done()
+        await asyncio.wait_for(running, 5)
+
+
+async def test_it_stays_as_long_as_the_most_patient_of_those_who_came_wants(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    with ListeningSocket(desk.path) as listening:
+        server = HandoffServer(listening.socket, desk.serve, idle=0.0)
+        running = asyncio.ensure_future(server.run())
+        with server.present():
+            await asyncio.sleep(0)
+            server.stay(0.2)
+            server.stay(0.1)
+            assert not server.leave_as_last()
+        began = asyncio.get_running_loop().time()
+        await asyncio.wait_for(running, 5)
+        assert asyncio.get_running_loop().time() - began >= 0.2
 
 
 @pytest.mark.parametrize(

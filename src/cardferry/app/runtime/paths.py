@@ -43,6 +43,11 @@ def runtime_folder(environ: Mapping[str, str] = os.environ, temporary: str | Non
     return private_folder(parent / f"cardferry-{os.getuid()}")
 
 
+def agent_path(folder: Path) -> Path:
+    """Where the agent of the account whose runtime folder it is listens."""
+    return folder / "agent"
+
+
 def private_folder(folder: Path) -> Path:
     """Make ``folder`` with mode 0700, or check that the one that is there is ours alone to write in.
 
