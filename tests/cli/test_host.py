@@ -71,9 +71,7 @@ def test_an_agent_that_a_guest_has_started_has_the_same_options(
 
     asked: list[Request] = []
 
-    def hand_to_agent(
-        name: str, called: str, environ: Mapping[str, str], options: list[str], request: Request
-    ) -> None:
+    def hand_to_agent(name: str, called: str, environ: Mapping[str, str], options: list[str], request: Request) -> None:
         started.append(options)
         asked.append(request)
 

@@ -175,26 +175,27 @@ async def test_it_stays_while_somebody_is_expected_back(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     with ListeningSocket(desk.path) as listening:
         server = HandoffServer(listening.socket, desk.serve, idle=0.01)
-        running = asyncio.ensure_future(server.run())
-        with server.present():
-            await asyncio.wait((running,), timeout=0.1)  # several times as long as it waits for somebody new
-            assert not running.done()
-        await asyncio.wait_for(running, 5)
+        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(server.run())
+            with server.present():
+                await asyncio.wait((running,), timeout=0.1)  # several times as long as it waits for somebody new
+                assert not running.done()
 
 
 async def test_it_stays_as_long_as_the_most_patient_of_those_who_came_wants(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
+    loop = asyncio.get_running_loop()
     with ListeningSocket(desk.path) as listening:
         server = HandoffServer(listening.socket, desk.serve, idle=0.0)
-        running = asyncio.ensure_future(server.run())
-        with server.present():
-            await asyncio.sleep(0)
-            server.stay(0.2)
-            server.stay(0.1)
-            assert not server.leave_as_last()
-        began = asyncio.get_running_loop().time()
-        await asyncio.wait_for(running, 5)
-        assert asyncio.get_running_loop().time() - began >= 0.2
+        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(server.run())
+            with server.present():
+                server.stay(0.2)
+                server.stay(0.1)
+                assert not server.leave_as_last(), "others may be waited for"
+            began = loop.time()
+            await running
+        assert loop.time() - began >= 0.2
 
 
 @pytest.mark.parametrize(

@@ -143,20 +143,20 @@ class _Lend:
 
     async def run(self) -> None:
         """Serve until the other end has gone, or has said that this is all."""
-        try:
-            async with asyncio.timeout(_FIRST_WORDS):
-                first, descriptors = await self._messages.get()
-        except TimeoutError:
-            return
-        if not isinstance(first, m.Lend) or descriptors:
-            self._messages.put_nowait((first, descriptors))
-            return
         async with asyncio.TaskGroup() as tasks:
-            serving_it = tasks.create_task(self._serve(first), name=first.who)
+            serving_it = tasks.create_task(self._serve())
             await asyncio.wait((serving_it, self._ended), return_when=asyncio.FIRST_COMPLETED)
             serving_it.cancel()
 
-    async def _serve(self, wanted: m.Lend) -> None:
+    async def _serve(self) -> None:
+        try:
+            async with asyncio.timeout(_FIRST_WORDS):
+                wanted, descriptors = await self._messages.get()
+        except TimeoutError:
+            return
+        if not isinstance(wanted, m.Lend) or descriptors:
+            self._messages.put_nowait((wanted, descriptors))
+            return
         async with self._pipes, AsyncExitStack() as sockets, AsyncExitStack() as stack:
             try:
                 opened = await self._lends.lent(self, wanted, stack)
