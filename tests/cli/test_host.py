@@ -36,7 +36,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[AgentSettings]:
     monkeypatch.setattr(server, "serve", lambda wanted, ready: found.append(wanted))
     monkeypatch.setattr(signals, "run", lambda main: main())
     monkeypatch.setattr("cardferry.app.runtime.logging.set_up", lambda verbosity: None)
-    monkeypatch.setattr("cardferry.app.runtime.spawn.bound_log", lambda: None)
+    monkeypatch.setattr("cardferry.app.runtime.spawn.settle_in_background", lambda: None)
     return found
 
 

@@ -90,7 +90,7 @@ def command(
     from cardferry.app.runtime import logging as logs  # noqa: PLC0415
     from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415 - not for --stdio
     from cardferry.app.runtime.service import Service  # noqa: PLC0415
-    from cardferry.app.runtime.spawn import bound_log  # noqa: PLC0415
+    from cardferry.app.runtime.spawn import settle_in_background  # noqa: PLC0415
     from cardferry.cli.options import ModeType  # noqa: PLC0415
     from cardferry.manager import Settings  # noqa: PLC0415
     from cardferry.transports.registry import parse_listening  # noqa: PLC0415
@@ -98,7 +98,7 @@ def command(
 
     logs.set_up(verbose)
     if ready is not None:
-        bound_log()
+        settle_in_background()
     wanted = AgentSettings(
         parse_host(readers),
         Service(settings=Settings(max_idle=max_idle, max_hold=max_hold), record=record, readers=reader),

@@ -194,7 +194,8 @@ class _Agent:
         return self._own if self._wanted.by_hand or handoff.request is None else handoff.request
 
     async def _receive(self, pipe: Pipe, handoff: Handoff, tell: Tell) -> None:
-        self._handoffs.stay(handoff.idle)
+        if not self._wanted.by_hand:
+            self._handoffs.stay(handoff.idle)
         try:
             async with self._servings.use(self._asked(handoff)) as opened:
                 await opened.host.serve(pipe, Principal(*handoff.principal), handoff.name)
@@ -211,10 +212,10 @@ class _Agent:
         links = [
             Link(one.guest, "up" if one.connected else "out of reach", where, "link", guest=one) for _, one in guests
         ]
-        if not links and not self._wanted.by_hand:
+        if not links and not self._wanted.by_hand and self._handoffs.idle == 0:
             return None
         described = [serving.describe() for serving in opened]
-        links = links or [Link(str(self._wanted.readers), described[0].state if described else "", where)]
+        links = links or [Link(str(self._wanted.readers), described[0].state if described else "not in use", where)]
         readers = {slot.reader: slot for one in described for slot in one.readers}
         contexts = sum(one.contexts for one in described)
         return Running("host", os.getpid(), self._since, links, contexts, list(readers.values()), os.getpid())

@@ -20,6 +20,7 @@ import msgspec
 from cardferry.app.runtime import ascii_json
 from cardferry.pcsc.errors import UserError
 from cardferry.system.locks import lock
+from cardferry.system.processes import name_this_process
 
 #: Bytes of a log file; when it has more, it begins anew.
 MAX_LOG: Final = 256 * 1024
@@ -217,7 +218,8 @@ class BoundedLog(logging.Filter):
         return True
 
 
-def bound_log() -> None:
-    """See that what this process logs to standard error does not fill the disk."""
+def settle_in_background() -> None:
+    """See that what this process logs to standard error does not fill the disk, and that it is not called python."""
+    name_this_process("cardferry")
     for handler in logging.getLogger().handlers:
         handler.addFilter(BoundedLog())
