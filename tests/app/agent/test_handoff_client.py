@@ -23,7 +23,6 @@ from cardferry.app.agent.stdio_session import (
     hand_to_remote_end,
     principal_of,
     remote_end_path,
-    settle_runtime_folder,
 )
 from cardferry.app.runtime.spawn import StartReport
 from cardferry.system.peers import user_name
@@ -348,16 +347,6 @@ def test_a_name_that_is_none_does_not_become_a_path(name: str, tmp_path: Path, m
     monkeypatch.setattr("cardferry.app.agent.stdio_session.hand_over", lambda path, handoff, start: start())
     hand_to_remote_end(Handoff(name, "token"), None, [])
     assert started == [["guest", "--socket", str(tmp_path / "cardferry" / "host.sock")]]
-
-
-def test_a_session_without_a_runtime_folder_uses_the_accounts_own_if_there_is_one() -> None:
-    own = Path(f"/run/user/{os.getuid()}")
-    environ: dict[str, str] = {}
-    settle_runtime_folder(environ)
-    assert environ == ({"XDG_RUNTIME_DIR": str(own)} if own.is_dir() else {})
-    environ = {"XDG_RUNTIME_DIR": "/run/elsewhere"}
-    settle_runtime_folder(environ)
-    assert environ == {"XDG_RUNTIME_DIR": "/run/elsewhere"}
 
 
 def test_each_path_has_a_socket_of_its_own() -> None:

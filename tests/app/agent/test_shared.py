@@ -46,10 +46,14 @@ class Things:
 
 async def test_it_is_opened_for_the_first_and_closed_after_the_last() -> None:
     things = Things()
-    async with Shared(things.open) as shared:
-        async with shared.use("a") as one, shared.use("a") as two, shared.use("b") as other:
-            assert (one, two, other) == ("A", "A", "B")
-            assert shared.opened == ["A", "B"]
+    async with (
+        Shared(things.open) as shared,
+        shared.use("a") as one,
+        shared.use("a") as two,
+        shared.use("b") as other,
+    ):
+        assert (one, two, other) == ("A", "A", "B")
+        assert shared.opened == ["A", "B"]
     assert things.told[:2] == ["open a", "open b"]
     assert sorted(things.told[2:]) == ["close a", "close b"]
 

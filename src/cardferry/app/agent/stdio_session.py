@@ -9,8 +9,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Mapping, MutableMapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -32,19 +31,6 @@ class LinkOnlyError(UserError):
     """A key that is for the link only was used for something else."""
 
     exit_code = 53
-
-
-def settle_runtime_folder(environ: MutableMapping[str, str]) -> None:
-    """Let a session without ``XDG_RUNTIME_DIR`` (sshd without PAM) use the account's runtime folder all the same.
-
-    So that it finds what a session with it, or systemd, has started.
-    """
-    if environ.get("XDG_RUNTIME_DIR"):
-        return
-    folder = Path(f"/run/user/{os.getuid()}")
-    with suppress(OSError):
-        if folder.is_dir() and folder.stat().st_uid == os.getuid():
-            environ["XDG_RUNTIME_DIR"] = str(folder)
 
 
 def hand_to_agent(
@@ -70,7 +56,6 @@ def hand_to_agent(
         )
     if not called and (said := _CALLED.search(asked)):
         called = said[1]
-    settle_runtime_folder(os.environ)
     folder = runtime_folder()
     handoff = Handoff(
         _guest(name or called, environ), principal=principal_of(name, environ), request=request, idle=IDLE
@@ -94,7 +79,6 @@ def hand_to_remote_end(handoff: Handoff, path: Path | None, remote_end_options: 
     Raises:
         BackgroundError: there is no guest, and none can be started; or it has ended the link.
     """
-    settle_runtime_folder(os.environ)
     folder = runtime_folder()
     if not re.fullmatch(_NAME, handoff.name):
         handoff = Handoff("host", handoff.token)  # it is shown on terminals, and part of a path

@@ -182,8 +182,12 @@ def reach(path: Path, begin: Callable[[], None]) -> socket.socket:
         with alone(path.parent):  # of several that come at once, one starts it
             connection = _connected(path)
             if connection is None:
-                begin()
-                connection = _connected(path)
+                try:
+                    begin()
+                except BackgroundError:
+                    if (connection := _connected(path)) is None:  # one that a person has started was faster
+                        raise
+                connection = connection or _connected(path)
     if connection is None:
         raise BackgroundError(f"nobody listens at {path}", "is the disk full, or the folder somebody else's?")
     return connection
