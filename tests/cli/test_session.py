@@ -81,9 +81,7 @@ def test_attach_env_status_readers_run_and_a_clean_end(session: Session) -> None
     assert list(session.runtime.iterdir()) == []
 
 
-def test_two_attachments_of_the_same_readers_have_one_agent_and_show_them_once(
-    session: Session, tmp_path: Path
-) -> None:
+def test_two_attachments_of_the_same_readers_have_one_agent_and_show_it_once(session: Session, tmp_path: Path) -> None:
     session.attach("virtual:")
     session.attach("virtual:", "--socket", str(tmp_path / "other"))
     first, second = json.loads(session("status", "--json"))

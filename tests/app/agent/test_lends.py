@@ -279,3 +279,21 @@ async def test_a_guest_that_comes_back_after_a_leader_came_finds_its_session(fol
 
 def replace_handoff(handoff: Handoff) -> Handoff:
     return Handoff(handoff.name, principal=handoff.principal, request=VIRTUAL)
+
+
+@pytest.mark.usefixtures("elsewhere")
+async def test_a_led_agent_leaves_its_place_when_nobody_else_is_there(folder: Path) -> None:
+    door = UnixAddress(folder / "door")
+    async with agent(replace(SELF_STARTED, idle=60.0)) as led, AsyncExitStack() as stack:
+        await stack.enter_async_context(lent())
+        async with agent(AgentSettings(VirtualHost(), listen=(door,))) as leader:
+            async with Guest(door.dial) as guest:
+                await guest.ready()
+                await stack.aclose()
+                await use(guest)
+                assert not led.ended.done(), "a guest of its leader is there"
+            await ended(led)
+            async with Guest(door.dial) as guest:
+                await guest.ready()
+                await use(guest)
+            assert (await leader.status()).links[0].state == "up"

@@ -8,10 +8,12 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Final
+from typing import Final, NoReturn
+from typing import Protocol as Interface
 
 from cardferry.app.agent.handoff_client import Handoff, receive
 from cardferry.app.runtime.spawn import BackgroundError, StartReport
+from cardferry.changes import Changes
 from cardferry.transports.accepting import accept
 from cardferry.transports.base import Pipe
 from cardferry.transports.stdio import open_pipe
@@ -28,6 +30,18 @@ _MORE_PLACES: Final = "there, end some of the others, or raise the limit of open
 Tell = Callable[[StartReport], None]
 #: What to do with streams: returns when they are of no use any more.
 Serve = Callable[[Pipe, Handoff, Tell], Awaitable[None]]
+
+
+class Guests(Interface):
+    """What may have guests: `cardferry.link.LinkServer`."""
+
+    async def occupied(self) -> None:
+        """Wait until there is one."""
+        ...
+
+    async def empty(self) -> None:
+        """Wait until there is none, also none that may come back."""
+        ...
 
 
 class HandoffServer:
@@ -62,6 +76,7 @@ class HandoffServer:
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._here = 0
+        self._fewer = Changes()
 
     async def run(self) -> None:
         """Serve until cancelled, told to `leave`, or nobody has come for ``idle`` s."""
@@ -112,6 +127,18 @@ class HandoffServer:
         finally:
             self._go()
 
+    async def count(self, guests: Guests) -> NoReturn:
+        """Let guests be present, as long as there are any."""
+        while True:
+            await guests.occupied()
+            with self.present():
+                await guests.empty()
+
+    async def one_left(self) -> None:
+        """Wait until whoever asks is the last one here."""
+        while self._here > 1:
+            await self._fewer.wait()
+
     def _come(self) -> None:
         self._here += 1
         if self._timer is not None:
@@ -120,6 +147,7 @@ class HandoffServer:
 
     def _go(self) -> None:
         self._here -= 1
+        self._fewer.announce()
         if self.idle is not None and not self._here and not self._left.done():
             self._leave_after(self.idle)
 

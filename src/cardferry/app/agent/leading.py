@@ -2,7 +2,7 @@
 
 If nobody uses that agent, it leaves its place. If somebody does, handles and transactions cannot move to another
 process: the agent goes on, and is led. What its leader listens at is lent to it, and the leader's options are for
-everybody who comes from now on, until the leader ends.
+everybody who comes from now on. When nobody else is there any more, the agent leaves its place after all.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Leading:
             async with controllable(self._folder, lambda: self._describe(link, lent.agent)):
                 ready()
                 await link.conversation.over
-            log.warning("the agent has gone: its place is taken")
+            log.warning("that agent has gone: this one has its place")
         except NotLentError as error:
             raise (taken if error.exit_code == taken.exit_code else error) from None
         finally:

@@ -43,7 +43,7 @@ class Lends:
 
     Args:
         sets: the sets of readers.
-        place: the agent's place, which is left for who leads when nobody else is there.
+        place: the agent's place, which is left for who leads when nobody else is there; it is made after this.
         by_hand: whether the agent was started by hand, and nobody else can lead.
         ends: is closed when nothing of the agent is left.
 
@@ -56,9 +56,14 @@ class Lends:
     ) -> None:
         self.leader: Request | None = None
         self._sets = sets
-        self._place = place
+        self._find_place = place
         self._ends = ends
         self._by_hand = by_hand
+
+    @property
+    def place(self) -> HandoffServer:
+        """Where all come."""
+        return self._find_place()
 
     async def serve(self, connection: socket.socket, said: bytes) -> None:
         """Serve somebody until it goes.
@@ -71,7 +76,7 @@ class Lends:
             await lend.run()
         finally:
             lend.close()
-        if self._place().leave_as_last():  # whoever waits for the end of the lend waits for ours
+        if self.place.leave_as_last():  # whoever waits for the end of the lend waits for ours
             self._ends.enter_context(connection.dup())
 
     async def lent(self, lend: _Lend, wanted: m.Lend, stack: AsyncExitStack) -> Serving | None:
@@ -86,9 +91,9 @@ class Lends:
                     f"this account has an agent already: cardferry (process {os.getpid()})",
                     "end that one first; or set XDG_RUNTIME_DIR to another folder of your own",
                 )
-            if self._place().here == 1:
+            if self.place.here == 1:
                 log.info("%s takes over: leaving", wanted.who)
-                self._place().leave()
+                self.place.leave()
                 return None
         stack.enter_context(mark(wanted.request.readers, lend.number))
         stack.enter_context(
@@ -168,10 +173,19 @@ class _Lend:
                 self._conversation.send(m.NotLent(cause.message, cause.hint, cause.exit_code, heals))
                 return
             self._conversation.send(m.Lent(os.getpid(), moves=opened is None))
+            if opened is not None and wanted.leads:
+                self._pipes.create_task(self._lends.place.count(opened.host))
+                self._pipes.create_task(self._leave_place())
             while opened is not None:
                 message, descriptors = await self._messages.get()
                 found = [socket.socket(fileno=descriptor) for descriptor in descriptors]
                 await self._do(message, found, opened, sockets)
+
+    async def _leave_place(self) -> None:
+        """Leave the agent's place to its leader as soon as nobody else is there."""
+        await self._lends.place.one_left()
+        self._lends.place.leave()
+        self._end()
 
     async def _do(
         self, message: m.ToAgent, found: list[socket.socket], opened: Serving, sockets: AsyncExitStack

@@ -37,7 +37,7 @@ from cardferry.app.runtime.service import Service
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.spawn import Starter, StartReport, agent_log
 from cardferry.app.runtime.status_socket import Link, Running, controllable
-from cardferry.link import LinkServer, Timing
+from cardferry.link import Timing
 from cardferry.link.host_session import HostSession
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.errors import UserError
@@ -176,16 +176,9 @@ class _Agent:
             with served.used(settings, log.warning, leads=by_hand):
                 async with serving(served, request, self._sessions) as opened, asyncio.TaskGroup() as tasks:
                     await served.readers.known()
-                    staying = tasks.create_task(self._stay_for(opened.host))
+                    counting = tasks.create_task(self._handoffs.count(opened.host))
                     yield opened
-                    staying.cancel()
-
-    async def _stay_for(self, host: LinkServer) -> None:
-        """Stay as long as there are guests, also those who are out of reach and may come back."""
-        while True:
-            await host.occupied()
-            with self._handoffs.present():
-                await host.empty()
+                    counting.cancel()
 
     def _asked(self, handoff: Handoff) -> Request:
         """What a guest is served with: who was started by hand decides, and otherwise the guest's own session."""
