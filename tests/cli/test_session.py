@@ -81,6 +81,19 @@ def test_attach_env_status_readers_run_and_a_clean_end(session: Session) -> None
     assert list(session.runtime.iterdir()) == []
 
 
+def test_two_attachments_of_the_same_readers_have_one_agent_and_show_it_once(session: Session, tmp_path: Path) -> None:
+    session.attach("virtual:")
+    session.attach("virtual:", "--socket", str(tmp_path / "other"))
+    first, second = json.loads(session("status", "--json"))
+    assert first["agent"] == second["agent"] != 0
+    (reader,) = first["readers"]
+    assert second["readers"] == [reader]
+    shown = session("status")
+    assert shown.count(reader["reader"]) == 1
+    assert f"(process {first['pid']}, readers from the agent, process {first['agent']})" in shown
+    assert "its readers are shown above" in shown
+
+
 def test_run_attaches_only_as_long_as_the_command_runs(session: Session) -> None:
     script = f"test -S $PCSCLITE_CSOCK_NAME && {shlex.join(session.words('status', '--json'))}"
     (status,) = json.loads(session("run", "--from", "virtual:", "sh", "-c", script))

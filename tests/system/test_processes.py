@@ -36,3 +36,13 @@ def test_a_child_ends_with_us() -> None:
         parent.kill()
     assert select.select([child], [], [], 10)[0], "the child goes on without us"
     os.close(child)
+
+
+def test_a_process_is_called_as_it_likes() -> None:
+    program = (
+        "from cardferry.system.processes import name_this_process\n"
+        "name_this_process('cardferry')\n"
+        "print(open('/proc/self/comm').read(), end='')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "cardferry\n"

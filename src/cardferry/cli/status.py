@@ -27,15 +27,22 @@ def command(as_json: bool) -> None:
     elif not running:
         say("nothing is attached or shared")
     else:
+        shown: set[tuple[int, str]] = set()
         for one in running:
-            _show(one)
+            _show(one, shown)
 
 
-def _show(one: Running) -> None:
+def _show(one: Running, shown: set[tuple[int, str]]) -> None:
+    """Show one command.
+
+    Args:
+        shown: agents and the readers of each that were shown already, and are not shown again.
+    """
     from cardferry.cli import tables  # noqa: PLC0415 - rich
 
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.since))
-    say(f"{one.command} {one.hosts}: since {since}, {one.contexts} contexts (process {one.pid})")
+    through = f", readers from the agent, process {one.agent}" if one.agent not in (0, one.pid) else ""
+    say(f"{one.command} {one.hosts}: since {since}, {one.contexts} contexts (process {one.pid}{through})")
     for link in one.links:
         way = f" ({link.way})" if link.way else ""
         say(f"{link.host}{way}: {link.state}, {link.socket}")
@@ -43,10 +50,15 @@ def _show(one: Running) -> None:
             say(line, before="  ")
     for trouble in one.troubles:
         say(f"{trouble.says}; {trouble.hint}" if trouble.hint else trouble.says)
+    readers = [slot for slot in one.readers if not one.agent or (one.agent, slot.reader) not in shown]
+    shown.update((one.agent, slot.reader) for slot in readers)
+    if one.readers and not readers:
+        say("its readers are shown above")
+        return
     tables.show(
         "",
         ("reader", "card", "held by", "waiting", "clients"),
-        [(slot.reader, card(slot), _holder(slot), _waiting(slot), slot.clients) for slot in one.readers],
+        [(slot.reader, card(slot), _holder(slot), _waiting(slot), slot.clients) for slot in readers],
     )
 
 

@@ -103,6 +103,7 @@ class Guest:
         accelerate: whether the host may run ahead.
         report: called with every new state.
         software: name and version of this program, told to the host.
+        host: the computer at which readers are, in what keeps them away (`Trouble`): ``name`` unless it is given.
 
     Attributes:
         counters: see `Counters`.
@@ -124,10 +125,11 @@ class Guest:
         accelerate: bool = True,
         report: Callable[[LinkState], None] | None = None,
         software: str = "",
+        host: str | None = None,
     ) -> None:
         self.accelerate = accelerate
         self.counters = Counters()
-        self.readers = ReadersReceiver(name)
+        self.readers = ReadersReceiver(name if host is None else host)
         self.contexts: set[GuestContext] = set()
         self.session: GuestSession | None = None
         self.state = LinkState.CONNECTING

@@ -126,7 +126,7 @@ class HostSession:
         self.principal = principal
         self.channel = Channel(session, self)
         self._host = host
-        self._number = number
+        self.number = number
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[int, Lane] = {}
         self._cards: dict[int, tuple[HostCard, Lane]] = {}
@@ -216,7 +216,7 @@ class HostSession:
         self._contexts += 1
         self._grow(budget.CONTEXT)
         program = Program(message.program, message.pid, message.uid)
-        caller = Caller(self.principal, program, self._number, self.guest)
+        caller = Caller(self.principal, program, self.number, self.guest)
         patience = message.patience
         if patience is not None and patience > _MOST_PATIENCE:
             patience = None

@@ -105,6 +105,12 @@ class LocalManager:
         self.contexts.add(context)
         return context
 
+    def adjust(self, settings: Settings) -> None:
+        """Let other bounds apply from now on, also to whoever has a card at this moment."""
+        self.settings = settings
+        for slot in self._slots.values():
+            slot.adjust(settings)
+
     def slot(self, reader: str) -> Slot:
         """The reader of that name; ``E_UNKNOWN_READER`` when there is none."""
         slot = self._by_name.get(reader)

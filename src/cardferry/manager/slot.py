@@ -77,6 +77,11 @@ class Slot:
         self._marks = next(_numbers)
         self._outsiders = False
 
+    def adjust(self, settings: Settings) -> None:
+        """Let other bounds apply from now on."""
+        self.settings = settings
+        self.turns.adjust(settings.max_idle, settings.max_hold)
+
     # what everybody may know
 
     @property

@@ -240,6 +240,16 @@ class Turns:
             self._extended = True
             self._hold_end = self._last_used + self._max_idle
 
+    def adjust(self, max_idle: float, max_hold: float) -> None:
+        """Let other bounds apply from now on, also to the owner."""
+        if self._hold_end is not None:
+            self._hold_end += max_hold - self._max_hold
+        self._max_idle, self._max_hold = max_idle, max_hold
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._watch()
+
     def begun(self) -> None:
         """The owner can use the card only from now on: what it waited for until now is not counted as its time."""
         self._start_hold()

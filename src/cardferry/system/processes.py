@@ -13,6 +13,7 @@ from typing import Final
 
 #: ``linux/prctl.h``
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
 
 
 def environments(command: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -26,6 +27,15 @@ def environments(command: str) -> Iterator[tuple[int, dict[str, str]]]:
                 continue  # of a container, which has its own paths
             variables = (process / "environ").read_bytes().decode(errors="surrogateescape").split("\0")
             yield int(process.name), dict(one.split("=", 1) for one in reversed(variables) if "=" in one)
+
+
+def name_this_process(name: str) -> None:
+    """Call this process so, where others look: pcscd's log, ``ps``, `cardferry.system.peers`. At most 15 bytes count.
+
+    Not by ``/proc/self/comm``, which belongs to root where nobody may look into the process (proc(5)).
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def dies_with_parent() -> Callable[[], None] | None:

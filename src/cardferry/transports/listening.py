@@ -14,7 +14,8 @@ import shutil
 import socket
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
+from typing import Protocol as Interface
 
 from cardferry.pcsc.errors import UserError
 from cardferry.system.descriptors import open_file_path, open_itself
@@ -29,6 +30,8 @@ from cardferry.transports.sockets import (
     checked_reach,
 )
 
+Socket: TypeAlias = socket.socket
+
 #: What to do when a path is not to be had, for those who can choose one.
 ELSEWHERE = "choose another place with --socket PATH"
 _SHORTER = "choose a shorter one, or set XDG_RUNTIME_DIR to a folder of your own with a shorter path"
@@ -41,6 +44,20 @@ class SocketInUseError(UserError):
     """Somebody else is there."""
 
     exit_code = 11
+
+
+class Listening(Interface):
+    """A Unix socket that listens, whoever has made it."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        ...
+
+    @property
+    def socket(self) -> Socket:
+        """The socket itself."""
+        ...
 
 
 class ListeningSocket:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
 from cardferry.app.hosts.address import HostAddress
-from cardferry.app.hosts.connect import OpenedReaders, Way
+from cardferry.app.hosts.connect import OpenedReaders, ReachedHost, Way, reached_over_link
+from cardferry.app.hosts.lend import LentReaders
+from cardferry.app.hosts.ssh_link import link_over, link_state, patience
+from cardferry.app.runtime.service import Service
+from cardferry.app.runtime.status_socket import Link
+from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.pcsc.errors import UserError
 from cardferry.pcsc.trouble import Cause, Trouble
+from cardferry.system.peers import user_name
 from cardferry.transports.errors import (
     AddressSyntaxError,
     PcscdDownError,
@@ -39,8 +46,32 @@ class CardPortError(UserError):
     exit_code = 13
 
 
+class LocalHost(HostAddress):
+    """Readers of this computer: the agent serves them, so that there is one queue, and lends them to who wants them."""
+
+    __slots__ = ()
+
+    @asynccontextmanager
+    async def reach(self, way: Way) -> AsyncIterator[ReachedHost]:
+        """The readers as a guest of the agent sees them; programs that have a socket of their own need no such link."""
+        name, user = str(self), Principal(PrincipalKind.LOCAL_USER, user_name(os.getuid()))
+        timing = patience(way.grace)
+        request = Service(settings=way.settings).request(name, timing.grace)
+        async with (
+            LentReaders(request, own_process(), tells=True) as lent,
+            link_over(lambda: lent.dial(user, own_process()), name, timing, host="") as guest,
+        ):
+            reached = reached_over_link(name, guest)
+            yield replace(reached, links=lambda path: [Link(name, link_state(guest), path)])
+
+
+def own_process() -> str:
+    """What this process is called in the agent's log and ``status``."""
+    return f"cardferry (process {os.getpid()})"
+
+
 @dataclass(frozen=True, slots=True)
-class PcscdHost(HostAddress):
+class PcscdHost(LocalHost):
     """A pcsc-lite socket on this computer."""
 
     FORMS: ClassVar[tuple[str, ...]] = ("pcscd:PATH",)
@@ -65,7 +96,7 @@ class PcscdHost(HostAddress):
 
 
 @dataclass(frozen=True, slots=True)
-class VpiccHost(HostAddress):
+class VpiccHost(LocalHost):
     """Cards that dial in, as they do to vpcd: to a TCP port of this computer, or to a Unix socket.
 
     Any user of this computer can reach the port; the socket has access rights.
@@ -119,7 +150,7 @@ class VpiccHost(HostAddress):
 
 
 @dataclass(frozen=True, slots=True)
-class VirtualHost(HostAddress):
+class VirtualHost(LocalHost):
     """The built-in card."""
 
     FORMS: ClassVar[tuple[str, ...]] = ("virtual:",)

@@ -24,8 +24,9 @@ from cardferry.transports.ssh import (
     connect,
     open_alone,
     open_session,
+    open_session_streams,
 )
-from cardferry.transports.ssh.session import SessionPipe
+from cardferry.transports.ssh.session import SessionPipe, SessionStreams
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,17 @@ class SshConnector:
         self.alone = True
         self._made += 1
         return await open_alone(self.destination, self._command(hurry=True), command, heard)
+
+    async def streams(self, command: str, heard: Callable[[str], None]) -> SessionStreams:
+        """Run a command on the other side through the connection, for whoever gives its standard streams away.
+
+        Args:
+            heard: gets each line that it writes to its standard error.
+
+        Raises:
+            SshError: the host cannot be reached.
+        """
+        return await open_session_streams(await self.connection(hurry=True), command, heard)
 
     def _abandon(self) -> None:
         """Go on without the connection; it ends in its own time."""

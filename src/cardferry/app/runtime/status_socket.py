@@ -12,10 +12,11 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from inspect import isawaitable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -92,6 +93,8 @@ class Running(msgspec.Struct, frozen=True):
         links: the computers it is connected to.
         contexts: how many PC/SC contexts applications have open.
         readers: each reader, its card and who uses it.
+        agent: process id of the agent that serves the readers, 0 where they are served by the command itself. What two
+            commands with the same agent tell of a reader is one and the same.
         troubles: why there are no readers, or not those of some host.
     """
 
@@ -101,6 +104,7 @@ class Running(msgspec.Struct, frozen=True):
     links: list[Link]
     contexts: int
     readers: list[SlotStatus]
+    agent: int = 0
     troubles: list[TroubleStatus] = []
 
     @property
@@ -119,17 +123,25 @@ class Running(msgspec.Struct, frozen=True):
         return self.links[0].socket
 
 
+_ANSWER: Final[Any] = Running | None
+
+
 @asynccontextmanager
-async def controllable(folder: Path, describe: Callable[[], Running]) -> AsyncIterator[None]:
+async def controllable(
+    folder: Path, describe: Callable[[], Running | Awaitable[Running | None] | None]
+) -> AsyncIterator[None]:
     """Answer those who ask for the duration of the block.
 
     Args:
         folder: the runtime folder.
-        describe: called for each answer.
+        describe: called for each answer; None when there is nothing to tell of.
     """
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(ascii_json.encode(describe()).encode() + b"\n")
+        described = describe()
+        if isawaitable(described):
+            described = await described
+        writer.write(ascii_json.encode(described).encode() + b"\n")
         try:
             await writer.drain()
         except ConnectionError as error:
@@ -157,7 +169,8 @@ def _ask(path: Path) -> Running | None:
         connection.settimeout(_ANSWER_TIME)
         try:
             connection.connect(os.fspath(path))
-            return ascii_json.decode(_read(connection), Running)
+            answer: Running | None = ascii_json.decode(_read(connection), _ANSWER)
+            return answer
         except ConnectionRefusedError:
             _remove_dead(path)
         except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -27,13 +27,16 @@ _TICK: Final = 0.002
 
 
 @asynccontextmanager
-async def telling(manager: ResourceManager) -> AsyncIterator[None]:
+async def telling(
+    manager: ResourceManager, ours: Callable[[User], bool] = lambda user: user.ours
+) -> AsyncIterator[None]:
     """Tell people for the block; what keeps readers away when it begins is told before that.
 
     Args:
         manager: as its users see it.
+        ours: whether people are told that this one waits.
     """
-    teller = _Teller(manager)
+    teller = _Teller(manager, ours)
     teller.tell_troubles(manager.snapshot)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(teller.run(), name="what people are told")
@@ -44,8 +47,9 @@ async def telling(manager: ResourceManager) -> AsyncIterator[None]:
 
 
 class _Teller:
-    def __init__(self, manager: ResourceManager) -> None:
+    def __init__(self, manager: ResourceManager, ours: Callable[[User], bool]) -> None:
         self._manager = manager
+        self._ours = ours
         self._loop = asyncio.get_running_loop()
         self._told: tuple[Trouble, ...] = ()
         #: Troubles that are not told yet, and since when they are these.
@@ -96,7 +100,7 @@ class _Teller:
         present = set()
         for reader in snapshot.readers:
             for place, user in enumerate(reader.use.waiting if reader.use is not None else (), 1):
-                if not user.ours:
+                if not self._ours(user):
                     continue
                 key = (reader.name, user.wait, user.client)
                 present.add(key)

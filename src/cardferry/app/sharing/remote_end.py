@@ -190,7 +190,7 @@ async def _serve(wanted: RemoteEndSettings, starter: Starter) -> None:
             def describe() -> Running:
                 link = Link(streams.latest.name, link_state(guest), str(path), "link", guest.status)
                 contexts, slots = users_over_link(guest)
-                return Running("guest", os.getpid(), since, [link], contexts, slots, troubles_of(offered))
+                return Running("guest", os.getpid(), since, [link], contexts, slots, troubles=troubles_of(offered))
 
             async with controllable(folder, describe):
                 streams.server = HandoffServer(listening.socket, streams.receive, admit=streams.admit, idle=wanted.away)
