@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from cardferry.app import doctor
-from cardferry.app.commands.run import VARIABLE
+from cardferry.app.commands.variable import VARIABLE
 from cardferry.app.doctor import Finding, State, here, levels, programs, reading
 from cardferry.app.doctor.examine import guarded
 from cardferry.app.doctor.finding import note, ok, problem

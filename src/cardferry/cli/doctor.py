@@ -12,10 +12,11 @@ import click
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.runtime import signals as lifetime
 from cardferry.cli.options import HostType, json_option, ssh_option
-from cardferry.cli.say import say, say_json
+from cardferry.cli.say import mark, say, say_json
 from cardferry.transports.ssh import SshCommand
 
-_MARKS = {"ok": ("✓", "green"), "note": ("·", "yellow"), "problem": ("✗", "red")}
+#: A sign, the same in ASCII, its colour.
+_MARKS: Final = {"ok": ("✓", "+", "green"), "note": ("·", "-", "yellow"), "problem": ("✗", "!", "red")}
 #: Not everything was looked at.
 _INTERRUPTED: Final = 130
 
@@ -49,7 +50,6 @@ def command(host: HostAddress | None, ssh: SshCommand, as_json: bool) -> None:
 
 
 def _show(state: str, probe: str, says: str, hint: str) -> None:
-    mark, colour = _MARKS[state]
-    say(f"{probe}: {says}", before=f"{click.style(mark, fg=colour)} ")
+    say(f"{probe}: {says}", before=f"{mark(*_MARKS[state])} ")
     if hint:
         say(f"hint: {hint}", before="  ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -116,8 +117,9 @@ def _open_standard_streams() -> None:
 
 
 def _fail(message: str, hint: str, code: int) -> NoReturn:
-    say(f"error: {message}", err=True)
-    say(f"hint: {hint}", err=True)
+    before = logs.priority(logging.ERROR)
+    say(f"error: {message}", before=before, err=True)
+    say(f"hint: {hint}", before=before, err=True)
     sys.exit(code)
 
 

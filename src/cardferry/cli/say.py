@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import click
@@ -18,6 +20,15 @@ def say(text: str, *, before: str = "", err: bool = False) -> None:
         err: on standard error.
     """
     click.echo(before + shown(text), err=err)  # noqa: TID251 - this is the door
+
+
+def mark(sign: str, plain: str, colour: str) -> str:
+    """A sign in front of a line: in ASCII where it must be, in colour unless somebody wants none (no-color.org)."""
+    try:
+        sign.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        sign = plain
+    return sign if os.environ.get("NO_COLOR") else click.style(sign, fg=colour)
 
 
 def say_json(value: Any) -> None:

@@ -202,4 +202,5 @@ def _slot_status(slot: Slot) -> SlotStatus:
             for waiting in slot.turns.waiting
             if isinstance(waiting.caller, HandleState)
         ],
+        applications=slot.device.applications.values(),
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from cardferry.pcsc.card_name import card_name
 from cardferry.pcsc.reader_state import ReaderState
 
 
@@ -33,6 +34,7 @@ class SlotStatus:
         holder: which program owns the card at this moment, None when none does.
         principal: on whose behalf it does; empty when none does.
         held: for how long.
+        card: what to call the card, such as ``PIV (YubiKey 5)``; empty when that is not known.
     """
 
     reader: str
@@ -46,6 +48,7 @@ class SlotStatus:
     principal: str
     held: float
     waiters: list[WaiterStatus]
+    card: str = ""
 
     @classmethod
     def of(
@@ -57,8 +60,13 @@ class SlotStatus:
         principal: str = "",
         held: float = 0.0,
         waiters: Sequence[WaiterStatus] = (),
+        applications: Iterable[bytes] = (),
     ) -> Self:
-        """What is known of a reader; who uses it is left out where that is not known."""
+        """What is known of a reader; who uses it is left out where that is not known.
+
+        Args:
+            applications: identifiers of those of the card that have answered.
+        """
         return cls(
             reader=state.name,
             state=" ".join(flag.name.lower() for flag in type(state.state) if flag & state.state and flag.name),
@@ -71,6 +79,7 @@ class SlotStatus:
             principal=principal,
             held=held,
             waiters=list(waiters),
+            card=card_name(state.atr, applications),
         )
 
 

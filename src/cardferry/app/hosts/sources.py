@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -141,6 +142,25 @@ class VirtualHost(HostAddress):
 
 #: The pcscd of this computer.
 LOCAL_PCSCD: Final = PcscdHost(Path("/run/pcscd/pcscd.comm"))
+_PCSCD_PATHS: Final = (LOCAL_PCSCD.path, Path("/var/run/pcscd/pcscd.comm"))
+#: Where services are, which are not in everybody's PATH.
+_SERVICES: Final = "/usr/sbin:/usr/local/sbin:/sbin:/usr/bin"
+
+
+def missing_hint(path: Path) -> str:
+    """What to do where no socket is: is the reader here, is the daemon?"""
+    if path not in _PCSCD_PATHS:
+        return f"name the socket of a pcscd that runs, such as pcscd:{LOCAL_PCSCD.path}"
+    if shutil.which("pcscd", path=_SERVICES) is not None:
+        here = "systemctl enable --now pcscd.socket"
+    else:
+        here = "apt install pcscd"
+    return f"is the reader plugged in at another computer? cardferry attach HOST; only if it is at this one: {here}"
+
+
+def restart_hint(path: Path, unit: str = "pcscd") -> str:
+    """What to do about a server that does not answer at a path: pcscd's own, or whoever else should be there."""
+    return f"restart it: systemctl restart {unit}" if path in _PCSCD_PATHS else "start anew what serves there"
 
 
 async def check_pcscd(path: Path) -> None:
@@ -148,29 +168,28 @@ async def check_pcscd(path: Path) -> None:
     try:
         answer = await ask_version(path)
     except FileNotFoundError:
-        raise PcscdMissingError(
-            f"there is no pcscd socket at {path}", "install and start it here: apt install pcscd"
-        ) from None
+        raise PcscdMissingError(f"there is no pcscd socket at {path}", missing_hint(path)) from None
     except PermissionError:
         raise PcscdRefusesError(f"this account may not use {path}", f"see ls -l {shlex.quote(str(path))}") from None
     except BlockingIOError:
         raise PcscdDownError(
-            f"the queue of connections at {path} is full: pcscd takes none", "restart it: systemctl restart pcscd"
+            f"the queue of connections at {path} is full: pcscd takes none", restart_hint(path)
         ) from None
     except OSError as error:
         if not path.is_socket():  # noqa: ASYNC240 - at once
             raise PcscdMissingError(f"{path} is not a socket", "name the socket of a pcscd") from None
         raise PcscdDownError(
-            f"nobody listens at {path}: {error.strerror}", "start it: systemctl restart pcscd.socket"
+            f"nobody listens at {path}: {error.strerror}", restart_hint(path, "pcscd.socket")
         ) from None
     match answer:
         case Answer.CLOSED:
             raise PcscdRefusesError(
                 f"pcscd at {path} turned us away",
-                "its polkit rule org.debian.pcsc-lite.access_pcsc wants an active desktop session, or a rule for you",
+                "its polkit rule org.debian.pcsc-lite.access_pcsc wants an active desktop session, or a rule for you: "
+                "docs/troubleshooting.md has one to paste",
             )
         case Answer.SILENT:
-            raise PcscdDownError(f"pcscd at {path} does not answer", "restart it: systemctl restart pcscd")
+            raise PcscdDownError(f"pcscd at {path} does not answer", restart_hint(path))
 
 
 class WatchedPcscd:
