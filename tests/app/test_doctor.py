@@ -360,7 +360,7 @@ async def failing(error: BaseException) -> AsyncIterator[Finding]:
     [
         (UserError("it is broken", "mend it"), "it is broken", "mend it"),
         (PermissionError(13, "Permission denied"), "cannot look: [Errno 13] Permission denied", "as a user who may"),
-        (TimeoutError(), "cannot look: TimeoutError", "as a user who may"),
+        (TimeoutError(), "cannot look: TimeoutError", "try again later"),
         (ExceptionGroup("tasks", [UserError("deep down", "dig")]), "deep down", "dig"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -107,20 +109,20 @@ async def test_when_nothing_is_attached_any_more_the_manager_is_to_forget(
 
 
 @pytest.fixture
-def agent() -> Iterator[str]:
-    """The socket of an ssh-agent without the variable."""
+def agent() -> Iterator[dict[str, str]]:
+    """What a shell knows of an ssh-agent that was started without the variable."""
+    environ = {name: value for name, value in os.environ.items() if name != VARIABLE}
     with TemporaryDirectory() as folder:
-        path = f"{folder}/agent"
-        environ = {name: value for name, value in os.environ.items() if name != VARIABLE}
-        with subprocess.Popen(["ssh-agent", "-D", "-a", path], env=environ, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            yield path
-            process.terminate()
+        said = subprocess.check_output(["ssh-agent", "-a", f"{folder}/agent"], env=environ, text=True)
+        found = dict(re.findall(r"^(SSH_\w+)=([^;]+);", said, re.MULTILINE))
+        yield found
+        os.kill(int(found["SSH_AGENT_PID"]), signal.SIGTERM)
 
 
-def test_an_ssh_agent_is_named_where_readers_are_elsewhere(agent: str) -> None:
-    (one,) = programs.ssh_agent(ATTACHED, {"SSH_AUTH_SOCK": agent})
+def test_an_ssh_agent_is_named_where_readers_are_elsewhere(agent: dict[str, str]) -> None:
+    (one,) = programs.ssh_agent(ATTACHED, agent)
     assert (one.state, "`ssh-add -s` would look for readers there" in one.says) == (State.NOTE, True)
-    for running, environ in ((ATTACHED, {}), ([], {"SSH_AUTH_SOCK": agent}), (ATTACHED, {"SSH_AUTH_SOCK": "/none"})):
+    forwarded = {"SSH_AUTH_SOCK": agent["SSH_AUTH_SOCK"]}
+    nothing: list[tuple[list[Running], dict[str, str]]] = [(ATTACHED, {}), ([], agent), (ATTACHED, forwarded)]
+    for running, environ in nothing:
         assert list(programs.ssh_agent(running, environ)) == []

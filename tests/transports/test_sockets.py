@@ -85,6 +85,12 @@ def test_a_folder_that_shuts_out_whom_the_mode_lets_in(folder: str, mode: int, g
             "another program",
             "look elsewhere; or, where no reader is plugged in, stop its pcscd: systemctl stop pcscd.socket pcscd",
         ),
+        ("/run/pcscd/pcscd.comm", "cardferry (process 4711)", "end that program, or look elsewhere"),
+        (
+            "/run/pcscd/pcscd.comm",
+            "/usr/sbin/pcscd --foreground (pid 44)",
+            "look elsewhere; or, where no reader is plugged in, stop its pcscd: systemctl stop pcscd.socket pcscd",
+        ),
     ],
 )
 def test_nobody_is_asked_to_end_systemd(path: str, holder: str, hint: str) -> None:

@@ -79,9 +79,11 @@ def who_is_in_the_way(path: str, holder: str, elsewhere: str) -> str:
         holder: who listens, as ``name (process 4711)`` or ``command line (pid 4711)``.
         elsewhere: how to choose another path.
     """
-    if path in ("/run/pcscd/pcscd.comm", "/var/run/pcscd/pcscd.comm"):
+    systemd = re.search(r"\((process|pid) 1\)$", holder)
+    unknown = systemd or holder == "another program" or re.match(r"(\S*/)?pcscd\b", holder)
+    if unknown and path in ("/run/pcscd/pcscd.comm", "/var/run/pcscd/pcscd.comm"):
         return f"{elsewhere}; or, where no reader is plugged in, stop its pcscd: systemctl stop pcscd.socket pcscd"
-    if re.search(r"\((process|pid) 1\)$", holder):
+    if systemd:
         return f"{elsewhere}: one of systemd's units listens there (systemctl list-sockets)"
     return f"end that program, or {elsewhere}"
 

@@ -77,4 +77,5 @@ async def guarded(name: str, findings: AsyncIterator[Finding]) -> AsyncIterator[
 
 
 def _unseen(name: str, error: OSError) -> Finding:
-    return problem(name, f"cannot look: {str(error) or type(error).__name__}", "try again as a user who may")
+    again = "try again as a user who may" if isinstance(error, PermissionError) else "try again later"
+    return problem(name, f"cannot look: {str(error) or type(error).__name__}", again)

@@ -17,6 +17,7 @@ from cardferry.app.doctor.finding import Finding, note, ok, problem
 from cardferry.app.doctor.here import serving
 from cardferry.app.hosts.sources import LOCAL_PCSCD
 from cardferry.app.runtime.status_socket import Running
+from cardferry.system.peers import process_name
 from cardferry.system.processes import environment_of
 from cardferry.transports.listening import listener
 
@@ -126,14 +127,22 @@ def ssh_agent(running: list[Running], environ: Mapping[str, str]) -> Iterator[Fi
     path = Path(environ.get("SSH_AUTH_SOCK", ""))
     if not wanted or path.name.startswith("S.gpg-agent") or not path.is_socket():
         return
-    found = re.fullmatch(r"ssh-agent \(process (\d+)\)", listener(path) or "")
-    if found is None:
+    pid = _ssh_agent_at(path, environ)
+    if pid is None:
         return
-    its = environment_of(int(found[1]))
+    its = environment_of(pid)
     if its is None or its.get(VARIABLE) not in wanted:
         yield note(
             "ssh-agent",
-            f"{found[0]} {'may have' if its is None else 'has'} another {VARIABLE}, and keeps that: "
+            f"ssh-agent (process {pid}) {'may have' if its is None else 'has'} another {VARIABLE}, and keeps that: "
             "`ssh-add -s` would look for readers there",
             'eval "$(ssh-agent)" in a shell that has the variable; or without it: cardferry run -- ssh -I PROVIDER',
         )
+
+
+def _ssh_agent_at(path: Path, environ: Mapping[str, str]) -> int | None:
+    """The process id of the ssh-agent at that socket; None if it is another agent, or a forwarded one."""
+    told = environ.get("SSH_AGENT_PID", "")  # it forks when it has bound its socket, so the kernel names its parent
+    named = re.search(r"\(process (\d+)\)$", listener(path) or "")
+    pid = int(told) if told.isdecimal() else int(named[1]) if named else 0
+    return pid if process_name(pid) == "ssh-agent" else None
