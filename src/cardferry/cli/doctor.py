@@ -15,8 +15,7 @@ from cardferry.cli.options import HostType, json_option, ssh_option
 from cardferry.cli.say import mark, say, say_json
 from cardferry.transports.ssh import SshCommand
 
-#: A sign, the same in ASCII, its colour.
-_MARKS: Final = {"ok": ("✓", "+", "green"), "note": ("·", "-", "yellow"), "problem": ("✗", "!", "red")}
+_MARKS = {"ok": ("✓", "green"), "note": ("·", "yellow"), "problem": ("✗", "red")}
 #: Not everything was looked at.
 _INTERRUPTED: Final = 130
 
