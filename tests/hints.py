@@ -98,9 +98,11 @@ def _texts(node: ast.expr, constants: Mapping[str, ast.expr]) -> Iterator[str]:
             for part in node.values:
                 yield from _texts(part, constants)
         case ast.Name() if node.id in constants:
-            yield from _texts(constants[node.id], {})
+            yield from _texts(constants[node.id], constants)
         case ast.Subscript():
             yield from _texts(node.value, constants)
+        case ast.Call(func=ast.Attribute(value=template, attr="format")):
+            yield from _texts(template, constants)
         case ast.Call(func=ast.Attribute(value=table, attr="get")):
             yield from _texts(table, constants)
             yield from _texts(node.args[1], constants)

@@ -450,7 +450,7 @@ async def test_first_place_for_who_could_not_use_its_turn() -> None:
         await queue.enter("a")
         second = queue.enter("b")
         await quiet()
-        queue.turns.keep_first("a")
+        queue.turns.keep_first("a", queue.turns.wanted_since)
         queue.turns.leave("a")
         await second
         again, third = queue.enter("a"), queue.enter("c")

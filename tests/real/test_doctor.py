@@ -267,7 +267,10 @@ def test_an_attachment_that_is_down(lab: Lab) -> None:
     ferry.process.wait_for("pcscd at host", stream="err")
     gpg = Gpg(recipe.guest)
     report = examined(recipe.guest, env={**ferry.env, "GNUPGHOME": str(gpg.home)})
-    assert report.says("problem", "attach host", "is down: pcscd", "tries again by itself"), report
+    closed = "pcscd at host closed the connection without an answer"
+    assert report.says("problem", "readers of attach host", closed, "on host: see there whether it runs"), report
+    assert closed in report.findings[0]["says"], "the cause comes first"
+    assert not report.says("problem", "", "sees no reader"), report
     assert report.code == 1
 
 

@@ -16,7 +16,7 @@ from cardferry.cli import tables
 from cardferry.cli.options import json_option
 from cardferry.cli.say import say, say_json
 from cardferry.cli.status import card
-from cardferry.manager.status import SlotStatus
+from cardferry.manager.status import SlotStatus, WaiterStatus
 
 
 class ReaderRow(msgspec.Struct):
@@ -30,6 +30,8 @@ class ReaderRow(msgspec.Struct):
             computer has told.
         hosts: as the user wrote them.
         sockets: where programs find it.
+        holder: which program has the card, None when none has; on whose behalf, and for how long in s.
+        waiters: who waits for it, by their places in the queue.
     """
 
     reader: str
@@ -39,6 +41,10 @@ class ReaderRow(msgspec.Struct):
     command: str
     hosts: list[str]
     sockets: list[str]
+    holder: str | None
+    principal: str
+    held: float
+    waiters: list[WaiterStatus]
 
 
 @click.command("readers")
@@ -53,7 +59,10 @@ def command(as_json: bool) -> None:
     rows = list(_rows(running, here))
     if as_json:
         say_json([row for row, _ in rows])
-    elif not rows:
+        return
+    for trouble in (trouble for one in running for trouble in one.troubles):
+        say(f"{trouble.says}; {trouble.hint}" if trouble.hint else trouble.says, err=True)
+    if not rows:
         say(f"no readers{f': {here.missing}' if here is not None and here.missing else ''}")
     else:
         tables.show(
@@ -70,7 +79,9 @@ def _rows(running: Sequence[Running], here: ReadersHere | None) -> list[tuple[Re
     ]
     if here is not None:
         found += [(slot, "pcscd", [], [here.socket]) for slot in here.readers]
-    return [
-        (ReaderRow(slot.reader, slot.state, slot.card, slot.atr, command, hosts, sockets), slot)
-        for slot, command, hosts, sockets in found
-    ]
+    return [(_row(slot, command, hosts, sockets), slot) for slot, command, hosts, sockets in found]
+
+
+def _row(slot: SlotStatus, command: str, hosts: list[str], sockets: list[str]) -> ReaderRow:
+    use = slot.holder, slot.principal, slot.held, slot.waiters
+    return ReaderRow(slot.reader, slot.state, slot.card, slot.atr, command, hosts, sockets, *use)

@@ -40,6 +40,8 @@ def _show(one: Running) -> None:
         say(f"{link.host}{way}: {link.state}, {link.socket}")
         for line in link_lines(link):
             say(line, before="  ")
+    for trouble in one.troubles:
+        say(f"{trouble.says}; {trouble.hint}" if trouble.hint else trouble.says)
     tables.show(
         ("reader", "card", "held by", "waiting", "clients"),
         [(slot.reader, card(slot), _holder(slot), _waiting(slot), slot.clients) for slot in one.readers],

@@ -28,7 +28,8 @@ from cardferry.app.runtime.paths import runtime_folder, scratch
 from cardferry.app.runtime.service import Service, offering
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.spawn import Starter, StartReport
-from cardferry.app.runtime.status_socket import Link, Running, controllable
+from cardferry.app.runtime.status_socket import Link, Running, controllable, troubles_of
+from cardferry.app.runtime.telling import telling
 from cardferry.link import LinkServer, Timing
 from cardferry.manager import LocalManager
 from cardferry.pcsc.caller import Principal
@@ -100,7 +101,7 @@ async def _serve(wanted: AgentSettings, starter: Starter) -> None:
             wanted.readers.open_readers(Way(workdir, patient=True)) as readers,
             LocalManager([readers.source], wanted.service.settings) as manager,
             LinkServer(
-                offering(manager, wanted.service),
+                offered := offering(manager, wanted.service),
                 timing=Timing(grace=wanted.grace),
                 accelerate=wanted.accelerate,
                 software=SOFTWARE,
@@ -109,18 +110,18 @@ async def _serve(wanted: AgentSettings, starter: Starter) -> None:
 
             def describe() -> Running:
                 status = manager.status
-                offered = wanted.service.offered(status.readers)
+                slots = wanted.service.offered(status.readers)
                 links = [
                     Link(one.guest, "up" if one.connected else "out of reach", where, "link", guest=one)
                     for one in host.status.guests
                 ] or [Link(str(wanted.readers), readers.state(), where)]
-                return Running("host", os.getpid(), since, links, status.contexts, offered)
+                return Running("host", os.getpid(), since, links, status.contexts, slots, troubles_of(offered))
 
             async def receive(pipe: Pipe, handoff: Handoff, tell: Tell) -> None:
                 await host.serve(pipe, Principal(*handoff.principal), handoff.name)
 
             await readers.known()
-            async with controllable(folder, describe):
+            async with controllable(folder, describe), telling(offered):
                 handoffs = HandoffServer(
                     listening.socket, receive, idle=wanted.idle, busy=lambda: bool(host.status.guests)
                 )

@@ -17,7 +17,8 @@ from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.hosts.multiple import reached_all
 from cardferry.app.runtime.paths import runtime_folder, scratch
 from cardferry.app.runtime.service import fronts, offering
-from cardferry.app.runtime.status_socket import Running, controllable, running
+from cardferry.app.runtime.status_socket import Running, controllable, running, troubles_of
+from cardferry.app.runtime.telling import telling
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.listening import ListeningSocket, public_path
 
@@ -55,13 +56,15 @@ async def attached(attachment: Attachment) -> AsyncIterator[Path]:
         hosts = attachment.hosts
         alone = hosts[0].reach(attachment.way(workdir)) if len(hosts) == 1 else None
         async with alone or reached_all(attachment, workdir) as readers:
+            offered = offering(readers.manager, service)
 
             def describe() -> Running:
                 links = readers.links(str(path))
                 contexts, slots = readers.users()
-                return Running("attach", os.getpid(), since, links, contexts, service.offered(slots))
+                troubles = troubles_of(offered)
+                return Running("attach", os.getpid(), since, links, contexts, service.offered(slots), troubles)
 
-            async with fronts(offering(readers.manager, service), [(listening, None)], service):
+            async with fronts(offered, [(listening, None)], service):
                 await readers.known()
-                async with controllable(folder, describe):
+                async with controllable(folder, describe), telling(offered):
                     yield path

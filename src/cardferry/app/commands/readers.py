@@ -62,4 +62,4 @@ async def readers_here(path: Path = LOCAL_PCSCD.path) -> ReadersHere:
     except PcscdMissingError as error:
         return ReadersHere(str(path), [], f"nothing is attached or shared here, and {error.message}")
     _, states = await list_readers(path)
-    return ReadersHere(str(path), [SlotStatus.of(state) for state in states])
+    return ReadersHere(str(path), [SlotStatus.of(state, None, 0.0) for state in states])

@@ -19,7 +19,8 @@ from cardferry.app.hosts.ssh_link import SOFTWARE
 from cardferry.app.runtime.garbage import collect_rarely
 from cardferry.app.runtime.paths import runtime_folder, scratch
 from cardferry.app.runtime.service import fronts, offering
-from cardferry.app.runtime.status_socket import Running, controllable
+from cardferry.app.runtime.status_socket import Running, controllable, troubles_of
+from cardferry.app.runtime.telling import telling
 from cardferry.app.sharing.lending import Share
 from cardferry.app.sharing.target import ShareTarget
 from cardferry.link import LinkServer, Timing
@@ -67,7 +68,8 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
                     status = manager.status
                     links = [target.describe(readers.state()) for target in targets]
                     slots = wanted.service.offered(status.readers)
-                    return Running("share", os.getpid(), since, links, status.contexts, slots)
+                    troubles = troubles_of(offered)
+                    return Running("share", os.getpid(), since, links, status.contexts, slots, troubles)
 
                 async def lend(target: ShareTarget) -> None:
                     await target.run()
@@ -75,7 +77,7 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
                     if errors[0] is not None and None not in errors:
                         raise errors[0]  # nobody is left
 
-                async with controllable(folder, describe):
+                async with controllable(folder, describe), telling(offered):
                     for target in targets:
                         tasks.create_task(lend(target), name=f"connection to {target.guest.destination}")
                     # The link says good-bye before connections end, so wait here, not for the tasks.

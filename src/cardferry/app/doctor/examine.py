@@ -32,6 +32,8 @@ async def examine(host: HostAddress | None, ssh: SshCommand, environ: Mapping[st
         running = control.running(folder)
     except UserError as error:
         yield problem("sockets", error.message, error.hint)
+    for finding in here.troubles(running):
+        yield finding
     level = None
     try:
         level = await library_level()

@@ -28,7 +28,7 @@ from cardferry.app.runtime.paths import scratch
 from cardferry.app.runtime.status_socket import Running
 from cardferry.link import Guest, Timing
 from cardferry.pcsc.errors import CardferryError, UserError
-from cardferry.pcsc.reader_state import ReaderState
+from cardferry.pcsc.reader_state import Snapshot
 from cardferry.transports.errors import TransportError
 from cardferry.transports.ssh import NoShellError, SshCommand, SshConnection, forward_pcscd
 from cardferry.transports.ssh.command import run
@@ -183,10 +183,10 @@ async def _link(name: str, link: AbstractAsyncContextManager[Guest]) -> AsyncIte
     """The link, and the readers at its other end; the first finding tells whether it works."""
     probe = f"link to {name}"
     failure: Exception | None = None
-    readers: tuple[ReaderState, ...] = ()
+    snapshot = Snapshot()
     try:
         async with asyncio.timeout(_LINK_TIME), link as guest:
-            readers = guest.snapshot.readers
+            snapshot = guest.snapshot
     except TimeoutError:
         yield problem(
             probe,
@@ -202,8 +202,11 @@ async def _link(name: str, link: AbstractAsyncContextManager[Guest]) -> AsyncIte
         yield problem(probe, str(failure), "install the same version of cardferry on both sides")
     else:
         yield ok(probe, "it works: cardferry is at both ends")
-        for finding in about_readers(f"readers on {name}", readers, needed=True):
-            yield finding
+        for trouble in snapshot.troubles:
+            yield problem(f"readers on {name}", trouble.says, trouble.hint)
+        if snapshot.readers or not snapshot.troubles:
+            for finding in about_readers(f"readers on {name}", snapshot.readers, needed=True):
+                yield finding
 
 
 async def _forwarding(connection: SshConnection, path: Path, level: int | None, linked: bool) -> AsyncIterator[Finding]:

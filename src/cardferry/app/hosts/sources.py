@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shlex
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
@@ -15,7 +14,14 @@ from typing import ClassVar, Final, Self
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import OpenedReaders, Way
 from cardferry.pcsc.errors import UserError
-from cardferry.transports.errors import AddressSyntaxError, PcscdDownError, PcscdMissingError, PcscdRefusesError
+from cardferry.pcsc.trouble import Cause, Trouble
+from cardferry.transports.errors import (
+    AddressSyntaxError,
+    PcscdDownError,
+    PcscdMissingError,
+    PcscdRefusesError,
+    TransportError,
+)
 from cardferry.transports.listening import ListeningSocket
 from cardferry.transports.probe import Answer, ask_version
 from cardferry.transports.sockets import absolute_path
@@ -165,31 +171,36 @@ def restart_hint(path: Path, unit: str = "pcscd") -> str:
 
 async def check_pcscd(path: Path) -> None:
     """See that a pcscd on this computer answers; raises `TransportError` with what to do if it does not."""
+    place = str(path)
     try:
         answer = await ask_version(path)
     except FileNotFoundError:
-        raise PcscdMissingError(f"there is no pcscd socket at {path}", missing_hint(path)) from None
+        raise _error(PcscdMissingError, Cause.MISSING, place, missing_hint(path)) from None
     except PermissionError:
-        raise PcscdRefusesError(f"this account may not use {path}", f"see ls -l {shlex.quote(str(path))}") from None
+        raise _error(PcscdRefusesError, Cause.NOT_PERMITTED, place) from None
     except BlockingIOError:
         raise PcscdDownError(
             f"the queue of connections at {path} is full: pcscd takes none", restart_hint(path)
         ) from None
-    except OSError as error:
+    except OSError:
         if not path.is_socket():  # noqa: ASYNC240 - at once
             raise PcscdMissingError(f"{path} is not a socket", "name the socket of a pcscd") from None
-        raise PcscdDownError(
-            f"nobody listens at {path}: {error.strerror}", restart_hint(path, "pcscd.socket")
-        ) from None
+        raise _error(PcscdDownError, Cause.DOWN, place, restart_hint(path, "pcscd.socket")) from None
     match answer:
         case Answer.CLOSED:
-            raise PcscdRefusesError(
-                f"pcscd at {path} turned us away",
-                "its polkit rule org.debian.pcsc-lite.access_pcsc wants an active desktop session, or a rule for you: "
-                "docs/troubleshooting.md has one to paste",
-            )
+            raise _error(PcscdRefusesError, Cause.REFUSED, place)
         case Answer.SILENT:
-            raise PcscdDownError(f"pcscd at {path} does not answer", restart_hint(path))
+            raise _error(PcscdDownError, Cause.SILENT, place, restart_hint(path))
+
+
+def _error(kind: type[TransportError], cause: Cause, place: str, hint: str = "") -> TransportError:
+    """The error that says the same as everybody is told of that trouble later.
+
+    Args:
+        hint: what to do, where more is known of that than by whom it is told later.
+    """
+    trouble = Trouble(cause, place)
+    return kind(trouble.says, hint or trouble.hint)
 
 
 class WatchedPcscd:
@@ -198,41 +209,33 @@ class WatchedPcscd:
     Args:
         path: of a socket here.
         name: where that pcscd is, for people.
-        connection: ``up``, or why nothing can be at ``path``.
+        connection: ``up``, or why nothing can be at ``path``, of a socket that is forwarded; None where it is not.
     """
 
-    def __init__(self, path: Path, name: str, connection: Callable[[], str] = lambda: UP) -> None:
-        from cardferry.readers.pcscd import NoPcscdError, PcscdSource, Reason, unix_connector  # noqa: PLC0415
+    def __init__(self, path: Path, name: str, connection: Callable[[], str] | None = None) -> None:
+        from cardferry.readers.pcscd import PcscdSource, unix_connector  # noqa: PLC0415
 
         self.known = asyncio.Event()
-        self._connection = connection
-        told = False
+        self._connection = connection or (lambda: UP)
         dial_socket = unix_connector(str(path))
 
         async def dial(factory: Callable[[], asyncio.Protocol]) -> object:
-            if connection() != UP:
-                raise ConnectionError(connection())
+            if self._connection() != UP:
+                raise ConnectionError(self._connection())
             return await dial_socket(factory)
 
-        def on_state(up: bool, failure: NoPcscdError | None) -> None:
-            """Tell a person what its connection does not tell, and what is not over at the next attempt."""
-            nonlocal told
+        def on_state(up: bool, failure: object) -> None:
+            del failure
             if up:
                 self.known.set()
-                if told:
-                    log.warning("pcscd at %s is back", name)
-                told = False
-            elif failure is not None and failure.reason is not Reason.LOST and connection() == UP:
-                log.warning("pcscd at %s %s", name, failure)
-                told = True
 
-        self.source = PcscdSource(dial, name, on_state)
+        self.source = PcscdSource(dial, name, on_state, forwarded=connection is not None)
 
     def state(self) -> str:
         """``up``, or why not; that of the connection first."""
-        state = self._connection()
-        if state == UP and self.source.failure is not None:
-            state = f"pcscd {self.source.failure}"
+        state, trouble = self._connection(), self.source.trouble
+        if state == UP and trouble is not None and trouble.cause is not Cause.NO_READER:
+            state = trouble.says
         return state
 
 

@@ -23,6 +23,7 @@ from cardferry.app.runtime import ascii_json
 from cardferry.link import GuestStatus
 from cardferry.link.host_session import HostSessionStatus
 from cardferry.manager.status import SlotStatus
+from cardferry.pcsc.interface import ResourceManager
 from cardferry.transports.folders import locked
 from cardferry.transports.listening import ListeningSocket, listener
 
@@ -57,6 +58,30 @@ class Link(msgspec.Struct, frozen=True):
     guest: HostSessionStatus | None = None
 
 
+class TroubleStatus(msgspec.Struct, frozen=True):
+    """What keeps readers away; see `cardferry.pcsc.trouble.Trouble`.
+
+    Attributes:
+        host: the computer at which it is so, empty for this one.
+        cause: the name of a `Cause`, in lower case.
+        says: what is wrong.
+        hint: what to do about it, empty when that is not known.
+    """
+
+    host: str
+    cause: str
+    says: str
+    hint: str
+
+
+def troubles_of(manager: ResourceManager) -> list[TroubleStatus]:
+    """What keeps readers away from those whom a manager serves."""
+    return [
+        TroubleStatus(trouble.host, trouble.cause.name.lower(), str(trouble), trouble.hint)
+        for trouble in manager.snapshot.troubles
+    ]
+
+
 class Running(msgspec.Struct, frozen=True):
     """What one long-running command tells about itself.
 
@@ -67,6 +92,7 @@ class Running(msgspec.Struct, frozen=True):
         links: the computers it is connected to.
         contexts: how many PC/SC contexts applications have open.
         readers: each reader, its card and who uses it.
+        troubles: why there are no readers, or not those of some host.
     """
 
     command: str
@@ -75,6 +101,7 @@ class Running(msgspec.Struct, frozen=True):
     links: list[Link]
     contexts: int
     readers: list[SlotStatus]
+    troubles: list[TroubleStatus] = []
 
     @property
     def serves(self) -> bool:

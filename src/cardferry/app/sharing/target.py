@@ -17,7 +17,7 @@ from cardferry.app.runtime.retry import FIRST_PAUSE, LONGEST_PAUSE, Supervisor
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
 from cardferry.app.sharing.lending import Share
-from cardferry.backoff import Backoff
+from cardferry.backoff import Backoff, Seldom
 from cardferry.link import LinkServer
 from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.transports.errors import TransportError
@@ -148,6 +148,7 @@ class ShareTarget:
     async def _link_while_possible(self) -> None:
         """Keep the link; return when the other side has no cardferry that understands us."""
         hurried, patient = Backoff(*_HURRIED_PAUSES), Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        seldom = Seldom(first=2)
         brief = 0
         ever = False
         loop = asyncio.get_running_loop()
@@ -159,7 +160,7 @@ class ShareTarget:
                 if not error.heals or not (ever or self._patient):
                     raise
                 pause = (hurried if loop.time() < hurry_until else patient).pause()
-                level = logging.WARNING if hurried.attempts + patient.attempts <= 2 else logging.DEBUG
+                level = logging.WARNING if seldom.due(error.message, loop.time()) else logging.DEBUG
                 log.log(level, "%s; trying again in %.0f s", error, pause)
                 self.state = error.message
                 await asyncio.sleep(pause)
@@ -169,6 +170,7 @@ class ShareTarget:
             if self._serving:
                 hurried.reset()
                 patient.reset()
+                seldom.reset()
                 ever = True
                 hurry_until = loop.time() + self._wanted.grace + 2 * FIRST_PAUSE
                 self.state = "out of reach"
