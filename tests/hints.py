@@ -1,4 +1,7 @@
-"""The hints of the product, as its source has them: those that ``docs/hints.md`` must list."""
+"""The hints of the product, as its source has them: those that ``docs/hints.md`` must list.
+
+``python -m tests.hints`` prints the rows that the page lacks; how each was tried is for you to write.
+"""
 
 from __future__ import annotations
 
@@ -120,3 +123,10 @@ def _texts(node: ast.expr, constants: Mapping[str, ast.expr]) -> Iterator[str]:
 def _worth(text: str) -> Iterator[str]:
     if len(text.replace("...", "").split()) > 1:
         yield " ".join(text.split())
+
+
+if __name__ == "__main__":
+    page = (SOURCE.parents[1] / "docs" / "hints.md").read_text()
+    for hint, where in hints().items():
+        if f"| {hint} |" not in page:
+            print(f"| {hint} | `{where}` | HOW WAS IT TRIED? |")
