@@ -35,7 +35,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[AgentSettings]:
     server = importlib.import_module("cardferry.app.agent.server")
     monkeypatch.setattr(server, "serve", lambda wanted, ready: found.append(wanted))
     monkeypatch.setattr(signals, "run", lambda main: main())
-    monkeypatch.setattr("cardferry.app.runtime.logging.set_up", lambda verbosity: None)
+    monkeypatch.setattr("cardferry.app.runtime.logging.set_up", lambda verbosity, timed: None)
     monkeypatch.setattr("cardferry.app.runtime.spawn.settle_in_background", lambda: None)
     return found
 

@@ -69,7 +69,7 @@ def command(
 
     if socket is None:
         raise click.UsageError("without --stdio it needs --socket")
-    logs.set_up(verbose)
+    logs.set_up(verbose, timed=ready is not None)
     if ready is not None:
         settle_in_background()
     service = Service(

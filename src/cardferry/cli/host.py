@@ -96,7 +96,7 @@ def command(
     from cardferry.transports.registry import parse_listening  # noqa: PLC0415
     from cardferry.transports.sockets import Access  # noqa: PLC0415
 
-    logs.set_up(verbose)
+    logs.set_up(verbose, timed=ready is not None)
     if ready is not None:
         settle_in_background()
     wanted = AgentSettings(

@@ -9,6 +9,7 @@ import click
 from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.status_socket import Link, Running
+from cardferry.cli import tables
 from cardferry.cli.options import json_option
 from cardferry.cli.say import say, say_json
 from cardferry.link import GuestStatus
@@ -38,8 +39,6 @@ def _show(one: Running, shown: set[tuple[int, str]]) -> None:
     Args:
         shown: agents and the readers of each that were shown already, and are not shown again.
     """
-    from cardferry.cli import tables  # noqa: PLC0415 - rich
-
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.since))
     through = f", readers from the agent, process {one.agent}" if one.agent not in (0, one.pid) else ""
     say(f"{one.command} {one.hosts}: since {since}, {one.contexts} contexts (process {one.pid}{through})")
@@ -56,7 +55,6 @@ def _show(one: Running, shown: set[tuple[int, str]]) -> None:
         say("its readers are shown above")
         return
     tables.show(
-        "",
         ("reader", "card", "held by", "waiting", "clients"),
         [(slot.reader, card(slot), _holder(slot), _waiting(slot), slot.clients) for slot in readers],
     )
@@ -95,11 +93,11 @@ def _ahead(hits: int, waste: int) -> str:
     return f"run ahead: {hits} used, {waste} not"
 
 
-def card(slot: SlotStatus) -> str:
-    """The card's ATR, or why there is none to show."""
+def card(slot: SlotStatus) -> list[str]:
+    """What to call the card, as far as that is known, and its ATR; or why there is none to show."""
     if slot.atr:
-        return slot.atr
-    return "does not answer" if "present" in slot.state else "none"
+        return [slot.card, slot.atr] if slot.card else [slot.atr]
+    return ["does not answer" if "present" in slot.state else "none"]
 
 
 def _holder(slot: SlotStatus) -> str:

@@ -208,4 +208,6 @@ async def _contained(work: Coroutine[object, object, None]) -> None:
 
 def _slot_status(slot: Slot) -> SlotStatus:
     clients = sorted(str(handle.caller) for handle in slot.handles)
-    return SlotStatus.of(slot.state, slot.use.present, asyncio.get_running_loop().time(), clients)
+    return SlotStatus.of(
+        slot.state, slot.use.present, asyncio.get_running_loop().time(), clients, slot.device.applications.values()
+    )

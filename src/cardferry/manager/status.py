@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from cardferry.pcsc.card_name import card_name
 from cardferry.pcsc.reader_state import ReaderState, Use, User
 
 
@@ -35,6 +36,7 @@ class SlotStatus:
         principal: on whose behalf it does; empty when none does, or nobody knows.
         held: for how long.
         waiters: by their places in the queue.
+        card: what to call the card, such as ``PIV (YubiKey 5)``; empty when that is not known.
     """
 
     reader: str
@@ -48,15 +50,24 @@ class SlotStatus:
     principal: str
     held: float
     waiters: list[WaiterStatus]
+    card: str = ""
 
     @classmethod
-    def of(cls, state: ReaderState, use: Use | None, now: float, clients: Sequence[str] = ()) -> Self:
+    def of(
+        cls,
+        state: ReaderState,
+        use: Use | None,
+        now: float,
+        clients: Sequence[str] = (),
+        applications: Iterable[bytes] = (),
+    ) -> Self:
         """What is known of a reader.
 
         Args:
             use: who uses it, None for nobody.
             now: on the clock that ``use`` is measured on, in s.
             clients: see above.
+            applications: identifiers of those of the card that have answered.
         """
         holder, waiting = (None, ()) if use is None else (use.holder, use.waiting)
         return cls(
@@ -71,6 +82,7 @@ class SlotStatus:
             principal="" if holder is None else holder.principal,
             held=0.0 if holder is None else _seconds(holder, now),
             waiters=[WaiterStatus(user.client, user.principal, _seconds(user, now)) for user in waiting],
+            card=card_name(state.atr, applications),
         )
 
 

@@ -48,7 +48,10 @@ _SAYS: Final = {
     Cause.NO_READER: "pcscd at {place} sees no reader",
     Cause.NO_MATCH: "no reader matches --reader {place}; there is {detail}",
 }
-_POLKIT: Final = "its polkit rule org.debian.pcsc-lite.access_pcsc wants an active desktop session, or a rule for you"
+_POLKIT: Final = (
+    "its polkit rule org.debian.pcsc-lite.access_pcsc wants an active desktop session, or a rule for you: "
+    "docs/troubleshooting.md has one to paste"
+)
 _HINTS: Final = {
     Cause.MISSING: "start it: systemctl start pcscd.socket; if it is not installed: apt install pcscd",
     Cause.DOWN: "start it: systemctl restart pcscd.socket",

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from cardferry.app.commands.variable import export_line
 from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.hosts.lend import LentReaders
 from cardferry.app.hosts.multiple import reached_all
@@ -20,11 +21,28 @@ from cardferry.app.hosts.sources import LocalHost, own_process
 from cardferry.app.hosts.ssh_link import patience
 from cardferry.app.runtime.paths import runtime_folder, scratch
 from cardferry.app.runtime.service import fronts, offering
-from cardferry.app.runtime.status_socket import Link, Running, controllable, troubles_of
+from cardferry.app.runtime.status_socket import Link, Running, controllable, running, troubles_of
 from cardferry.app.runtime.telling import telling
+from cardferry.pcsc.errors import UserError
 from cardferry.transports.listening import ListeningSocket, public_path
 
 _Describe = Callable[[], Awaitable[Running]]
+
+
+class AlreadyAttachedError(UserError):
+    """These hosts are attached already, at the same socket."""
+
+    exit_code = 42
+
+
+def _check_not_attached(wanted: Attachment, path: str, found: Sequence[Running]) -> None:
+    hosts = " ".join(map(str, wanted.hosts))
+    for one in found:
+        if one.command == "attach" and one.hosts == hosts and one.socket == path:
+            raise AlreadyAttachedError(
+                f"{hosts} is already attached (process {one.pid})",
+                f"in the shell of your programs: {export_line(path)}",
+            )
 
 
 @asynccontextmanager
@@ -38,6 +56,7 @@ async def attached(attachment: Attachment) -> AsyncIterator[Path]:
     service = attachment.service
     name = "+".join(host.label for host in attachment.hosts)
     path = public_path(attachment.socket or folder / f"{name}.sock", service.access)
+    _check_not_attached(attachment, str(path), running(folder))
     with scratch(folder) as workdir, ListeningSocket(path, service.access.mode, service.access.group) as listening:
         match attachment.hosts:
             case [LocalHost() as host]:

@@ -8,7 +8,7 @@ from glob import glob
 from pathlib import Path
 from typing import Final
 
-from cardferry.app.commands.run import VARIABLE, export_line
+from cardferry.app.commands.variable import VARIABLE, export_line
 from cardferry.app.doctor.finding import Finding, note, ok, problem
 from cardferry.app.doctor.levels import release_of
 from cardferry.app.doctor.reading import look

@@ -96,7 +96,7 @@ async def _vpicc(wanted: VpiccHost, at: Inspection) -> AsyncIterator[Finding]:
         async with wanted.open_readers(at.way):
             yield ok(name, f"{place} is free: cards can dial in once it is attached")
     if isinstance(where, int):
-        yield note(name, f"any user of this computer can put a card in at {place}", "vpicc:unix:PATH")
+        yield note(name, f"any user of this computer can put a card in at {place}", "vpicc:unix:PATH is for you alone")
 
 
 async def _virtual(wanted: VirtualHost, at: Inspection) -> AsyncIterator[Finding]:
@@ -188,7 +188,11 @@ async def _link(name: str, link: AbstractAsyncContextManager[Guest]) -> AsyncIte
         async with asyncio.timeout(_LINK_TIME), link as guest:
             snapshot = guest.snapshot
     except TimeoutError:
-        yield problem(probe, f"no answer within {_LINK_TIME:g} s", "try it there: cardferry host")
+        yield problem(
+            probe,
+            f"no answer within {_LINK_TIME:g} s",
+            "look over there: cardferry doctor, and what its agent.log says",
+        )
         return
     except (OSError, CardferryError) as error:
         failure = error

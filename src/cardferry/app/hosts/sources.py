@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -178,6 +179,25 @@ class VirtualHost(LocalHost):
 
 #: The pcscd of this computer.
 LOCAL_PCSCD: Final = PcscdHost(Path("/run/pcscd/pcscd.comm"))
+_PCSCD_PATHS: Final = (LOCAL_PCSCD.path, Path("/var/run/pcscd/pcscd.comm"))
+#: Where services are, which are not in everybody's PATH.
+_SERVICES: Final = "/usr/sbin:/usr/local/sbin:/sbin:/usr/bin"
+
+
+def missing_hint(path: Path) -> str:
+    """What to do where no socket is: is the reader here, is the daemon?"""
+    if path not in _PCSCD_PATHS:
+        return f"name the socket of a pcscd that runs, such as pcscd:{LOCAL_PCSCD.path}"
+    if shutil.which("pcscd", path=_SERVICES) is not None:
+        here = "systemctl enable --now pcscd.socket"
+    else:
+        here = "apt install pcscd"
+    return f"is the reader plugged in at another computer? cardferry attach HOST; only if it is at this one: {here}"
+
+
+def restart_hint(path: Path, unit: str = "pcscd") -> str:
+    """What to do about a server that does not answer at a path: pcscd's own, or whoever else should be there."""
+    return f"restart it: systemctl restart {unit}" if path in _PCSCD_PATHS else "start anew what serves there"
 
 
 async def check_pcscd(path: Path) -> None:
@@ -186,28 +206,32 @@ async def check_pcscd(path: Path) -> None:
     try:
         answer = await ask_version(path)
     except FileNotFoundError:
-        raise _error(PcscdMissingError, Cause.MISSING, place) from None
+        raise _error(PcscdMissingError, Cause.MISSING, place, missing_hint(path)) from None
     except PermissionError:
         raise _error(PcscdRefusesError, Cause.NOT_PERMITTED, place) from None
     except BlockingIOError:
         raise PcscdDownError(
-            f"the queue of connections at {path} is full: pcscd takes none", "restart it: systemctl restart pcscd"
+            f"the queue of connections at {path} is full: pcscd takes none", restart_hint(path)
         ) from None
     except OSError:
         if not path.is_socket():  # noqa: ASYNC240 - at once
             raise PcscdMissingError(f"{path} is not a socket", "name the socket of a pcscd") from None
-        raise _error(PcscdDownError, Cause.DOWN, place) from None
+        raise _error(PcscdDownError, Cause.DOWN, place, restart_hint(path, "pcscd.socket")) from None
     match answer:
         case Answer.CLOSED:
             raise _error(PcscdRefusesError, Cause.REFUSED, place)
         case Answer.SILENT:
-            raise _error(PcscdDownError, Cause.SILENT, place)
+            raise _error(PcscdDownError, Cause.SILENT, place, restart_hint(path))
 
 
-def _error(kind: type[TransportError], cause: Cause, place: str) -> TransportError:
-    """The error that says the same as everybody is told of that trouble later."""
+def _error(kind: type[TransportError], cause: Cause, place: str, hint: str = "") -> TransportError:
+    """The error that says the same as everybody is told of that trouble later.
+
+    Args:
+        hint: what to do, where more is known of that than by whom it is told later.
+    """
     trouble = Trouble(cause, place)
-    return kind(trouble.says, trouble.hint)
+    return kind(trouble.says, hint or trouble.hint)
 
 
 class WatchedPcscd:

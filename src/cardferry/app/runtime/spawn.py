@@ -72,7 +72,10 @@ def decode(line: bytes) -> StartReport:
     try:
         return ascii_json.decode(line, StartReport)
     except ValueError:
-        raise BackgroundError("a process in the background says what nobody understands", "end it") from None
+        raise BackgroundError(
+            "a process in the background says what nobody understands",
+            "see `cardferry status` for its number, and end it",
+        ) from None
 
 
 class Starter:
