@@ -372,7 +372,7 @@ class GuestSession:
         self._welcome = message
 
     def _readers(self, message: m.Readers) -> None:
-        if self.readers.receive(message):
+        if self.readers.receive(message, asyncio.get_running_loop().time()):
             self.facts.forget()
         self._guest.readers_changed()
 

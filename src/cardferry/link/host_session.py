@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 #: s that a guest may learn later that only the number of those who share a reader has changed.
 SHARING_DELAY: Final = 0.25
+#: s between two pieces of news for people only: who has a card and who waits.
+USE_PAUSE: Final = 0.5
 #: s; a guest whose round trip is shorter may ask for what it wants to know.
 NEAR: Final = 0.005
 #: So many handles of one guest on one reader are counted before each piece of news about it; of a guest that has more,
@@ -124,7 +126,7 @@ class HostSession:
         self.principal = principal
         self.channel = Channel(session, self)
         self._host = host
-        self._number = number
+        self.number = number
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[int, Lane] = {}
         self._cards: dict[int, tuple[HostCard, Lane]] = {}
@@ -139,8 +141,10 @@ class HostSession:
         self._growth = 0
         #: The guest's handles by reader, also while they are being closed.
         self._on_reader: dict[str, set[HostCard]] = {}
-        self._readers = ReadersSender(self._own_handles)
+        self._readers = ReadersSender(self._own_handles, number)
+        #: When the guest is told what can wait; and when it was told anything last.
         self._readers_timer: asyncio.TimerHandle | None = None
+        self._readers_due = self._told_at = 0.0
         self._news_waits = False
         self._hits = self._waste = 0
 
@@ -212,7 +216,7 @@ class HostSession:
         self._contexts += 1
         self._grow(budget.CONTEXT)
         program = Program(message.program, message.pid, message.uid)
-        caller = Caller(self.principal, program, self._number, self.guest)
+        caller = Caller(self.principal, program, self.number, self.guest)
         patience = message.patience
         if patience is not None and patience > _MOST_PATIENCE:
             patience = None
@@ -456,8 +460,20 @@ class HostSession:
                 self._host.start(self._tell_when_drained())
         elif self._readers.urgent(self._host.manager.snapshot):
             self._tell_readers()
-        elif self._readers_timer is None:
-            self._readers_timer = self._loop.call_later(SHARING_DELAY, self.guarded, self._tell_readers)
+        else:
+            self._tell_later()
+
+    def _tell_later(self) -> None:
+        now = self._loop.time()
+        due = now + SHARING_DELAY
+        if self._readers_timer is not None:
+            if self._readers_due <= due:
+                return
+            self._readers_timer.cancel()
+        if self._readers.only_use(self._host.manager.snapshot):
+            due = max(now, self._told_at + USE_PAUSE)
+        self._readers_due = due
+        self._readers_timer = self._loop.call_at(due, self.guarded, self._tell_readers)
 
     async def _tell_when_drained(self) -> None:
         await self.channel.drain()
@@ -474,8 +490,10 @@ class HostSession:
             self._readers_timer = None
         if self.channel.ended:
             return
-        news = self._readers.news(self._host.manager.snapshot)
+        now = self._loop.time()
+        news = self._readers.news(self._host.manager.snapshot, now)
         if news is not None:
+            self._told_at = now
             self._post(news)
 
     def _post(self, message: m.FromHost, *, now: bool = False) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
 
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy
 from cardferry.manager.slot import Slot
+from cardferry.pcsc.applications import TELLING
+from cardferry.pcsc.card_name import note_application
 from cardferry.pcsc.constants import (
     MAX_APDU_SIZE,
     PROTOCOL_ANY_OLD,
@@ -20,6 +24,8 @@ from cardferry.pcsc.reply import DONE, Reply, replying, straight
 
 log = logging.getLogger(__name__)
 
+#: The second byte of commands whose answers may tell what the card is for.
+_TELLING: Final = frozenset(bytes((instruction,)) for instruction in TELLING)
 _RESETS = (Disposition.RESET, Disposition.UNPOWER)
 
 
@@ -269,11 +275,16 @@ class LocalCard:
         if len(apdu) > MAX_APDU_SIZE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
         slot = self.slot
-        return slot.operate(
+        reply = slot.operate(
             self.state,
             lambda: slot.device.reader.transmit(apdu, self._transmit_protocol(protocol)),
             self._patience,
         )
+        return reply.then(partial(self._answered, apdu)) if apdu[1:2] in _TELLING else reply
+
+    def _answered(self, apdu: bytes, reply: Reply[bytes]) -> None:
+        if reply.error is None:
+            note_application(self.slot.device.applications, apdu, reply.result())
 
     def _transmit_protocol(self, protocol: int) -> Protocol:
         if protocol == Protocol.RAW:

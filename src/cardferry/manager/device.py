@@ -49,6 +49,7 @@ class Device:
         card_state: what is known of the slot and the card.
         atr: the card's, empty without one.
         protocol: in force for the card, `Protocol.UNDEFINED` while there is none.
+        applications: names and identifiers of those that have answered since the card came, for people.
         event_counter: insertions and removals, modulo 65536.
         gone: the reader was unplugged.
         users: how many handles there are.
@@ -66,6 +67,7 @@ class Device:
         self.card_state = CardState.ABSENT
         self.atr = b""
         self.protocol = Protocol.UNDEFINED
+        self.applications: dict[str, bytes] = {}
         self.event_counter = 0
         self.gone = False
         self.users = 0
@@ -133,6 +135,7 @@ class Device:
         self.event_counter = (self.event_counter + 1) & 0xFFFF
         self._insertions += 1
         self.card_state, self.atr = state, atr
+        self.applications.clear()
         self.protocol = Protocol.UNDEFINED
         self._changed()
 

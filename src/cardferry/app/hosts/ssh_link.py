@@ -49,20 +49,21 @@ def own_name() -> str:
 
 
 @asynccontextmanager
-async def link_over(dial: Dial, name: str, timing: Timing) -> AsyncIterator[Guest]:
+async def link_over(dial: Dial, name: str, timing: Timing, host: str | None = None) -> AsyncIterator[Guest]:
     """The host's resource manager for the block, once its readers are known; whatever breaks is dialled again.
 
     Args:
         dial: opens a pipe to the host.
         name: what the host is called, for people.
         timing: see `Timing`; ``grace`` is how long calls wait for a host that is out of reach.
+        host: see `Guest`.
 
     Raises:
         OSError | CardferryError: there was no link at the first attempt.
     """
     reporter = _Reporter(name)
     async with AsyncExitStack() as stack:
-        guest = Guest(dial, name=name, timing=timing, report=reporter.report, software=SOFTWARE)
+        guest = Guest(dial, name=name, timing=timing, report=reporter.report, software=SOFTWARE, host=host)
         await stack.enter_async_context(guest)
         try:
             await guest.ready()
