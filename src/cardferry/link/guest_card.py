@@ -19,7 +19,7 @@ from typing import Final
 from cardferry.link import messages as m
 from cardferry.link.facts import About
 from cardferry.link.guest_foreseen import Foreseen
-from cardferry.link.guest_session import GONE, GuestSession, Marks
+from cardferry.link.guest_session import GONE, Call, GuestSession, Marks
 from cardferry.link.guest_unseen import Unseen
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -45,6 +45,21 @@ RECENT: Final = 0.05
 _RESETS: Final = (Disposition.RESET, Disposition.UNPOWER)
 #: Messages after which the card may be somebody else's.
 _GIVING_BACK: Final = (m.End, m.Disconnect)
+
+
+class _Transmit(Call[bytes]):
+    """A command on its way: the message of that number about its handle."""
+
+    __slots__ = ("_card", "_protocol", "_sequence")
+
+    def __init__(self, session: GuestSession, size: int, card: GuestCard, sequence: int, protocol: int) -> None:
+        super().__init__(session, size)
+        self._card, self._sequence, self._protocol = card, sequence, protocol
+
+    def answered(self, answer: m.Answer) -> None:
+        if answer.foreseen is not None:
+            self._card.promised(answer, self._sequence, self._protocol)  # before what comes behind it is looked at
+        self.resolve(answer.data)
 
 
 class GuestCard:
@@ -77,6 +92,7 @@ class GuestCard:
         "_sequence",
         "_session",
         "_share",
+        "_time",
         "_unseen",
         "_unsure",
         "_when_closed",
@@ -97,6 +113,7 @@ class GuestCard:
     ) -> None:
         self.foreseen = Foreseen()
         self._session = session
+        self._time = asyncio.get_running_loop().time
         self._unseen = unseen
         self._when_closed = when_closed
         self._handle = handle
@@ -186,7 +203,7 @@ class GuestCard:
     @property
     def _lately(self) -> bool:
         """Whether nobody can have reset the card unseen since the handle has used it."""
-        return self._reached_at is None or asyncio.get_running_loop().time() - self._reached_at < RECENT
+        return self._reached_at is None or self._time() - self._reached_at < RECENT
 
     def _check(self) -> None:
         if self._closed:
@@ -236,7 +253,7 @@ class GuestCard:
     def _reached(self) -> None:
         """The host has reached the card, or the program has begun anew."""
         if self._reached_at is not None:
-            self._reached_at = asyncio.get_running_loop().time()
+            self._reached_at = self._time()
 
     def _tell(self, message: m.Call) -> Reply[None]:
         """Make a call without waiting, or as soon as there is room for it."""
@@ -327,24 +344,49 @@ class GuestCard:
         self._unsure = False
         self._account()
 
-    @replying
-    async def transmit(self, apdu: bytes, protocol: int) -> bytes:
+    @straight
+    def transmit(self, apdu: bytes, protocol: int) -> Reply[bytes]:
         """Send a command APDU, unless the host has done so already."""
         self._check()
         if len(apdu) > MAX_APDU_SIZE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
+        if self._session.full or (self.foreseen.origin and self._in_order):
+            return self._transmit_later(apdu, protocol)
+        return self._transmit(apdu, protocol)
+
+    @replying
+    async def _transmit_later(self, apdu: bytes, protocol: int) -> bytes:
+        """Likewise, when the response may be here, or is on its way, or the host does not keep up."""
         if self.foreseen.origin and self._in_order:
             response = await self.foreseen.take(apdu, protocol)
             if response is not None:
                 return response
-        sequence = self._sequence + 1
-        answer = await self._ask(lambda call: m.Transmit(call, self._handle, apdu, protocol), len(apdu))
-        self._reached_at = asyncio.get_running_loop().time()
-        # The reply goes on here before anything that comes behind it is looked at. So what the host foresees, which may
-        # come in the same piece, finds that it was promised. It is worth nothing if we have said more since.
-        if answer.foreseen is not None and sequence == self._sequence and not self._failed:
+            self._check()
+        while self._session.full:
+            await self._session.drain()
+        return await self._transmit(apdu, protocol)
+
+    def _transmit(self, apdu: bytes, protocol: int) -> Reply[bytes]:
+        self._speak()
+        call = _Transmit(self._session, len(apdu), self, self._sequence, protocol)
+        make = lambda number: m.Transmit(number, self._handle, apdu, protocol)  # noqa: E731
+        return self._session.make(call, make).then(self._transmitted)
+
+    def _transmitted(self, reply: Reply[bytes]) -> None:
+        error = reply.error
+        if error is None:
+            self._unseen.seen(self._session)
+            self._reached_at = self._time()
+        elif isinstance(error, PcscError):
+            self._heard_of(error.code)
+
+    def promised(self, answer: m.Answer, sequence: int, protocol: int) -> None:
+        """The host goes on by itself after the transmit that was the message of that number about this handle.
+
+        That is worth nothing if we have said more since.
+        """
+        if sequence == self._sequence and not self._failed:
             self.foreseen.promised(answer.call, protocol, answer.foreseen)
-        return answer.data
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader, unless the answer is a fact."""

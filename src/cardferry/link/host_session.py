@@ -26,7 +26,7 @@ from cardferry.link.host_readers import ReadersSender
 from cardferry.link.host_run_ahead import RunAhead
 from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Caller, Principal, Program
-from cardferry.pcsc.constants import MAX_APDU_SIZE, ShareMode
+from cardferry.pcsc.constants import MAX_APDU_SIZE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context, ResourceManager
 from cardferry.wire.errors import WireError
@@ -283,6 +283,7 @@ class HostSession:
         ahead = RunAhead() if lane.accelerate else None
         reader = m.name_of(message.reader)
         card = HostCard(message.handle, reader, lane.context, ShareMode(message.share), ahead)
+        card.time = self._loop.time
         card.asks_reader = lane.accelerate and self._far and not self._host.knows(reader)
         lane.cards.add(card)
         self._cards[message.handle] = card, lane
@@ -383,7 +384,7 @@ class HostSession:
         self._readers.own_changed()
         self.readers_changed()
 
-    def done(self, job: Job, answer: m.Answer) -> None:
+    def done(self, job: Job, result: Any) -> None:
         """A call has been carried out."""
         self._call_ended(job)
         card = job.card
@@ -392,21 +393,20 @@ class HostSession:
                 self._learn(card.reader, about, key, known)
             card.learnt.clear()
         message = job.message
-        if not message.call or self.channel.ended:
+        call = message.call
+        if not call or self.channel.ended:
             return
-        if len(answer.data) > MAX_APDU_SIZE:
-            answer = m.Answer(answer.call, ReturnCode.E_INSUFFICIENT_BUFFER)
-        match message:
-            case m.Transmit():
-                foreseen = card.foresee(message, answer.data, self.channel.session.round_trip)
-                if foreseen is not None:
-                    answer = m.Answer(answer.call, 0, answer.data, 0, foreseen)
-            case m.Control() if not message.data:
-                self._learn(card.reader, About.CONTROL, message.code, Known(0, answer.data))
-            case m.Attribute():
-                self._learn(card.reader, About.ATTRIBUTE, message.attribute, Known(0, answer.data))
-            case _:
-                pass
+        data: bytes = result if isinstance(result, bytes) else b""
+        if len(data) > MAX_APDU_SIZE:
+            answer = m.Answer(call, ReturnCode.E_INSUFFICIENT_BUFFER)
+        elif isinstance(message, m.Transmit):
+            answer = m.Answer(call, 0, data, 0, card.foresee(message, data, self.channel.session.round_trip))
+        else:
+            answer = m.Answer(call, 0, data, int(result) if isinstance(result, Protocol) else 0)
+            if isinstance(message, m.Control) and not message.data:
+                self._learn(card.reader, About.CONTROL, message.code, Known(0, data))
+            elif isinstance(message, m.Attribute):
+                self._learn(card.reader, About.ATTRIBUTE, message.attribute, Known(0, data))
         self._tell_urgent_news()
         # A response leaves at once: somebody waits for it, and the card may be waiting for what comes of it.
         self._post(answer, now=isinstance(message, m.Transmit))
