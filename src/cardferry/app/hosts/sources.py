@@ -244,7 +244,7 @@ class WatchedPcscd:
     """
 
     def __init__(self, path: Path, name: str, connection: Callable[[], str] | None = None) -> None:
-        from cardferry.readers.pcscd import NoPcscdError, PcscdSource, Reason, unix_connector  # noqa: PLC0415
+        from cardferry.readers.pcscd import PcscdSource, unix_connector  # noqa: PLC0415
 
         self.known = asyncio.Event()
         self._connection = connection or (lambda: UP)
@@ -255,9 +255,10 @@ class WatchedPcscd:
                 raise ConnectionError(self._connection())
             return await dial_socket(factory)
 
-        def on_state(up: bool, failure: NoPcscdError | None) -> None:
-            if up or (failure is not None and failure.reason is not Reason.LOST):
-                self.known.set()  # or it will take longer
+        def on_state(up: bool, failure: object) -> None:
+            del failure
+            if up:
+                self.known.set()
 
         self.source = PcscdSource(dial, name, on_state, forwarded=connection is not None)
 
