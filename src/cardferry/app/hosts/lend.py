@@ -115,7 +115,7 @@ class AgentLink:
     async def end(self) -> None:
         """Have everything given back."""
         self.conversation.send(m.End())
-        await asyncio.wait((self.conversation.over,), timeout=_FAREWELL)
+        await self.conversation.ended(_FAREWELL)
         self.conversation.close()
 
 
@@ -262,7 +262,7 @@ class LentReaders:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            await link.conversation.over
+            await link.conversation.ended()
             link.conversation.close()
             self._lost()
             log.warning("%s: programs have lost what they held; the readers are lent anew", _GONE)
