@@ -42,6 +42,7 @@ from cardferry.cli.seconds import SecondsType
     metavar="S",
     help="a guest that is out of reach keeps what it holds for S seconds",
 )
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="the rules: who may do what")
 @click.option("--max-idle", type=SecondsType(zero=False), default=30.0, show_default=True, metavar="S")
 @click.option("--max-hold", type=SecondsType(zero=False), default=120.0, show_default=True, metavar="S")
 @click.option("--idle", type=SecondsType(), metavar="S", help="leave after S seconds without a guest")
@@ -60,6 +61,7 @@ def command(
     group: str | None,
     accelerate: bool,
     grace: float,
+    config: Path | None,
     max_idle: float,
     max_hold: float,
     idle: float | None,
@@ -80,6 +82,7 @@ def command(
         words += [word for address in listen for word in ("--listen", address)]
         words += [word for pattern in reader for word in ("--reader", pattern)]
         words += [] if record is None else ["--record", str(record)]
+        words += [] if config is None else ["--config", str(config)]
         words += [] if group is None else ["--group", group]
         hand_to_agent(name, called, os.environ, words if accelerate else [*words, "--no-accelerate"])
         return
@@ -87,6 +90,7 @@ def command(
     from cardferry.app.hosts.registry import parse_host  # noqa: PLC0415
     from cardferry.app.runtime import logging as logs  # noqa: PLC0415
     from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415 - not for --stdio
+    from cardferry.app.runtime.configuration import host_guard  # noqa: PLC0415
     from cardferry.app.runtime.service import Service  # noqa: PLC0415
     from cardferry.app.runtime.spawn import bound_log  # noqa: PLC0415
     from cardferry.cli.options import ModeType  # noqa: PLC0415
@@ -99,7 +103,12 @@ def command(
         bound_log()
     wanted = AgentSettings(
         parse_host(readers),
-        Service(settings=Settings(max_idle=max_idle, max_hold=max_hold), record=record, readers=reader),
+        Service(
+            settings=Settings(max_idle=max_idle, max_hold=max_hold),
+            record=record,
+            readers=reader,
+            guard=host_guard(config),
+        ),
         accelerate,
         grace,
         idle,

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from cardferry.app.runtime.logging import TRAFFIC
 from cardferry.frontends.pcsclite import PcscliteFrontend
-from cardferry.manager import Settings
+from cardferry.manager import LocalManager, Settings
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import MAX_READERNAME
 from cardferry.pcsc.interface import ResourceManager
+from cardferry.policy.guard import HostGuard
+from cardferry.policy.guarded import Guarded
 from cardferry.policy.offered import Offered, rank
 from cardferry.policy.record_file import RecordFile
 from cardferry.policy.recorded import CallRecord, Recorded
@@ -23,6 +25,7 @@ from cardferry.transports.sockets import Access
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS
 
 log = logging.getLogger("cardferry.traffic")
+log_rules = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Service:
         readers: patterns of the names of those that are offered, the most important first; none offers all.
         slots: readers that libraries up to protocol 4:5 have room for: 16, unless somebody has built them otherwise.
         name_size: bytes of a reader name for libraries of protocol 4:2: 128, or 100 up to pcsc-lite 1.8.3.
+        guard: decides who may do what with the readers of this computer; None where that is for the host to decide.
     """
 
     access: Access = field(default_factory=Access)
@@ -44,6 +48,7 @@ class Service:
     readers: tuple[str, ...] = ()
     slots: int = FIXED_SLOTS
     name_size: int = MAX_READERNAME
+    guard: HostGuard | None = field(default=None, compare=False)
 
     def offered(self, readers: Sequence[SlotStatus]) -> list[SlotStatus]:
         """Those of the readers that applications are offered, for ``status``; the most important first."""
@@ -58,6 +63,10 @@ def offering(manager: ResourceManager, service: Service) -> ResourceManager:
     All that stands between a manager and those who use it is put there by this function, once for each manager:
     whoever serves it in several ways, such as to programs and over links, gives all of them what this returns.
     """
+    if service.guard is not None and isinstance(manager, LocalManager):
+        manager.guarded_by(service.guard.guard)
+        log_rules.info("%s", service.guard.rulebook.in_a_line())
+        manager = Guarded(manager, service.guard.rulebook)
     if log.isEnabledFor(TRAFFIC):
         manager = Recorded(manager, _note)
     if service.record is not None:

@@ -145,6 +145,16 @@ class Tracker:
         """
         return self._chain is not None
 
+    @property
+    def response_open(self) -> bool:
+        """Whether the rest of an answer may be waiting in the card, for whoever asks for it first."""
+        return self._waiting is not None
+
+    @property
+    def applications(self) -> Applications:
+        """What may be selected on the basic logical channel."""
+        return self._channel(0).applications
+
     def judge(self, apdu: bytes) -> Action:
         """What this command does, if it is sent next. Changes nothing."""
         try:
