@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 #: What the first line of the first file follows.
@@ -61,21 +61,26 @@ class Entry:
     times: int = 1
 
 
-def line(fields: dict[str, Any], previous: str) -> tuple[bytes, str]:
+_FIELDS: Final = tuple(field.name for field in fields(Entry))
+
+
+def line(said: dict[str, Any], previous: str) -> tuple[bytes, str]:
     """A line, with its end of line, and its hash.
 
     Args:
         previous: the hash of the line before it.
     """
-    body = json.dumps(fields, separators=(",", ":")).encode()
+    body = json.dumps(said, separators=(",", ":")).encode()
     digest = _hash(previous, body)
     return body[:-1] + _HASH + digest.encode() + _END + b"\n", digest
 
 
 def entry_line(entry: Entry, previous: str) -> tuple[bytes, str]:
     """The line of an entry; what it does not say is left out."""
-    fields = {key: value for key, value in asdict(entry).items() if value != "" and (key, value) != ("times", 1)}
-    return line(fields, previous)
+    said = {name: value for name in _FIELDS if (value := getattr(entry, name)) != ""}
+    if entry.times == 1:
+        del said["times"]
+    return line(said, previous)
 
 
 def first_line(at: float, previous: str) -> tuple[bytes, str]:
@@ -138,9 +143,9 @@ def check(lines: Iterable[bytes], previous: str | None = None) -> Iterator[str |
 
 def _follows(body: bytes) -> str | None:
     try:
-        fields = json.loads(body)
+        said = json.loads(body)
     except ValueError:
         return None
-    if not isinstance(fields, dict) or fields.get("event") != BEGINS:
+    if not isinstance(said, dict) or said.get("event") != BEGINS:
         return None
-    return str(fields.get("previous"))
+    return str(said.get("previous"))

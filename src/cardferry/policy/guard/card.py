@@ -86,7 +86,8 @@ class RuledCard:
         """Send a command, or answer it."""
         rulebook = self._host.rulebook
         rulebook.look()
-        if caller.principal == self._principal and rulebook.version == self._version:
+        principal = caller.principal
+        if (principal is self._principal or principal == self._principal) and rulebook.version == self._version:
             action = self._tracker.judge(apdu)
             if action.meaning in self._free:
                 return self._reader.send(apdu, protocol).then(partial(self._answered, action))
@@ -97,6 +98,8 @@ class RuledCard:
         if error is None:
             response = reply.result()
             self._tracker.answered(action, response)
+            if action.meaning.operation is Operation.READ:
+                return
             if len(response) >= 2:
                 self._unlocked.answered(action, response)
             else:
