@@ -92,22 +92,28 @@ def command(
     from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415 - not for --stdio
     from cardferry.app.runtime.configuration import host_guard  # noqa: PLC0415
     from cardferry.app.runtime.service import Service  # noqa: PLC0415
-    from cardferry.app.runtime.spawn import bound_log  # noqa: PLC0415
+    from cardferry.app.runtime.spawn import Starter, StartReport, bound_log  # noqa: PLC0415
     from cardferry.cli.options import ModeType  # noqa: PLC0415
     from cardferry.manager import Settings  # noqa: PLC0415
+    from cardferry.pcsc.errors import UserError  # noqa: PLC0415
     from cardferry.transports.registry import parse_listening  # noqa: PLC0415
     from cardferry.transports.sockets import Access  # noqa: PLC0415
 
     logs.set_up(verbose)
     if ready is not None:
         bound_log()
+    try:
+        guard = host_guard(config)
+    except UserError as error:
+        Starter(ready).tell(StartReport.of(error))
+        raise
     wanted = AgentSettings(
         parse_host(readers),
         Service(
             settings=Settings(max_idle=max_idle, max_hold=max_hold),
             record=record,
             readers=reader,
-            guard=host_guard(config),
+            guard=guard,
         ),
         accelerate,
         grace,
@@ -115,4 +121,4 @@ def command(
         tuple(map(parse_listening, listen)),
         Access(ModeType().convert(mode, None, None), group),
     )
-    lifetime.run(lambda: serve(wanted, ready))
+    lifetime.run(lambda: serve(wanted, ready), hang_up=guard.rulebook.reload)

@@ -37,6 +37,7 @@ class Guarded:
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context."""
+        self._rulebook.look()
         return _GuardedContext(await self._manager.open(caller, patience), caller.principal, self._rulebook)
 
 

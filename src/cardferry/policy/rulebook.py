@@ -137,6 +137,6 @@ class Rulebook:
             count = len(self.configuration.rules)
             return f"{count} rule{'s' if count > 1 else ''} in {self.path}: what they do not allow is denied"
         return (
-            f"no rules: {self.account} and its ssh keys may do everything with the cards, other accounts and machines "
-            "may use keys and change nothing"
+            f"no rules: {self.account} and its ssh keys may do everything with the cards; other accounts and machines "
+            "may use keys, and what changes a card is denied to them"
         )

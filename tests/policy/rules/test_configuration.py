@@ -51,6 +51,8 @@ def test_everything_that_a_file_can_say() -> None:
         (RULE.replace('"read"', '"sign:"'), 3, "names no key", ""),
         ('keep-tries = "a"', 1, "keep-tries: Expected `int`", ""),
         ("keep-tries = 16", 1, "keep-tries", ""),
+        (RULE + 'pin = "host"', 4, "cannot do that", "leave out pin"),
+        (RULE + 'ask = "first"', 4, "cannot do that", "leave out ask"),
         ("allow = 3", 1, "Expected `array`", ""),
     ],
 )

@@ -122,8 +122,10 @@ class RuledCard:
         decision = self._host.rulebook.decide(caller.principal, self._reader.name, action.meaning)
         if not decision.allowed:
             return self._refused(caller, action, decision.why, DENIED)
+        if decision.verdict is Verdict.ASK:
+            return self._refused(caller, action, f"{decision.rule} asks a person, and none can be asked", DENIED)
         if action.operation is Operation.READ:
-            if decision.verdict is Verdict.ALLOW and not self._host.rulebook.timed:
+            if not self._host.rulebook.timed:
                 self._remember(action.meaning)
             return await self._send(action, apdu, protocol)
         return await self._act(caller, action, decision, apdu, protocol)
@@ -276,7 +278,7 @@ class RuledCard:
 
     def _check(self, caller: Caller, meaning: Meaning) -> Decision:
         decision = self._host.rulebook.decide(caller.principal, self._reader.name, meaning)
-        if not decision.allowed:
+        if decision.verdict is not Verdict.ALLOW:
             entry = Entry(time.time(), "denied", reader=self._reader.name, operation=operation_text(meaning),
                           what="a command to the reader", rule=decision.why)  # fmt: skip
             self._host.note_denial(caller, entry)

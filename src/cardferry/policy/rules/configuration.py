@@ -101,6 +101,10 @@ def _rule(allow: _Allow, number: int, text: str, name: str) -> Rule:
             raise ConfigurationError(f"{name}, line {line}: {key} is empty", "name at least one, or remove the rule")
         return values
 
+    if allow.pin is not Pin.GUEST or allow.ask is not Ask.NEVER:
+        key = "ask" if allow.pin is Pin.GUEST else "pin"
+        line = _line_of(text, ("allow", number - 1, key))
+        raise ConfigurationError(f"{name}, line {line}: this version cannot do that", f"leave out {key}")
     return Rule(
         number,
         tuple(parsed("who", _who, each) for each in listed("who", allow.who)),
