@@ -15,7 +15,7 @@ from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import MAX_READERNAME
 from cardferry.pcsc.interface import ResourceManager
-from cardferry.policy.guard import HostGuard
+from cardferry.policy.guard import HostGuard, guards
 from cardferry.policy.guarded import Guarded
 from cardferry.policy.offered import Offered, rank
 from cardferry.policy.record_file import RecordFile
@@ -64,7 +64,7 @@ def offering(manager: ResourceManager, service: Service) -> ResourceManager:
     whoever serves it in several ways, such as to programs and over links, gives all of them what this returns.
     """
     if service.guard is not None and isinstance(manager, LocalManager):
-        manager.guarded_by(service.guard.guard)
+        manager.guarded_by(guards(service.guard))
         log_rules.info("%s", service.guard.rulebook.in_a_line())
         manager = Guarded(manager, service.guard.rulebook)
     if log.isEnabledFor(TRAFFIC):

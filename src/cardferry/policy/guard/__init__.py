@@ -6,6 +6,17 @@
 - `control` says what a command to the reader is.
 """
 
+from cardferry.manager.guard import CardGuard, GuardedReader, Guards
+from cardferry.policy.guard.card import RuledCard
 from cardferry.policy.guard.host import HostGuard
 
-__all__ = ["HostGuard"]
+__all__ = ["HostGuard", "guards"]
+
+
+def guards(host: HostGuard) -> Guards:
+    """What makes the guard of each reader; see `cardferry.manager.LocalManager.guarded_by`."""
+
+    def guard(reader: GuardedReader) -> CardGuard:
+        return RuledCard(host, reader)
+
+    return guard

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cardferry.manager.guard import GuardedReader
 from cardferry.pcsc.apdu import StatusWord
@@ -25,15 +25,13 @@ from cardferry.pcsc.reply import Reply, running
 from cardferry.policy.audit import Entry
 from cardferry.policy.audit.words import deed, operation_text, signed_digest
 from cardferry.policy.guard.control import Features
+from cardferry.policy.guard.host import HostGuard
 from cardferry.policy.guard.pin_tries import SUPPOSED, Try, try_of, was_wrong
 from cardferry.policy.guard.unlocked import Unlocked, ask, is_locked, lock
 from cardferry.policy.operations import Action, Meaning, Operation, Tracker
 from cardferry.policy.operations.operation import UNCERTAIN
 from cardferry.policy.redaction import describe_response
 from cardferry.policy.rules.decide import Decision, Verdict
-
-if TYPE_CHECKING:
-    from cardferry.policy.guard.host import HostGuard
 
 log = logging.getLogger(__name__)
 

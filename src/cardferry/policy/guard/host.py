@@ -6,10 +6,8 @@ import logging
 import time
 from typing import Final
 
-from cardferry.manager.guard import GuardedReader
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 from cardferry.policy.audit import AuditLog, Entry
-from cardferry.policy.guard.card import RuledCard
 from cardferry.policy.guard.wrong_pins import WrongPins
 from cardferry.policy.rulebook import Rulebook
 from cardferry.policy.rules.limits import Uses
@@ -40,10 +38,6 @@ class HostGuard:
         self.wrong_pins = wrong_pins or WrongPins()
         self._audit = audit
         self._denials: dict[tuple[str, str, str], tuple[float, int]] = {}
-
-    def guard(self, reader: GuardedReader) -> RuledCard:
-        """The guard of a reader; see `cardferry.manager.LocalManager.guarded_by`."""
-        return RuledCard(self, reader)
 
     def spares_tries_of(self, who: Principal) -> bool:
         """Whether the principal is a guest, which leaves PIN tries; the account itself is none."""
