@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy
@@ -271,7 +272,7 @@ class LocalCard:
         slot = self.slot
         return slot.operate(
             self.state,
-            lambda: slot.device.reader.transmit(apdu, self._transmit_protocol(protocol)),
+            lambda: slot.transmit(self.state, apdu, self._transmit_protocol(protocol)),
             self._patience,
         )
 
@@ -292,8 +293,12 @@ class LocalCard:
         self._check_open()
         slot = self.slot
         until = slot.deadline(self._patience)
+
+        def work() -> Coroutine[Any, Any, bytes]:
+            return slot.device.control(self.state.caller, code, data, max_response)
+
         async with slot.turn(self.state, self._patience):
-            return await slot.insist(self.state, lambda: slot.device.control(code, data, max_response), until)
+            return await slot.insist(self.state, work, until)
 
     async def attribute(self, attribute: int) -> bytes:
         """A reader attribute. It concerns the reader, not the card, so it needs no turn.
@@ -315,7 +320,8 @@ class LocalCard:
         """Set a reader attribute in this handle's turn."""
         self._check_usable()
         slot = self.slot
-        await slot.operate(self.state, lambda: slot.device.reader.set_attribute(attribute, value), self._patience)
+        caller = self.state.caller
+        await slot.operate(self.state, lambda: slot.device.set_attribute(caller, attribute, value), self._patience)
 
     async def status(self) -> None:
         """Raise what ``SCardStatus`` would return. During somebody's transaction it waits, as with pcscd.
