@@ -20,6 +20,7 @@ from cardferry.app.hosts.lend import LentReaders
 from cardferry.app.hosts.lend_messages import Described
 from cardferry.app.hosts.sources import LocalHost, own_process
 from cardferry.app.hosts.ssh_host import SshHost
+from cardferry.app.runtime.configuration import host_guard
 from cardferry.app.runtime.garbage import collect_rarely
 from cardferry.app.runtime.paths import runtime_folder, scratch
 from cardferry.app.runtime.status_socket import Running, controllable
@@ -84,7 +85,11 @@ async def _served_here(wanted: Share, workdir: Path) -> AsyncIterator[Lender]:
     collect_rarely()
     request = wanted.service.request(str(wanted.readers), wanted.grace)
     way = Way(workdir, wanted.ssh)
-    async with open_set(request.readers, way, wanted.service.settings) as served, serving(served, request) as opened:
+    guard = host_guard(wanted.service.config)
+    async with (
+        open_set(request.readers, way, wanted.service.settings, guard) as served,
+        serving(served, request) as opened,
+    ):
         await served.readers.known()
         yield _ServedHere(opened)
 

@@ -217,8 +217,13 @@ class LentReaders:
     async def _connect(self) -> AgentLink:
         folder = runtime_folder()
         path = agent_path(folder)
+        config = self._lend.request.config
+
+        def begin() -> None:
+            start_agent(folder, 0.0, ["--config", config] if config else [])
+
         for _ in range(_ATTEMPTS):
-            connection = await asyncio.to_thread(reach, path, lambda: start_agent(folder, 0.0))
+            connection = await asyncio.to_thread(reach, path, begin)
             link = AgentLink(connection, self._lend, self._told)
             try:
                 lent = await link.lent()
