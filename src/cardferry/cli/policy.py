@@ -71,7 +71,6 @@ def show(config: Path | None) -> None:
     say(rules.in_a_line())
     settings = rules.configuration
     tables.show(
-        "",
         ("rule", "who", "card", "may", "limit", "when"),
         [
             (

@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.server import AgentSettings, serve
+from cardferry.app.agent.serving import Serving, serving
 from cardferry.app.hosts.lend import LentReaders, NotLentError
 from cardferry.app.hosts.sources import VIRTUAL_READER, VirtualHost
 from cardferry.app.runtime.paths import agent_path, runtime_folder
@@ -314,3 +316,22 @@ async def test_a_led_agent_leaves_its_place_when_nobody_else_is_there(folder: Pa
                 await guest.ready()
                 await use(guest)
             assert (await leader.status()).links[0].state == "up"
+
+
+async def test_who_ends_a_lend_waits_until_all_is_given_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back = asyncio.Event()
+
+    @asynccontextmanager
+    async def slowly(*words: Any, **more: Any) -> AsyncIterator[Serving]:
+        async with serving(*words, **more) as opened:
+            try:
+                yield opened
+            finally:
+                await asyncio.sleep(0.1)
+                given_back.set()
+
+    monkeypatch.setattr("cardferry.app.agent.lends.serving", slowly)
+    async with agent(SELF_STARTED), lent():
+        async with lent() as one:
+            await one.describe()
+        assert given_back.is_set()

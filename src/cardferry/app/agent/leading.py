@@ -68,18 +68,20 @@ class Leading:
             self._attempts = 0
             if lent.moves:
                 log.warning("an agent that had started itself was there, and leaves (process %d)", lent.agent)
-                await link.conversation.over
+                await link.conversation.ended()
                 return
             log.warning(
                 "an agent that has started itself is in use (process %d): it goes on, and serves with these options "
                 "whoever comes from now on; programs that are there keep theirs",
                 lent.agent,
             )
+            if lent.rules:
+                log.info("%s", lent.rules)
             for one in self._listeners:
                 link.conversation.send(m.GuestSocket(one.name), [one.socket.fileno()])
             async with controllable(self._folder, lambda: self._describe(link, lent.agent)):
                 ready()
-                await link.conversation.over
+                await link.conversation.ended()
             log.warning("that agent has gone: this one has its place")
         except NotLentError as error:
             raise (taken if error.exit_code == taken.exit_code else error) from None

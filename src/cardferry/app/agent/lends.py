@@ -181,7 +181,9 @@ class _Lend:
                 heals = isinstance(cause, TransportError) and cause.heals
                 self._conversation.send(m.NotLent(cause.message, cause.hint, cause.exit_code, heals))
                 return
-            self._conversation.send(m.Lent(os.getpid(), moves=opened is None))
+            guard = None if opened is None else opened.served.guard
+            rules = guard.rulebook.in_a_line() if guard is not None else ""
+            self._conversation.send(m.Lent(os.getpid(), rules, moves=opened is None))
             if opened is not None and wanted.leads:
                 self._pipes.create_task(self._lends.place.count(opened.host))
                 self._pipes.create_task(self._leave_place())

@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 
 #: The loggers that are passed on.
 _OURS: Final = logging.getLogger("cardferry")
+#: Those that say little unless somebody wants to hear more (`cardferry.app.runtime.logging.set_up`).
+_QUIET: Final = (logging.getLogger("cardferry.readers.pcscd"),)
 #: Those of what all users of a set of readers share, whoever has given the occasion.
 _OF_ALL: Final = ("cardferry.manager", "cardferry.readers")
 _form: Final = logging.Formatter("%(message)s")
@@ -86,3 +88,5 @@ def _adjust() -> None:
     """Let through what anybody wants to know; without anybody, what this process's own log wants."""
     wanted = [one.level for one in _OURS.handlers if isinstance(one, _Lines)]
     _OURS.setLevel(min([*wanted, logging.getLogger().getEffectiveLevel()]) if wanted else logging.NOTSET)
+    for quiet in _QUIET:  # whoever hears of them leaves them out again
+        quiet.setLevel(logging.NOTSET if wanted else logging.WARNING)

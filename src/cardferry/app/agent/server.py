@@ -148,6 +148,8 @@ class _Agent:
             self._handoffs = HandoffServer(
                 listening.socket, self._receive, idle=self._wanted.idle, talk=self._lends.serve
             )
+            if (guard := self._wanted.service.guard) is not None:
+                log.info("%s", guard.rulebook.in_a_line())
             async with self._sets, self._servings, AsyncExitStack() as stack:
                 if self._wanted.by_hand or self._listeners:
                     own = await stack.enter_async_context(self._servings.use(self._own))

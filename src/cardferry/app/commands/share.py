@@ -7,6 +7,7 @@ LinkServer( LocalManager( pcscd ) )  ~~  Frontend( Guest( handed-over streams ) 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -29,6 +30,8 @@ from cardferry.app.sharing.target import ShareTarget
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 from cardferry.transports.listening import Listening, ListeningSocket
 
+log = logging.getLogger(__name__)
+
 
 async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None:
     """Share until cancelled.
@@ -47,6 +50,8 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
         folders = [_subfolder(workdir, f"guest{number}") for number, _ in enumerate(wanted.guests)]
         listening = [stack.enter_context(ListeningSocket(own / "front")) for own in folders]
         async with asyncio.TaskGroup() as tasks, _lender(wanted, _subfolder(workdir, "readers")) as readers:
+            if readers.rules:
+                log.info("%s", readers.rules)
             for guest, front in zip(wanted.guests, listening, strict=True):
                 await readers.programs(front, _caller(guest))
             targets = [
@@ -91,7 +96,7 @@ async def _served_here(wanted: Share, workdir: Path) -> AsyncIterator[Lender]:
         serving(served, request) as opened,
     ):
         await served.readers.known()
-        yield _ServedHere(opened)
+        yield _ServedHere(opened, guard.rulebook.in_a_line())
 
 
 class _ServedHere:
@@ -99,7 +104,8 @@ class _ServedHere:
 
     agent = 0
 
-    def __init__(self, opened: Serving) -> None:
+    def __init__(self, opened: Serving, rules: str) -> None:
+        self.rules = rules
         self._opened = opened
 
     async def ready(self) -> None:

@@ -115,7 +115,7 @@ class AgentLink:
     async def end(self) -> None:
         """Have everything given back."""
         self.conversation.send(m.End())
-        await asyncio.wait((self.conversation.over,), timeout=_FAREWELL)
+        await self.conversation.ended(_FAREWELL)
         self.conversation.close()
 
 
@@ -129,10 +129,12 @@ class LentReaders:
 
     Attributes:
         agent: process id of the agent, 0 while there is none.
+        rules: the rules that hold for all who use the readers, in a line.
     """
 
     def __init__(self, request: Request, who: str, *, tells: bool = False) -> None:
         self.agent = 0
+        self.rules = ""
         self._lend = m.Lend(request, who, logging.getLogger("cardferry").getEffectiveLevel(), tells=tells)
         self._link: AgentLink | None = None
         self._up = asyncio.Event()
@@ -231,7 +233,7 @@ class LentReaders:
                 link.conversation.close()
                 raise
             if lent is not None:
-                self.agent = lent.agent
+                self.agent, self.rules = lent.agent, lent.rules
                 for message, listening in self._sockets:
                     link.conversation.send(message, [listening.fileno()])
                 self._link = link
@@ -267,7 +269,7 @@ class LentReaders:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            await link.conversation.over
+            await link.conversation.ended()
             link.conversation.close()
             self._lost()
             log.warning("%s: programs have lost what they held; the readers are lent anew", _GONE)

@@ -147,6 +147,10 @@ class Conversation(Generic[Message]):
         if not self.over.done():
             self.over.set_result(None)
 
+    async def ended(self, patience: float | None = None) -> None:
+        """Wait until it is over, or for so many s; whoever does not wait any longer changes nothing for others."""
+        await asyncio.wait((self.over,), timeout=patience)  # awaited by itself, it would be cancelled with its waiter
+
     def detach(self) -> socket.socket:
         """Give the connection back, and be over."""
         self._end()

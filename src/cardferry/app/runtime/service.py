@@ -27,7 +27,6 @@ from cardferry.transports.sockets import Access
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS
 
 log = logging.getLogger("cardferry.traffic")
-log_rules = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,6 @@ def guarding(manager: LocalManager, guard: HostGuard | None) -> None:
     """Put a guard into a manager, in front of each reader; before anybody uses it."""
     if guard is not None:
         manager.guarded_by(guards(guard))
-        log_rules.info("%s", guard.rulebook.in_a_line())
 
 
 @asynccontextmanager
