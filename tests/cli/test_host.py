@@ -34,7 +34,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[AgentSettings]:
     found: list[AgentSettings] = []
     server = importlib.import_module("cardferry.app.agent.server")
     monkeypatch.setattr(server, "serve", lambda wanted, ready: found.append(wanted))
-    monkeypatch.setattr(signals, "run", lambda main: main())
+    monkeypatch.setattr(signals, "run", lambda main, hang_up=None: main())
     monkeypatch.setattr("cardferry.app.runtime.logging.set_up", lambda verbosity, timed: None)
     monkeypatch.setattr("cardferry.app.runtime.spawn.settle_in_background", lambda: None)
     return found

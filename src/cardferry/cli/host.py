@@ -42,6 +42,7 @@ from cardferry.cli.seconds import SecondsType
     metavar="S",
     help="a guest that is out of reach keeps what it holds for S seconds",
 )
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="the rules: who may do what")
 @click.option("--max-idle", type=SecondsType(zero=False), default=30.0, show_default=True, metavar="S")
 @click.option("--max-hold", type=SecondsType(zero=False), default=120.0, show_default=True, metavar="S")
 @click.option("--idle", type=SecondsType(), metavar="S", help="leave after S seconds without a guest")
@@ -60,6 +61,7 @@ def command(
     group: str | None,
     accelerate: bool,
     grace: float,
+    config: Path | None,
     max_idle: float,
     max_hold: float,
     idle: float | None,
@@ -74,14 +76,18 @@ def command(
     """
     if stdio:
         from cardferry.app.agent.stdio_session import hand_to_agent  # noqa: PLC0415 - all that a session of ssh needs
-        from cardferry.app.runtime.request import Request, record_path  # noqa: PLC0415
+        from cardferry.app.runtime.request import Request, whole_path  # noqa: PLC0415
 
-        request = Request(readers, reader, record_path(record), max_idle, max_hold, grace=grace, accelerate=accelerate)
+        request = Request(
+            readers, reader, whole_path(record), max_idle, max_hold,
+            grace=grace, accelerate=accelerate, config=whole_path(config),
+        )  # fmt: skip
         words = ["--readers", readers, "--grace", f"{grace:g}", "--mode", mode]
         words += ["--max-idle", f"{max_idle:g}", "--max-hold", f"{max_hold:g}"]
         words += [word for address in listen for word in ("--listen", address)]
         words += [word for pattern in reader for word in ("--reader", pattern)]
-        words += [] if record is None else ["--record", str(record)]
+        words += [] if record is None else ["--record", whole_path(record)]
+        words += [] if config is None else ["--config", whole_path(config)]
         words += [] if group is None else ["--group", group]
         hand_to_agent(name, called, os.environ, words if accelerate else [*words, "--no-accelerate"], request)
         return
@@ -89,19 +95,32 @@ def command(
     from cardferry.app.hosts.registry import parse_host  # noqa: PLC0415
     from cardferry.app.runtime import logging as logs  # noqa: PLC0415
     from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415 - not for --stdio
+    from cardferry.app.runtime.configuration import host_guard  # noqa: PLC0415
     from cardferry.app.runtime.service import Service  # noqa: PLC0415
-    from cardferry.app.runtime.spawn import settle_in_background  # noqa: PLC0415
+    from cardferry.app.runtime.spawn import Starter, StartReport, settle_in_background  # noqa: PLC0415
     from cardferry.cli.options import ModeType  # noqa: PLC0415
     from cardferry.manager import Settings  # noqa: PLC0415
+    from cardferry.pcsc.errors import UserError  # noqa: PLC0415
     from cardferry.transports.registry import parse_listening  # noqa: PLC0415
     from cardferry.transports.sockets import Access  # noqa: PLC0415
 
     logs.set_up(verbose, timed=ready is not None)
     if ready is not None:
         settle_in_background()
+    try:
+        guard = host_guard(config)
+    except UserError as error:
+        Starter(ready).tell(StartReport.of(error))
+        raise
     wanted = AgentSettings(
         parse_host(readers),
-        Service(settings=Settings(max_idle=max_idle, max_hold=max_hold), record=record, readers=reader),
+        Service(
+            settings=Settings(max_idle=max_idle, max_hold=max_hold),
+            record=record,
+            readers=reader,
+            config=config,
+            guard=guard,
+        ),
         accelerate,
         grace,
         idle,
@@ -109,4 +128,4 @@ def command(
         Access(ModeType().convert(mode, None, None), group),
         by_hand=ready is None or idle is None,
     )
-    lifetime.run(lambda: serve(wanted, ready))
+    lifetime.run(lambda: serve(wanted, ready), hang_up=guard.rulebook.reload)

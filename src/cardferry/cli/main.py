@@ -31,6 +31,9 @@ COMMANDS: Final = {
     "env": "print the line for your shell",
     "status": "show readers, cards, who holds them and who waits",
     "readers": "list readers and their cards",
+    "policy": "say who may do what with this computer's cards",
+    "guests": "show guests that wait after wrong PINs, and forgive them",
+    "audit": "show what was done with this computer's cards",
     "doctor": "say what is wrong, and how to mend it",
     "card": "put a built-in PIV card into a virtual reader",
 }

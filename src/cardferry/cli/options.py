@@ -72,6 +72,9 @@ ssh_option = click.option(
     "-e", "--ssh", type=SshCommandType(), default="ssh", help='the ssh program, as in -e "ssh -F my_config"'
 )
 verbose_option = click.option("-v", "--verbose", count=True, help="say more; twice: the traffic, secrets left out")
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), metavar="FILE", help="the rules: who may do what with the cards"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="for programs")
 hosts_argument = click.argument("hosts", metavar="HOST...", type=HostType(), nargs=-1, required=True)
 _service_options = _all(

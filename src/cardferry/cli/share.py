@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import click
 
 from cardferry.app.commands.share import share
@@ -15,6 +18,7 @@ from cardferry.app.runtime.service import Service
 from cardferry.app.sharing.lending import Share
 from cardferry.cli.options import (
     HostType,
+    config_option,
     hosts_argument,
     service_options,
     ssh_host,
@@ -46,6 +50,7 @@ from cardferry.transports.ssh import SshCommand
     metavar="S",
     help="a guest that is out of reach keeps what it holds for S seconds",
 )
+@config_option
 @service_options
 @verbose_option
 def command(
@@ -56,6 +61,7 @@ def command(
     remote_socket: str | None,
     link: bool,
     grace: float,
+    config: Path | None,
     service: Service,
     verbose: int,
 ) -> None:
@@ -67,6 +73,7 @@ def command(
     """
     logs.set_up(verbose)
     guests = tuple(ssh_host(host, "share") for host in hosts)
+    service = replace(service, config=config)
     wanted = Share(guests, readers, ssh, remote_socket, service, link, grace)
 
     def announce(guest: SshHost, path: str) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy
@@ -277,7 +277,7 @@ class LocalCard:
         slot = self.slot
         reply = slot.operate(
             self.state,
-            lambda: slot.device.reader.transmit(apdu, self._transmit_protocol(protocol)),
+            lambda: slot.transmit(self.state, apdu, self._transmit_protocol(protocol)),
             self._patience,
         )
         return reply.then(partial(self._answered, apdu)) if apdu[1:2] in _TELLING else reply
@@ -303,8 +303,12 @@ class LocalCard:
         self._check_open()
         slot = self.slot
         until = slot.deadline(self._patience)
+
+        def work() -> Coroutine[Any, Any, bytes]:
+            return slot.device.control(self.state.caller, code, data, max_response)
+
         async with slot.turn(self.state, self._patience):
-            return await slot.insist(self.state, lambda: slot.device.control(code, data, max_response), until)
+            return await slot.insist(self.state, work, until)
 
     async def attribute(self, attribute: int) -> bytes:
         """A reader attribute. It concerns the reader, not the card, so it needs no turn.
@@ -326,7 +330,8 @@ class LocalCard:
         """Set a reader attribute in this handle's turn."""
         self._check_usable()
         slot = self.slot
-        await slot.operate(self.state, lambda: slot.device.reader.set_attribute(attribute, value), self._patience)
+        caller = self.state.caller
+        await slot.operate(self.state, lambda: slot.device.set_attribute(caller, attribute, value), self._patience)
 
     async def status(self) -> None:
         """Raise what ``SCardStatus`` would return. During somebody's transaction it waits, as with pcscd.

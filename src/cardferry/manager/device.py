@@ -13,9 +13,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+from cardferry.manager.guard import CardGuard
 from cardferry.manager.settings import Settings
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import CardState, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import Reply, failed, running, within
@@ -53,6 +55,7 @@ class Device:
         event_counter: insertions and removals, modulo 65536.
         gone: the reader was unplugged.
         users: how many handles there are.
+        guard: what stands in front of the reader, None for nothing.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Device:
         self.event_counter = 0
         self.gone = False
         self.users = 0
+        self.guard: CardGuard | None = None
         self._settings = settings
         self._start = start
         self._changed = changed
@@ -85,6 +89,11 @@ class Device:
         #: How often a card came or went, to see whether it is still the same.
         self._insertions = 0
         self._lingering: asyncio.TimerHandle | None = None
+
+    @property
+    def name(self) -> str:
+        """The reader's name."""
+        return self.reader.name
 
     @property
     def card_present(self) -> bool:
@@ -137,7 +146,17 @@ class Device:
         self.card_state, self.atr = state, atr
         self.applications.clear()
         self.protocol = Protocol.UNDEFINED
+        self._forgotten()
         self._changed()
+
+    def _forgotten(self) -> None:
+        if self.guard is not None:
+            self.guard.forgotten()
+
+    def interrupted(self) -> None:
+        """Others may have used the card."""
+        if self.guard is not None:
+            self.guard.interrupted()
 
     def removed(self) -> None:
         """The reader itself is gone."""
@@ -183,6 +202,7 @@ class Device:
     def _called(self, reply: Reply[Any]) -> None:
         error = reply.error
         if error is not None and isinstance(error, PcscError) and error.code is ReturnCode.W_RESET_CARD:
+            self._forgotten()
             self._reset_by_others()
         if self._calls:
             self._next_call()
@@ -245,6 +265,7 @@ class Device:
     async def _connect_card(self, protocols: Protocol) -> None:
         card = self._insertions
         protocol = await self._connect_reader(ShareMode.SHARED, protocols)
+        self.interrupted()  # we were not connected, and others may have been
         self._check_same(card)
         self._has_power(protocol)
 
@@ -275,6 +296,7 @@ class Device:
         except PcscError:
             self._lost_power(card)
             raise
+        self._forgotten()
         self._check_same(card)
         self._has_power(protocol)
 
@@ -294,13 +316,42 @@ class Device:
         card = self._insertions
         self._connected = None
         await self.reader.disconnect(Disposition.UNPOWER)
+        self._forgotten()
         self._to_let_go = False
         self._lost_power(card)
 
-    async def control(self, code: int, data: bytes, max_response: int) -> bytes:
+    def transmit(self, caller: Caller, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
+        """Send a command, if the guard lets it pass."""
+        guard = self.guard
+        return self.send(apdu, protocol) if guard is None else guard.transmit(caller, apdu, protocol)
+
+    async def control(self, caller: Caller, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader, which need not have a card, nor a handle that is in order."""
         await self.open()
+        if self.guard is not None:
+            return await self.guard.control(caller, code, data, max_response)
+        return await self.send_control(code, data, max_response)
+
+    async def set_attribute(self, caller: Caller, attribute: int, value: bytes) -> None:
+        """Set a reader attribute, if the guard allows it."""
+        if self.guard is not None:
+            await self.guard.set_attribute(caller, attribute)
+        await self.reader.set_attribute(attribute, value)
+
+    # GuardedReader
+
+    def send(self, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
+        """Send a command."""
+        return self.reader.transmit(apdu, protocol)
+
+    async def send_control(self, code: int, data: bytes, max_response: int) -> bytes:
+        """Send a control code."""
         return await self.reader.control(code, data, max_response)
+
+    async def start_over(self) -> NoReturn:
+        """Reset the card in the middle of a caller's call, so that it finds nothing of what others have left."""
+        await self.reset(Disposition.RESET, self.protocol or Protocol.ANY)
+        raise PcscError(ReturnCode.W_RESET_CARD, "somebody else had unlocked it")
 
     def _check_same(self, card: int) -> None:
         if card != self._insertions:

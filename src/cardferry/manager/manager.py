@@ -14,6 +14,7 @@ from typing import Self
 
 from cardferry.changes import Changes
 from cardferry.manager.context import LocalContext
+from cardferry.manager.guard import Guards
 from cardferry.manager.settings import Settings
 from cardferry.manager.slot import Slot
 from cardferry.manager.sources import keep_running
@@ -52,6 +53,13 @@ class LocalManager:
         self._cleaning: set[asyncio.Task[None]] = set()
         #: Readers that came or went since the snapshot was made.
         self._came_or_went = 0
+        self._guards: Guards | None = None
+
+    def guarded_by(self, guards: Guards) -> None:
+        """Put a guard in front of each reader, those that come later as well. Before anybody uses them."""
+        self._guards = guards
+        for slot in self._slots.values():
+            slot.device.guard = guards(slot.device)
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -126,6 +134,8 @@ class LocalManager:
             log.error("a second reader calls itself %r: it is left out", reader.name)
             return
         slot = Slot(reader, self.settings, self._touch, self._start)
+        if self._guards is not None:
+            slot.device.guard = self._guards(slot.device)
         self._slots[reader] = self._by_name[reader.name] = slot
         self._count_reader_event()
 

@@ -336,6 +336,12 @@ class Slot:
     def _not_busy(self, _: object) -> None:
         self.turns.busy(False)
 
+    def transmit(self, handle: HandleState, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
+        """Inside a call: send a command of the handle's."""
+        if self._outsiders and not handle.lock_count:
+            self.device.interrupted()
+        return self.device.transmit(handle.caller, apdu, protocol)
+
     def deadline(self, patience: float | None) -> float | None:
         """When that patience ends, on the loop's clock; None never."""
         return None if patience is None else self._loop.time() + patience
@@ -399,6 +405,8 @@ class Slot:
         except PcscError:
             self._let_go(handle)
             raise
+        if self._outsiders:
+            self.device.interrupted()
         self.turns.begun()
         return unwanted
 

@@ -61,7 +61,7 @@ class CommandApdu:
     extended: bool = False
 
     def __post_init__(self) -> None:
-        if not all(0 <= byte <= 0xFF for byte in (self.cla, self.ins, self.p1, self.p2)):
+        if (self.cla | self.ins | self.p1 | self.p2) & ~0xFF:  # also of negative numbers
             raise ApduError("a byte of the command header is out of range")
         if len(self.data) > MAX_EXTENDED_LC:
             raise ApduError(f"a command carries at most {MAX_EXTENDED_LC} bytes, not {len(self.data)}")

@@ -13,3 +13,8 @@ def lock(descriptor: int) -> None:
 def lock_at_once(descriptor: int) -> None:
     """Take the lock; raises `BlockingIOError` when somebody has it."""
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def unlock(descriptor: int) -> None:
+    """Give the lock back."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)

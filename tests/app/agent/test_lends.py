@@ -11,23 +11,26 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.server import AgentSettings, serve
+from cardferry.app.agent.serving import Serving, serving
 from cardferry.app.hosts.lend import LentReaders, NotLentError
 from cardferry.app.hosts.sources import VIRTUAL_READER, VirtualHost
 from cardferry.app.runtime.paths import agent_path, runtime_folder
 from cardferry.app.runtime.request import Request
 from cardferry.app.runtime.service import Service
+from cardferry.app.runtime.spawn import StartReport
 from cardferry.link import Guest
 from cardferry.manager import Settings
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 from cardferry.transports.listening import ListeningSocket
 from cardferry.transports.unix import UnixAddress
 from tests.app.agent.at_work import BUILD1, SELECT, Agent, agent, use
-from tests.app.handoffs import PATIENCE
+from tests.app.handoffs import PATIENCE, Session
 from tests.frontends.library import BEGIN, END, Build, Library
 
 BUILD = Build(4)
@@ -156,7 +159,7 @@ async def test_programs_find_their_socket_again_when_the_agent_has_died(
     loop = asyncio.get_running_loop()
     agents: list[asyncio.Task[None]] = []
 
-    def start(_folder: Path, _idle: float) -> None:
+    def start(_folder: Path, _idle: float, _options: list[str]) -> None:
         reading, writing = os.pipe()
         loop.call_soon_threadsafe(lambda: agents.append(loop.create_task(serve(SELF_STARTED, writing))))
         with os.fdopen(reading) as ready:
@@ -220,6 +223,22 @@ async def test_nonsense_is_sent_away(folder: Path) -> None:
                 async with asyncio.timeout(PATIENCE):
                     assert await asyncio.get_running_loop().sock_recv(garbage, 100) == b""
         assert (await one.describe()).state == "up"
+
+
+async def test_who_wants_other_rules_than_the_agent_has_is_not_served(folder: Path) -> None:
+    rules = str(folder / "strict.toml")
+    async with agent(AgentSettings(VirtualHost())) as served, lent():
+        with pytest.raises(NotLentError, match=f"has the rules of no file, not of {rules}"):
+            async with lent(replace_request(config=rules)):
+                pass
+        handoff = Handoff("b", principal=BUILD1.principal, request=replace_request(config=rules))
+        session = Session(agent_path(runtime_folder()), handoff)
+        assert await session.told() == StartReport(taken=True)
+        told = await session.told()
+        assert told is not None
+        assert "not of" in told.error
+        session.close()
+        assert (await served.status()).links[0].guest is None
 
 
 # a `cardferry host` that is started while an agent is there
@@ -298,3 +317,22 @@ async def test_a_led_agent_leaves_its_place_when_nobody_else_is_there(folder: Pa
                 await guest.ready()
                 await use(guest)
             assert (await leader.status()).links[0].state == "up"
+
+
+async def test_who_ends_a_lend_waits_until_all_is_given_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back = asyncio.Event()
+
+    @asynccontextmanager
+    async def slowly(*words: Any, **more: Any) -> AsyncIterator[Serving]:
+        async with serving(*words, **more) as opened:
+            try:
+                yield opened
+            finally:
+                await asyncio.sleep(0.1)
+                given_back.set()
+
+    monkeypatch.setattr("cardferry.app.agent.lends.serving", slowly)
+    async with agent(SELF_STARTED), lent():
+        async with lent() as one:
+            await one.describe()
+        assert given_back.is_set()

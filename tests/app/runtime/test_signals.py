@@ -38,6 +38,22 @@ def test_a_signal_stops_in_order(number: signal.Signals) -> None:
     assert done == ["cleaned up"]
 
 
+def test_a_hang_up_reads_the_configuration_again_where_no_terminal_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    async def main() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.01)
+        done.append("goes on")
+
+    monkeypatch.setattr(lifetime, "in_foreground", lambda: False)
+    run(main, hang_up=lambda: done.append("read again"))
+    assert done == ["read again", "goes on"]
+    monkeypatch.setattr(lifetime, "in_foreground", lambda: True)
+    run(main, hang_up=lambda: done.append("read again"))
+    assert done == ["read again", "goes on"]
+
+
 def test_a_second_signal_does_not_disturb_the_cleaning_up() -> None:
     done: list[str] = []
 

@@ -75,6 +75,8 @@ class Leading:
                 "whoever comes from now on; programs that are there keep theirs",
                 lent.agent,
             )
+            if lent.rules:
+                log.info("%s", lent.rules)
             for one in self._listeners:
                 link.conversation.send(m.GuestSocket(one.name), [one.socket.fileno()])
             async with controllable(self._folder, lambda: self._describe(link, lent.agent)):

@@ -46,18 +46,26 @@ class Lends:
         place: the agent's place, which is left for who leads when nobody else is there; it is made after this.
         by_hand: whether the agent was started by hand, and nobody else can lead.
         ends: is closed when nothing of the agent is left.
+        check: raises `UserError` when rules are not in force that somebody wants.
 
     Attributes:
         leader: what a `cardferry host` wants for everybody, which was started beside this agent; None without one.
     """
 
     def __init__(
-        self, sets: Shared[str, ReaderSet], place: Callable[[], HandoffServer], ends: ExitStack, *, by_hand: bool
+        self,
+        sets: Shared[str, ReaderSet],
+        place: Callable[[], HandoffServer],
+        ends: ExitStack,
+        check: Callable[[Request], None],
+        *,
+        by_hand: bool,
     ) -> None:
         self.leader: Request | None = None
         self._sets = sets
         self._find_place = place
         self._ends = ends
+        self._check = check
         self._by_hand = by_hand
 
     @property
@@ -85,6 +93,7 @@ class Lends:
         Raises:
             UserError: it cannot be.
         """
+        self._check(wanted.request)
         if wanted.leads:
             if self._by_hand or self.leader is not None:
                 raise SocketInUseError(
@@ -172,7 +181,9 @@ class _Lend:
                 heals = isinstance(cause, TransportError) and cause.heals
                 self._conversation.send(m.NotLent(cause.message, cause.hint, cause.exit_code, heals))
                 return
-            self._conversation.send(m.Lent(os.getpid(), moves=opened is None))
+            guard = None if opened is None else opened.served.guard
+            rules = guard.rulebook.in_a_line() if guard is not None else ""
+            self._conversation.send(m.Lent(os.getpid(), rules, moves=opened is None))
             if opened is not None and wanted.leads:
                 self._pipes.create_task(self._lends.place.count(opened.host))
                 self._pipes.create_task(self._leave_place())

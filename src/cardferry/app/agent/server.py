@@ -35,7 +35,7 @@ from cardferry.app.runtime.paths import agent_path, runtime_folder, scratch
 from cardferry.app.runtime.request import Request
 from cardferry.app.runtime.service import Service
 from cardferry.app.runtime.signals import root_cause
-from cardferry.app.runtime.spawn import Starter, StartReport, agent_log
+from cardferry.app.runtime.spawn import BackgroundError, Starter, StartReport, agent_log
 from cardferry.app.runtime.status_socket import Link, Running, controllable
 from cardferry.link import Timing
 from cardferry.link.host_session import HostSession
@@ -138,7 +138,7 @@ class _Agent:
         self._sessions: dict[bytes, HostSession] = {}
         self._sets: Shared[str, ReaderSet] = Shared(self._open_set)
         self._servings: Shared[Request, Serving] = Shared(self._open_serving, lambda serving: serving.host.empty())
-        self._lends = Lends(self._sets, lambda: self._handoffs, ends, by_hand=wanted.by_hand)
+        self._lends = Lends(self._sets, lambda: self._handoffs, ends, self._check_rules, by_hand=wanted.by_hand)
         self._handoffs: HandoffServer
 
     async def run(self, listening: ListeningSocket) -> None:
@@ -148,6 +148,8 @@ class _Agent:
             self._handoffs = HandoffServer(
                 listening.socket, self._receive, idle=self._wanted.idle, talk=self._lends.serve
             )
+            if (guard := self._wanted.service.guard) is not None:
+                log.info("%s", guard.rulebook.in_a_line())
             async with self._sets, self._servings, AsyncExitStack() as stack:
                 if self._wanted.by_hand or self._listeners:
                     own = await stack.enter_async_context(self._servings.use(self._own))
@@ -164,7 +166,7 @@ class _Agent:
         self._numbers += 1
         workdir = self._workdir / f"{self._numbers}"
         workdir.mkdir(mode=0o700)
-        async with open_set(name, Way(workdir, patient=True)) as served:
+        async with open_set(name, Way(workdir, patient=True), guard=self._wanted.service.guard) as served:
             yield served
 
     @asynccontextmanager
@@ -190,6 +192,7 @@ class _Agent:
         if not self._wanted.by_hand:
             self._handoffs.stay(handoff.idle)
         try:
+            self._check_rules(handoff.request or self._own)
             async with self._servings.use(self._asked(handoff)) as opened:
                 await opened.host.serve(pipe, Principal(*handoff.principal), handoff.name)
         except (UserError, ExceptionGroup) as error:
@@ -197,6 +200,16 @@ class _Agent:
             if not isinstance(cause, UserError):
                 raise
             tell(StartReport.of(cause))
+
+    def _check_rules(self, request: Request) -> None:
+        """See that the rules are in force that somebody wants; raises `BackgroundError`."""
+        guard = self._wanted.service.guard
+        mine = self._own.config or (str(guard.rulebook.path or "") if guard is not None else "")
+        if request.config not in ("", mine):
+            raise BackgroundError(
+                f"cardferry (process {os.getpid()}) has the rules of {mine or 'no file'}, not of {request.config}",
+                "end what uses it, and it ends; or end it, and start `cardferry host --config` with these rules",
+            )
 
     def _describe(self, where: str) -> Running | None:
         """What the agent itself has to tell; what is lent is told of by those who have lent it."""

@@ -22,7 +22,7 @@ from cardferry.app.hosts.lend_messages import Described
 from cardferry.app.hosts.registry import parse_host
 from cardferry.app.hosts.ssh_link import SOFTWARE
 from cardferry.app.runtime.request import Request
-from cardferry.app.runtime.service import Service, offering
+from cardferry.app.runtime.service import Service, guarding, offering
 from cardferry.app.runtime.status_socket import troubles_of
 from cardferry.app.runtime.telling import telling
 from cardferry.frontends.pcsclite import PcscliteFrontend
@@ -31,6 +31,7 @@ from cardferry.link.host_session import HostSession
 from cardferry.manager import ExclusivePolicy, LocalManager, Settings
 from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.reader_state import User
+from cardferry.policy.guard import HostGuard
 from cardferry.transports.base import Pipe
 from cardferry.transports.listening import Listening
 from cardferry.transports.stdio import open_pipe
@@ -64,12 +65,14 @@ class ReaderSet:
         name: as a `HostAddress` is written.
         readers: what is served.
         manager: serves it.
+        guard: decides who may do what; None where nobody does.
     """
 
-    def __init__(self, name: str, readers: OpenedReaders, manager: LocalManager) -> None:
+    def __init__(self, name: str, readers: OpenedReaders, manager: LocalManager, guard: HostGuard | None) -> None:
         self.name = name
         self.readers = readers
         self.manager = manager
+        self.guard = guard
         self._wishes: list[_Wish] = []
 
     @contextmanager
@@ -112,14 +115,17 @@ def _words(bounds: Settings) -> str:
 
 
 @asynccontextmanager
-async def open_set(name: str, way: Way, settings: Settings | None = None) -> AsyncIterator[ReaderSet]:
+async def open_set(
+    name: str, way: Way, settings: Settings | None = None, guard: HostGuard | None = None
+) -> AsyncIterator[ReaderSet]:
     """A set of readers for the block; raises `UserError` when they cannot be reached."""
     with mark(name):
         async with (
             parse_host(name).open_readers(way) as readers,
             LocalManager([readers.source], settings) as manager,
         ):
-            yield ReaderSet(name, readers, manager)
+            guarding(manager, guard)
+            yield ReaderSet(name, readers, manager, guard)
 
 
 class Serving:
@@ -182,7 +188,7 @@ async def serving(
         sessions: see `LinkServer`.
         tells: tell people what keeps readers away, and which of the programs that come through here waits long.
     """
-    service = Service.of(request)
+    service = replace(Service.of(request), guard=served.guard)
     async with (
         GuestListeners() as guests,
         LinkServer(

@@ -7,6 +7,7 @@ LinkServer( LocalManager( pcscd ) )  ~~  Frontend( Guest( handed-over streams ) 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -20,6 +21,7 @@ from cardferry.app.hosts.lend import LentReaders
 from cardferry.app.hosts.lend_messages import Described
 from cardferry.app.hosts.sources import LocalHost, own_process
 from cardferry.app.hosts.ssh_host import SshHost
+from cardferry.app.runtime.configuration import host_guard
 from cardferry.app.runtime.garbage import collect_rarely
 from cardferry.app.runtime.paths import runtime_folder, scratch
 from cardferry.app.runtime.status_socket import Running, controllable
@@ -27,6 +29,8 @@ from cardferry.app.sharing.lending import Lender, Share
 from cardferry.app.sharing.target import ShareTarget
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 from cardferry.transports.listening import Listening, ListeningSocket
+
+log = logging.getLogger(__name__)
 
 
 async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None:
@@ -46,6 +50,8 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
         folders = [_subfolder(workdir, f"guest{number}") for number, _ in enumerate(wanted.guests)]
         listening = [stack.enter_context(ListeningSocket(own / "front")) for own in folders]
         async with asyncio.TaskGroup() as tasks, _lender(wanted, _subfolder(workdir, "readers")) as readers:
+            if readers.rules:
+                log.info("%s", readers.rules)
             for guest, front in zip(wanted.guests, listening, strict=True):
                 await readers.programs(front, _caller(guest))
             targets = [
@@ -84,9 +90,13 @@ async def _served_here(wanted: Share, workdir: Path) -> AsyncIterator[Lender]:
     collect_rarely()
     request = wanted.service.request(str(wanted.readers), wanted.grace)
     way = Way(workdir, wanted.ssh)
-    async with open_set(request.readers, way, wanted.service.settings) as served, serving(served, request) as opened:
+    guard = host_guard(wanted.service.config)
+    async with (
+        open_set(request.readers, way, wanted.service.settings, guard) as served,
+        serving(served, request) as opened,
+    ):
         await served.readers.known()
-        yield _ServedHere(opened)
+        yield _ServedHere(opened, guard.rulebook.in_a_line())
 
 
 class _ServedHere:
@@ -94,7 +104,8 @@ class _ServedHere:
 
     agent = 0
 
-    def __init__(self, opened: Serving) -> None:
+    def __init__(self, opened: Serving, rules: str) -> None:
+        self.rules = rules
         self._opened = opened
 
     async def ready(self) -> None:

@@ -129,10 +129,12 @@ class LentReaders:
 
     Attributes:
         agent: process id of the agent, 0 while there is none.
+        rules: the rules that hold for all who use the readers, in a line.
     """
 
     def __init__(self, request: Request, who: str, *, tells: bool = False) -> None:
         self.agent = 0
+        self.rules = ""
         self._lend = m.Lend(request, who, logging.getLogger("cardferry").getEffectiveLevel(), tells=tells)
         self._link: AgentLink | None = None
         self._up = asyncio.Event()
@@ -217,8 +219,13 @@ class LentReaders:
     async def _connect(self) -> AgentLink:
         folder = runtime_folder()
         path = agent_path(folder)
+        config = self._lend.request.config
+
+        def begin() -> None:
+            start_agent(folder, 0.0, ["--config", config] if config else [])
+
         for _ in range(_ATTEMPTS):
-            connection = await asyncio.to_thread(reach, path, lambda: start_agent(folder, 0.0))
+            connection = await asyncio.to_thread(reach, path, begin)
             link = AgentLink(connection, self._lend, self._told)
             try:
                 lent = await link.lent()
@@ -226,7 +233,7 @@ class LentReaders:
                 link.conversation.close()
                 raise
             if lent is not None:
-                self.agent = lent.agent
+                self.agent, self.rules = lent.agent, lent.rules
                 for message, listening in self._sockets:
                     link.conversation.send(message, [listening.fileno()])
                 self._link = link

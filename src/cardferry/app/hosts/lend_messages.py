@@ -84,10 +84,12 @@ class Lent(msgspec.Struct, frozen=True, tag=True):
 
     Attributes:
         agent: process id of the agent.
+        rules: what the rules in force are, in a line; empty where there are none.
         moves: nothing is lent to whoever wanted to lead: the agent leaves, and its place is free soon.
     """
 
     agent: int
+    rules: str = ""
     moves: bool = False
 
 

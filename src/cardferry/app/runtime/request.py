@@ -24,6 +24,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         grace: how long a guest that is out of reach keeps what it holds.
         accelerate: whether to run ahead for guests.
         slots, name_size: what old libraries have room for; 0 for what they usually have.
+        config: an absolute path, the rules that must be in force; empty for whatever rules the agent has.
     """
 
     readers: str = LOCAL
@@ -36,8 +37,9 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     accelerate: bool = True
     slots: int = 0
     name_size: int = 0
+    config: str = ""
 
 
-def record_path(record: Path | None) -> str:
-    """The path of a record for somebody whose working directory is another one."""
-    return "" if record is None else os.path.abspath(record)  # noqa: PTH100 - a symbolic link stays one
+def whole_path(path: Path | None) -> str:
+    """A path for somebody whose working directory is another one; empty for None."""
+    return "" if path is None else os.path.abspath(path)  # noqa: PTH100 - a symbolic link stays one

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Self
 
 from cardferry.app.runtime.logging import TRAFFIC
-from cardferry.app.runtime.request import Request, record_path
+from cardferry.app.runtime.request import Request, whole_path
 from cardferry.frontends.pcsclite import PcscliteFrontend
-from cardferry.manager import ExclusivePolicy, Settings
+from cardferry.manager import ExclusivePolicy, LocalManager, Settings
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import MAX_READERNAME
 from cardferry.pcsc.interface import ResourceManager
+from cardferry.policy.guard import HostGuard, guards
+from cardferry.policy.guarded import Guarded
 from cardferry.policy.offered import Offered, rank
 from cardferry.policy.record_file import RecordFile
 from cardferry.policy.recorded import CallRecord, Recorded
@@ -38,6 +40,8 @@ class Service:
         readers: patterns of the names of those that are offered, the most important first; none offers all.
         slots: readers that libraries up to protocol 4:5 have room for: 16, unless somebody has built them otherwise.
         name_size: bytes of a reader name for libraries of protocol 4:2: 128, or 100 up to pcsc-lite 1.8.3.
+        config: the rules that were named, None for those of the account or the computer.
+        guard: decides who may do what with the readers of this computer; None where that is for the host to decide.
     """
 
     access: Access = field(default_factory=Access)
@@ -46,6 +50,8 @@ class Service:
     readers: tuple[str, ...] = ()
     slots: int = FIXED_SLOTS
     name_size: int = MAX_READERNAME
+    config: Path | None = None
+    guard: HostGuard | None = field(default=None, compare=False)
 
     def request(self, readers: str, grace: float, *, accelerate: bool = True) -> Request:
         """The same for the agent, which has its own way to serve applications.
@@ -59,7 +65,7 @@ class Service:
         return Request(
             readers,
             self.readers,
-            record_path(self.record),
+            whole_path(self.record),
             settings.max_idle,
             settings.max_hold,
             settings.exclusive.value,
@@ -67,6 +73,7 @@ class Service:
             accelerate,
             0 if self.slots == FIXED_SLOTS else self.slots,
             0 if self.name_size == MAX_READERNAME else self.name_size,
+            whole_path(self.config),
         )
 
     @classmethod
@@ -78,6 +85,7 @@ class Service:
             readers=request.offered,
             slots=request.slots or FIXED_SLOTS,
             name_size=request.name_size or MAX_READERNAME,
+            config=Path(request.config) if request.config else None,
         )
 
     def offered(self, readers: Sequence[SlotStatus]) -> list[SlotStatus]:
@@ -90,14 +98,23 @@ class Service:
 def offering(manager: ResourceManager, service: Service) -> ResourceManager:
     """The manager as others are to see it: what is noted about its use, and what is offered of it.
 
-    All that stands between a manager and those who use it is put there by this function, once for each manager:
-    whoever serves it in several ways, such as to programs and over links, gives all of them what this returns.
+    All that stands between a manager and those who use it is put there by this function: whoever serves it in several
+    ways, such as to programs and over links, gives all of them what this returns. What decides in the card's order is
+    in the manager itself; see `guarding`.
     """
+    if service.guard is not None and isinstance(manager, LocalManager):
+        manager = Guarded(manager, service.guard.rulebook)
     if log.isEnabledFor(TRAFFIC):
         manager = Recorded(manager, _note)
     if service.record is not None:
         manager = Recorded(manager, RecordFile(service.record).write)
     return Offered(manager, service.readers) if service.readers else manager
+
+
+def guarding(manager: LocalManager, guard: HostGuard | None) -> None:
+    """Put a guard into a manager, in front of each reader; before anybody uses it."""
+    if guard is not None:
+        manager.guarded_by(guards(guard))
 
 
 @asynccontextmanager

@@ -26,8 +26,12 @@ _FROM_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT)
 _PASSED_ON: Final = (*STOP_SIGNALS, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def run(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result | None:
+def run(main: Callable[[], Coroutine[Any, Any, Result]], hang_up: Callable[[], None] | None = None) -> Result | None:
     """Run ``main`` to its end and return its result; None when a signal has stopped it. Nobody dumps the process.
+
+    Args:
+        hang_up: what SIGHUP does instead of stopping, where there is no terminal that could be closed: there it asks a
+            service to read its configuration again.
 
     Raises:
         UserError: from ``main``, taken out of the exception groups that task groups make.
@@ -35,12 +39,12 @@ def run(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result | None:
     keep_memory_private()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            return runner.run(_stoppable(main()))
+            return runner.run(_stoppable(main(), None if in_foreground() else hang_up))
         except BaseExceptionGroup as group:
             raise root_cause(group) from None
 
 
-async def _stoppable(main: Coroutine[Any, Any, Result]) -> Result | None:
+async def _stoppable(main: Coroutine[Any, Any, Result], hang_up: Callable[[], None] | None = None) -> Result | None:
     loop = asyncio.get_running_loop()
     stopped = False
 
@@ -55,6 +59,8 @@ async def _stoppable(main: Coroutine[Any, Any, Result]) -> Result | None:
         task = tasks.create_task(main, name="main")
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, stop, task, number)
+        if hang_up is not None:
+            loop.add_signal_handler(signal.SIGHUP, hang_up)
     return None if task.cancelled() else task.result()
 
 

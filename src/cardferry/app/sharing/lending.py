@@ -22,9 +22,11 @@ class Lender(Interface):
 
     Attributes:
         agent: process id of the agent that serves them; 0 when it is this process.
+        rules: those that hold for all who use them, in a line; empty where there are none.
     """
 
     agent: int
+    rules: str
 
     async def ready(self) -> None:
         """Wait until they can be used."""

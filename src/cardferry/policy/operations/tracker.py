@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from cardferry.pcsc.apdu import ApduError, CommandApdu, ResponseApdu
@@ -34,6 +35,9 @@ _GET_RESPONSE: Final = 0xC0
 _OPEN: Final = 0x00
 _SUCCESS: Final = b"\x90\x00"
 _MORE_DATA: Final = frozenset({0x61, 0x9F})
+#: SELECT, READ BINARY and RECORD, GET RESPONSE and DATA: programs repeat them, and they carry no secrets.
+_WITHOUT_SECRETS: Final = frozenset(bytes((ins,)) for ins in (0xA4, 0xB0, 0xB2, 0xC0, 0xCA, 0xCB))
+_MOST_REMEMBERED: Final = 512
 #: SW1 of a card that has not looked farther than the class byte.
 _CLASS_REFUSED: Final = frozenset({0x68, 0x6E})
 
@@ -53,6 +57,10 @@ def _class(cla: int) -> _Class:
 
 #: Looked up, because it is needed for each command.
 _CLASSES: Final = tuple(_class(cla) for cla in range(0x100))
+
+
+#: Taking a command apart is the larger part of judging it.
+_parsed: Final = lru_cache(_MOST_REMEMBERED)(CommandApdu.parse)
 
 
 @dataclass(slots=True)
@@ -145,10 +153,20 @@ class Tracker:
         """
         return self._chain is not None
 
+    @property
+    def response_open(self) -> bool:
+        """Whether the rest of an answer may be waiting in the card, for whoever asks for it first."""
+        return self._waiting is not None
+
+    @property
+    def applications(self) -> Applications:
+        """What may be selected on the basic logical channel."""
+        return self._channel(0).applications
+
     def judge(self, apdu: bytes) -> Action:
         """What this command does, if it is sent next. Changes nothing."""
         try:
-            piece = CommandApdu.parse(apdu)
+            piece = _parsed(apdu) if apdu[1:2] in _WITHOUT_SECRETS else CommandApdu.parse(apdu)
         except ApduError:
             return Action(UNCERTAIN, ANY, None, True, apdu, None)
         plain, number = _CLASSES[piece.cla]

@@ -1,0 +1,310 @@
+"""The guard of one reader: each command is judged when its turn has come, and answered here if it may not be sent.
+
+The way of a command. A principal that reads what it has read before is not kept (`RuledCard.transmit`): it is known
+that the rules allow it. All else takes the long way (`RuledCard._judged`): what another principal has unlocked is
+locked, the rules are asked, limits and PIN tries are counted, and it is written down.
+
+A command that is refused does not reach the card, so that the tracker, which follows the card, does not learn of it.
+It is answered with ``6982``, as a card answers that wants a PIN first: programs know what to do then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from functools import partial
+from typing import Final
+
+from cardferry.manager.guard import GuardedReader
+from cardferry.pcsc.apdu import StatusWord
+from cardferry.pcsc.caller import Caller, Principal
+from cardferry.pcsc.constants import Protocol
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.reply import Reply, running
+from cardferry.policy.audit import Entry
+from cardferry.policy.audit.words import deed, operation_text, signed_digest
+from cardferry.policy.guard.control import Features
+from cardferry.policy.guard.host import HostGuard
+from cardferry.policy.guard.pin_tries import SUPPOSED, Try, try_of, was_wrong
+from cardferry.policy.guard.unlocked import Unlocked, ask, is_locked, lock
+from cardferry.policy.operations import Action, Meaning, Operation, Tracker
+from cardferry.policy.operations.operation import UNCERTAIN
+from cardferry.policy.redaction import describe_response
+from cardferry.policy.rules.decide import Decision, Verdict
+
+log = logging.getLogger(__name__)
+
+DENIED: Final = StatusWord.SECURITY_STATUS_NOT_SATISFIED.encode()
+#: What a card says when a wrong PIN has taken the last try, or none is left.
+LAST_TRY: Final = StatusWord.retries(0).encode()
+BLOCKED: Final = StatusWord.AUTHENTICATION_BLOCKED.encode()
+#: Operations that limits do not count: a PIN comes before each use of a key.
+_NOT_COUNTED: Final = frozenset({Operation.READ, Operation.VERIFY})
+#: Meanings that are remembered of a principal; a guest chooses the names of what it reads.
+_MOST_REMEMBERED: Final = 256
+_CONTROL: Final = Meaning(Operation.CONTROL)
+
+
+class RuledCard:
+    """Stands between the queue and one reader; see `cardferry.manager.guard.CardGuard`.
+
+    Args:
+        host: what all readers share.
+        reader: what is guarded.
+    """
+
+    def __init__(self, host: HostGuard, reader: GuardedReader) -> None:
+        self._host = host
+        self._reader = reader
+        self._tracker = Tracker()
+        self._unlocked = Unlocked()
+        self._features = Features()
+        #: Who has sent the last command; what it may do without further ado, by which version of the rules.
+        self._principal: Principal | None = None
+        self._free: set[Meaning] = set()
+        self._version = -1
+        #: Wrong PINs since the last right one, by reference.
+        self._wrong: dict[str, int] = {}
+
+    # what happens to the card
+
+    def interrupted(self) -> None:
+        """Somebody who is in no queue of ours may have used the card."""
+        self._tracker.interrupted()
+
+    def forgotten(self) -> None:
+        """The card has forgotten everything."""
+        self._tracker.reset()
+        self._unlocked.forget()
+
+    # commands to the card
+
+    def transmit(self, caller: Caller, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
+        """Send a command, or answer it."""
+        rulebook = self._host.rulebook
+        rulebook.look()
+        principal = caller.principal
+        if (principal is self._principal or principal == self._principal) and rulebook.version == self._version:
+            action = self._tracker.judge(apdu)
+            if action.meaning in self._free:
+                return self._reader.send(apdu, protocol).then(partial(self._answered, action))
+        return running(self._judged(caller, apdu, protocol))
+
+    def _answered(self, action: Action, reply: Reply[bytes]) -> None:
+        error = reply.error
+        if error is None:
+            response = reply.result()
+            self._tracker.answered(action, response)
+            if action.meaning.operation is Operation.READ:
+                return
+            if len(response) >= 2:
+                self._unlocked.answered(action, response)
+            else:
+                self._unlocked.doubt()
+        elif not isinstance(error, PcscError) or error.code is not ReturnCode.E_SHARING_VIOLATION:
+            self._tracker.lost(action)
+            if action.operation is not Operation.READ:
+                self._unlocked.doubt()
+
+    def _send(self, action: Action, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
+        return self._reader.send(apdu, protocol).then(partial(self._answered, action))
+
+    async def _own(self, apdu: bytes, protocol: Protocol) -> bytes:
+        """A command of ours."""
+        return await self._send(self._tracker.judge(apdu), apdu, protocol)
+
+    async def _judged(self, caller: Caller, apdu: bytes, protocol: Protocol) -> bytes:
+        await self._enter(caller.principal, protocol)
+        action = self._tracker.judge(apdu)
+        decision = self._host.rulebook.decide(caller.principal, self._reader.name, action.meaning)
+        if not decision.allowed:
+            return self._refused(caller, action, decision.why, DENIED)
+        if decision.verdict is Verdict.ASK:
+            return self._refused(caller, action, f"{decision.rule} asks a person, and none can be asked", DENIED)
+        if action.operation is Operation.READ:
+            if not self._host.rulebook.timed:
+                self._remember(action.meaning)
+            return await self._send(action, apdu, protocol)
+        return await self._act(caller, action, decision, apdu, protocol)
+
+    async def _act(self, caller: Caller, action: Action, decision: Decision, apdu: bytes, protocol: Protocol) -> bytes:
+        """Send a command that does more than read."""
+        taken = try_of(action, apdu) if self._host.spares_tries_of(caller.principal) else None
+        if taken is not None and (refusal := await self._refusal(caller, action, taken, protocol)):
+            return refusal
+        if not self._within_limit(caller.principal, action, decision):
+            return self._refused(caller, action, f"{decision.rule}: {_limit(decision)}", DENIED)
+        entry = self._entry(action, decision) if self._host.audits or self._host.must_audit else None
+        if entry is not None and self._host.must_audit and not self._host.note(caller, entry):
+            return self._refused(caller, action, "it cannot be written down", DENIED)
+        began = time.perf_counter()
+        response = b""
+        try:
+            response = await self._send(action, apdu, protocol)
+        finally:
+            if entry is not None:
+                outcome = describe_response(response) if response else "no answer"
+                entry.at, entry.event, entry.outcome = time.time(), "done", outcome
+                entry.seconds = round(time.perf_counter() - began, 6)
+                self._host.note(caller, entry)
+        if taken is not None:
+            self._count(caller, taken, response)
+        elif action.operation is Operation.VERIFY and response == b"\x90\x00":
+            self._wrong.clear()
+        return response
+
+    def _remember(self, meaning: Meaning) -> None:
+        if len(self._free) >= _MOST_REMEMBERED:
+            self._free.clear()
+        self._free.add(meaning)
+
+    # principals
+
+    async def _enter(self, principal: Principal, protocol: Protocol) -> None:
+        """A principal's command comes. What another one has unlocked is locked before.
+
+        Raises:
+            PcscError: ``W_RESET_CARD`` when only a reset could do that.
+        """
+        rulebook = self._host.rulebook
+        if principal != self._principal:
+            if self._principal is not None and rulebook.configuration.isolation:
+                await self._lock(protocol)
+            self._principal = principal
+            self._free.clear()
+        if rulebook.version != self._version:
+            self._version = rulebook.version
+            self._free.clear()
+
+    async def _lock(self, protocol: Protocol) -> None:
+        tracker = self._tracker
+        begun = tracker.chain_open or tracker.response_open  # the next command could be taken for the rest of it
+        if self._unlocked.nothing and not begun:
+            return
+        references = None if begun else self._unlocked.lockable(tracker.applications)
+        for reference in references or ():
+            locked = await self._own(lock(reference), protocol)
+            if locked != b"\x90\x00" or not is_locked(await self._own(ask(reference), protocol)):
+                references = None
+                break
+        if references is None or not self._unlocked.nothing:
+            log.info("%s: reset, because %s had unlocked it", self._reader.name, self._principal)
+            await self._reader.start_over()
+
+    # limits, PIN tries
+
+    def _within_limit(self, principal: Principal, action: Action, decision: Decision) -> bool:
+        rule = decision.rule
+        if rule is None or rule.limit is None or action.operation in _NOT_COUNTED or not action.complete:
+            return True
+        now = asyncio.get_running_loop().time()
+        return self._host.uses.take((rule.number, principal), rule.limit, now)
+
+    async def _refusal(self, caller: Caller, action: Action, taken: Try, protocol: Protocol) -> bytes | None:
+        """The answer to a command that may not use up a try; None when it may."""
+        if self._host.wrong_pins.waits(caller.principal):
+            why = f"too many wrong PINs; `cardferry guests forgive {caller.principal}`"
+            return self._refused(caller, action, why, BLOCKED)
+        keep = self._host.rulebook.configuration.keep_tries
+        if not keep:
+            return None
+        left = None
+        if taken.question and not self._tracker.chain_open:
+            left = taken.left(await self._own(taken.question, protocol))
+        if left is None:
+            left = max(SUPPOSED, keep + 1) - self._wrong.get(taken.reference, 0)
+        if 0 < left <= keep:
+            return self._refused(caller, action, f"{left} PIN tries are left, and are kept (keep-tries)", LAST_TRY)
+        return None
+
+    def _count(self, caller: Caller, taken: Try, response: bytes) -> None:
+        if was_wrong(response):
+            self._wrong[taken.reference] = self._wrong.get(taken.reference, 0) + 1
+            if self._host.wrong_pins.count(caller.principal):
+                log.warning("%s has given wrong PINs and must wait: cardferry guests forgive %s lets it try again",
+                            caller.principal, caller.principal)  # fmt: skip
+        elif response == b"\x90\x00":
+            self._wrong.pop(taken.reference, None)
+            self._host.wrong_pins.right(caller.principal)
+
+    # what is written down
+
+    def _entry(self, action: Action, decision: Decision) -> Entry:
+        digest = signed_digest(action)
+        return Entry(
+            time.time(),
+            "asked",
+            reader=self._reader.name,
+            operation=operation_text(action.meaning),
+            what=deed(action, digest),
+            digest=digest.removeprefix(":"),
+            rule="" if decision.rule is None else str(decision.rule),
+        )
+
+    def _refused(self, caller: Caller, action: Action, why: str, answer: bytes) -> bytes:
+        entry = self._entry(action, Decision(Verdict.DENY, None, why))
+        entry.event, entry.rule, entry.outcome = "denied", why, f"answered {answer.hex(' ').upper()}"
+        self._host.note_denial(caller, entry)
+        return answer
+
+    # commands to the reader
+
+    async def control(self, caller: Caller, code: int, data: bytes, max_response: int) -> bytes:
+        """Send a control code, if the rules allow what it does."""
+        self._host.rulebook.look()
+        if self._features.describes(code):
+            self._check(caller, Meaning(Operation.READ))
+            answer = await self._reader.send_control(code, data, max_response)
+            self._features.learn(code, answer)
+            return answer
+        protocol = self._reader.protocol
+        await self._enter(caller.principal, protocol)
+        command = self._features.command(code, data)
+        if command is None:
+            return await self._controlled(caller, _CONTROL, code, data, max_response)
+        action = self._tracker.judge(command)
+        if action.operation not in (Operation.VERIFY, Operation.MANAGE_PIN):
+            return await self._controlled(caller, UNCERTAIN, code, data, max_response)
+        taken = try_of(action, command) if self._host.spares_tries_of(caller.principal) else None
+        if taken is not None and (refusal := await self._refusal(caller, action, taken, protocol)):
+            return refusal
+        answer = await self._controlled(caller, action.meaning, code, data, max_response)
+        if taken is not None:
+            self._count(caller, taken, answer)
+        return answer
+
+    def _check(self, caller: Caller, meaning: Meaning) -> Decision:
+        decision = self._host.rulebook.decide(caller.principal, self._reader.name, meaning)
+        if decision.verdict is not Verdict.ALLOW:
+            entry = Entry(time.time(), "denied", reader=self._reader.name, operation=operation_text(meaning),
+                          what="a command to the reader", rule=decision.why)  # fmt: skip
+            self._host.note_denial(caller, entry)
+            raise PcscError(ReturnCode.W_SECURITY_VIOLATION, decision.why)
+        return decision
+
+    async def _controlled(self, caller: Caller, meaning: Meaning, code: int, data: bytes, max_response: int) -> bytes:
+        """Send a control code that may do something to the card, if the rules allow that."""
+        decision = self._check(caller, meaning)
+        entry = Entry(time.time(), "asked", reader=self._reader.name, operation=operation_text(meaning),
+                      what=f"sent command {code:#x} to the reader", rule=str(decision.rule or ""))  # fmt: skip
+        if self._host.must_audit and not self._host.note(caller, entry):
+            raise PcscError(ReturnCode.W_SECURITY_VIOLATION, "it cannot be written down")
+        try:
+            return await self._reader.send_control(code, data, max_response)
+        finally:
+            self._tracker.interrupted()
+            self._unlocked.doubt()
+            if self._host.audits:
+                entry.at, entry.event = time.time(), "done"
+                self._host.note(caller, entry)
+
+    async def set_attribute(self, caller: Caller, attribute: int) -> None:
+        """Whether the rules allow it."""
+        del attribute
+        self._check(caller, _CONTROL)
+
+
+def _limit(decision: Decision) -> str:
+    rule = decision.rule
+    return "" if rule is None else f"the limit {rule.text_limit} is reached"

@@ -1,0 +1,76 @@
+"""What the guards of all readers of a host share."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
+from cardferry.policy.audit import AuditLog, Entry
+from cardferry.policy.guard.wrong_pins import WrongPins
+from cardferry.policy.rulebook import Rulebook
+from cardferry.policy.rules.limits import Uses
+
+log = logging.getLogger(__name__)
+
+#: s in which the same refusal is counted, not written anew.
+_SAME: Final = 1.0
+
+
+class HostGuard:
+    """Decides who may do what with this host's cards, and writes it down.
+
+    Args:
+        rulebook: the rules in force.
+        audit: where it is written; None for nowhere.
+        wrong_pins: who has given wrong PINs.
+
+    Attributes:
+        rulebook: the rules in force.
+        uses: what has been done under a limit.
+        wrong_pins: who has given wrong PINs.
+    """
+
+    def __init__(self, rulebook: Rulebook, audit: AuditLog | None = None, wrong_pins: WrongPins | None = None) -> None:
+        self.rulebook = rulebook
+        self.uses = Uses()
+        self.wrong_pins = wrong_pins or WrongPins()
+        self._audit = audit
+        self._denials: dict[tuple[str, str, str], tuple[float, int]] = {}
+
+    def spares_tries_of(self, who: Principal) -> bool:
+        """Whether the principal is a guest, which leaves PIN tries; the account itself is none."""
+        return not (who.kind is PrincipalKind.LOCAL_USER and who.name == self.rulebook.account)
+
+    @property
+    def audits(self) -> bool:
+        """Whether anything is written down."""
+        return self._audit is not None
+
+    @property
+    def must_audit(self) -> bool:
+        """Whether nothing that acts may be done that is not written down before."""
+        return self.rulebook.configuration.audit == "required"
+
+    def note(self, caller: Caller, entry: Entry) -> bool:
+        """Write something down; whether it is written, or need not be."""
+        if self._audit is None:
+            return not self.must_audit
+        entry.principal = str(caller.principal)
+        entry.program = str(caller)
+        entry.proved = caller.program.proved
+        return self._audit.add(entry)
+
+    def note_denial(self, caller: Caller, entry: Entry) -> None:
+        """Write a refusal down. One that comes again at once is counted, so that nobody can fill the disk with it."""
+        which = (str(caller.principal), entry.reader, entry.operation.partition(":")[0])
+        now = time.monotonic()
+        last, more = self._denials.get(which, (-_SAME, 0))
+        if now < last + _SAME:
+            self._denials[which] = last, more + 1
+            return
+        self._denials[which] = now, 0
+        entry.times = more + 1
+        log.info("denied to %s: %s with %s: %s", caller.principal, entry.what, entry.reader, entry.rule)
+        self.note(caller, entry)

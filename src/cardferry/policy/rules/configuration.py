@@ -1,0 +1,193 @@
+"""The configuration file: TOML, checked whole before any of it holds.
+
+An unknown key or a value that is none is an error, with its line and what may have been meant. msgspec checks the
+types; what is written in words (``60/hour``) is parsed here, so that a file is either right or not used at all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+
+from cardferry.pcsc.errors import UserError
+from cardferry.policy.rules.hours import Hours
+from cardferry.policy.rules.limits import Limit
+from cardferry.policy.rules.rule import Ask, Permission, Pin, Rule
+
+T = TypeVar("T")
+
+
+class ConfigurationError(UserError):
+    """The configuration file cannot be used: it is not as it must be, cannot be read, or is not ours alone."""
+
+    exit_code = 14
+
+
+class _Allow(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
+    who: str | list[str]
+    may: str | list[str]
+    card: str = "*"
+    pin: Pin = Pin.GUEST
+    limit: str | None = None
+    ask: Ask = Ask.NEVER
+    hours: str | None = None
+
+
+class _File(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
+    allow: list[_Allow] = []
+    isolation: bool = True
+    keep_tries: Annotated[int, msgspec.Meta(ge=0, le=15)] = 1
+    audit: Literal["off", "on", "required"] = "on"
+    audit_file: str | None = None
+
+
+class Configuration(msgspec.Struct, frozen=True):
+    """What a file says.
+
+    Attributes:
+        rules: in their order; empty when there is none.
+        isolation: whether what one principal has unlocked is locked again before another one's first command.
+        keep_tries: PIN tries that guests leave.
+        audit: ``off``, ``on``, or ``required``: then nothing that acts is done when it cannot be written down.
+        audit_file: where it is written; None for the account's own place.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    isolation: bool = True
+    keep_tries: int = 1
+    audit: str = "on"
+    audit_file: str | None = None
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> Configuration:
+        """Read a file's text.
+
+        Args:
+            name: of the file, for errors.
+
+        Raises:
+            ConfigurationError: it is not as it must be.
+        """
+        try:
+            raw = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigurationError(f"{name} is no TOML: {error}", "correct it; https://toml.io says how") from None
+        _check_keys(raw, text, name)
+        try:
+            file = msgspec.convert(raw, _File)
+        except msgspec.ValidationError as error:
+            raise _wrong(error, text, name) from None
+        rules = tuple(_rule(allow, number, text, name) for number, allow in enumerate(file.allow, start=1))
+        return cls(rules, file.isolation, file.keep_tries, file.audit, file.audit_file)
+
+
+def _rule(allow: _Allow, number: int, text: str, name: str) -> Rule:
+    def parsed(key: str, parse: Callable[[str], T], value: str) -> T:
+        try:
+            return parse(value)
+        except ValueError as error:
+            line = _line_of(text, ("allow", number - 1, key))
+            raise ConfigurationError(f"{name}, line {line}: {error}", f"correct {key} there") from None
+
+    def listed(key: str, value: str | list[str]) -> list[str]:
+        values = [value] if isinstance(value, str) else value
+        if not values:
+            line = _line_of(text, ("allow", number - 1, key))
+            raise ConfigurationError(f"{name}, line {line}: {key} is empty", "name at least one, or remove the rule")
+        return values
+
+    if allow.pin is not Pin.GUEST or allow.ask is not Ask.NEVER:
+        key = "ask" if allow.pin is Pin.GUEST else "pin"
+        line = _line_of(text, ("allow", number - 1, key))
+        raise ConfigurationError(f"{name}, line {line}: this version cannot do that", f"leave out {key}")
+    return Rule(
+        number,
+        tuple(parsed("who", _who, each) for each in listed("who", allow.who)),
+        allow.card,
+        tuple(parsed("may", Permission.parse, each) for each in listed("may", allow.may)),
+        allow.pin,
+        None if allow.limit is None else parsed("limit", Limit.parse, allow.limit),
+        allow.ask,
+        None if allow.hours is None else parsed("hours", Hours.parse, allow.hours),
+        allow.limit or "",
+        allow.hours or "",
+    )
+
+
+def _who(pattern: str) -> str:
+    if ":" not in pattern and pattern != "*":
+        raise ValueError(f"{pattern!r} is no principal such as ssh:build1 or local-user:alice")
+    return pattern
+
+
+# errors that say where
+
+_KNOWN: Final[Mapping[str, Sequence[str]]] = {
+    "": [field.encode_name for field in msgspec.structs.fields(_File)],
+    "allow": [field.encode_name for field in msgspec.structs.fields(_Allow)],
+}
+_Path = tuple[str | int, ...]
+
+
+def _check_keys(raw: dict[str, Any], text: str, name: str) -> None:
+    _check(raw, "", (), text, name)
+    rules = raw.get("allow", [])
+    for number, table in enumerate(rules if isinstance(rules, list) else []):
+        if isinstance(table, dict):
+            _check(table, "allow", ("allow", number), text, name)
+
+
+def _check(table: dict[str, Any], kind: str, path: _Path, text: str, name: str) -> None:
+    known = _KNOWN[kind]
+    for key in table:
+        if key in known:
+            continue
+        near = difflib.get_close_matches(key, known, 1)
+        where = f"{name}, line {_line_of(text, (*path, key))}"
+        hint = f"is {near[0]!r} meant?" if near else f"what there is: {', '.join(known)}"
+        raise ConfigurationError(f"{where}: there is no key {key!r}" + (" in [[allow]]" if kind else ""), hint)
+
+
+_AT: Final = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
+
+
+def _wrong(error: msgspec.ValidationError, text: str, name: str) -> ConfigurationError:
+    """msgspec says where in the document; a person wants the line."""
+    found = _AT.fullmatch(str(error))
+    what, place = (found["what"], found["path"] or "") if found else (str(error), "")
+    path: list[str | int] = []
+    for word in re.findall(r"\.([\w-]+)|\[(\d+)\]", place):
+        path.append(word[0] or int(word[1]))
+    about = next((part for part in reversed(path) if isinstance(part, str) and part != "allow"), "")
+    if about:
+        what = f"{about}: {what}"
+    return ConfigurationError(
+        f"{name}, line {_line_of(text, tuple(path[:3]))}: {what}",
+        "correct it; docs/sharing-with-a-team.md has examples",
+    )
+
+
+def _line_of(text: str, path: _Path) -> int:
+    """The line where a key is written, from 1; that of its table where it is not found, or the first one."""
+    in_rule = len(path) > 1 and path[0] == "allow"
+    key = path[2] if in_rule and len(path) > 2 else None if in_rule else path[0] if path else None
+    pattern = re.compile(rf"""\s*["']?{re.escape(str(key))}["']?\s*(=|$)""") if key is not None else None
+    seen, header = -1, 1
+    for number, line in enumerate(text.splitlines(), start=1):
+        if re.match(r"\s*\[", line) and not re.match(r"\s*\[\s*[\"']", line):
+            if re.match(r"\s*\[\[\s*allow\s*\]\]", line):
+                seen += 1
+                if in_rule and seen == path[1]:
+                    header = number
+            if pattern is not None and re.match(rf"\s*\[+\s*{re.escape(str(key))}\s*\]", line) and not in_rule:
+                return number
+            continue
+        wanted = seen == path[1] if in_rule else seen == -1
+        if pattern is not None and wanted and pattern.match(line):
+            return number
+    return header

@@ -1,0 +1,116 @@
+"""A rule: who may do what with which card, with whose PIN, how often and when."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from cardferry.policy.operations import Meaning, Operation
+from cardferry.policy.rules.hours import Hours
+from cardferry.policy.rules.limits import Limit
+
+#: In ``may``: everything that can be done with a card and its reader.
+ALL: Final = "all"
+_OPERATIONS: Final = {operation.value: operation for operation in Operation}
+
+
+class Pin(StrEnum):
+    """Whose PIN opens the card."""
+
+    #: The program's own, as everywhere.
+    GUEST = "guest"
+    #: The host has it, and nobody is asked.
+    HOST = "host"
+    #: The host asks the person in front of it.
+    PINPAD = "pinpad"
+    #: The program gives a ticket's digits, and the host puts its PIN in their place.
+    TICKET = "ticket"
+
+
+class Ask(StrEnum):
+    """Whether the person at the host is asked."""
+
+    NEVER = "never"
+    FIRST = "first"
+    ALWAYS = "always"
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """What ``may`` says in one word, such as ``sign:9C``."""
+
+    text: str
+    meaning: Meaning | None
+
+    @classmethod
+    def parse(cls, text: str) -> Permission:
+        """Read one; raises `ValueError` in words for people."""
+        if text == ALL:
+            return cls(text, None)
+        name, colon, what = text.partition(":")
+        operation = _OPERATIONS.get(name)
+        if operation is None:
+            raise ValueError(f"there is no operation {name!r}: {', '.join(_OPERATIONS)}, or {ALL}")
+        if colon and not what:
+            raise ValueError(f"{text!r} names no key or object")
+        return cls(text, Meaning(operation, _object(what)))
+
+    def covers(self, meaning: Meaning) -> bool:
+        """Whether it allows that."""
+        return self.meaning is None or self.meaning.covers(meaning)
+
+
+def _object(text: str) -> str | None:
+    """As the tables write it: hexadecimal digits, and names of keys, in capitals."""
+    return text.upper() or None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One ``[[allow]]``.
+
+    Attributes:
+        number: its place in the file, from 1; 0 for what holds without a file.
+        who: patterns of principals such as ``ssh:build*``.
+        card: a pattern of the reader's name.
+        may: what is allowed.
+        pin: see `Pin`.
+        limit: how often it may be done in all, reading and PINs apart; None for as often as they like.
+        ask: see `Ask`.
+        hours: when; None for always.
+        text_hours, text_limit: the last two as they were written.
+    """
+
+    number: int
+    who: tuple[str, ...]
+    card: str
+    may: tuple[Permission, ...]
+    pin: Pin = Pin.GUEST
+    limit: Limit | None = None
+    ask: Ask = Ask.NEVER
+    hours: Hours | None = None
+    text_limit: str = field(default="", compare=False)
+    text_hours: str = field(default="", compare=False)
+
+    def concerns(self, who: str, card: str | None) -> bool:
+        """Whether it is about this principal and this reader (None: any)."""
+        return any(fnmatch.fnmatchcase(who, pattern) for pattern in self.who) and (
+            card is None or _matches(card, self.card)
+        )
+
+    def allows(self, meaning: Meaning, moment: datetime) -> bool:
+        """Whether it allows that then."""
+        return any(each.covers(meaning) for each in self.may) and (self.hours is None or self.hours.hold(moment))
+
+    def __str__(self) -> str:
+        """As ``rule 2 of the configuration``."""
+        return f"rule {self.number}" if self.number else "the rule without a configuration"
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """As for ``--reader``: a shell's pattern, upper and lower case alike; a whole name matches itself."""
+    folded = name.casefold()
+    return pattern.casefold() == folded or fnmatch.fnmatchcase(folded, pattern.casefold())

@@ -1,0 +1,142 @@
+"""What one principal has unlocked is locked before another one's first command; within a principal nothing changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cardferry.cards.piv import PivCard
+from cardferry.pcsc.constants import Disposition
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from tests.policy.guard.guarded_host import (
+    ASK,
+    DENIED,
+    OK,
+    READ,
+    SELECT,
+    SIGN,
+    GuardedHost,
+    User,
+    verify,
+)
+
+LOCK = bytes.fromhex("0020FF80")
+AUTHENTICATE_9B = bytes.fromhex("0087039B047C02810000")
+
+
+async def unlocked(host: GuardedHost, name: str = "ssh:alice") -> User:
+    alice = await host.principal(name)
+    await alice.send(SELECT)
+    assert await alice.send(verify()) == OK
+    return alice
+
+
+async def test_a_pin_that_one_guest_has_verified_is_not_verified_for_the_next() -> None:
+    async with GuardedHost() as host:
+        await unlocked(host)
+        bob = await host.principal("ssh:bob")
+        assert await bob.send(SIGN) == DENIED
+        assert (await bob.send(ASK))[:1] == b"\x63"
+        assert host.card.resets == 0
+        assert host.card.seen[3:5] == [LOCK, ASK]
+
+
+async def test_without_isolation_it_is(tmp_path: Path) -> None:
+    async with GuardedHost("isolation = false", folder=tmp_path) as host:
+        await unlocked(host)
+        bob = await host.principal("ssh:bob")
+        assert (await bob.send(SIGN))[-2:] == OK
+
+
+async def test_within_a_principal_programs_share_what_is_unlocked_as_at_pcscd() -> None:
+    async with GuardedHost() as host:
+        await unlocked(host)
+        other = await host.principal("ssh:alice")
+        assert (await other.send(SIGN))[-2:] == OK
+        assert LOCK not in host.card.seen
+
+
+async def test_nothing_is_sent_when_nobody_has_verified_anything() -> None:
+    async with GuardedHost() as host:
+        alice, bob = await host.principal("ssh:alice"), await host.principal("ssh:bob")
+        for user in (alice, bob, alice):
+            await user.send(SELECT)
+        assert host.card.seen == [SELECT] * 3
+        assert host.card.resets == 0
+
+
+async def test_a_transaction_is_not_interrupted() -> None:
+    async with GuardedHost() as host:
+        alice, bob = await host.principal("ssh:alice"), await host.principal("ssh:bob")
+        async with alice:
+            await alice.send(SELECT)
+            assert await alice.send(verify()) == OK
+            waiting = bob.card.transmit(SIGN, 2)
+            assert (await alice.send(SIGN))[-2:] == OK
+        assert await waiting == DENIED
+
+
+async def test_the_card_is_reset_where_only_that_is_sure_and_everybody_who_used_it_is_told() -> None:
+    async with GuardedHost() as host:
+        alice = await host.principal("ssh:alice")
+        bob, carol = await host.principal("ssh:bob"), await host.principal("ssh:carol")
+        await bob.send(SELECT)
+        await alice.send(SELECT)
+        assert (await alice.send(AUTHENTICATE_9B))[-2:] == OK  # of the management key: not a PIN
+        assert host.card.resets == 0
+        await carol.send(SELECT)  # who has not used the card has lost nothing
+        assert host.card.resets == 1
+        for told in (alice, bob):
+            with pytest.raises(PcscError) as error:
+                await told.send(READ)
+            assert error.value.code is ReturnCode.W_RESET_CARD
+
+
+async def test_a_card_that_does_not_lock_on_demand_is_reset() -> None:
+    card = PivCard.personalised()
+    process = card.process
+    card.process = lambda apdu: OK if apdu == LOCK else process(apdu)  # type: ignore[method-assign]
+    async with GuardedHost(card=card) as host:
+        await unlocked(host)
+        bob = await host.principal("ssh:bob")
+        await bob.send(SELECT)
+        assert host.card.resets == 1
+        assert await bob.send(SIGN) == DENIED
+
+
+async def test_a_chain_that_one_has_begun_does_not_become_anothers_command() -> None:
+    async with GuardedHost() as host:
+        alice, bob = await host.principal("ssh:alice"), await host.principal("ssh:bob")
+        await alice.send(SELECT)
+        assert await alice.send(bytes.fromhex("10CB3FFF015C")) == OK
+        await bob.send(SELECT)
+        assert host.card.resets == 1
+
+
+async def test_the_rest_of_an_answer_is_not_anothers() -> None:
+    async with GuardedHost() as host:
+        alice, bob = await host.principal("ssh:alice"), await host.principal("ssh:bob")
+        await alice.send(SELECT)
+        assert (await alice.send(READ[:-1] + b"\x00"))[-2:-1] == b"\x61"
+        await bob.send(SELECT)
+        assert host.card.resets == 1
+
+
+async def test_whoever_vanishes_leaves_nothing_behind() -> None:
+    async with GuardedHost() as host:
+        alice = await unlocked(host)
+        await alice.card.disconnect(Disposition.LEAVE)
+        bob = await host.principal("ssh:bob")
+        await bob.send(SELECT)
+        assert await bob.send(SIGN) == DENIED
+
+
+async def test_after_a_reset_nothing_needs_to_be_locked() -> None:
+    async with GuardedHost() as host:
+        alice = await unlocked(host)
+        await alice.card.disconnect(Disposition.RESET)
+        seen = len(host.card.seen)
+        bob = await host.principal("ssh:bob")
+        await bob.send(SELECT)
+        assert host.card.seen[seen:] == [SELECT]
