@@ -184,11 +184,12 @@ async def test_the_shortest_bounds_of_those_who_are_there_apply_and_others_are_t
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     applied = []
-    async with agent(SELF_STARTED), lent():
+    async with agent(SELF_STARTED), lent() as first:
         for bounds, others in ((replace_request(max_idle=5.0), False), (replace_request(max_idle=60.0), True)):
             caplog.clear()
             async with lent(bounds) as one:
-                await one.describe()
+                for told in (one, first):
+                    await told.describe()  # behind what it is told
                 applied.append("--max-idle 5," in caplog.text)
                 assert ("--max-idle 30," in caplog.text) == others
     assert applied == [True, False]

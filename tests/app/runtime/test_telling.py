@@ -11,7 +11,7 @@ from cardferry.app.runtime.telling import LONG, SETTLED, telling
 from cardferry.pcsc.reader_state import ReaderState, Use, User
 from cardferry.pcsc.trouble import Cause, Trouble
 from tests.fleet.hosts import Said
-from tests.virtual_time import loop_factories
+from tests.virtual_time import loop_factories, quiet
 
 LOOPS = loop_factories()
 DOWN = Trouble(Cause.DOWN, "/run/pcscd/pcscd.comm", host="nas")
@@ -56,9 +56,12 @@ async def test_a_pcscd_that_is_restarted_is_not_told(caplog: pytest.LogCaptureFi
 
 
 async def test_what_is_wrong_from_the_start_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Before readers were ever seen, that is: a person waits for them."""
     manager = Manager()
-    manager.troubled(DOWN)
     async with telling(manager):
+        await asyncio.sleep(10)
+        manager.troubled(DOWN)
+        await quiet()
         assert caplog.messages == [SAID]
         await asyncio.sleep(3600)
         assert caplog.messages == [SAID]

@@ -201,6 +201,6 @@ async def serving(
         AsyncExitStack() as fronts,
     ):
         opened = Serving(served, service, host, guests, fronts)
-        await served.readers.known()
         async with telling(host.manager, opened.serves) if tells else nullcontext():
+            await served.readers.known()
             yield opened

@@ -100,7 +100,6 @@ async def _here(attachment: Attachment, workdir: Path, listening: ListeningSocke
             slots = service.offered(slots)
             return Running("attach", os.getpid(), since, links, contexts, slots, troubles=troubles_of(offered))
 
-        async with fronts(offered, [(listening, None)], service):
+        async with fronts(offered, [(listening, None)], service), telling(offered):
             await readers.known()
-            async with telling(offered):
-                yield describe
+            yield describe

@@ -1,7 +1,7 @@
 """What people are told of the readers that a command serves: what keeps them away, and who waits long for a card.
 
-One line for each, on standard error: for a trouble that has lasted `SETTLED` (a pcscd that is restarted is none), and
-for each program of ours that has waited `LONG` for its turn, once for each wait.
+One line for each, on standard error: for a trouble that has lasted `SETTLED` (a pcscd that is restarted is none), at
+once for one from the start, and for each program of ours that has waited `LONG` for its turn, once for each wait.
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ _TICK: Final = 0.002
 async def telling(
     manager: ResourceManager, ours: Callable[[User], bool] = lambda user: user.ours
 ) -> AsyncIterator[None]:
-    """Tell people for the block; what keeps readers away when it begins is told before that.
+    """Tell people for the block.
 
     Args:
         manager: as its users see it.
         ours: whether people are told that this one waits.
     """
     teller = _Teller(manager, ours)
-    teller.tell_troubles(manager.snapshot)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(teller.run(), name="what people are told")
         try:
@@ -52,6 +51,8 @@ class _Teller:
         self._ours = ours
         self._loop = asyncio.get_running_loop()
         self._told: tuple[Trouble, ...] = ()
+        #: Whether there have been readers since the beginning.
+        self._ever = bool(manager.snapshot.readers)
         #: Troubles that are not told yet, and since when they are these.
         self._fresh: tuple[Trouble, ...] = ()
         self._fresh_since = 0.0
@@ -70,17 +71,18 @@ class _Teller:
     def _troubles(self, snapshot: Snapshot) -> Iterator[float]:
         """Tell what is due; yields when to look again."""
         now = self._loop.time()
+        self._ever = self._ever or bool(snapshot.readers)
         if snapshot.troubles == self._told:
             self._fresh = self._told
             return
         if snapshot.troubles != self._fresh:
             self._fresh, self._fresh_since = snapshot.troubles, now
-        if now + _TICK >= self._fresh_since + SETTLED:
-            self.tell_troubles(snapshot)
+        if not self._ever or now + _TICK >= self._fresh_since + SETTLED:
+            self._tell_troubles(snapshot)
         else:
             yield self._fresh_since + SETTLED
 
-    def tell_troubles(self, snapshot: Snapshot) -> None:
+    def _tell_troubles(self, snapshot: Snapshot) -> None:
         """Tell those that are new; and once there is none any more, that the readers are there."""
         told, self._told = self._told, snapshot.troubles
         for trouble in snapshot.troubles:
