@@ -43,7 +43,9 @@ def unknown(text: str) -> list[str]:
     wrong = []
     for command, words in calls(text):
         known = importlib.import_module(f"cardferry.cli.{command}").command
-        options = {one for parameter in known.params for one in (*parameter.opts, *parameter.secondary_opts)}
+        each = [known, *getattr(known, "commands", {}).values()]
+        parameters = [parameter for one in each for parameter in one.params]
+        options = {one for parameter in parameters for one in (*parameter.opts, *parameter.secondary_opts)}
         wrong += [f"{command} {word}" for word in words if word not in options | {"--help"}]
     return wrong
 
