@@ -141,6 +141,38 @@ def test_yubico_piv_tool_gets_on_with_what_is_denied(team: Team) -> None:
     team.run(team.two, *tool, "-a", "verify-pin", "-P", PIV_PIN).check()
 
 
+def answers(pinentry: Path, script: str) -> None:
+    """A pinentry that answers each ``$word`` with a shell's script."""
+    pinentry.write_text(f"#!/bin/sh\necho OK; while read word rest; do {script}; done\n")
+    pinentry.chmod(0o755)
+
+
+@pytest.mark.parametrize("of", ["secret", "person"])
+def test_the_host_gives_the_pin_to_a_program_that_thinks_of_a_pinpad(team: Team, of: str) -> None:
+    secret, asking = team.host.home / "pin", team.host.home / "pinentry"
+    secret.write_text(PIV_PIN)
+    secret.chmod(0o600)
+    asking.write_text(
+        f"#!/bin/sh\necho OK; while read word rest; do [ $word = GETPIN ] && echo D {PIV_PIN}; echo OK; done\n"
+    )
+    asking.chmod(0o755)
+    more = f'pin = "host"\npin-from = "file:{secret}"' if of == "secret" else 'pin = "pinpad"'
+    team.now(f'pinentry = "{asking}"\n' + rule("read", "authenticate:9A", more=more))
+    sign(team).check()
+    assert sign(team, "--pin", PIV_PIN).code != 0, "it is not the guest's to give"
+    (team.two.home / "signature").unlink()
+    team.now(rule("read", "authenticate:9A"))
+    assert sign(team, "--pin", PIV_PIN).code != 0
+
+
+def test_the_person_at_the_host_is_asked(team: Team) -> None:
+    asking = team.host.home / "pinentry"
+    for answer, works in (("OK", True), ("ERR 83886179", False)):
+        answers(asking, f"[ $word = CONFIRM ] && echo {answer} || echo OK")
+        team.now(f'pinentry = "{asking}"\n' + rule("read", "verify", "authenticate:9A", more='ask = "always"'))
+        assert (sign(team, "--pin", PIV_PIN).code == 0) is works
+
+
 def test_fifty_wrong_pins_leave_at_least_one_try(team: Team) -> None:
     team.now("")
     answers = team.apdus(team.two, SELECT, *[WRONG] * 50)
