@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 
+from cardferry.link import LinkServer
 from cardferry.link.facts import About, Known, ReaderFacts
+from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute
 from cardferry.pcsc.errors import ReturnCode
+from cardferry.pcsc.reader_state import Snapshot
 
 #: FEATURE_VERIFY_PIN_DIRECT, FEATURE_IFD_PIN_PROPERTIES and FEATURE_GET_TLV_PROPERTIES.
 FEATURES = bytes.fromhex("0604 42330006 0a04 4233000a 1204 42330012")
@@ -54,3 +59,17 @@ def test_features_that_are_cut_or_odd(features: bytes) -> None:
     facts = ReaderFacts()
     facts.learn("A", About.CONTROL, GET_FEATURE_REQUEST, Known(0, features))
     assert not facts.learn("A", About.CONTROL, 0x42330012, Known(0, b"tlv"))
+
+
+async def test_what_a_reader_says_to_one_principal_is_not_told_to_another() -> None:
+    """Rules may give one of them a pinpad, and not the other."""
+    manager = Mock(snapshot=Snapshot())
+    host = LinkServer(manager)
+    one, two = (Principal(PrincipalKind.SSH, name) for name in ("one", "two"))
+    host.learn(one, "A", About.CONTROL, GET_FEATURE_REQUEST, Known(0, FEATURES))
+    assert host.knows(one, "A")
+    assert not host.knows(two, "A")
+    assert list(host.facts(two)) == []
+    manager.snapshot = Snapshot(reader_events=2)
+    host.check_facts()
+    assert not host.knows(one, "A")

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.lab import Lab
-from tests.lab.cards import PIV_PIN
+from tests.lab.cards import OPENPGP_PIN, PIV_PIN
 from tests.lab.computer import REPOSITORY, Computer
 from tests.lab.ferry import Ferry, cardferry, over
+from tests.lab.gpg import Gpg
 from tests.lab.process import Command, Result, wait_until
 from tests.lab.sshd import Sshd
 
@@ -29,7 +30,7 @@ SIGN = "0087119A267C2482008120" + "11" * 32 + "00"
 class Team:
     """A host with a card, and two guests."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, card: str = "card_piv") -> None:
         self.host = lab.computer("host")
         self.one, self.two = lab.computer("one"), lab.computer("two")
         self.rules = self.host.home / "rules.toml"
@@ -40,12 +41,10 @@ class Team:
         words = ["share", "one", "two", "--readers", f"vpicc:{PORT}", "--config", str(self.rules), *over(ssh)]
         self.ferry = Ferry(self.host, words)
         self.ferry.wait_until_ready()
-        self.insert()
-
-    def insert(self) -> None:
-        """A new card."""
-        card = [sys.executable, "-m", "tests.lab.card_piv", f"--port={PORT}"]
-        self.card = self.host.popen(card, env={"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}, mounts=False)
+        words = [sys.executable, "-m", f"tests.lab.{card}", f"--port={PORT}"]
+        if card == "card_openpgp":
+            words.append(f"--storage={self.host.folder / 'openpgp'}")
+        self.card = self.host.popen(words, env={"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}, mounts=False)
         self.card.wait_for("^inserted$")
 
     def write_rules(self, text: str) -> None:
@@ -141,6 +140,38 @@ def test_yubico_piv_tool_gets_on_with_what_is_denied(team: Team) -> None:
     team.run(team.two, *tool, "-a", "verify-pin", "-P", PIV_PIN).check()
 
 
+def answers(pinentry: Path, script: str) -> None:
+    """A pinentry that answers each ``$word`` with a shell's script."""
+    pinentry.write_text(f"#!/bin/sh\necho OK; while read word rest; do {script}; done\n")
+    pinentry.chmod(0o755)
+
+
+@pytest.mark.parametrize("of", ["secret", "person"])
+def test_the_host_gives_the_pin_to_a_program_that_thinks_of_a_pinpad(team: Team, of: str) -> None:
+    secret, asking = team.host.home / "pin", team.host.home / "pinentry"
+    secret.write_text(PIV_PIN)
+    secret.chmod(0o600)
+    asking.write_text(
+        f"#!/bin/sh\necho OK; while read word rest; do [ $word = GETPIN ] && echo D {PIV_PIN}; echo OK; done\n"
+    )
+    asking.chmod(0o755)
+    more = f'pin = "host"\npin-from = "file:{secret}"' if of == "secret" else 'pin = "pinpad"'
+    team.now(f'pinentry = "{asking}"\n' + rule("read", "authenticate:9A", more=more))
+    sign(team).check()
+    assert sign(team, "--pin", PIV_PIN).code != 0, "it is not the guest's to give"
+    (team.two.home / "signature").unlink()
+    team.now(rule("read", "authenticate:9A"))
+    assert sign(team, "--pin", PIV_PIN).code != 0
+
+
+def test_the_person_at_the_host_is_asked(team: Team) -> None:
+    asking = team.host.home / "pinentry"
+    for answer, works in (("OK", True), ("ERR 83886179", False)):
+        answers(asking, f"[ $word = CONFIRM ] && echo {answer} || echo OK")
+        team.now(f'pinentry = "{asking}"\n' + rule("read", "verify", "authenticate:9A", more='ask = "always"'))
+        assert (sign(team, "--pin", PIV_PIN).code == 0) is works
+
+
 def test_fifty_wrong_pins_leave_at_least_one_try(team: Team) -> None:
     team.now("")
     answers = team.apdus(team.two, SELECT, *[WRONG] * 50)
@@ -163,3 +194,27 @@ def test_what_was_done_is_written_down(team: Team) -> None:
     assert "ssh:two, denied, authenticated with PIV 9A" in said
     assert PIV_PIN not in team.audit.read_text()
     assert "none of them changed" in cardferry(team.host, "audit", "verify", "--file", str(team.audit)).check().out
+
+
+@pytest.fixture
+def gpg_team(lab: Lab) -> Team:
+    return Team(lab, "card_openpgp")
+
+
+def test_gpg_gets_on_with_what_is_denied_and_scdaemon_uses_the_pinpad(gpg_team: Team) -> None:
+    team = gpg_team
+    gpg = Gpg(team.two, team.ferry.socket, options=("pcsc-shared", "enable-pinpad-varlen"))
+    gpg.make_keys()
+    team.now(rule("read", "verify", "decrypt"))
+    assert gpg.sign("Dear card, please sign this.").code != 0
+    assert "Signature counter" in gpg.card_status().check().out
+    team.now(rule("read", "verify", "sign:SIG"))
+    assert "BEGIN PGP SIGNATURE" in gpg.sign("Dear card, please sign this.").check().out
+    secret = team.host.home / "pin"
+    secret.write_text(OPENPGP_PIN)
+    secret.chmod(0o600)
+    team.now(rule("read", "sign:SIG", more=f'pin = "host"\npin-from = "file:{secret}"'))
+    gpg.stop()
+    answers(gpg.home / "pinentry", "[ $word = GETPIN ] && echo ERR 83886179 || echo OK")  # the guest has no PIN
+    signed = gpg.sign("Dear card, please sign this.").check().out
+    assert "Good signature" in gpg.verify(signed).check().err

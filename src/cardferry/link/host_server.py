@@ -162,7 +162,8 @@ class LinkServer:
         self.manager = manager
         self.limits = limits or Limits()
         self.accelerate = accelerate
-        self.facts = ReaderFacts()
+        #: What readers say to each principal: rules may give one a pinpad, and not another.
+        self._facts: dict[Principal, ReaderFacts] = {}
         self.budget = Budget(self.limits.memory)
         self._timing = timing or Timing()
         self._bounds = bounds or Bounds()
@@ -304,18 +305,23 @@ class LinkServer:
         events = self.manager.snapshot.reader_events
         if events != self._facts_events:
             self._facts_events = events
-            self.facts.forget()
+            self._facts.clear()
 
-    def knows(self, reader: str) -> bool:
-        """Whether somebody has asked for that reader's features."""
-        return self.facts.find(reader, About.CONTROL, GET_FEATURE_REQUEST) is not None
+    def facts(self, who: Principal) -> ReaderFacts:
+        """What readers always say to a principal."""
+        return self._facts.setdefault(who, ReaderFacts())
 
-    def learn(self, reader: str, about: About, key: int, known: Known) -> None:
-        """A guest has asked a reader for something: if it is a fact, nobody need ask again."""
+    def knows(self, who: Principal, reader: str) -> bool:
+        """Whether the principal has asked for that reader's features."""
+        return self.facts(who).find(reader, About.CONTROL, GET_FEATURE_REQUEST) is not None
+
+    def learn(self, who: Principal, reader: str, about: About, key: int, known: Known) -> None:
+        """A guest has asked a reader for something: if it is a fact, none of its principal need ask again."""
         self.check_facts()
-        if self.facts.learn(reader, about, key, known):
+        if self.facts(who).learn(reader, about, key, known):
             for session in tuple(self._own.values()):
-                session.guarded(partial(session.tell_fact, reader, about, key, known))
+                if session.principal == who:
+                    session.guarded(partial(session.tell_fact, reader, about, key, known))
 
     @property
     def status(self) -> LinkServerStatus:

@@ -79,14 +79,12 @@ class SessionHost(Interface):
         manager: whose cards are served.
         limits: see `Limits`.
         accelerate: whether to run ahead.
-        facts: what readers always say.
         budget: what may be kept for all guests together.
     """
 
     manager: ResourceManager
     limits: Limits
     accelerate: bool
-    facts: ReaderFacts
     budget: budget.Budget
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -97,11 +95,15 @@ class SessionHost(Interface):
         """Forget what was known about readers when readers have come or gone."""
         ...
 
-    def knows(self, reader: str) -> bool:
-        """Whether somebody has asked for that reader's features."""
+    def facts(self, who: Principal) -> ReaderFacts:
+        """What readers always say to a principal."""
         ...
 
-    def learn(self, reader: str, about: About, key: int, known: Known) -> None:
+    def knows(self, who: Principal, reader: str) -> bool:
+        """Whether the principal has asked for that reader's features."""
+        ...
+
+    def learn(self, who: Principal, reader: str, about: About, key: int, known: Known) -> None:
         """A guest has asked a reader for something."""
         ...
 
@@ -158,7 +160,7 @@ class HostSession:
             self._post(m.Welcome(limits.contexts, limits.handles, limits.calls, limits.call_bytes))
             self._tell_readers()
             self._host.check_facts()
-            for reader, about, key, known in self._host.facts:
+            for reader, about, key, known in self._host.facts(self.principal):
                 self._post(m.Fact(m.packed_name(reader), about, key, known.code, known.value))
         else:
             log.info("%s: connected again", self.guest)
@@ -284,7 +286,7 @@ class HostSession:
         reader = m.name_of(message.reader)
         card = HostCard(message.handle, reader, lane.context, ShareMode(message.share), ahead)
         card.time = self._loop.time
-        card.asks_reader = lane.accelerate and self._far and not self._host.knows(reader)
+        card.asks_reader = lane.accelerate and self._far and not self._host.knows(self.principal, reader)
         lane.cards.add(card)
         self._cards[message.handle] = card, lane
         self._on_reader.setdefault(card.reader, set()).add(card)
@@ -442,7 +444,7 @@ class HostSession:
     # what the guest is told
 
     def _learn(self, reader: str, about: About, key: int, known: Known) -> None:
-        self._host.learn(reader, about, key, known)
+        self._host.learn(self.principal, reader, about, key, known)
 
     def tell_fact(self, reader: str, about: About, key: int, known: Known) -> None:
         """The host has learnt something about a reader."""

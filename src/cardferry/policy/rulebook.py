@@ -21,7 +21,7 @@ from cardferry.policy.operations import Meaning
 from cardferry.policy.rules.configuration import Configuration, ConfigurationError
 from cardferry.policy.rules.decide import Decision, decide, sees
 from cardferry.policy.rules.defaults import default_rules
-from cardferry.policy.rules.rule import Rule
+from cardferry.policy.rules.rule import Pin, Rule
 from cardferry.transports.folders import check_trusted
 
 log = logging.getLogger(__name__)
@@ -130,6 +130,13 @@ class Rulebook:
     def sees(self, who: Principal, card: str) -> bool:
         """Whether a reader is shown to the principal."""
         return sees(self.rules, who, card)
+
+    def pin_rule(self, who: Principal, card: str) -> Rule | None:
+        """The rule by which the host gives the PIN for the principal now; None where the principal gives its own."""
+        for rule in self.rules:
+            if rule.pin is not Pin.GUEST and rule.concerns(str(who), card):
+                return rule if rule.hours is None or rule.hours.hold(datetime.now()) else None
+        return None
 
     def in_a_line(self) -> str:
         """What is in force, for people."""

@@ -51,8 +51,9 @@ def test_everything_that_a_file_can_say() -> None:
         (RULE.replace('"read"', '"sign:"'), 3, "names no key", ""),
         ('keep-tries = "a"', 1, "keep-tries: Expected `int`", ""),
         ("keep-tries = 16", 1, "keep-tries", ""),
-        (RULE + 'pin = "host"', 4, "cannot do that", "leave out pin"),
-        (RULE + 'ask = "first"', 4, "cannot do that", "leave out ask"),
+        (RULE + 'pin = "host"', 4, 'pin = "host" and pin-from go together', "file:/PATH"),
+        (RULE + 'pin = "host"\npin-from = "file:pin"', 5, "is neither file:/PATH", "correct pin-from"),
+        (RULE + 'pin = "pinpad"\npin-from = "file:/pin"', 5, "go together", ""),
         ("allow = 3", 1, "Expected `array`", ""),
     ],
 )
@@ -62,6 +63,12 @@ def test_errors_say_where(text: str, line: int, said: str, hint: str) -> None:
     assert error.value.message.startswith(f"config.toml, line {line}: ")
     assert said in error.value.message
     assert hint in error.value.hint
+
+
+def test_the_hosts_pin_is_not_for_everybody() -> None:
+    text = "isolation = false\n" + RULE + 'pin = "pinpad"'
+    with pytest.raises(ConfigurationError, match="would be everybody's"):
+        Configuration.parse(text, "config.toml")
 
 
 def test_what_is_no_toml_is_an_error_with_its_line() -> None:

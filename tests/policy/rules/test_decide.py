@@ -29,6 +29,7 @@ RULES = Configuration.parse(
     [[allow]]
     who = "ssh:careful"
     may = "sign"
+    ask = "first"
     [[allow]]
     who = "local-user:alice"
     may = "all"
@@ -64,7 +65,7 @@ def what(text: str) -> Meaning:
         ("ssh:build1", OTHER, "decrypt:9D", MONDAY, Verdict.ALLOW, 2),
         ("ssh:build1", OTHER, "decrypt:9D", SUNDAY, Verdict.DENY, None),
         ("ssh:build1", YUBIKEY, "other", MONDAY, Verdict.DENY, None),
-        ("ssh:careful", YUBIKEY, "sign:9C", MONDAY, Verdict.ALLOW, 3),
+        ("ssh:careful", YUBIKEY, "sign:9C", MONDAY, Verdict.ASK, 3),
         ("local-user:alice", OTHER, "other", MONDAY, Verdict.ALLOW, 4),
         ("local-user:alice", OTHER, "control", MONDAY, Verdict.ALLOW, 4),
         ("ssh:nobody", OTHER, "read", MONDAY, Verdict.DENY, None),

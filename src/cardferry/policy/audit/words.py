@@ -41,10 +41,10 @@ def operation_text(meaning: Meaning) -> str:
     return str(meaning.operation) if meaning.object is None else f"{meaning.operation}:{meaning.object}"
 
 
-def deed(action: Action, digest: str = "") -> str:
-    """What a command does, such as ``signed a SHA-256 digest with PIV 9C``."""
+def deed(action: Action, digest: str = "", *, done: bool = True) -> str:
+    """What a command does, such as ``signed a SHA-256 digest with PIV 9C``; or will do: ``sign a ...``."""
     operation, what = action.meaning
-    words = _VERBS[operation]
+    words = _VERBS[operation] if done else operation.value
     if digest and (name := digest.partition(":")[0]):
         words += f" a {name} digest"
     if operation in _WITH_KEY:

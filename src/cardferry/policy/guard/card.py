@@ -19,8 +19,8 @@ from typing import Final
 from cardferry.manager.guard import GuardedReader
 from cardferry.pcsc.apdu import StatusWord
 from cardferry.pcsc.caller import Caller, Principal
-from cardferry.pcsc.constants import Protocol
-from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Protocol
+from cardferry.pcsc.errors import PcscError, ReturnCode, UserError
 from cardferry.pcsc.reply import Reply, running
 from cardferry.policy.audit import Entry
 from cardferry.policy.audit.words import deed, operation_text, signed_digest
@@ -30,8 +30,20 @@ from cardferry.policy.guard.pin_tries import SUPPOSED, Try, try_of, was_wrong
 from cardferry.policy.guard.unlocked import Unlocked, ask, is_locked, lock
 from cardferry.policy.operations import Action, Meaning, Operation, Tracker
 from cardferry.policy.operations.operation import UNCERTAIN
+from cardferry.policy.pin.entry import (
+    CANCELLED,
+    INVALID,
+    PROPERTIES,
+    PROPERTIES_CODE,
+    TIMED_OUT,
+    VERIFY_CODE,
+    WRONG_SIZE,
+    PinEntry,
+    with_pinpad,
+)
 from cardferry.policy.redaction import describe_response
 from cardferry.policy.rules.decide import Decision, Verdict
+from cardferry.policy.rules.rule import Rule
 
 log = logging.getLogger(__name__)
 
@@ -120,13 +132,27 @@ class RuledCard:
         decision = self._host.rulebook.decide(caller.principal, self._reader.name, action.meaning)
         if not decision.allowed:
             return self._refused(caller, action, decision.why, DENIED)
-        if decision.verdict is Verdict.ASK:
-            return self._refused(caller, action, f"{decision.rule} asks a person, and none can be asked", DENIED)
+        if decision.verdict is Verdict.ASK and action.complete and not await self._consents(caller, action, decision):
+            return self._refused(
+                caller, action, f"{decision.rule} asks the person at the host, who has not allowed it", DENIED
+            )
+        if action.operation is Operation.VERIFY and self._host.rulebook.pin_rule(caller.principal, self._reader.name):
+            return self._refused(caller, action, "its PIN is given at the host, and not by the program", DENIED)
         if action.operation is Operation.READ:
             if not self._host.rulebook.timed:
                 self._remember(action.meaning)
             return await self._send(action, apdu, protocol)
         return await self._act(caller, action, decision, apdu, protocol)
+
+    async def _consents(self, caller: Caller, action: Action, decision: Decision) -> bool:
+        """Ask the person at the host, where the rule says so, about what is done with a key or changes the card."""
+        rule = decision.rule
+        if decision.verdict is not Verdict.ASK or rule is None:
+            return True
+        if action.operation in _NOT_COUNTED or not action.complete:
+            return True
+        what = deed(action, signed_digest(action), done=False)
+        return await self._host.consents(caller, self._reader.name, rule, action.meaning, what)
 
     async def _act(self, caller: Caller, action: Action, decision: Decision, apdu: bytes, protocol: Protocol) -> bytes:
         """Send a command that does more than read."""
@@ -253,6 +279,9 @@ class RuledCard:
     async def control(self, caller: Caller, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code, if the rules allow what it does."""
         self._host.rulebook.look()
+        pin_rule = self._host.rulebook.pin_rule(caller.principal, self._reader.name)
+        if pin_rule is not None and code in (GET_FEATURE_REQUEST, VERIFY_CODE, PROPERTIES_CODE):
+            return await self._pinpad(caller, pin_rule, code, data, max_response)
         if self._features.describes(code):
             self._check(caller, Meaning(Operation.READ))
             answer = await self._reader.send_control(code, data, max_response)
@@ -273,6 +302,51 @@ class RuledCard:
         if taken is not None:
             self._count(caller, taken, answer)
         return answer
+
+    async def _pinpad(self, caller: Caller, rule: Rule, code: int, data: bytes, max_response: int) -> bytes:
+        """A control code of the pinpad that the reader seems to have for this principal."""
+        if code == PROPERTIES_CODE:
+            return PROPERTIES
+        if code == VERIFY_CODE:
+            return await self._pin_entry(caller, rule, data)
+        try:
+            features = await self._reader.send_control(code, data, max_response)
+        except PcscError:
+            features = b""  # it has none itself
+        self._features.learn(code, features)
+        return with_pinpad(features)[:max_response]
+
+    async def _pin_entry(self, caller: Caller, rule: Rule, data: bytes) -> bytes:
+        """The program asks for a PIN to be typed; the answer is the card's, or one of a pinpad."""
+        protocol = self._reader.protocol
+        await self._enter(caller.principal, protocol)
+        try:
+            entry = PinEntry.parse(data)
+            action = self._tracker.judge(entry.command("0" * max(entry.least, 1)))
+        except ValueError:
+            return INVALID
+        if action.operation is not Operation.VERIFY or not action.complete or self._tracker.chain_open:
+            return self._refused(caller, action, "what a PIN was asked for does not verify one", DENIED)
+        taken = try_of(action, data[-len(entry.template) :])
+        if taken is not None and (refusal := await self._refusal(caller, action, taken, protocol)):
+            return refusal
+        try:
+            said = await self._host.pin(caller, self._reader.name, rule)
+        except UserError as error:
+            log.error("%s; %s", error.message, error.hint)
+            return self._refused(caller, action, error.message, CANCELLED)
+        if said.pin is None:
+            why = "the person at the host has cancelled it" if said.cancelled else "nobody at the host has given a PIN"
+            return self._refused(caller, action, why, CANCELLED if said.cancelled else TIMED_OUT)
+        if not entry.fits(said.pin):
+            return self._refused(caller, action, "the PIN has another size than the program wants", WRONG_SIZE)
+        command = entry.command(said.pin)
+        action = self._tracker.judge(command)
+        if action.operation is not Operation.VERIFY:
+            return INVALID
+        return await self._act(
+            caller, action, Decision(Verdict.ALLOW, rule, f"{rule} gives the PIN"), command, protocol
+        )
 
     def _check(self, caller: Caller, meaning: Meaning) -> Decision:
         decision = self._host.rulebook.decide(caller.principal, self._reader.name, meaning)

@@ -9,11 +9,16 @@ from typing import Final
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 from cardferry.policy.audit import AuditLog, Entry
 from cardferry.policy.guard.wrong_pins import WrongPins
+from cardferry.policy.operations import Meaning
+from cardferry.policy.pin.pinentry import Pinentry, Said
 from cardferry.policy.rulebook import Rulebook
 from cardferry.policy.rules.limits import Uses
+from cardferry.policy.rules.rule import Ask, Rule
 
 log = logging.getLogger(__name__)
 
+#: s for which a person's yes holds, with ``ask = "first"``.
+_HOLDS: Final = 600.0
 #: s in which the same refusal is counted, not written anew.
 _SAME: Final = 1.0
 
@@ -37,11 +42,45 @@ class HostGuard:
         self.uses = Uses()
         self.wrong_pins = wrong_pins or WrongPins()
         self._audit = audit
+        self._pinentry: Pinentry | None = None
+        #: What the person has allowed, and until when.
+        self._allowed: dict[tuple[Principal, str, Meaning], float] = {}
         self._denials: dict[tuple[str, str, str], tuple[float, int]] = {}
 
     def spares_tries_of(self, who: Principal) -> bool:
         """Whether the principal is a guest, which leaves PIN tries; the account itself is none."""
         return not (who.kind is PrincipalKind.LOCAL_USER and who.name == self.rulebook.account)
+
+    def _person(self) -> Pinentry:
+        command = self.rulebook.configuration.pinentry
+        if self._pinentry is None or self._pinentry.command != command:
+            self._pinentry = Pinentry(command)
+        return self._pinentry
+
+    async def consents(self, caller: Caller, reader: str, rule: Rule, meaning: Meaning, what: str) -> bool:
+        """Ask the person at the host whether something may be done."""
+        which = caller.principal, reader, meaning
+        now = time.monotonic()
+        if rule.ask is Ask.FIRST and now < self._allowed.get(which, 0.0):
+            return True
+        holds = f" Your answer holds for {_HOLDS / 60:g} minutes." if rule.ask is Ask.FIRST else ""
+        said = await self._person().consent(
+            f"{caller.principal} ({caller}) wants to use the card in {reader}: {what}.{holds}"
+        )
+        if said.yes and rule.ask is Ask.FIRST:
+            self._allowed = {each: until for each, until in self._allowed.items() if now < until}
+            self._allowed[which] = time.monotonic() + _HOLDS
+        return said.yes
+
+    async def pin(self, caller: Caller, reader: str, rule: Rule) -> Said:
+        """The PIN of the card, for a principal whose rule says that the host gives it.
+
+        Raises:
+            SecretError: it is kept where it cannot be read.
+        """
+        if rule.pin_from is not None:
+            return Said(yes=True, pin=rule.pin_from.read())
+        return await self._person().pin(f"{caller.principal} ({caller}) wants the PIN of the card in {reader}.")
 
     @property
     def audits(self) -> bool:

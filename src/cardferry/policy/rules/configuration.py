@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 
 from cardferry.pcsc.errors import UserError
+from cardferry.policy.pin.secret import SecretPlace
 from cardferry.policy.rules.hours import Hours
 from cardferry.policy.rules.limits import Limit
 from cardferry.policy.rules.rule import Ask, Permission, Pin, Rule
@@ -36,6 +37,7 @@ class _Allow(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     limit: str | None = None
     ask: Ask = Ask.NEVER
     hours: str | None = None
+    pin_from: str | None = None
 
 
 class _File(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
@@ -44,6 +46,7 @@ class _File(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     keep_tries: Annotated[int, msgspec.Meta(ge=0, le=15)] = 1
     audit: Literal["off", "on", "required"] = "on"
     audit_file: str | None = None
+    pinentry: str = "pinentry"
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -55,6 +58,7 @@ class Configuration(msgspec.Struct, frozen=True):
         keep_tries: PIN tries that guests leave.
         audit: ``off``, ``on``, or ``required``: then nothing that acts is done when it cannot be written down.
         audit_file: where it is written; None for the account's own place.
+        pinentry: the program that asks the person at the host.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -62,6 +66,7 @@ class Configuration(msgspec.Struct, frozen=True):
     keep_tries: int = 1
     audit: str = "on"
     audit_file: str | None = None
+    pinentry: str = "pinentry"
 
     @classmethod
     def parse(cls, text: str, name: str) -> Configuration:
@@ -82,8 +87,13 @@ class Configuration(msgspec.Struct, frozen=True):
             file = msgspec.convert(raw, _File)
         except msgspec.ValidationError as error:
             raise _wrong(error, text, name) from None
+        if not file.isolation and any(allow.pin is not Pin.GUEST for allow in file.allow):
+            raise ConfigurationError(
+                f"{name}: with isolation = false the PIN that the host gives for one would be everybody's",
+                "leave out isolation, or pin",
+            )
         rules = tuple(_rule(allow, number, text, name) for number, allow in enumerate(file.allow, start=1))
-        return cls(rules, file.isolation, file.keep_tries, file.audit, file.audit_file)
+        return cls(rules, file.isolation, file.keep_tries, file.audit, file.audit_file, file.pinentry)
 
 
 def _rule(allow: _Allow, number: int, text: str, name: str) -> Rule:
@@ -101,10 +111,13 @@ def _rule(allow: _Allow, number: int, text: str, name: str) -> Rule:
             raise ConfigurationError(f"{name}, line {line}: {key} is empty", "name at least one, or remove the rule")
         return values
 
-    if allow.pin is not Pin.GUEST or allow.ask is not Ask.NEVER:
-        key = "ask" if allow.pin is Pin.GUEST else "pin"
-        line = _line_of(text, ("allow", number - 1, key))
-        raise ConfigurationError(f"{name}, line {line}: this version cannot do that", f"leave out {key}")
+    pin_from = None if allow.pin_from is None else parsed("pin-from", SecretPlace.parse, allow.pin_from)
+    if (allow.pin is Pin.HOST) != (pin_from is not None):
+        line = _line_of(text, ("allow", number - 1, "pin-from" if allow.pin_from else "pin"))
+        raise ConfigurationError(
+            f'{name}, line {line}: pin = "host" and pin-from go together',
+            "pin-from names where the host keeps the PIN: file:/PATH or credential:NAME",
+        )
     return Rule(
         number,
         tuple(parsed("who", _who, each) for each in listed("who", allow.who)),
@@ -114,6 +127,7 @@ def _rule(allow: _Allow, number: int, text: str, name: str) -> Rule:
         None if allow.limit is None else parsed("limit", Limit.parse, allow.limit),
         allow.ask,
         None if allow.hours is None else parsed("hours", Hours.parse, allow.hours),
+        pin_from,
         allow.limit or "",
         allow.hours or "",
     )

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from cardferry.policy.operations import Meaning, Operation
+from cardferry.policy.pin.secret import SecretPlace
 from cardferry.policy.rules.hours import Hours
 from cardferry.policy.rules.limits import Limit
 
@@ -26,14 +27,13 @@ class Pin(StrEnum):
     HOST = "host"
     #: The host asks the person in front of it.
     PINPAD = "pinpad"
-    #: The program gives a ticket's digits, and the host puts its PIN in their place.
-    TICKET = "ticket"
 
 
 class Ask(StrEnum):
     """Whether the person at the host is asked."""
 
     NEVER = "never"
+    #: The answer yes holds for ten minutes.
     FIRST = "first"
     ALWAYS = "always"
 
@@ -81,6 +81,7 @@ class Rule:
         limit: how often it may be done in all, reading and PINs apart; None for as often as they like.
         ask: see `Ask`.
         hours: when; None for always.
+        pin_from: where the PIN is kept, for `Pin.HOST`.
         text_hours, text_limit: the last two as they were written.
     """
 
@@ -92,6 +93,7 @@ class Rule:
     limit: Limit | None = None
     ask: Ask = Ask.NEVER
     hours: Hours | None = None
+    pin_from: SecretPlace | None = None
     text_limit: str = field(default="", compare=False)
     text_hours: str = field(default="", compare=False)
 
