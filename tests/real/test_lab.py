@@ -15,10 +15,11 @@ from tests.lab.namespaces import PLAIN_PYTHON
 from tests.lab.pcscd import Pcscd
 from tests.lab.process import wait_until
 
+pytestmark = pytest.mark.alone
+
 _ECHO = """
 import socket, sys
 
-pytestmark = pytest.mark.alone
 s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.bind(("0.0.0.0", 7007)); s.listen(); print("listening", flush=True)
 while True:
