@@ -7,6 +7,8 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.lab import Lab
 from tests.lab.cards import fake_card, piv_card
 from tests.lab.computer import CARDFERRY, SECOND_UID, SECOND_USER
