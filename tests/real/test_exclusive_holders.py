@@ -28,6 +28,8 @@ from tests.lab.recipe import Recipe
 from tests.lab.usb_reader import UsbReader
 from tests.lab.ways import WAYS, Way
 
+pytestmark = pytest.mark.alone
+
 #: s
 MAX_IDLE = 2.0
 #: s beside the waiting: a loaded machine, programs far away.
