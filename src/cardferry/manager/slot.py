@@ -169,7 +169,8 @@ class Slot:
         try:
             return await work()
         except PcscError as error:
-            if error.code is not ReturnCode.W_RESET_CARD or handle.used or handle.happened is not None:
+            told = handle.used or handle.happened is not None
+            if error.code is not ReturnCode.W_RESET_CARD or told or handle.closed:
                 raise
         return await work()
 
