@@ -99,7 +99,9 @@ def key() -> Iterator[Key]:
         assert isinstance(recipe.pcscd, UsbReader)
         card = piv_card(recipe.pcscd, stay=True)
         certificate = recipe.host.run(_READ).check().out  # both at once would be in each other's way
-        recipe.host.run(["yubico-piv-tool", "-a", "import-certificate", "-s", "f9", "-i", "-"], stdin=certificate).check()
+        recipe.host.run(
+            ["yubico-piv-tool", "-a", "import-certificate", "-s", "f9", "-i", "-"], stdin=certificate
+        ).check()
         yield Key(recipe, card, recipe.pcscd)
 
 
