@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
-from cardferry.link import Guest, Limits, LinkServer, LinkState, Timing
+from cardferry.link import Guest, Limits, LinkServer, LinkState, Memories, Timing
 from cardferry.manager import LocalManager, Settings
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -181,13 +181,22 @@ class Desk:
         bounds: Bounds | None = None,
         accelerate: bool = True,
         settings: Settings | None = None,
+        remember: bool = True,
     ) -> None:
         self.card = card or CountingCard()
         self.delay = delay
         self.timing = timing
         self.source = VirtualReaderSource()
-        self.manager = LocalManager([self.source], settings)
-        self.host = LinkServer(self.manager, timing=timing, limits=limits, bounds=bounds, accelerate=accelerate)
+        self.memories = Memories()
+        self.manager = LocalManager([self.source], settings, self.memories.watch)
+        self.host = LinkServer(
+            self.manager,
+            timing=timing,
+            limits=limits,
+            bounds=bounds,
+            accelerate=accelerate,
+            memories=self.memories if remember else None,
+        )
         self.reader: VirtualReader
         self.roads: list[Road] = []
         self._card_delay = card_delay

@@ -8,19 +8,24 @@ Begin waits for the host, too, while somebody else could be in its way: programs
 yubikey.rs and pivy reconnect when it says ``W_RESET_CARD``, and after no other call). Programs on the host itself come,
 reset the card and go unseen. So it waits also when the handle has used the card, and nothing was heard of the card for
 a moment: the host looks then.
+
+A command is sent without waiting, too, when somebody knows the answer: the host has run ahead with it (`Foreseen`), or
+the card has said so before (`CardCopy`); see ``docs/memory.md``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from cardferry.link import messages as m
 from cardferry.link.facts import About
 from cardferry.link.guest_foreseen import Foreseen
+from cardferry.link.guest_memory import CardCopy
 from cardferry.link.guest_session import GONE, GuestSession, Marks
 from cardferry.link.guest_unseen import Unseen
+from cardferry.link.memory import digest_of
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import DONE, Reply, replying, straight
@@ -66,6 +71,7 @@ class GuestCard:
 
     __slots__ = (
         "_closed",
+        "_copy",
         "_depth",
         "_failed",
         "_handle",
@@ -97,6 +103,8 @@ class GuestCard:
     ) -> None:
         self.foreseen = Foreseen()
         self._session = session
+        #: What the card has said before; None where nothing is remembered.
+        self._copy: CardCopy | None = None if session.memory is None else session.memory.card(reader)
         self._unseen = unseen
         self._when_closed = when_closed
         self._handle = handle
@@ -117,6 +125,8 @@ class GuestCard:
         self._reached_at: float | None = None
         #: Counts messages about this handle: a promise holds only until the next one.
         self._sequence = 0
+        if self._copy is not None:
+            self._copy.handles += 1
         self._account()
 
     @property
@@ -151,6 +161,8 @@ class GuestCard:
         del code
         self._failed = True
         self.foreseen.drop()
+        if self._copy is not None:
+            self._copy.lose()
 
     def session_over(self) -> None:
         """The session is over."""
@@ -194,6 +206,44 @@ class GuestCard:
         if self._session.dead:
             raise PcscError(GONE, "the link was away for too long")
 
+    # what the card has said before
+
+    @property
+    def _alone(self) -> bool:
+        """Whether what the card answers to this handle is decided by what this handle does."""
+        return self._has_card or (
+            self._copy is not None and self._copy.handles == 1 and self._lately and not self._contended
+        )
+
+    def _stands(self, answer: m.Answer) -> None:
+        """The host says where the card stands after a call."""
+        if self._copy is not None:
+            if self._has_card or self._copy.handles == 1:
+                self._copy.stands(answer.state, answer.level)
+            else:
+                self._copy.lose()
+
+    def _believed(self, copy: CardCopy, apdu: bytes, protocol: int) -> bytes | None:
+        """What the card will say to a command, which is on its way from now on; None when it must be waited for."""
+        known, memory = copy.find(apdu), self._session.memory
+        if (
+            known is None
+            or memory is None
+            or not memory.may_believe
+            or protocol != self._protocol
+            or not (self._in_order and self._alone)
+            or self._session.full
+        ):
+            return None
+        self._speak()
+        self._session.tell(m.Transmit(0, self._handle, apdu, protocol, digest_of(known.answer)))
+        memory.believed += 1
+        self._session.counters.believed += 1
+        copy.believe(known)
+        if self._reached_at is None:
+            self._reached_at = asyncio.get_running_loop().time()
+        return known.answer
+
     # sending
 
     def _speak(self) -> None:
@@ -222,6 +272,8 @@ class GuestCard:
 
     def _heard_of(self, code: int) -> None:
         """A call has failed."""
+        if self._copy is not None:
+            self._copy.lose()
         if code not in _PASSING:
             self._failed = True
             self.foreseen.drop()
@@ -266,6 +318,7 @@ class GuestCard:
             self._share = share
             self._protocol = Protocol(answer.protocol)
             self._reached()
+            self._stands(answer)
             if not was_in_order:
                 self._unsure = self._unsure or self._depth > 0
                 self._depth = 0
@@ -286,7 +339,7 @@ class GuestCard:
     @replying
     async def _begin_by_turn(self) -> None:
         try:
-            await self._mending(lambda call: m.Begin(call, self._handle))
+            self._stands(await self._mending(lambda call: m.Begin(call, self._handle)))
         except BaseException:
             self._depth = max(0, self._depth - 1)
             self._account()
@@ -308,7 +361,7 @@ class GuestCard:
         self._resetting = disposition in _RESETS
         self._ended()
         try:
-            await self._ask(lambda call: m.End(call, self._handle, disposition))
+            self._stands(await self._ask(lambda call: m.End(call, self._handle, disposition)))
         finally:
             self._resetting = False
             self._account()
@@ -326,25 +379,42 @@ class GuestCard:
         self._depth = max(0, self._depth - 1)
         self._unsure = False
         self._account()
+        if self._copy is not None and not self._has_card and self._session.readers.others(self._reader):
+            self._copy.lose()
 
     @replying
     async def transmit(self, apdu: bytes, protocol: int) -> bytes:
-        """Send a command APDU, unless the host has done so already."""
+        """Send a command APDU, unless somebody knows the answer."""
         self._check()
         if len(apdu) > MAX_APDU_SIZE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
         if self.foreseen.origin and self._in_order:
             response = await self.foreseen.take(apdu, protocol)
             if response is not None:
+                if self._copy is not None:
+                    self._copy.answered(apdu, response)
+                return response
+        copy = self._copy
+        if copy is not None and copy.state:
+            response = self._believed(copy, apdu, protocol)
+            if response is not None:
                 return response
         sequence = self._sequence + 1
-        answer = await self._ask(lambda call: m.Transmit(call, self._handle, apdu, protocol), len(apdu))
+        answer = await self._ask_card(apdu, protocol)
         self._reached_at = asyncio.get_running_loop().time()
+        if copy is not None:
+            self._stands(answer)
+            copy.answered(apdu, answer.data)
         # The reply goes on here before anything that comes behind it is looked at. So what the host foresees, which may
         # come in the same piece, finds that it was promised. It is worth nothing if we have said more since.
         if answer.foreseen is not None and sequence == self._sequence and not self._failed:
             self.foreseen.promised(answer.call, protocol, answer.foreseen)
         return answer.data
+
+    def _ask_card(self, apdu: bytes, protocol: int) -> Awaitable[m.Answer]:
+        if self._copy is not None and not self._has_card and self._copy.handles > 1:
+            self._copy.lose()  # nobody knows what comes before what
+        return self._ask(lambda call: m.Transmit(call, self._handle, apdu, protocol), len(apdu))
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader, unless the answer is a fact."""
@@ -355,6 +425,8 @@ class GuestCard:
             known = self._fact(About.CONTROL, code)
             if known is not None and len(known) <= max_response:
                 return known
+        if data and self._copy is not None:
+            self._copy.lose()
         answer = await self._ask(lambda call: m.Control(call, self._handle, code, data, max_response), len(data))
         return answer.data
 
@@ -407,7 +479,7 @@ class GuestCard:
             else:
                 await session.drain()
                 self._speak()
-                await session.ask(lambda call: m.Disconnect(call, self._handle, disposition))
+                self._stands(await session.ask(lambda call: m.Disconnect(call, self._handle, disposition)))
                 self._unseen.seen(session)
         finally:
             self.dismiss()
@@ -420,6 +492,11 @@ class GuestCard:
         """
         if vanishes and (self._has_card or self._unsure or self._resetting):
             self._session.mark(self._reader)
+            if self._copy is not None:
+                self._copy.lose()
+        if self._copy is not None:
+            self._copy.handles -= 1
+            self._copy = None
         self._closed = True
         self._resetting = False
         self._account()

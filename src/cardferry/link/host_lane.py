@@ -21,12 +21,13 @@ from typing import Protocol as Interface
 
 from cardferry.link import messages as m
 from cardferry.link.host_card import Broken, HostCard
+from cardferry.link.host_memory import Ghosts
 from cardferry.link.host_pace import CALL
 from cardferry.link.host_queue import Job, JobQueue
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context
-from cardferry.pcsc.reply import Reply, Start, in_task, replying
+from cardferry.pcsc.reply import Reply, Start, in_task, replying, within
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,11 @@ class LaneOwner(Interface):
     @property
     def full(self) -> bool:
         """Whether answers must wait for `drain`."""
+        ...
+
+    @property
+    def gone(self) -> bool:
+        """Whether the guest is, so that nobody wants to know whether what it has believed was right."""
         ...
 
     async def drain(self) -> None:
@@ -82,6 +88,10 @@ class LaneOwner(Interface):
 
     def ran_ahead(self, ahead: m.Ahead) -> None:
         """A command that was foreseen has been carried out, or not."""
+        ...
+
+    def ghosts(self, reader: str) -> Ghosts:
+        """What the guest has believed about a reader, in order."""
         ...
 
 
@@ -178,13 +188,11 @@ class Lane:
             self._worker.cancel()
 
     def close(self) -> None:
-        """The context closes: what waits ends, what gives something back is still done."""
+        """The context closes: what waits ends, what gives something back is still done, and what was believed."""
         if self._closing:
             return
         self._closing = True
-        if self._ahead is not None or (
-            self._running is not None and not isinstance(self._running.message, _GIVING_BACK)
-        ):
+        if self._ahead is not None or (self._running is not None and not self._is_finished(self._running)):
             self._interrupt()
         if self._worker is None and not self._queue:
             self._owner.left()  # it was never used
@@ -206,7 +214,13 @@ class Lane:
 
     def _too_late(self, job: Job) -> bool:
         """Whether a call that has waited is not carried out any more."""
-        return self._closing and not isinstance(job.message, _GIVING_BACK)
+        return self._closing and not self._is_finished(job)
+
+    def _is_finished(self, job: Job) -> bool:
+        """Whether a call is carried out although its context closes."""
+        return isinstance(job.message, _GIVING_BACK) or (
+            job.card.believes and not job.message.call and not self._owner.gone
+        )
 
     # calls are carried out
 
@@ -223,6 +237,8 @@ class Lane:
         try:
             if self._closing or not owner.may(CALL):
                 await self._admit(job)
+            if job.behind:
+                await self._let_pass(job)
             if owner.full:
                 await owner.drain()
             answer = await self._perform(job)
@@ -249,6 +265,17 @@ class Lane:
         if self._too_late(job):
             await self._owner.step(1)
             raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
+
+    async def _let_pass(self, job: Job) -> None:
+        """Wait for what other contexts of the guest have believed before, outside of a transaction."""
+        ghosts = self._owner.ghosts(job.card.reader)
+        if ghosts.over(job.behind) or job.card.has_card:
+            return
+        patience = self._patience if isinstance(job.message, _REPEATED) and job.message.call else None
+        try:
+            await within(ghosts.wait(job.behind), None if patience is None else self._loop.time() + patience)
+        except TimeoutError:
+            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "behind commands that were believed") from None
 
     async def _perform(self, job: Job) -> m.Answer:
         performing = job.card.perform(job.message)

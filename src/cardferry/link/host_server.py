@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 from cardferry.link.channel import FAULT
 from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_budget import Budget
+from cardferry.link.host_memory import Memories
 from cardferry.link.host_session import HostSession, HostSessionStatus
 from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Principal
@@ -44,6 +45,7 @@ class LinkServerStatus:
     """What ``cardferry status`` shows of a host's end."""
 
     guests: list[HostSessionStatus]
+    remembered: int = 0
 
 
 class _RefusedError(CardferryError):
@@ -143,6 +145,7 @@ class LinkServer:
         bounds: see `Bounds`.
         accelerate: whether to run ahead.
         software: name and version of this program, told to guests.
+        memories: what cards have said before, as the manager feeds it; None to tell nobody.
     """
 
     def __init__(
@@ -154,8 +157,10 @@ class LinkServer:
         bounds: Bounds | None = None,
         accelerate: bool = True,
         software: str = "",
+        memories: Memories | None = None,
     ) -> None:
         self.manager = manager
+        self.memories = memories
         self.limits = limits or Limits()
         self.accelerate = accelerate
         self.facts = ReaderFacts()
@@ -296,4 +301,5 @@ class LinkServer:
     @property
     def status(self) -> LinkServerStatus:
         """Who is served."""
-        return LinkServerStatus([session.status for session in self._sessions.values()])
+        remembered = 0 if self.memories is None else self.memories.size
+        return LinkServerStatus([session.status for session in self._sessions.values()], remembered)

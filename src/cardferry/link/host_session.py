@@ -20,6 +20,7 @@ from cardferry.link.channel import Channel
 from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_card import HostCard
 from cardferry.link.host_lane import Lane
+from cardferry.link.host_memory import Ghosts, Memories, Telling
 from cardferry.link.host_pace import CALL, Pace
 from cardferry.link.host_queue import Job
 from cardferry.link.host_readers import ReadersSender
@@ -46,7 +47,10 @@ _MOST_COUNTED: Final = 64
 _MOST_PATIENCE: Final = 86400.0
 #: Calls after which another number of handles may be open; and those that may leave a handle broken.
 _COMING_OR_GOING: Final = (m.Connect, m.Disconnect)
-_BEGINNING: Final = (m.Connect, m.Begin)
+_UNSEEN: Final = (m.Connect, m.Begin, m.Transmit)
+#: Calls that use the card; and those after which it may stand elsewhere, or the guest may not know where.
+_USING: Final = (m.Begin, m.Transmit, m.Control, m.Reconnect)
+_MOVING: Final = (m.Connect, m.Begin, m.Transmit, m.Reconnect, m.End, m.Disconnect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class HostSessionStatus:
     resumes: int
     ahead_hits: int
     ahead_waste: int
+    believed: int = 0
+    refuted: int = 0
 
 
 class SessionHost(Interface):
@@ -79,6 +85,7 @@ class SessionHost(Interface):
         accelerate: whether to run ahead.
         facts: what readers always say.
         budget: what may be kept for all guests together.
+        memories: what cards have said before, None where that is not remembered.
     """
 
     manager: ResourceManager
@@ -86,6 +93,7 @@ class SessionHost(Interface):
     accelerate: bool
     facts: ReaderFacts
     budget: budget.Budget
+    memories: Memories | None
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in a task of the host; it must not raise."""
@@ -143,6 +151,9 @@ class HostSession:
         self._readers_timer: asyncio.TimerHandle | None = None
         self._news_waits = False
         self._hits = self._waste = 0
+        #: What the guest is told of what cards have said before, once it has asked; what it has believed, by reader.
+        self._telling: Telling | None = None
+        self._ghosts: dict[str, Ghosts] = {}
 
     # ChannelOwner
 
@@ -151,7 +162,8 @@ class HostSession:
         limits = self._host.limits
         if not self._readers.begun:
             log.info("%s: connected as %s", self.guest, self.principal)
-            self._post(m.Welcome(limits.contexts, limits.handles, limits.calls, limits.call_bytes))
+            remembers = self._host.memories is not None
+            self._post(m.Welcome(limits.contexts, limits.handles, limits.calls, limits.call_bytes, remembers))
             self._tell_readers()
             self._host.check_facts()
             for reader, about, key, known in self._host.facts:
@@ -170,6 +182,8 @@ class HostSession:
         self._host.forget(self)
         if self._readers_timer is not None:
             self._readers_timer.cancel()
+        if self._telling is not None:
+            self._telling.end()
         if not self._contexts:
             self._host.budget.close(self)
         lanes = iter(tuple(self._lanes.values()))
@@ -262,9 +276,29 @@ class HostSession:
         self._job_bytes += size
         self._grow(budget.CALL + size)
         job = Job(card, message, size)
+        if self._telling is not None:
+            self._order(job, lane)
         if message.call:
             self._calls[message.call] = job, lane
         lane.put(job)
+
+    def _order(self, job: Job, lane: Lane) -> None:
+        """What the guest has believed comes before what it sends later, whatever context that comes through."""
+        message, reader = job.message, job.card.reader
+        if isinstance(message, _USING):
+            ghosts = self._ghosts.get(reader)
+            if ghosts is not None:
+                job.behind = ghosts.before(lane)
+            if isinstance(message, m.Transmit) and not message.call:
+                job.card.believes = True
+                self.ghosts(reader).come(lane)
+
+    def ghosts(self, reader: str) -> Ghosts:
+        """What the guest has believed about a reader, in order."""
+        ghosts = self._ghosts.get(reader)
+        if ghosts is None:
+            ghosts = self._ghosts[reader] = Ghosts()
+        return ghosts
 
     def _new_card(self, message: m.Connect) -> tuple[HostCard, Lane]:
         lane = self._lanes.get(message.context)
@@ -302,12 +336,29 @@ class HostSession:
 
     def _forget_card(self, card: HostCard) -> None:
         known = self._cards.pop(card.handle, None)
+        card.dismissed = True
         if known is not None:
             known[1].cards.discard(card)
             if card.ahead is not None:
                 card.ahead.stop()
                 self._hits += card.ahead.hits
                 self._waste += card.ahead.waste
+
+    def _remember(self, message: m.Remember) -> None:
+        memories = self._host.memories
+        if memories is None or self._telling is not None:
+            raise WireError("memory was not offered, or is asked for again")
+        self._telling = Telling(
+            memories, self.principal, self._offers, self._post_news, lambda: self.channel.full or self.channel.ended
+        )
+        self._telling.begin()
+
+    def _offers(self, reader: str) -> bool:
+        return self._host.manager.snapshot.find(reader) is not None
+
+    def _post_news(self, message: m.FromHost) -> None:
+        if not self.channel.ended:
+            self._post(message)
 
     def _used(self, message: m.Used) -> None:
         known = self._cards.get(message.handle)
@@ -322,6 +373,7 @@ class HostSession:
         m.Close: _close,
         m.Cancel: _cancel,
         m.Used: _used,
+        m.Remember: _remember,
     }
 
     # LaneOwner
@@ -334,6 +386,11 @@ class HostSession:
     def full(self) -> bool:
         """Whether answers must wait for `drain`."""
         return self.channel.session.full
+
+    @property
+    def gone(self) -> bool:
+        """Whether the session is over."""
+        return self.channel.ended
 
     async def drain(self) -> None:
         """Wait until an answer can be sent."""
@@ -365,11 +422,14 @@ class HostSession:
         if not self._contexts and self.channel.ended:
             self._host.budget.close(self)
 
-    def _call_ended(self, job: Job) -> None:
+    def _call_ended(self, job: Job, *, refuted: bool = False) -> None:
         self._jobs -= 1
         self._job_bytes -= job.size
         self._calls.pop(job.message.call, None)
         card, message = job.card, job.message
+        if not message.call and isinstance(message, m.Transmit) and self._telling is not None:
+            self.ghosts(card.reader).done()
+            self._telling.carried_out(refuted=refuted)
         if not isinstance(message, _COMING_OR_GOING):
             return
         if message.call and card.card is None:
@@ -403,13 +463,24 @@ class HostSession:
                 self._learn(card.reader, About.ATTRIBUTE, message.attribute, Known(0, answer.data))
             case _:
                 pass
+        if self._telling is not None and isinstance(message, _MOVING):
+            answer = self._with_state(card.reader, answer)
         self._tell_urgent_news()
         # A response leaves at once: somebody waits for it, and the card may be waiting for what comes of it.
         self._post(answer, now=isinstance(message, m.Transmit))
 
+    def _with_state(self, reader: str, answer: m.Answer) -> m.Answer:
+        """The same answer, with where the card stands now."""
+        memory = None if self._host.memories is None else self._host.memories.find(reader)
+        if memory is None or not memory.state:
+            return answer
+        return m.Answer(
+            answer.call, answer.code, answer.data, answer.protocol, answer.foreseen, memory.state, memory.level
+        )
+
     def failed(self, job: Job, error: PcscError) -> None:
         """A call has failed, or was refused."""
-        self._call_ended(job)
+        self._call_ended(job, refuted=True)
         if self.channel.ended:
             return
         message, card = job.message, job.card
@@ -425,7 +496,7 @@ class HostSession:
         if message.call:
             self._tell_urgent_news()
             self._post(m.Answer(message.call, error.code))
-        elif isinstance(message, _BEGINNING) and card.broken is not None and card.handle in self._cards:
+        elif isinstance(message, _UNSEEN) and card.broken is not None and card.handle in self._cards:
             self._tell_urgent_news()
             self._post(m.Failed(card.handle, card.broken.code))
 
@@ -538,6 +609,8 @@ class HostSession:
             resumes=session.resumes,
             ahead_hits=self._hits + sum(ahead.hits for ahead in accelerators),
             ahead_waste=self._waste + sum(ahead.waste for ahead in accelerators),
+            believed=self._telling.believed if self._telling is not None else 0,
+            refuted=self._telling.refuted if self._telling is not None else 0,
         )
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy
-from cardferry.manager.slot import Slot
+from cardferry.manager.slot import REFUSED, Slot
+from cardferry.pcsc.caller import Principal
+from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.constants import (
     MAX_APDU_SIZE,
     PROTOCOL_ANY_OLD,
@@ -17,6 +20,7 @@ from cardferry.pcsc.constants import (
 )
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import DONE, Reply, replying, straight
+from cardferry.readers.base import ExecutedError
 
 log = logging.getLogger(__name__)
 
@@ -269,11 +273,14 @@ class LocalCard:
         if len(apdu) > MAX_APDU_SIZE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
         slot = self.slot
-        return slot.operate(
-            self.state,
-            lambda: slot.device.reader.transmit(apdu, self._transmit_protocol(protocol)),
-            self._patience,
-        )
+        return slot.operate(self.state, lambda: self._send(apdu, protocol), self._patience)
+
+    def _send(self, apdu: bytes, protocol: int) -> Reply[bytes]:
+        reply = self.slot.device.reader.transmit(apdu, self._transmit_protocol(protocol))
+        watcher = self.slot.watcher
+        if watcher is not None:
+            reply.then(partial(_tell, watcher, self.state.caller.principal, apdu))
+        return reply
 
     def _transmit_protocol(self, protocol: int) -> Protocol:
         if protocol == Protocol.RAW:
@@ -315,6 +322,8 @@ class LocalCard:
         """Set a reader attribute in this handle's turn."""
         self._check_usable()
         slot = self.slot
+        if slot.watcher is not None:
+            slot.watcher.touched()
         await slot.operate(self.state, lambda: slot.device.reader.set_attribute(attribute, value), self._patience)
 
     async def status(self) -> None:
@@ -374,6 +383,15 @@ class LocalCard:
         self._forget()
         if self.state.lock_count:
             slot.take_away(self.state, reset=self.state.happened is None)
+
+
+def _tell(watcher: CardWatcher, principal: Principal, apdu: bytes, reply: Reply[bytes]) -> None:
+    """Tell what the card has answered, unless it was not asked."""
+    error = reply.error
+    if error is None:
+        watcher.answered(principal, apdu, reply.result())
+    elif not isinstance(error, PcscError) or error.code not in REFUSED or isinstance(error, ExecutedError):
+        watcher.answered(principal, apdu, None)
 
 
 def _checked(share: ShareMode, protocols: Protocol) -> Protocol:

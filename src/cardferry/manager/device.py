@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from cardferry.manager.settings import Settings
+from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.constants import CardState, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import Reply, failed, running, within
@@ -43,6 +44,7 @@ class Device:
         start: runs a coroutine in a task that somebody owns.
         changed: called when something that applications see has changed.
         reset_by_others: called when another user of the reader has reset the card.
+        watcher: who is told what passes, if anybody.
 
     Attributes:
         reader: what does the work.
@@ -61,6 +63,8 @@ class Device:
         start: Callable[[Coroutine[object, object, None]], None],
         changed: Callable[[], None],
         reset_by_others: Callable[[], None],
+        *,
+        watcher: CardWatcher | None = None,
     ) -> None:
         self.reader = reader
         self.card_state = CardState.ABSENT
@@ -73,6 +77,7 @@ class Device:
         self._start = start
         self._changed = changed
         self._reset_by_others = reset_by_others
+        self._watcher = watcher
         self._loop = asyncio.get_running_loop()
         #: Whether a call is under way, or about to be; and those that come after it.
         self._calling = False
@@ -83,6 +88,8 @@ class Device:
         #: How often a card came or went, to see whether it is still the same.
         self._insertions = 0
         self._lingering: asyncio.TimerHandle | None = None
+        #: When the reader was let go, on the loop's clock; None: it was not, or somebody had it since.
+        self._let_go_at: float | None = None
 
     @property
     def card_present(self) -> bool:
@@ -134,11 +141,15 @@ class Device:
         self._insertions += 1
         self.card_state, self.atr = state, atr
         self.protocol = Protocol.UNDEFINED
+        if self._watcher is not None:
+            self._watcher.gone()
         self._changed()
 
     def removed(self) -> None:
         """The reader itself is gone."""
         self.gone = True
+        if self._watcher is not None:
+            self._watcher.gone()
         self._stop_lingering()
 
     # calls
@@ -243,6 +254,9 @@ class Device:
         card = self._insertions
         protocol = await self._connect_reader(ShareMode.SHARED, protocols)
         self._check_same(card)
+        if self._watcher is not None:
+            self._watcher.opened(None if self._let_go_at is None else self._loop.time() - self._let_go_at)
+        self._let_go_at = None
         self._has_power(protocol)
 
     async def _connect_reader(self, share: ShareMode, protocols: Protocol) -> Protocol:
@@ -258,6 +272,7 @@ class Device:
     async def open(self) -> None:
         """Connect to the reader itself, unless it is connected already."""
         if self._connected is None:
+            self._let_go_at = None  # a card that still has power may keep it now
             await self._connect_reader(ShareMode.DIRECT, Protocol.UNDEFINED)
 
     async def reset(self, disposition: Disposition, protocols: Protocol) -> None:
@@ -273,6 +288,8 @@ class Device:
             self._lost_power(card)
             raise
         self._check_same(card)
+        if self._watcher is not None:
+            self._watcher.reset()
         self._has_power(protocol)
 
     async def forget(self) -> None:
@@ -297,6 +314,8 @@ class Device:
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader, which need not have a card, nor a handle that is in order."""
         await self.open()
+        if data and self._watcher is not None:
+            self._watcher.touched()  # a PIN typed at the reader, for instance
         return await self.reader.control(code, data, max_response)
 
     def _check_same(self, card: int) -> None:
@@ -310,6 +329,8 @@ class Device:
 
     def _lost_power(self, card: int) -> None:
         if card == self._insertions:
+            if self._watcher is not None:
+                self._watcher.touched()
             self.protocol = Protocol.UNDEFINED
             self.card_state = CardState.PRESENT
             self._changed()
@@ -344,4 +365,5 @@ class Device:
             self._to_let_go = False
             self.protocol = Protocol.UNDEFINED
             self._changed()
+            self._let_go_at = self._loop.time()
             await self.reader.disconnect(Disposition.LEAVE)
