@@ -34,6 +34,7 @@ from cardferry.cli.seconds import SecondsType
 @click.option("--mode", default="0600", show_default=True, help="access rights of --listen unix:PATH")
 @click.option("--group", metavar="GROUP", help="the group that gets --listen unix:PATH")
 @click.option("--accelerate/--no-accelerate", default=True, show_default=True, help="run ahead where that is safe")
+@click.option("--memory/--no-memory", default=True, show_default=True, help="tell guests what cards have said before")
 @click.option(
     "--grace",
     type=SecondsType(),
@@ -59,6 +60,7 @@ def command(
     mode: str,
     group: str | None,
     accelerate: bool,
+    memory: bool,
     grace: float,
     max_idle: float,
     max_hold: float,
@@ -81,7 +83,8 @@ def command(
         words += [word for pattern in reader for word in ("--reader", pattern)]
         words += [] if record is None else ["--record", str(record)]
         words += [] if group is None else ["--group", group]
-        hand_to_agent(name, called, os.environ, words if accelerate else [*words, "--no-accelerate"])
+        words += [] if accelerate else ["--no-accelerate"]
+        hand_to_agent(name, called, os.environ, words if memory else [*words, "--no-memory"])
         return
     from cardferry.app.agent.server import AgentSettings, serve  # noqa: PLC0415
     from cardferry.app.hosts.registry import parse_host  # noqa: PLC0415
@@ -99,7 +102,7 @@ def command(
         bound_log()
     wanted = AgentSettings(
         parse_host(readers),
-        Service(settings=Settings(max_idle=max_idle, max_hold=max_hold), record=record, readers=reader),
+        Service(settings=Settings(max_idle=max_idle, max_hold=max_hold), record=record, readers=reader, memory=memory),
         accelerate,
         grace,
         idle,

@@ -29,7 +29,7 @@ from cardferry.app.runtime.service import Service, offering
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.spawn import Starter, StartReport
 from cardferry.app.runtime.status_socket import Link, Running, controllable
-from cardferry.link import LinkServer, Timing
+from cardferry.link import LinkServer, Memories, Timing
 from cardferry.manager import LocalManager
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.errors import UserError
@@ -90,6 +90,7 @@ async def _serve(wanted: AgentSettings, starter: Starter) -> None:
     collect_rarely()
     folder = runtime_folder()
     since = time.time()
+    memories = Memories() if wanted.service.memory else None
     with ExitStack() as stack:
         listening = stack.enter_context(ListeningSocket(agent_path(folder), elsewhere=_ANOTHER))
         workdir = stack.enter_context(scratch(folder))
@@ -98,12 +99,15 @@ async def _serve(wanted: AgentSettings, starter: Starter) -> None:
         async with (
             GuestListeners(listeners) as guests,
             wanted.readers.open_readers(Way(workdir, patient=True)) as readers,
-            LocalManager([readers.source], wanted.service.settings) as manager,
+            LocalManager(
+                [readers.source], wanted.service.settings, None if memories is None else memories.watch
+            ) as manager,
             LinkServer(
                 offering(manager, wanted.service),
                 timing=Timing(grace=wanted.grace),
                 accelerate=wanted.accelerate,
                 software=SOFTWARE,
+                memories=memories,
             ) as host,
         ):
 

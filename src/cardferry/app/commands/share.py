@@ -22,7 +22,7 @@ from cardferry.app.runtime.service import fronts, offering
 from cardferry.app.runtime.status_socket import Running, controllable
 from cardferry.app.sharing.lending import Share
 from cardferry.app.sharing.target import ShareTarget
-from cardferry.link import LinkServer, Timing
+from cardferry.link import LinkServer, Memories, Timing
 from cardferry.manager import LocalManager
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 from cardferry.transports.listening import ListeningSocket
@@ -42,6 +42,7 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
     collect_rarely()
     folder = runtime_folder()
     since = time.time()
+    memories = Memories() if wanted.service.memory else None
     with scratch(folder) as workdir, ExitStack() as stack:
         folders = [_subfolder(workdir, f"guest{number}") for number, _ in enumerate(wanted.guests)]
         listening = [stack.enter_context(ListeningSocket(own / "front")) for own in folders]
@@ -49,13 +50,15 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
         way = Way(_subfolder(workdir, "readers"), wanted.ssh)
         async with (
             wanted.readers.open_readers(way) as readers,
-            LocalManager([readers.source], wanted.service.settings) as manager,
+            LocalManager(
+                [readers.source], wanted.service.settings, None if memories is None else memories.watch
+            ) as manager,
         ):
             offered = offering(manager, wanted.service)
             async with (
                 fronts(offered, sockets, wanted.service),
                 asyncio.TaskGroup() as tasks,
-                LinkServer(offered, timing=Timing(grace=wanted.grace), software=SOFTWARE) as host,
+                LinkServer(offered, timing=Timing(grace=wanted.grace), software=SOFTWARE, memories=memories) as host,
             ):
                 await readers.known()
                 targets = [

@@ -36,6 +36,7 @@ class Service:
         readers: patterns of the names of those that are offered, the most important first; none offers all.
         slots: readers that libraries up to protocol 4:5 have room for: 16, unless somebody has built them otherwise.
         name_size: bytes of a reader name for libraries of protocol 4:2: 128, or 100 up to pcsc-lite 1.8.3.
+        memory: whether links remember what cards have said before.
     """
 
     access: Access = field(default_factory=Access)
@@ -44,6 +45,7 @@ class Service:
     readers: tuple[str, ...] = ()
     slots: int = FIXED_SLOTS
     name_size: int = MAX_READERNAME
+    memory: bool = True
 
     def offered(self, readers: Sequence[SlotStatus]) -> list[SlotStatus]:
         """Those of the readers that applications are offered, for ``status``; the most important first."""
