@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Final
 from typing import Protocol as Interface
@@ -33,7 +33,7 @@ from cardferry.pcsc.caller import Principal
 
 #: Bytes of answers and commands that are remembered of one card; what each costs besides.
 MOST: Final = 256 * 1024
-OVERHEAD: Final = 64
+OVERHEAD: Final = 128
 #: Bytes of the digest with which a guest sends what it has believed.
 DIGEST_SIZE: Final = 8
 #: s after which a card that nobody uses has lost its power: pcscd takes it after 5 (``eventhandler.c``).
@@ -83,8 +83,9 @@ class Recollection:
         after: the state after it, None when it has stayed the same.
         next: that state's number, 0 when it has stayed the same.
         bound: the principal whose guests may know it; None: all.
-        doubts: kinds of operations since, after which it has not been seen.
-        survived, changed: kinds of operations before and after which it was the same, and another one.
+        experience: of the same command with other PINs verified.
+        doubts: kinds of operations since, after which it may be another one.
+        changed: kinds of operations after which it was another one.
     """
 
     number: int
@@ -94,14 +95,40 @@ class Recollection:
     after: State | None
     next: int
     bound: Principal | None
+    experience: _Experience
     doubts: set[bytes] = field(default_factory=set)
-    survived: set[bytes] = field(default_factory=set)
     changed: set[bytes] = field(default_factory=set)
 
     @property
     def size(self) -> int:
         """Bytes that it costs."""
         return OVERHEAD + len(self.key) + len(self.answer)
+
+
+@dataclass(slots=True, eq=False)
+class _Experience:
+    """What operations have done to the answers of one command in one place, whatever PINs were verified.
+
+    Attributes:
+        place: the state without PINs, and the command's key.
+        answer: the last one.
+        since: kinds of operations since then.
+        survived: kinds of operations before and after which it was the same.
+        recollections: the answers, one for each security status and principal.
+    """
+
+    place: tuple[State, bytes]
+    answer: bytes
+    since: set[bytes] = field(default_factory=set)
+    survived: set[bytes] = field(default_factory=set)
+    recollections: list[Recollection] = field(default_factory=list)
+
+    def seen(self, answer: bytes) -> None:
+        """The card has answered now."""
+        if answer == self.answer:
+            self.survived |= self.since
+        self.answer = answer
+        self.since.clear()
 
 
 class Listener(Interface):
@@ -132,6 +159,7 @@ class CardMemory:
 
     __slots__ = (
         "_chained",
+        "_experience",
         "_fetching",
         "_fickle",
         "_found",
@@ -154,6 +182,7 @@ class CardMemory:
         self._listener = listener
         self._most = most
         self._known: OrderedDict[tuple[Principal | None, int, bytes], Recollection] = OrderedDict()
+        self._experience: dict[tuple[State, bytes], _Experience] = {}
         self._states: dict[State, int] = {}
         self._fickle: set[bytes] = set()
         #: PINs of which all tries are left, for certain: they were verified, and no try has failed since.
@@ -325,26 +354,45 @@ class CardMemory:
             return
         bound = principal if secret else None
         known = self._known.get((bound, where, key))
-        if known is None:
-            self._add(bound, where, key, response, after)
-        elif known.answer == response:
-            known.survived |= known.doubts - known.changed
+        changed: set[bytes] = set()
+        if known is not None and known.answer != response:
+            if not known.doubts:
+                self._fickle.add(key)
+                self._forget_all()
+                return
+            changed = known.changed | known.doubts
+        place = (State() if by_name else replace(self._found, pins=frozenset()), key)
+        experience = self._experience.get(place)
+        if experience is None:
+            experience = self._experience[place] = _Experience(place, response)
+        experience.seen(response)
+        if known is None or changed:
+            stays = after == self._found
+            what = Recollection(
+                next(_numbers),
+                where,
+                key,
+                response,
+                None if stays else after,
+                0 if stays else self._number(after),
+                bound,
+                experience,
+                changed=changed,
+            )
+            self._add(what, instead_of=known)
+        else:
             known.doubts.clear()
             self._listener.learnt(self._reader, known)
-        elif known.doubts:
-            changed = known.changed | known.doubts
-            self._remove(known)
-            self._add(bound, where, key, response, after).changed |= changed
-        else:
-            self._fickle.add(key)
-            self._forget_all()
+        for each in experience.recollections:
+            if each.doubts and not each.doubts - (experience.survived - each.changed):
+                each.doubts.clear()
+                self._listener.learnt(self._reader, each)
 
-    def _add(self, bound: Principal | None, where: int, key: bytes, response: bytes, after: State) -> Recollection:
-        stays = after == self._found
-        what = Recollection(
-            next(_numbers), where, key, response, None if stays else after, 0 if stays else self._number(after), bound
-        )
-        self._known[bound, where, key] = what
+    def _add(self, what: Recollection, instead_of: Recollection | None) -> None:
+        what.experience.recollections.append(what)
+        if instead_of is not None:
+            self._remove(instead_of)
+        self._known[what.bound, what.where, what.key] = what
         self.size += what.size
         oldest = []
         while self.size > self._most:
@@ -354,25 +402,32 @@ class CardMemory:
         if oldest:
             self._listener.forgotten(self._reader, oldest)
         self._listener.learnt(self._reader, what)
-        return what
 
     def _remove(self, what: Recollection) -> None:
         del self._known[what.bound, what.where, what.key]
         self.size -= what.size
+        experience = what.experience
+        experience.recollections.remove(what)
+        if not experience.recollections:
+            self._experience.pop(experience.place, None)
 
     def _doubt(self, kind: bytes) -> None:
         """An operation was done after which some answers may be others."""
         doubtful = []
-        for each in self._known.values():
-            if kind not in each.survived:
-                if not each.doubts:
-                    doubtful.append(each.number)
-                each.doubts.add(kind)
+        for experience in self._experience.values():
+            if kind not in experience.survived:
+                experience.since.add(kind)
+            for each in experience.recollections:
+                if kind not in experience.survived - each.changed:
+                    if not each.doubts:
+                        doubtful.append(each.number)
+                    each.doubts.add(kind)
         if doubtful:
             self._listener.forgotten(self._reader, doubtful)
 
     def _forget_all(self) -> None:
         if self._known:
             self._known.clear()
+            self._experience.clear()
             self.size = 0
             self._listener.forgotten(self._reader, None)

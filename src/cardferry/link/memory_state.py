@@ -14,7 +14,7 @@ from enum import Enum, auto
 from hashlib import blake2b
 from typing import Final
 
-from cardferry.pcsc.apdu import CommandApdu, ResponseApdu, StatusWord
+from cardferry.pcsc.apdu import CommandApdu, ResponseApdu
 from cardferry.pcsc.applications import ANY, DONE, Application, Applications, asks_for_name, selected_after
 from cardferry.pcsc.commands import reads
 
@@ -23,6 +23,7 @@ _VERIFY, _SET_ENVIRONMENT, _GET_CHALLENGE = 0x20, 0x22, 0x84
 _SELECT, _SELECT_DATA, _GET_RESPONSE = 0xA4, 0xA5, 0xC0
 _READ_BINARY, _READ_BINARY_ODD, _READ_RECORD = 0xB0, 0xB1, 0xB2
 _PERFORM, _INTERNAL_AUTHENTICATE, _GENERAL_AUTHENTICATE = 0x2A, 0x88, 0x87
+_GET_DATA: Final = frozenset({0xCA, 0xCB})
 _MANAGEMENT_KEY: Final = 0x9B
 #: P1 of PERFORM SECURITY OPERATION where a key is used: signature, plain value, hash code.
 _WITH_KEY: Final = frozenset({0x9E, 0x80, 0x90})
@@ -30,6 +31,8 @@ _WITH_KEY: Final = frozenset({0x9E, 0x80, 0x90})
 _MOVING: Final = frozenset({0xA0, 0xA1, 0xA2, 0xA4, 0xA5, 0xB0, 0xB1, 0xB2, 0xB3, 0xCA, 0xCB, 0xCC, 0xCD})
 #: Instructions that write data and select nothing.
 _WRITING: Final = frozenset({0x0C, 0x0E, 0x0F, 0xD0, 0xD1, 0xD2, 0xD6, 0xD7, 0xDA, 0xDB, 0xDC, 0xDD, 0xE2})
+#: SW1 of refusals that say what is wrong with the command: nothing was done.
+_REFUSING: Final = frozenset({0x67, 0x68, 0x6A, 0x6B, 0x6D, 0x6E})
 #: P1 of SELECT (ISO 7816-4, table 62).
 _BY_IDENTIFIER, _BY_NAME, _FROM_MASTER_FILE = 0x00, 0x04, 0x08
 _MASTER_FILE: Final = (b"", b"\x3f\x00")
@@ -91,9 +94,6 @@ class State:
         """The same security status, and nothing known besides."""
         return State(self.pins)
 
-    def named(self, name: bytes) -> State:
-        """After something was selected by name, or by a reset."""
-        return State(self.pins, name)
 
 
 def selects_by_name(apdu: bytes) -> bool:
@@ -150,6 +150,8 @@ def after_reading(state: State, apdu: bytes, response: bytes) -> State:
     ins = apdu[1]
     if ins == _SELECT:
         return _after_select(state, CommandApdu.parse(apdu), ResponseApdu.parse(response))
+    if ins in _GET_DATA:
+        return _after_question(state, CommandApdu.parse(apdu), response)
     if state.name is None:
         return state
     element = state.element
@@ -161,33 +163,49 @@ def after_reading(state: State, apdu: bytes, response: bytes) -> State:
         element = apdu[2:4]
     elif ins == _READ_RECORD and 0 < apdu[3] >> 3 < _CURRENT_ONLY:
         element = bytes((apdu[3] >> 3,))
-    applications = state.applications
-    if ins in (0xCA, 0xCB):
-        command = CommandApdu.parse(apdu)
-        if asks_for_name(command):
-            applications = selected_after(applications, command, ResponseApdu.parse(response))
-    if element == state.element and applications == state.applications:
+    return state if element == state.element else replace(state, element=element)
+
+
+def _after_question(state: State, command: CommandApdu, response: bytes) -> State:
+    """The card may have said what is selected: that is as good as having selected it."""
+    if not asks_for_name(command):
         return state
-    return replace(state, element=element, applications=applications)
+    applications = selected_after(state.applications, command, ResponseApdu.parse(response))
+    if state.name in (None, RESET) and (name := _name_of(applications)):
+        return State(state.pins, name, applications=applications)
+    return state if applications == state.applications else replace(state, applications=applications)
 
 
 def _after_refusal(state: State, apdu: bytes, response: bytes) -> State:
-    """A SELECT that finds nothing leaves what is selected; another error may be the applet's own (Java Card 3, 4.6)."""
-    if apdu[1] != _SELECT or response[-2:] == StatusWord.FILE_NOT_FOUND.encode() or apdu[2] != _BY_NAME:
+    """A SELECT that finds nothing, or nothing that it could do, leaves what is selected.
+
+    But what an applet answers to its own selection may be an error, too (Java Card Runtime Environment 3, 4.6).
+    """
+    if apdu[1] != _SELECT or apdu[2] != _BY_NAME:
         return state
-    return state.level
+    if response[-2] not in _REFUSING:
+        return state.level
+    applications = selected_after(state.applications, CommandApdu.parse(apdu), ResponseApdu.parse(response))
+    return state if applications == state.applications else replace(state, applications=applications)
 
 
 def _after_select(state: State, command: CommandApdu, response: ResponseApdu) -> State:
     applications = selected_after(state.applications, command, response)
     absolute = command.p1 == _FROM_MASTER_FILE or (command.p1 == _BY_IDENTIFIER and command.data in _MASTER_FILE)
     if command.p1 == _BY_NAME:
-        return replace(state.named(_digest(command.data, command.p2)), applications=applications)
-    name = state.name or (FILES if absolute else None)
-    if name is None:
+        name = _name_of(applications) or _digest(command.data, command.p2)
+        return State(state.pins, name, applications=applications)
+    within = state.name or (FILES if absolute else None)
+    if within is None:
         return state
     path = _digest(b"" if absolute else state.file, command.p1, command.p2, command.data)
-    return State(state.pins, name, path, b"", state.environment, applications)
+    return State(state.pins, within, path, b"", state.environment, applications)
+
+
+def _name_of(applications: Applications) -> bytes:
+    """The same name, however it was found out what is selected; empty where that is not certain."""
+    only = next(iter(applications)) if len(applications) == 1 else Application.UNKNOWN
+    return b"" if only is Application.UNKNOWN else only.value.encode()
 
 
 def after_setting(state: State, apdu: bytes) -> State:
