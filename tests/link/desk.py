@@ -23,6 +23,7 @@ from cardferry.link import Guest, Limits, LinkServer, LinkState, Memories, Timin
 from cardferry.manager import LocalManager, Settings
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import ResourceManager
 from cardferry.readers.virtual import VirtualReader, VirtualReaderSource
 from cardferry.transports.base import Pipe, PipeUser
 from cardferry.transports.memory import memory_pipe
@@ -168,6 +169,8 @@ class Desk:
         card: the card.
         delay: s that bytes take each way.
         card_delay: s that the card takes for each command.
+        remember: whether guests are told what the card has said before.
+        around: puts something around the manager that the guests use.
     """
 
     def __init__(
@@ -182,6 +185,7 @@ class Desk:
         accelerate: bool = True,
         settings: Settings | None = None,
         remember: bool = True,
+        around: Callable[[ResourceManager], ResourceManager] = lambda manager: manager,
     ) -> None:
         self.card = card or CountingCard()
         self.delay = delay
@@ -190,7 +194,7 @@ class Desk:
         self.memories = Memories()
         self.manager = LocalManager([self.source], settings, self.memories.watch)
         self.host = LinkServer(
-            self.manager,
+            around(self.manager),
             timing=timing,
             limits=limits,
             bounds=bounds,

@@ -188,10 +188,12 @@ class Ghosts:
     def done(self) -> None:
         """One is done with."""
         self._done += 1
-        while self._waiting and self._waiting[0][0] <= self._done:
-            _, reply = self._waiting.pop(0)
-            if not reply.done():
-                reply.resolve(None)
+        if self._waiting:
+            ready = [reply for number, reply in self._waiting if number <= self._done]
+            self._waiting = [(number, reply) for number, reply in self._waiting if number > self._done]
+            for reply in ready:
+                if not reply.done():
+                    reply.resolve(None)
 
     def over(self, number: int) -> bool:
         """Whether that many are done with."""

@@ -18,6 +18,7 @@ from typing import Final
 from typing import Protocol as Interface
 
 from cardferry.link.memory_state import (
+    REFUSING,
     RESET,
     UNSURE,
     Effect,
@@ -27,8 +28,12 @@ from cardferry.link.memory_state import (
     after_setting,
     effect_of,
     kind_of,
+    only_of,
+    says_what_is_selected,
     selects_by_name,
 )
+from cardferry.pcsc.apdu import CommandApdu, ResponseApdu
+from cardferry.pcsc.applications import ANY, selected_after
 from cardferry.pcsc.caller import Principal
 
 #: Bytes of answers and commands that are remembered of one card; what each costs besides.
@@ -84,6 +89,7 @@ class Recollection:
         next: that state's number, 0 when it has stayed the same.
         bound: the principal whose guests may know it; None: all.
         experience: of the same command with other PINs verified.
+        tells: whether it says what is selected.
         doubts: kinds of operations since, after which it may be another one.
         changed: kinds of operations after which it was another one.
     """
@@ -96,6 +102,7 @@ class Recollection:
     next: int
     bound: Principal | None
     experience: _Experience
+    tells: bool
     doubts: set[bytes] = field(default_factory=set)
     changed: set[bytes] = field(default_factory=set)
 
@@ -158,6 +165,7 @@ class CardMemory:
     """
 
     __slots__ = (
+        "_applications",
         "_chained",
         "_experience",
         "_fetching",
@@ -190,6 +198,8 @@ class CardMemory:
         self._others = False
         self.size = 0
         self._found = State()
+        #: What may be selected, see `cardferry.pcsc.applications`.
+        self._applications = ANY
         #: Who has verified the PINs; None when none is, or nobody knows who.
         self._owner: Principal | None = None
         self._chained = False
@@ -214,6 +224,8 @@ class CardMemory:
         known = self._known.get((principal if self._found.pins else None, where, key)) if where else None
         if known is not None and known.answer == response and not known.doubts:
             self._fetching = fetching_after(key, response)
+            if known.tells:
+                self._select(apdu, response)
             if known.after is not None:
                 self._place(known.after, known.next)
             return
@@ -222,6 +234,7 @@ class CardMemory:
     def reset(self) -> None:
         """The card was reset, by us."""
         self._owner, self._chained, self._fetching = None, False, b""
+        self._applications = ANY
         self._place(State(name=RESET))
 
     def opened(self, away: float | None) -> None:
@@ -273,6 +286,7 @@ class CardMemory:
     def _lose(self, *, unsure: bool) -> None:
         """What is selected is not known any more, nor (``unsure``) which PINs are verified."""
         self._chained, self._fetching = False, b""
+        self._applications = ANY
         self._place(State(_NOBODY_SURE if unsure else self._found.pins))
 
     def _unknown(self, owner: Principal | None) -> None:
@@ -285,8 +299,16 @@ class CardMemory:
         """From now on PINs are, or may be, verified by that principal; None: it is not known by whom."""
         self._owner = principal if not self._found.pins or self._owner == principal else None
 
+    def _effect(self, apdu: bytes) -> Effect:
+        application = only_of(self._applications)
+        return effect_of(apdu, self._found, application, fetching=bool(self._fetching), chained=self._chained)
+
+    def _select(self, apdu: bytes, response: bytes) -> None:
+        command, answer = CommandApdu.parse(apdu), ResponseApdu.parse(response)
+        self._applications = selected_after(self._applications, command, answer)
+
     def _lost(self, principal: Principal, apdu: bytes) -> None:
-        effect = effect_of(apdu, self._found, fetching=bool(self._fetching), chained=self._chained)
+        effect = self._effect(apdu)
         if effect in (Effect.READS, Effect.MOVES, Effect.PASSES):
             self._lose(unsure=False)
         else:
@@ -295,13 +317,16 @@ class CardMemory:
 
     def _follow(self, principal: Principal, apdu: bytes, key: bytes, response: bytes) -> None:
         state, success = self._found, response[-2:] == _SUCCESS
-        effect = effect_of(apdu, state, fetching=bool(self._fetching), chained=self._chained)
+        effect = self._effect(apdu)
         self._fetching = b""
         self._chained = bool(apdu[0] & _CHAINED) and apdu[0] & 0x80 == 0 if apdu else False
         match effect:
             case Effect.READS:
-                after = after_reading(state, apdu, response)
-                self._learn(principal, apdu, key, response, after)
+                tells = says_what_is_selected(apdu)
+                if tells:
+                    self._select(apdu, response)
+                after = after_reading(state, apdu, response, self._applications)
+                self._learn(principal, apdu, key, response, after, tells=tells)
                 self._fetching = fetching_after(key, response)
                 self._place(after)
             case Effect.PROVES:
@@ -342,7 +367,9 @@ class CardMemory:
 
     # remembering
 
-    def _learn(self, principal: Principal, apdu: bytes, key: bytes, response: bytes, after: State) -> None:
+    def _learn(
+        self, principal: Principal, apdu: bytes, key: bytes, response: bytes, after: State, *, tells: bool
+    ) -> None:
         by_name = selects_by_name(apdu)
         where = self.level if by_name else self.state
         secret = bool(self._found.pins)
@@ -367,7 +394,8 @@ class CardMemory:
             experience = self._experience[place] = _Experience(place, response)
         experience.seen(response)
         if known is None or changed:
-            stays = after == self._found
+            # a SELECT by name leads to the same wherever it is given
+            stays = response[-2] in REFUSING if by_name else after == self._found
             what = Recollection(
                 next(_numbers),
                 where,
@@ -377,6 +405,7 @@ class CardMemory:
                 0 if stays else self._number(after),
                 bound,
                 experience,
+                tells,
                 changed=changed,
             )
             self._add(what, instead_of=known)

@@ -14,8 +14,8 @@ from enum import Enum, auto
 from hashlib import blake2b
 from typing import Final
 
-from cardferry.pcsc.apdu import CommandApdu, ResponseApdu
-from cardferry.pcsc.applications import ANY, DONE, Application, Applications, asks_for_name, selected_after
+from cardferry.pcsc.apdu import CommandApdu
+from cardferry.pcsc.applications import DONE, Application, Applications, asks_for_name
 from cardferry.pcsc.commands import reads
 
 _CHAINED: Final = 0x10
@@ -32,7 +32,7 @@ _MOVING: Final = frozenset({0xA0, 0xA1, 0xA2, 0xA4, 0xA5, 0xB0, 0xB1, 0xB2, 0xB3
 #: Instructions that write data and select nothing.
 _WRITING: Final = frozenset({0x0C, 0x0E, 0x0F, 0xD0, 0xD1, 0xD2, 0xD6, 0xD7, 0xDA, 0xDB, 0xDC, 0xDD, 0xE2})
 #: SW1 of refusals that say what is wrong with the command: nothing was done.
-_REFUSING: Final = frozenset({0x67, 0x68, 0x6A, 0x6B, 0x6D, 0x6E})
+REFUSING: Final = frozenset({0x67, 0x68, 0x6A, 0x6B, 0x6D, 0x6E})
 #: P1 of SELECT (ISO 7816-4, table 62).
 _BY_IDENTIFIER, _BY_NAME, _FROM_MASTER_FILE = 0x00, 0x04, 0x08
 _MASTER_FILE: Final = (b"", b"\x3f\x00")
@@ -73,7 +73,6 @@ class State:
         file: the files that were selected since.
         element: what is current in there: a short file identifier, or a data object.
         environment: MANAGE SECURITY ENVIRONMENT commands that are in force.
-        applications: what may be selected, see `cardferry.pcsc.applications`.
     """
 
     pins: frozenset[str] = frozenset()
@@ -81,13 +80,6 @@ class State:
     file: bytes = b""
     element: bytes = b""
     environment: frozenset[bytes] = frozenset()
-    applications: Applications = ANY
-
-    @property
-    def application(self) -> Application:
-        """The one application that is selected for certain, or UNKNOWN."""
-        (only,) = self.applications if len(self.applications) == 1 else (Application.UNKNOWN,)
-        return only
 
     @property
     def level(self) -> State:
@@ -95,29 +87,39 @@ class State:
         return State(self.pins)
 
 
-
 def selects_by_name(apdu: bytes) -> bool:
     """Whether a command is answered by the security status alone, whatever is selected."""
     return apdu[:3] == b"\x00\xa4\x04"
 
 
-def effect_of(apdu: bytes, state: State, *, fetching: bool, chained: bool) -> Effect:
+def only_of(applications: Applications) -> Application:
+    """The one application that is selected for certain, or UNKNOWN."""
+    return next(iter(applications)) if len(applications) == 1 else Application.UNKNOWN
+
+
+def says_what_is_selected(apdu: bytes) -> bool:
+    """Whether `cardferry.pcsc.applications.selected_after` must be asked."""
+    return apdu[1] == _SELECT or (apdu[1] in _GET_DATA and asks_for_name(CommandApdu.parse(apdu)))
+
+
+def effect_of(apdu: bytes, state: State, application: Application, *, fetching: bool, chained: bool) -> Effect:
     """What a command does to a card.
 
     Args:
         apdu: the command.
         state: of the card.
+        application: what is selected for certain.
         fetching: the command before it only read, and was answered ``61xx``.
         chained: pieces of a chain have come before.
     """
     if len(apdu) < 4:
         return Effect.UNKNOWN
     cla, ins = apdu[0], apdu[1]
-    if cla & ~_CHAINED == 0 and _uses_key(apdu, state.application):
+    if cla & ~_CHAINED == 0 and _uses_key(apdu, application):
         return Effect.USES_KEY
     if chained:
         return Effect.UNKNOWN
-    if reads(apdu, state.application, fetching=fetching, environment=state.environment):
+    if reads(apdu, application, fetching=fetching, environment=state.environment):
         return Effect.READS
     if cla:
         return Effect.UNKNOWN
@@ -143,15 +145,21 @@ def _uses_key(apdu: bytes, application: Application) -> bool:
     return False
 
 
-def after_reading(state: State, apdu: bytes, response: bytes) -> State:
-    """The state after a command that only reads; the same object when it is the same."""
+def after_reading(state: State, apdu: bytes, response: bytes, applications: Applications) -> State:
+    """The state after a command that only reads; the same object when it is the same.
+
+    Args:
+        state: before.
+        apdu, response: the command and its answer.
+        applications: what may be selected after it.
+    """
     if response[-2] not in DONE:
         return _after_refusal(state, apdu, response)
     ins = apdu[1]
     if ins == _SELECT:
-        return _after_select(state, CommandApdu.parse(apdu), ResponseApdu.parse(response))
-    if ins in _GET_DATA:
-        return _after_question(state, CommandApdu.parse(apdu), response)
+        return _after_select(state, CommandApdu.parse(apdu), applications)
+    if state.name in (None, RESET) and (name := _name_of(applications)):
+        return State(state.pins, name)  # the card has said what is selected: that is as good as having selected it
     if state.name is None:
         return state
     element = state.element
@@ -166,45 +174,29 @@ def after_reading(state: State, apdu: bytes, response: bytes) -> State:
     return state if element == state.element else replace(state, element=element)
 
 
-def _after_question(state: State, command: CommandApdu, response: bytes) -> State:
-    """The card may have said what is selected: that is as good as having selected it."""
-    if not asks_for_name(command):
-        return state
-    applications = selected_after(state.applications, command, ResponseApdu.parse(response))
-    if state.name in (None, RESET) and (name := _name_of(applications)):
-        return State(state.pins, name, applications=applications)
-    return state if applications == state.applications else replace(state, applications=applications)
-
-
 def _after_refusal(state: State, apdu: bytes, response: bytes) -> State:
     """A SELECT that finds nothing, or nothing that it could do, leaves what is selected.
 
     But what an applet answers to its own selection may be an error, too (Java Card Runtime Environment 3, 4.6).
     """
-    if apdu[1] != _SELECT or apdu[2] != _BY_NAME:
-        return state
-    if response[-2] not in _REFUSING:
-        return state.level
-    applications = selected_after(state.applications, CommandApdu.parse(apdu), ResponseApdu.parse(response))
-    return state if applications == state.applications else replace(state, applications=applications)
+    refused = apdu[1] != _SELECT or apdu[2] != _BY_NAME or response[-2] in REFUSING
+    return state if refused else state.level
 
 
-def _after_select(state: State, command: CommandApdu, response: ResponseApdu) -> State:
-    applications = selected_after(state.applications, command, response)
+def _after_select(state: State, command: CommandApdu, applications: Applications) -> State:
     absolute = command.p1 == _FROM_MASTER_FILE or (command.p1 == _BY_IDENTIFIER and command.data in _MASTER_FILE)
     if command.p1 == _BY_NAME:
-        name = _name_of(applications) or _digest(command.data, command.p2)
-        return State(state.pins, name, applications=applications)
+        return State(state.pins, _name_of(applications) or _digest(command.data, command.p2))
     within = state.name or (FILES if absolute else None)
     if within is None:
         return state
     path = _digest(b"" if absolute else state.file, command.p1, command.p2, command.data)
-    return State(state.pins, within, path, b"", state.environment, applications)
+    return State(state.pins, within, path, b"", state.environment)
 
 
 def _name_of(applications: Applications) -> bytes:
     """The same name, however it was found out what is selected; empty where that is not certain."""
-    only = next(iter(applications)) if len(applications) == 1 else Application.UNKNOWN
+    only = only_of(applications)
     return b"" if only is Application.UNKNOWN else only.value.encode()
 
 
