@@ -1,7 +1,8 @@
 """``python -m bench.wan``: whole programs over a distance, through a link and through ``ssh -N -L``, side by side.
 
 A relay between ssh and sshd holds every byte for half a round trip each way and counts how often the conversation
-went there and back. Programs run over a link without memory, over one that knows them, and on a guest that has just come.
+went there and back. Programs run over a link without memory, over one that knows them, and on a guest that has just
+come.
 
 --round-trips MS,...   the distances of the plot, in ms
 --write                write the tables into docs/link-performance.md and draw docs/images/wan.svg
