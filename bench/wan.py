@@ -231,8 +231,11 @@ class Bench:
             for distance in self._distances:
                 if distance != TABLE and flow.name not in PLOTTED:
                     continue
-                for key in (COLD, LINK, NEW, SSH) if distance == TABLE else (COLD, LINK, SSH):
-                    way = site.newcomer() if key == NEW else site.ways[key, distance]
+                newcomer = site.newcomer() if distance == TABLE else None
+                for key in (COLD, LINK, NEW, SSH):
+                    way = newcomer if key == NEW else site.ways[key, distance]
+                    if way is None:
+                        continue
                     if key == LINK:
                         self._warm(flow, way)
                     row.ways[key, distance] = one = measure(flow, way, distance)

@@ -17,7 +17,8 @@ def running(round_trip: float | None, counters: Counters) -> Running:
 def test_it_says_what_waiting_has_cost_and_what_was_saved() -> None:
     (finding,) = distance("far", [running(0.05, Counters(round_trips=20, believed=70, hits=10))])
     assert finding.says == (
-        "50.0 ms there and back: 20 calls waited for it, 1.0 s in all; 80 of 100 were known before, which has saved 4.0 s"
+        "50.0 ms there and back: 20 calls waited for it, 1.0 s in all; 80 of 100 were known before, "
+        "which has saved 4.0 s"
     )
 
 

@@ -50,7 +50,6 @@ _MOST_STATES: Final = 4096
 _CHAINED: Final = 0x10
 _MORE_DATA: Final = 0x61
 _SUCCESS: Final = b"\x90\x00"
-_NOBODY_SURE: Final = frozenset({UNSURE})
 _numbers = itertools.count(1)
 
 
@@ -287,7 +286,8 @@ class CardMemory:
         """What is selected is not known any more, nor (``unsure``) which PINs are verified."""
         self._chained, self._fetching = False, b""
         self._applications = ANY
-        self._place(State(_NOBODY_SURE if unsure else self._found.pins))
+        # never twice the same: nobody knows whether it is as it was the last time
+        self._place(State(frozenset({f"{UNSURE}{next(_numbers)}"}) if unsure else self._found.pins))
 
     def _unknown(self, owner: Principal | None) -> None:
         """Nothing is known of the state; the PINs may be verified, by ``owner``."""

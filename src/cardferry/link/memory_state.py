@@ -39,7 +39,7 @@ _MASTER_FILE: Final = (b"", b"\x3f\x00")
 _SHORT_IDENTIFIER, _CURRENT_ONLY = 0x80, 0x1F
 #: P1 of VERIFY that takes the proof back (ISO 7816-4, 11.5.6).
 _LOG_OUT: Final = 0xFF
-#: In place of PINs: it is not certain whether one is verified.
+#: In place of PINs, with a number behind it: it is not certain whether one is verified.
 UNSURE: Final = "?"
 #: Where names of applications stand: nothing was selected since the reset; a file was, and it is not known after what.
 RESET, FILES = b"reset", b"files"
@@ -68,7 +68,7 @@ class State:
     """What decides the answers of reading commands.
 
     Attributes:
-        pins: PINs that are verified, each with the application that was selected; or `UNSURE`.
+        pins: PINs that are verified, each with the application that was selected; or `UNSURE` and a number.
         name: what was selected by name, or `RESET` or `FILES`; None when it is not known.
         file: the files that were selected since.
         element: what is current in there: a short file identifier, or a data object.
