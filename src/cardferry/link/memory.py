@@ -265,6 +265,11 @@ class CardMemory:
 
     # following the card
 
+    @property
+    def _forgotten(self) -> bool:
+        """Whether it is known of nothing what it is: neither what is selected nor whether a PIN is verified."""
+        return self._found.name is None and any(pin.startswith(UNSURE) for pin in self._found.pins) and not self._full
+
     def _place(self, state: State, number: int = 0) -> None:
         self._found = state
         if self._chained or self._others or len(self._fickle) > _MOST_FICKLE:
@@ -344,6 +349,9 @@ class CardMemory:
                 self._forget_all()
                 self._place(state)
             case Effect.UNKNOWN:
+                if not self._known and self._forgotten and self._owner == principal:
+                    self._place(self._found)
+                    return  # once more: nothing was known since
                 chained = self._chained
                 self._forget_all()
                 self._unknown(principal)

@@ -25,6 +25,8 @@ _READ_BINARY, _READ_BINARY_ODD, _READ_RECORD = 0xB0, 0xB1, 0xB2
 _PERFORM, _INTERNAL_AUTHENTICATE, _GENERAL_AUTHENTICATE = 0x2A, 0x88, 0x87
 _GET_DATA: Final = frozenset({0xCA, 0xCB})
 _MANAGEMENT_KEY: Final = 0x9B
+#: The one command in another class than 00 that may only read: GlobalPlatform's GET DATA.
+_OF_ANY_CLASS: Final = (0x80, 0xCA)
 #: P1 of PERFORM SECURITY OPERATION where a key is used: signature, plain value, hash code.
 _WITH_KEY: Final = frozenset({0x9E, 0x80, 0x90})
 #: Instructions that only move a place in the card, when they are not absolute: "next record" and the like.
@@ -117,7 +119,7 @@ def effect_of(apdu: bytes, state: State, application: Application, *, fetching: 
     cla, ins = apdu[0], apdu[1]
     if cla & ~_CHAINED == 0 and _uses_key(apdu, application):
         return Effect.USES_KEY
-    if chained:
+    if chained or (cla and (cla, ins) != _OF_ANY_CLASS):
         return Effect.UNKNOWN
     if reads(apdu, application, fetching=fetching, environment=state.environment):
         return Effect.READS
