@@ -223,8 +223,23 @@ class GuestCard:
             else:
                 self._copy.lose()
 
+    async def _known(self, apdu: bytes, protocol: int) -> bytes | None:
+        """What the card says to a command, if somebody knows: who runs ahead, or who remembers.
+
+        Raises:
+            PcscError: that is how the command ended when the host ran ahead with it.
+        """
+        copy = self._copy
+        if self.foreseen.origin and self._in_order:
+            response = await self.foreseen.take(apdu, protocol)
+            if response is not None:
+                if copy is not None:
+                    copy.answered(apdu, response)
+                return response
+        return None if copy is None else self._believed(copy, apdu, protocol)
+
     def _believed(self, copy: CardCopy, apdu: bytes, protocol: int) -> bytes | None:
-        """What the card will say to a command, which is on its way from now on; None when it must be waited for."""
+        """The same from memory; the command is on its way to the card from now on."""
         known, memory = copy.find(apdu), self._session.memory
         if (
             known is None
@@ -388,15 +403,9 @@ class GuestCard:
         self._check()
         if len(apdu) > MAX_APDU_SIZE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
-        if self.foreseen.origin and self._in_order:
-            response = await self.foreseen.take(apdu, protocol)
-            if response is not None:
-                if self._copy is not None:
-                    self._copy.answered(apdu, response)
-                return response
         copy = self._copy
-        if copy is not None and copy.state:
-            response = self._believed(copy, apdu, protocol)
+        if self.foreseen.origin or (copy is not None and copy.state):
+            response = await self._known(apdu, protocol)
             if response is not None:
                 return response
         sequence = self._sequence + 1

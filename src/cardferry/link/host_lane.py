@@ -21,13 +21,12 @@ from typing import Protocol as Interface
 
 from cardferry.link import messages as m
 from cardferry.link.host_card import Broken, HostCard
-from cardferry.link.host_memory import Ghosts
 from cardferry.link.host_pace import CALL
 from cardferry.link.host_queue import Job, JobQueue
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context
-from cardferry.pcsc.reply import Reply, Start, in_task, replying, within
+from cardferry.pcsc.reply import Reply, Start, in_task, replying
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +89,12 @@ class LaneOwner(Interface):
         """A command that was foreseen has been carried out, or not."""
         ...
 
-    def ghosts(self, reader: str) -> Ghosts:
-        """What the guest has believed about a reader, in order."""
+    async def let_pass(self, job: Job, until: float | None) -> None:
+        """Wait for what the guest has believed before, through other contexts, but not for ever.
+
+        Raises:
+            PcscError: ``E_SHARING_VIOLATION`` when it was still not done then, on the loop's clock.
+        """
         ...
 
 
@@ -267,15 +270,10 @@ class Lane:
             raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
 
     async def _let_pass(self, job: Job) -> None:
-        """Wait for what other contexts of the guest have believed before, outside of a transaction."""
-        ghosts = self._owner.ghosts(job.card.reader)
-        if ghosts.over(job.behind) or job.card.has_card:
-            return
-        patience = self._patience if isinstance(job.message, _REPEATED) and job.message.call else None
-        try:
-            await within(ghosts.wait(job.behind), None if patience is None else self._loop.time() + patience)
-        except TimeoutError:
-            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "behind commands that were believed") from None
+        """Outside of a transaction, what other contexts of the guest have believed before comes first."""
+        if not job.card.has_card:
+            patience = self._patience if isinstance(job.message, _REPEATED) and job.message.call else None
+            await self._owner.let_pass(job, None if patience is None else self._loop.time() + patience)
 
     async def _perform(self, job: Job) -> m.Answer:
         performing = job.card.perform(job.message)

@@ -12,15 +12,19 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from cardferry.link import messages as m
+from cardferry.link.host_queue import Job
 from cardferry.link.memory import CardMemory, Listener, Recollection
 from cardferry.pcsc.caller import Principal
-from cardferry.pcsc.reply import Reply
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.reply import Reply, within
 
 #: Bytes of answers in one message, about.
 _PORTION: Final = 16 * 1024
 #: Believed commands that were carried out until the guest hears of it; s after which it hears of fewer.
 _SOME: Final = 16
 _SOON: Final = 0.05
+#: Calls that use the card.
+_USING: Final = (m.Begin, m.Transmit, m.Control, m.Reconnect)
 
 
 class Memories:
@@ -98,6 +102,7 @@ class Telling:
         self._post = post
         self._full = full
         self._loop = asyncio.get_running_loop()
+        self._ghosts: dict[str, Ghosts] = {}
         self._told = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -138,10 +143,45 @@ class Telling:
         if self._offered(reader):
             self._post(m.Forgotten(m.packed_name(reader), numbers))
 
+    def with_state(self, reader: str, answer: m.Answer) -> m.Answer:
+        """The same answer, with where the card stands now."""
+        memory = self._memories.find(reader)
+        if memory is None or not memory.state:
+            return answer
+        return m.Answer(
+            answer.call, answer.code, answer.data, answer.protocol, answer.foreseen, memory.state, memory.level
+        )
+
     # what the guest believes
 
-    def carried_out(self, *, refuted: bool) -> None:
+    def order(self, job: Job, context: object) -> None:
+        """A call comes through a context: behind what other contexts have believed before."""
+        message, reader = job.message, job.card.reader
+        if not isinstance(message, _USING):
+            return
+        ghosts = self._ghosts.get(reader)
+        if ghosts is not None:
+            job.behind = ghosts.before(context)
+        if isinstance(message, m.Transmit) and not message.call:
+            job.card.believes = True
+            if ghosts is None:
+                ghosts = self._ghosts[reader] = Ghosts()
+            ghosts.come(context)
+
+    async def let_pass(self, job: Job, until: float | None) -> None:
+        """Wait until its turn has come; ``E_SHARING_VIOLATION`` when that is not so by then (the loop's clock)."""
+        ghosts = self._ghosts[job.card.reader]
+        if ghosts.over(job.behind):
+            return
+        try:
+            await within(ghosts.wait(job.behind), until)
+        except TimeoutError:
+            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "behind commands that were believed") from None
+
+    def carried_out(self, reader: str, *, refuted: bool) -> None:
         """A command that it has believed is done with."""
+        if reader in self._ghosts:
+            self._ghosts[reader].done()
         self.believed += 1
         self.refuted += refuted
         if self.believed - self._told >= _SOME:

@@ -20,7 +20,7 @@ from cardferry.link.channel import Channel
 from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_card import HostCard
 from cardferry.link.host_lane import Lane
-from cardferry.link.host_memory import Ghosts, Memories, Telling
+from cardferry.link.host_memory import Memories, Telling
 from cardferry.link.host_pace import CALL, Pace
 from cardferry.link.host_queue import Job
 from cardferry.link.host_readers import ReadersSender
@@ -48,8 +48,7 @@ _MOST_PATIENCE: Final = 86400.0
 #: Calls after which another number of handles may be open; and those that may leave a handle broken.
 _COMING_OR_GOING: Final = (m.Connect, m.Disconnect)
 _UNSEEN: Final = (m.Connect, m.Begin, m.Transmit)
-#: Calls that use the card; and those after which it may stand elsewhere, or the guest may not know where.
-_USING: Final = (m.Begin, m.Transmit, m.Control, m.Reconnect)
+#: Calls after which the card may stand elsewhere, or the guest may not know where.
 _MOVING: Final = (m.Connect, m.Begin, m.Transmit, m.Reconnect, m.End, m.Disconnect)
 
 
@@ -151,9 +150,8 @@ class HostSession:
         self._readers_timer: asyncio.TimerHandle | None = None
         self._news_waits = False
         self._hits = self._waste = 0
-        #: What the guest is told of what cards have said before, once it has asked; what it has believed, by reader.
+        #: What the guest is told of what cards have said before, once it has asked; and what it has believed.
         self._telling: Telling | None = None
-        self._ghosts: dict[str, Ghosts] = {}
 
     # ChannelOwner
 
@@ -277,28 +275,10 @@ class HostSession:
         self._grow(budget.CALL + size)
         job = Job(card, message, size)
         if self._telling is not None:
-            self._order(job, lane)
+            self._telling.order(job, lane)
         if message.call:
             self._calls[message.call] = job, lane
         lane.put(job)
-
-    def _order(self, job: Job, lane: Lane) -> None:
-        """What the guest has believed comes before what it sends later, whatever context that comes through."""
-        message, reader = job.message, job.card.reader
-        if isinstance(message, _USING):
-            ghosts = self._ghosts.get(reader)
-            if ghosts is not None:
-                job.behind = ghosts.before(lane)
-            if isinstance(message, m.Transmit) and not message.call:
-                job.card.believes = True
-                self.ghosts(reader).come(lane)
-
-    def ghosts(self, reader: str) -> Ghosts:
-        """What the guest has believed about a reader, in order."""
-        ghosts = self._ghosts.get(reader)
-        if ghosts is None:
-            ghosts = self._ghosts[reader] = Ghosts()
-        return ghosts
 
     def _new_card(self, message: m.Connect) -> tuple[HostCard, Lane]:
         lane = self._lanes.get(message.context)
@@ -387,6 +367,11 @@ class HostSession:
         """Whether answers must wait for `drain`."""
         return self.channel.session.full
 
+    async def let_pass(self, job: Job, until: float | None) -> None:
+        """Wait for what the guest has believed before, through other contexts."""
+        if self._telling is not None:
+            await self._telling.let_pass(job, until)
+
     @property
     def gone(self) -> bool:
         """Whether the session is over."""
@@ -428,8 +413,7 @@ class HostSession:
         self._calls.pop(job.message.call, None)
         card, message = job.card, job.message
         if not message.call and isinstance(message, m.Transmit) and self._telling is not None:
-            self.ghosts(card.reader).done()
-            self._telling.carried_out(refuted=refuted)
+            self._telling.carried_out(card.reader, refuted=refuted)
         if not isinstance(message, _COMING_OR_GOING):
             return
         if message.call and card.card is None:
@@ -464,19 +448,10 @@ class HostSession:
             case _:
                 pass
         if self._telling is not None and isinstance(message, _MOVING):
-            answer = self._with_state(card.reader, answer)
+            answer = self._telling.with_state(card.reader, answer)
         self._tell_urgent_news()
         # A response leaves at once: somebody waits for it, and the card may be waiting for what comes of it.
         self._post(answer, now=isinstance(message, m.Transmit))
-
-    def _with_state(self, reader: str, answer: m.Answer) -> m.Answer:
-        """The same answer, with where the card stands now."""
-        memory = None if self._host.memories is None else self._host.memories.find(reader)
-        if memory is None or not memory.state:
-            return answer
-        return m.Answer(
-            answer.call, answer.code, answer.data, answer.protocol, answer.foreseen, memory.state, memory.level
-        )
 
     def failed(self, job: Job, error: PcscError) -> None:
         """A call has failed, or was refused."""
