@@ -36,7 +36,8 @@ check: lint ## lint and the fast tests; run it before each commit
 	$(PYTEST) -q -m "not real and not slow"
 
 test: setup-lab ## all tests, with real pcscd, OpenSSH and PC/SC programs (ARGS="--slow" for more)
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -n 2 --dist loadfile -m "not alone" $(ARGS)
+	$(PYTEST) -m alone $(ARGS)
 
 bench: setup-lab ## measure against plain ssh forwarding, side by side (ARGS=... are passed on)
 	$(VENV)/python -m bench $(ARGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cardferry.backoff import Backoff
+from cardferry.backoff import RARELY, Backoff, Seldom
 
 
 def test_each_pause_is_twice_as_long_up_to_the_longest() -> None:
@@ -32,3 +32,20 @@ def test_another_limit_for_once() -> None:
 @pytest.mark.parametrize(("chance", "pause"), [(0.0, 8.0), (0.5, 10.0), (1.0, 12.0)])
 def test_they_vary_by_a_part_of_themselves(chance: float, pause: float) -> None:
     assert Backoff(10.0, 10.0, 0.2, lambda: chance).pause() == pytest.approx(pause)
+
+
+def test_a_failure_is_told_at_first_and_then_rarely_whatever_its_words() -> None:
+    seldom = Seldom(first=2)
+    assert [seldom.due(words, now) for now, words in enumerate(["lost", "silent", "lost", "no route", "silent"])] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert not seldom.due("silent", RARELY)
+    assert seldom.due("silent", RARELY + 1)
+    assert not seldom.due("silent", RARELY + 2)
+    seldom.reset()
+    assert seldom.due("silent", RARELY + 3)
+    assert not seldom.due("silent", RARELY + 4)

@@ -1,13 +1,17 @@
-"""How long to wait before the next attempt at something: each time twice as long, up to a limit."""
+"""How long to wait before the next attempt at something, and how often to say that it fails."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Final
+
+#: s between two lines that say that the same thing still fails.
+RARELY: Final = 600.0
 
 
 class Backoff:
-    """Pauses between attempts.
+    """Pauses between attempts: each twice as long as the one before, up to a limit.
 
     Args:
         first: the first pause, in s.
@@ -45,3 +49,29 @@ class Backoff:
         """It went well: begin anew."""
         self.attempts = 0
         self._next = self._first
+
+
+class Seldom:
+    """Whether to tell people of a failure: at first, and then rarely, however often it comes and in whatever words.
+
+    Args:
+        first: so many different ones in the beginning are told.
+    """
+
+    def __init__(self, first: int = 1) -> None:
+        self._first = self._left = first
+        self._words = ""
+        self._told_at = 0.0
+
+    def due(self, words: str, now: float) -> bool:
+        """Whether to tell it; ``now`` is in s, on any clock that goes on."""
+        fresh = self._left > 0 and words != self._words
+        if not fresh and now < self._told_at + RARELY:
+            return False
+        self._left = max(0, self._left - 1)
+        self._words, self._told_at = words, now
+        return True
+
+    def reset(self) -> None:
+        """It went well: begin anew."""
+        self._left, self._words = self._first, ""

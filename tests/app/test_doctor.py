@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from cardferry.app import doctor
-from cardferry.app.commands.run import VARIABLE
+from cardferry.app.commands.variable import VARIABLE
 from cardferry.app.doctor import Finding, State, here, levels, programs, reading
 from cardferry.app.doctor.examine import guarded
 from cardferry.app.doctor.finding import note, ok, problem
@@ -360,7 +360,7 @@ async def failing(error: BaseException) -> AsyncIterator[Finding]:
     [
         (UserError("it is broken", "mend it"), "it is broken", "mend it"),
         (PermissionError(13, "Permission denied"), "cannot look: [Errno 13] Permission denied", "as a user who may"),
-        (TimeoutError(), "cannot look: TimeoutError", "as a user who may"),
+        (TimeoutError(), "cannot look: TimeoutError", "try again later"),
         (ExceptionGroup("tasks", [UserError("deep down", "dig")]), "deep down", "dig"),
     ],
 )

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from cardferry.app.agent.server import AgentSettings
 from cardferry.app.hosts.sources import PcscdHost, VirtualHost
 from cardferry.app.runtime import signals
+from cardferry.app.runtime.request import Request
 from cardferry.cli import host
 from cardferry.manager import Settings
 from cardferry.transports.registry import TRANSPORTS
@@ -34,8 +35,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[AgentSettings]:
     server = importlib.import_module("cardferry.app.agent.server")
     monkeypatch.setattr(server, "serve", lambda wanted, ready: found.append(wanted))
     monkeypatch.setattr(signals, "run", lambda main: main())
-    monkeypatch.setattr("cardferry.app.runtime.logging.set_up", lambda verbosity: None)
-    monkeypatch.setattr("cardferry.app.runtime.spawn.bound_log", lambda: None)
+    monkeypatch.setattr("cardferry.app.runtime.logging.set_up", lambda verbosity, timed: None)
+    monkeypatch.setattr("cardferry.app.runtime.spawn.settle_in_background", lambda: None)
     return found
 
 
@@ -68,14 +69,18 @@ def test_an_agent_that_a_guest_has_started_has_the_same_options(
 ) -> None:
     started: list[list[str]] = []
 
-    def hand_to_agent(name: str, called: str, environ: Mapping[str, str], options: list[str]) -> None:
+    asked: list[Request] = []
+
+    def hand_to_agent(name: str, called: str, environ: Mapping[str, str], options: list[str], request: Request) -> None:
         started.append(options)
+        asked.append(request)
 
     monkeypatch.setattr("cardferry.app.agent.stdio_session.hand_to_agent", hand_to_agent)
     host_with(*OPTIONS)
     host_with("--stdio", *OPTIONS)
     host_with(*started[0])
     assert served[0] == served[1]
+    assert asked == [served[0].request], "and so has an agent that is there already"
 
 
 def test_help_names_each_transport_at_which_one_can_listen(monkeypatch: pytest.MonkeyPatch) -> None:

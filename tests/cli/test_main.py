@@ -100,7 +100,7 @@ def test_wrong_usage_is_two_lines_and_exit_code_2(
 
 FAILURES = [
     (["share", "virtual:"], 2, "share needs another computer", "ssh://"),
-    (["attach", "pcscd:/no/such/socket"], 30, "there is no pcscd socket at /no/such/socket", "apt install"),
+    (["attach", "pcscd:/no/such/socket"], 30, "there is no pcscd socket at /no/such/socket", "pcscd:/run/"),
     (["attach", "x", "-e", "/no/such/ssh"], 20, "no program '/no/such/ssh'", "openssh-client"),
     (["attach", "x", "-e", ""], 2, "the ssh command is empty", "--ssh"),
     (["attach", "virtual:", "--socket", "/" + "x" * 107], 10, "108 bytes", "--socket"),
@@ -130,8 +130,6 @@ def test_each_failure_is_two_lines_and_an_exit_code_of_its_own(
 def test_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status"], capsys) == (0, "nothing is attached or shared\n", "")
     assert run(["status", "--json"], capsys) == (0, "[]\n", "")
-    assert run(["readers"], capsys) == (0, "no readers\n", "")
-    assert run(["readers", "--json"], capsys) == (0, "[]\n", "")
 
 
 def subclasses(kind: type[UserError]) -> set[type[UserError]]:

@@ -81,6 +81,19 @@ def test_attach_env_status_readers_run_and_a_clean_end(session: Session) -> None
     assert list(session.runtime.iterdir()) == []
 
 
+def test_two_attachments_of_the_same_readers_have_one_agent_and_show_it_once(session: Session, tmp_path: Path) -> None:
+    session.attach("virtual:")
+    session.attach("virtual:", "--socket", str(tmp_path / "other"))
+    first, second = json.loads(session("status", "--json"))
+    assert first["agent"] == second["agent"] != 0
+    (reader,) = first["readers"]
+    assert second["readers"] == [reader]
+    shown = session("status")
+    assert shown.count(reader["reader"]) == 1
+    assert f"(process {first['pid']}, readers from the agent, process {first['agent']})" in shown
+    assert "its readers are shown above" in shown
+
+
 def test_run_attaches_only_as_long_as_the_command_runs(session: Session) -> None:
     script = f"test -S $PCSCLITE_CSOCK_NAME && {shlex.join(session.words('status', '--json'))}"
     (status,) = json.loads(session("run", "--from", "virtual:", "sh", "-c", script))
@@ -123,14 +136,36 @@ def test_two_attachments_must_be_told_apart(session: Session, tmp_path: Path) ->
 def test_a_second_attach_to_the_same_host_is_refused_while_the_first_lives(session: Session) -> None:
     first, path = session.attach("virtual:")
     refused = run(session.words("attach", "virtual:"), session.env)
-    assert refused.code == 11
-    assert path in refused.err
-    assert str(first.pid) in refused.err
+    assert (refused.code, refused.err) == (
+        42,
+        f"error: virtual: is already attached (process {first.pid})\n"
+        f"hint: in the shell of your programs: export PCSCLITE_CSOCK_NAME={path}\n",
+    )
+    other = run(session.words("attach", "vpicc:unix:/tmp/nobody", "--socket", path), session.env)
+    assert (other.code, f"{path} is in use by" in other.err) == (11, True)
     first.kill()
     second, again = session.attach("virtual:")
     assert again == path
     second.stop()
     assert list(session.runtime.iterdir()) == []
+
+
+def test_a_group_that_does_not_exist_is_said_so(session: Session) -> None:
+    for options in ((), ("--mode", "0660")):
+        done = run(session.words("attach", "virtual:", "--group", "no-such-group", *options), session.env)
+        assert done.code == 10
+        assert done.err.startswith("error: there is no group 'no-such-group'\n")
+
+
+@pytest.mark.parametrize("encoding", ["latin1", "ascii", "utf-8"])
+def test_each_encoding_has_signs_for_everything(session: Session, encoding: str) -> None:
+    session.attach("virtual:")
+    for words in (("doctor", "virtual:"), ("status",), ("readers",)):
+        done = run(session.words(*words), {**session.env, "PYTHONIOENCODING": encoding})
+        assert done.err == "", done
+        assert "\\u" not in done.out, done
+    done = run(session.words("doctor"), {**session.env, "PYTHONIOENCODING": encoding})
+    assert ("✓" in done.out, "+ library" in done.out) == ((True, False) if encoding == "utf-8" else (False, True))
 
 
 def test_the_socket_gets_the_wanted_rights(session: Session, tmp_path: Path) -> None:

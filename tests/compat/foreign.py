@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cardferry.system.locks import lock
 from tests.lab.computer import REPOSITORY
 from tests.lab.process import LabError
 
@@ -183,6 +184,13 @@ def _unpack(release: Release, part: str, wanted: Callable[[_Apt], list[str]]) ->
     Raises:
         NotAvailableError: the mirror has them not, or cannot be reached.
     """
+    release.folder.mkdir(parents=True, exist_ok=True)
+    with (release.folder / "lock").open("w") as handle:
+        lock(handle.fileno())  # the tests may run in several processes
+        return _unpack_alone(release, part, wanted)
+
+
+def _unpack_alone(release: Release, part: str, wanted: Callable[[_Apt], list[str]]) -> Path:
     done = release.folder / f"unpacked.{part}"
     if done.exists():
         return release.root

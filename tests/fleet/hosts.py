@@ -12,6 +12,7 @@ from cardferry.fleet import Member, Union
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.interface import Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
+from cardferry.pcsc.trouble import Trouble
 
 
 class Said:
@@ -22,13 +23,15 @@ class Said:
         self.snapshot = Snapshot(1, 1 + len(names), tuple(ReaderState(name) for name in names))
         self._news = asyncio.Event()
 
-    def become(self, *readers: str | ReaderState, events: int | None = None) -> None:
+    def become(
+        self, *readers: str | ReaderState, events: int | None = None, troubles: tuple[Trouble, ...] = ()
+    ) -> None:
         """From now on these. Without ``events`` as many came and went as can be seen."""
         before = self.snapshot
         now = tuple(one if isinstance(one, ReaderState) else ReaderState(one) for one in readers)
         if events is None:
             events = len({one.name for one in now} ^ {one.name for one in before.readers})
-        self.snapshot = Snapshot(before.serial + 1, (before.reader_events - 1 + events) % 32767 + 1, now)
+        self.snapshot = Snapshot(before.serial + 1, (before.reader_events - 1 + events) % 32767 + 1, now, troubles)
         self._news.set()
         self._news = asyncio.Event()
 

@@ -19,6 +19,7 @@ from cardferry.pcsc.constants import CardState, Protocol
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
+from cardferry.pcsc.trouble import Cause, Trouble
 from tests.fleet.hosts import Said, shown, united
 from tests.link.cards import ATR, COUNT
 from tests.link.desk import ALICE, ANY, BOB, LEAVE, READER, RESET, SHARED, T1, Desk, becomes, raises
@@ -53,6 +54,24 @@ async def test_everything_that_is_known_of_a_reader_is_passed_on() -> None:
         assert second.name == "Reader (desk)"
         for word in ("event_counter", "state", "sharing", "atr", "protocol", "marks"):
             assert getattr(second, word) == getattr(state, word)
+
+
+async def test_what_keeps_readers_away_is_told_of_each_host() -> None:
+    laptop, desk = Said("Reader"), Said("Other")
+    down, none = (
+        Trouble(Cause.DOWN, "/run/pcscd/pcscd.comm", host="desk"),
+        Trouble(Cause.NO_READER, "laptop", host="laptop"),
+    )
+    async with united(laptop=laptop, desk=desk) as both:
+        serial = both.snapshot.serial
+        desk.become(troubles=(down,))
+        assert (await both.changed(serial)).troubles == (down,)
+        assert shown(both) == ["Reader"]
+        seen = []
+        for host, readers, troubles in ((laptop, (), (none,)), (desk, ("Other",), ())):
+            host.become(*readers, troubles=troubles)
+            seen.append(both.snapshot.troubles)
+        assert seen == [(none, down), (none,)]
 
 
 async def test_what_has_not_changed_stays_the_same_object() -> None:

@@ -19,6 +19,7 @@ from cardferry.link.host_lane import Lane
 from cardferry.link.host_pace import CALL, Pace
 from cardferry.link.host_queue import Job, JobQueue
 from cardferry.pcsc.errors import ReturnCode
+from cardferry.pcsc.reply import Reply, Start
 from cardferry.transports.memory import memory_pipe
 from cardferry.wire.link.frames import HEADER_SIZE, Kind
 from cardferry.wire.link.frames import encode as frame
@@ -187,9 +188,9 @@ async def test_calls_of_many_contexts_are_carried_out_a_few_in_each_pass(monkeyp
         passes, closes = Passes(), Passes()
         perform, close = HostCard.perform, Lane.close
 
-        async def counted(card: HostCard, message: m.Call) -> m.Answer:
+        def counted(card: HostCard, message: m.Call, start: Start) -> Reply[Any]:
             passes.count()
-            return await perform(card, message)
+            return perform(card, message, start)
 
         def closing(lane: Lane) -> None:
             closes.count()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from itertools import pairwise
 
@@ -76,7 +77,7 @@ async def count_in_transactions(guest: Guest, rounds: int, answers: list[int]) -
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("longest", "rounds", "breaks"), [(600, 30, 100), (6000, 120, 50)])
+@pytest.mark.parametrize(("longest", "rounds", "breaks"), [(1500, 60, 100), (6000, 120, 50)])
 async def test_exactly_once_across_breaks_at_any_byte(seed: int, longest: int, rounds: int, breaks: int) -> None:
     await work_while_pipes_break(seed, longest, rounds, breaks)
 
@@ -111,6 +112,16 @@ async def work_while_pipes_break(seed: int, longest: int, rounds: int, breaks: i
         session = guest.session
         assert session is not None
         assert session.channel.session.kept[0] < 100
+
+
+async def test_a_host_that_is_away_is_told_once_and_then_rarely(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with Desk(delay=DELAY) as desk:
+        await desk.guest()
+        desk.roads[0].open = False
+        desk.roads[0].cut()
+        await asyncio.sleep(1500)
+        assert sum("host cannot be reached" in message for message in caplog.messages) == 3
 
 
 async def test_calls_wait_while_the_host_is_away() -> None:

@@ -63,6 +63,7 @@ CLEANS_UP: tuple[str, ...] = (
     "_hang_up",
     "left",
     "_next_pass",
+    "_stepped",
     "attach",
 )
 
@@ -117,9 +118,9 @@ class Injection:
 
             wrapped = guarded(now) if kind is Channel else straight(now)
             monkeypatch.setattr(kind, name, now if function is outside else wrapped)
-        for table in ("_PERFORM", "_HANDLERS"):
+        for table in ("_STRAIGHT", "_IN_TASK", "_HANDLERS"):
             entries = getattr(kind, table, {})
-            changed = {key: getattr(kind, name) if value is function else value for key, value in entries.items()}
+            changed = {key: getattr(kind, name) if value is outside else value for key, value in entries.items()}
             monkeypatch.setattr(kind, table, changed, raising=False)
 
     def _raise(self, one: object) -> None:

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from cardferry.link import Guest, guest_card, host_card
+from cardferry.link import messages as m
 from cardferry.link.host_card import HostCard
 from cardferry.link.memory import CardMemory
 from cardferry.link.memory_state import Effect
@@ -262,10 +263,10 @@ def _twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was believed is carried out twice."""
     carry_out = HostCard._carry_out
 
-    async def twice(card: HostCard, handle: Card, message: object) -> bytes:
-        if not message.call:  # type: ignore[attr-defined]
-            await carry_out(card, handle, message)  # type: ignore[arg-type]
-        return await carry_out(card, handle, message)  # type: ignore[arg-type]
+    async def twice(card: HostCard, message: m.Transmit) -> bytes:
+        if not message.call:
+            await carry_out(card, message)
+        return await carry_out(card, message)
 
     monkeypatch.setattr(HostCard, "_carry_out", twice)
 

@@ -80,4 +80,4 @@ def test_exactly_once_over_sockets_that_break(
     new_loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
 ) -> None:
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(whole(tmp_path, 200))
+        runner.run(whole(tmp_path, 30))

@@ -34,6 +34,16 @@ async def test_insertions_and_removals_are_counted_and_resets_are_not() -> None:
         assert desk.state.event_counter == 3
 
 
+async def test_a_card_is_called_what_its_applications_say_until_it_is_another_one() -> None:
+    async with Desk() as desk:
+        client = await desk.client()
+        await client.card.transmit(bytes.fromhex("00A4040005A000000308"), T1)
+        assert desk.manager.status.readers[0].card == "PIV"
+        desk.remove()
+        desk.insert()
+        assert desk.manager.status.readers[0].card == ""
+
+
 async def test_event_counter_wraps() -> None:
     async with Desk(card=False) as desk:
         desk.slot.device.event_counter = 0xFFFF

@@ -450,7 +450,7 @@ async def test_first_place_for_who_could_not_use_its_turn() -> None:
         await queue.enter("a")
         second = queue.enter("b")
         await quiet()
-        queue.turns.keep_first("a")
+        queue.turns.keep_first("a", queue.turns.wanted_since)
         queue.turns.leave("a")
         await second
         again, third = queue.enter("a"), queue.enter("c")
@@ -488,3 +488,18 @@ async def test_timer_that_is_a_little_early_counts() -> None:
         queue.turns._check()
         assert queue.evicted == ["a"]
         await waiting
+
+
+@pytest.mark.parametrize(("bounds", "evicted_after"), [((30, 10_000), 30), ((5, 10_000), 5), ((60, 20), 20)])
+async def test_bounds_that_change_are_the_owners_as_well(bounds: tuple[float, float], evicted_after: float) -> None:
+    loop = asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks)
+        await queue.enter("a")
+        began = loop.time()
+        waiting = queue.enter("b")
+        await asyncio.sleep(1)
+        queue.turns.adjust(*bounds)
+        await waiting
+        assert loop.time() - began == pytest.approx(evicted_after, abs=0.01)
+        assert queue.evicted == ["a"]

@@ -14,6 +14,7 @@ from cardferry.pcsc.constants import CardState, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
+from cardferry.pcsc.trouble import Cause, Trouble
 from cardferry.policy.offered import Offered, rank
 from tests.callers import somebody
 
@@ -26,10 +27,11 @@ class Readers:
         self._news = asyncio.Condition()
         self.snapshot = Snapshot(readers=_readers(names))
 
-    async def become(self, *names: str, present: Sequence[str] = ()) -> None:
+    async def become(self, *names: str, present: Sequence[str] = (), troubles: Sequence[Trouble] = ()) -> None:
         """From now on these, with cards in some."""
         async with self._news:
-            self.snapshot = Snapshot(self.snapshot.serial + 1, readers=_readers(names, present))
+            readers = _readers(names, present)
+            self.snapshot = Snapshot(self.snapshot.serial + 1, readers=readers, troubles=tuple(troubles))
             self._news.notify_all()
 
     async def changed(self, serial: int) -> Snapshot:
@@ -116,3 +118,21 @@ async def test_offered_readers_that_come_and_go_are_counted() -> None:
     assert offered.snapshot.reader_events == 6
     await readers.become("Acme 2", "Other")
     assert offered.snapshot.reader_events == 6
+
+
+async def test_that_no_reader_matches_is_a_trouble_and_those_below_are_passed_on() -> None:
+    readers = Readers("Acme", "Zeta")
+    offered = Offered(readers, ("Acme*",))
+    assert offered.snapshot.troubles == ()
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(offered.changed(offered.snapshot.serial))
+        await asyncio.sleep(0)
+        await readers.become("Zeta", "O'Neill")
+    (trouble,) = waiting.result().troubles
+    assert str(trouble) == "no reader matches --reader 'Acme*'; there is Zeta, O'Neill"
+    serial = offered.snapshot.serial
+    down = Trouble(Cause.DOWN, "/run/pcscd/pcscd.comm")
+    await readers.become(troubles=[down])
+    assert (await offered.changed(serial)).troubles == (down,)
+    await readers.become("Acme")
+    assert (shown(offered), offered.snapshot.troubles) == (["Acme"], ())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from cardferry.readers.base import Reader
+from cardferry.pcsc.trouble import Trouble
+from cardferry.readers.base import Reader, ReaderSource
 
 Report = tuple[str, str] | tuple[str, str, bytes]
 
@@ -18,6 +19,8 @@ class Remembering:
         self.readers: dict[str, Reader] = {}
         #: What was said of others on a reader, which is no report.
         self.others: dict[str, list[bool]] = {}
+        #: What kept the readers away, one after the other.
+        self.troubles: list[Trouble | None] = []
         self._news = asyncio.Event()
 
     def reader_added(self, reader: Reader) -> None:
@@ -44,6 +47,9 @@ class Remembering:
     def outsiders(self, reader: Reader, present: bool) -> None:
         assert self.readers[reader.name] is reader
         self.others.setdefault(reader.name, []).append(present)
+
+    def looked(self, source: ReaderSource, trouble: Trouble | None) -> None:
+        self.troubles.append(trouble)
 
     def _note(self, report: Report) -> None:
         self.reports.append(report)

@@ -23,7 +23,7 @@ from tests.lab.pcscd import SOCKET, Pcscd
 from tests.lab.process import Running
 from tests.readers.observer import Remembering
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 SELECT = bytes.fromhex("00a4040000")
 COUNT = bytes.fromhex("80200000")

@@ -104,7 +104,11 @@ def test_it_is_written_for_people_too(recipe: Recipe) -> None:
     assert f"✓ readers on host: {READER}: a card with ATR 3b80800101\n" in done.out
     broken = cardferry(recipe.guest, "doctor")
     assert broken.code == 1
-    assert re.search(r"^✗ pcscd here: there is no pcscd socket at .*\n  hint: .*apt install pcscd$", broken.out, re.M)
+    says, hint = (
+        "there is no pcscd socket at .*",
+        "is the reader plugged in at another computer[?] cardferry attach HOST; .*",
+    )
+    assert re.search(rf"^✗ pcscd here: {says}\n  hint: {hint}systemctl enable --now pcscd.socket$", broken.out, re.M)
 
 
 def test_an_attached_guest_that_did_all_it_should_has_no_problem(recipe: Recipe) -> None:
@@ -143,7 +147,7 @@ def test_readers_that_are_made_here(recipe: Recipe, words: str) -> None:
 
 
 def test_no_pcscd_here(recipe: Recipe) -> None:
-    assert_problem(examined(recipe.guest), "pcscd here", "there is no pcscd socket", "apt install pcscd")
+    assert_problem(examined(recipe.guest), "pcscd here", "there is no pcscd socket", "enable --now pcscd.socket")
 
 
 def test_no_pcscd_on_the_host(lab: Lab) -> None:
@@ -222,7 +226,7 @@ def test_a_server_that_takes_no_version(recipe: Recipe) -> None:
     path = recipe.host.home / "strange"
     recipe.host.popen([PLAIN_PYTHON, "-u", FALSE_PCSCD, "version", path, "9"]).wait_for("^listening$")
     report = examined(recipe.host, f"pcscd:{path}")
-    assert_problem(report, "pcscd:", "cannot be listed: it speaks another protocol version", "restart")
+    assert_problem(report, "pcscd:", "cannot be listed: it speaks another protocol version", "start anew")
 
 
 # --- sockets and the environment
@@ -263,7 +267,10 @@ def test_an_attachment_that_is_down(lab: Lab) -> None:
     ferry.process.wait_for("pcscd at host", stream="err")
     gpg = Gpg(recipe.guest)
     report = examined(recipe.guest, env={**ferry.env, "GNUPGHOME": str(gpg.home)})
-    assert report.says("problem", "attach host", "is down: pcscd", "tries again by itself"), report
+    closed = "pcscd at host closed the connection without an answer"
+    assert report.says("problem", "readers of attach host", closed, "on host: see there whether it runs"), report
+    assert closed in report.findings[0]["says"], "the cause comes first"
+    assert not report.says("problem", "", "sees no reader"), report
     assert report.code == 1
 
 
@@ -305,14 +312,14 @@ def test_an_agent_with_an_old_environment(recipe: Recipe) -> None:
     recipe.guest.run(["gpgconf", "--launch", "gpg-agent"], home).check()
     ferry = attach(recipe)
     report = examined(recipe.guest, env={**ferry.env, **home})
-    assert_problem(report, "gnupg", f"gpg-agent .* with {VARIABLE} not set", "gpgconf --kill gpg-agent")
+    assert_problem(report, "gnupg", f"gpg-agent has {VARIABLE} not set", "gpgconf --kill gpg-agent")
     recipe.guest.run(["gpgconf", "--kill", "gpg-agent"], home).check()
     wait_until(lambda: examined(recipe.guest, env={**ferry.env, **home}).code == 0, "the agent has ended")
     recipe.guest.run(["gpgconf", "--launch", "gpg-agent"], {**ferry.env, **home}).check()
     assert_sound(examined(recipe.guest, env={**ferry.env, **home}))
     ferry.stop()
     after = examined(recipe.guest, "virtual:", env=home)
-    assert_problem(after, "gnupg", f"gpg-agent .* with {VARIABLE}={ferry.socket}", "gpgconf --kill gpg-agent")
+    assert_problem(after, "gnupg", f"gpg-agent has {VARIABLE}={ferry.socket}", "gpgconf --kill gpg-agent")
     recipe.guest.run(["gpgconf", "--kill", "gpg-agent"], home).check()
 
 
@@ -423,7 +430,11 @@ def test_an_attached_port_for_cards_is_in_order(recipe: Recipe) -> None:
 
 def test_each_probe_goes_on_when_another_fails(recipe: Recipe) -> None:
     config = recipe.host_sshd.config(recipe.guest, "there", options={"Port": "9"})
-    report = examined(recipe.guest, "there", *over(config), env={VARIABLE: "/no/such/socket"})
+    gpg = Gpg(recipe.guest, name="other")
+    (gpg.home / "scdaemon.conf").write_text("")
+    report = examined(
+        recipe.guest, "there", *over(config), env={VARIABLE: "/no/such/socket", "GNUPGHOME": str(gpg.home)}
+    )
     assert report.says("problem", "environment", "does not exist", "unset")
     assert report.says("problem", "gnupg", "its own driver", "disable-ccid")
     assert report.says("problem", "host", "port 9", "running")

@@ -20,6 +20,8 @@ from tests.lab.pcscd import SOCKET
 from tests.lab.process import Running
 from tests.lab.recipe import Recipe
 
+pytestmark = pytest.mark.alone
+
 READER = "Virtual PCD 00 00"
 SHARING_VIOLATION, RESET_CARD = "0x8010000b", "0x80100068"
 SELECT = f"apdu\t{READER}\t00a4040000"

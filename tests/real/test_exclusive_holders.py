@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +27,8 @@ from tests.lab.process import Command, wait_until
 from tests.lab.recipe import Recipe
 from tests.lab.usb_reader import UsbReader
 from tests.lab.ways import WAYS, Way
+
+pytestmark = pytest.mark.alone
 
 #: s
 MAX_IDLE = 2.0
@@ -97,8 +98,10 @@ def key() -> Iterator[Key]:
         recipe = Recipe(lab, pcscd=UsbReader)
         assert isinstance(recipe.pcscd, UsbReader)
         card = piv_card(recipe.pcscd, stay=True)
-        store = f"{shlex.join(_READ)} | yubico-piv-tool -a import-certificate -s f9 -i -"
-        recipe.host.run(["sh", "-c", store]).check()
+        certificate = recipe.host.run(_READ).check().out  # both at once would be in each other's way
+        recipe.host.run(
+            ["yubico-piv-tool", "-a", "import-certificate", "-s", "f9", "-i", "-"], stdin=certificate
+        ).check()
         yield Key(recipe, card, recipe.pcscd)
 
 

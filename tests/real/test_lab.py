@@ -17,6 +17,8 @@ from tests.lab.process import wait_until
 
 _ECHO = """
 import socket, sys
+
+pytestmark = pytest.mark.alone
 s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.bind(("0.0.0.0", 7007)); s.listen(); print("listening", flush=True)
 while True:

@@ -183,7 +183,7 @@ def run(link: Breakable, breaks: int, seconds: float, tell: Callable[[str], None
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("made", [attached, shared])
 def test_each_command_is_carried_out_once_whatever_breaks(lab: Lab, made: Callable[[Lab], Breakable]) -> None:
-    run(made(lab), breaks=1000, seconds=20, tell=print)
+    run(made(lab), breaks=1000, seconds=12, tell=print)
 
 
 @pytest.mark.slow

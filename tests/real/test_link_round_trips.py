@@ -21,6 +21,8 @@ from tests.lab.link import AGENT, install_cardferry, kill, link_of, processes, w
 from tests.lab.process import wait_until
 from tests.lab.recipe import Recipe
 
+pytestmark = pytest.mark.alone
+
 #: s
 ROUND_TRIP = 0.02
 

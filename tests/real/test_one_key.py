@@ -23,6 +23,8 @@ from tests.lab.process import Command
 from tests.lab.recipe import Recipe
 from tests.lab.ways import WAYS, Way
 
+pytestmark = pytest.mark.alone
+
 _READ: Command = ("yubico-piv-tool", "-a", "read-certificate", "-s", "9a")
 #: s between two runs of the host's own program. libykpiv starts over five times when the card was reset just then; one
 #: that resets it in every round trip leaves a program far away no chance, with whatever carries it there.

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from cardferry.app.runtime.status_socket import running
 from tests.frontends.at_desk import MODERN, Program
 from tests.frontends.library import BEGIN, END, TRANSMIT
 from tests.lab.memory import holds, limits, readable
@@ -27,11 +28,18 @@ READ = bytes.fromhex("00cb3fff055c035fc10200")
 
 
 class Computers:
-    """Programs - attach ~~~~ agent - pcscd (which is an `attach`, too) - reader - card; each a process of its own."""
+    """Programs - attach ~~~~ agent - pcscd (which is an `attach`, too, with an agent) - reader - card.
+
+    Each is a process of its own.
+
+    Attributes:
+        pids: of those that commands pass through; the `attach` that is a pcscd has lent its socket to its agent.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.processes: dict[str, Running] = {}
+        self.pids: dict[str, int] = {}
 
     @property
     def programs(self) -> Path:
@@ -45,12 +53,13 @@ class Computers:
         command = readable([sys.executable, "-m", "cardferry", *words])
         started = Running(command, {**os.environ, "XDG_RUNTIME_DIR": str(runtime)})
         self.processes[name] = started
+        self.pids[name] = started.pid
         return started
 
     def where(self, content: bytes) -> dict[str, int]:
         """Which of the processes have this in their memory, and how often."""
         forms = (content, content.hex().encode(), content.hex(" ").encode())
-        found = {name: sum(holds(one.pid, form) for form in forms) for name, one in self.processes.items()}
+        found = {name: sum(holds(pid, form) for form in forms) for name, pid in self.pids.items()}
         return {name: count for name, count in found.items() if count}
 
 
@@ -61,6 +70,8 @@ def computers() -> Iterator[Computers]:
         try:
             pcscd, door, reader = (f"{folder}/{name}" for name in ("pcscd.comm", "door", "reader"))
             one.start("pcscd", "attach", f"vpicc:unix:{reader}", "--socket", pcscd).wait_for("^export ")
+            (lent,) = running(Path(folder) / "pcscd" / "cardferry")
+            one.pids["pcscd"] = lent.agent
             one.start("card", "card", "--dial", f"unix:{reader}").wait_for("^ready ")
             one.start("agent", "host", "--readers", f"pcscd:{pcscd}", "--listen", f"unix:{door}")
             wait_until(lambda: Path(door).exists(), "the agent listens")
@@ -89,7 +100,7 @@ async def test_looking_finds_what_is_there(computers: Computers) -> None:
     async with program(computers) as (library, _):
         (reader,) = await library.readers()
         there = computers.where(reader.name.encode())
-        assert set(there) == set(computers.processes) - {"card"}
+        assert set(there) == set(computers.pids) - {"card"}
 
 
 @pytest.mark.parametrize("way", ["by itself", "in a transaction", "in pieces", "after a turn", "long"])
@@ -128,5 +139,5 @@ async def in_pieces(library: Program, card: int, protocol: int, apdu: bytes) -> 
 
 def test_no_process_leaves_a_core(computers: Computers) -> None:
     """That it is not dumped in other ways either, `tests/app/test_limits.py` shows of the same function."""
-    for name, process in computers.processes.items():
-        assert limits(process.pid)["Max core file size"][0] == "0", name
+    for name, pid in computers.pids.items():
+        assert limits(pid)["Max core file size"][0] == "0", name

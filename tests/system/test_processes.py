@@ -7,17 +7,28 @@ import select
 import subprocess
 import sys
 
-from cardferry.system.processes import environments
+from cardferry.system.processes import environment_of, has_process
 
 
-def test_the_environments_of_a_users_processes() -> None:
+def test_the_environment_of_a_process() -> None:
     with subprocess.Popen(["sleep", "60"], env={"PCSCLITE_CSOCK_NAME": "/x=y", "EMPTY": ""}) as process:
         try:
-            found = dict(environments("sleep"))
-            assert found[process.pid] == {"PCSCLITE_CSOCK_NAME": "/x=y", "EMPTY": ""}
-            assert os.getpid() not in found
+            assert environment_of(process.pid) == {"PCSCLITE_CSOCK_NAME": "/x=y", "EMPTY": ""}
         finally:
             process.kill()
+    assert environment_of(process.pid) is None
+
+
+def test_whether_a_program_runs_also_one_that_is_not_to_be_traced() -> None:
+    script = (
+        "import ctypes, sys; ctypes.CDLL(None).prctl(4, 0); ctypes.CDLL(None).prctl(15, b'secretive'); print(); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert has_process("secretive")
+        process.kill()
+    assert not has_process("secretive")
 
 
 _PARENT = """
@@ -36,3 +47,13 @@ def test_a_child_ends_with_us() -> None:
         parent.kill()
     assert select.select([child], [], [], 10)[0], "the child goes on without us"
     os.close(child)
+
+
+def test_a_process_is_called_as_it_likes() -> None:
+    program = (
+        "from cardferry.system.processes import name_this_process\n"
+        "name_this_process('cardferry')\n"
+        "print(open('/proc/self/comm').read(), end='')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "cardferry\n"

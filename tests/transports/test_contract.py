@@ -309,6 +309,24 @@ async def test_dialling_where_nobody_listens_is_an_os_error(tmp_path: Path) -> N
         await unix.dial(tmp_path / "nobody")
 
 
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_streams_whose_other_end_has_gone_before_they_are_a_pipe(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def gone() -> None:
+        (source, other), (rest, sink) = os.pipe(), os.pipe()
+        os.close(other)
+        pipe = await stdio.open_pipe(source, sink)
+        user = User()
+        pipe.start(user)
+        async with asyncio.timeout(5):
+            await user.until(lambda: user.losses == [None])
+        os.close(rest)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(gone())
+
+
 async def test_descriptors_that_are_files_are_an_os_error(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()

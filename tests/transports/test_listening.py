@@ -127,7 +127,7 @@ def test_group_by_name_and_by_number(path: Path) -> None:
 
 @pytest.mark.parametrize("group", ["no-such-group", "", "99999999999999999999", "-1", "\u00b2"])
 def test_a_group_that_cannot_be_leaves_no_socket(path: Path, group: str) -> None:
-    with pytest.raises(PathUnusableError, match="cannot give"):
+    with pytest.raises(PathUnusableError, match=r"cannot give|there is no group"):
         ListeningSocket(path, group=group)
     assert not path.exists()
 

@@ -8,6 +8,7 @@ from cardferry.transports.sockets import (
     PathUnusableError,
     checked_path,
     checked_reach,
+    who_is_in_the_way,
 )
 
 
@@ -61,3 +62,36 @@ def test_a_folder_that_lets_through_whom_the_mode_lets_in(folder: str, mode: int
 def test_a_folder_that_shuts_out_whom_the_mode_lets_in(folder: str, mode: int, group: str | None) -> None:
     with pytest.raises(FolderUnsafeError, match="nobody else could reach"):
         checked_reach("/x/y.sock", folder, mode, group, "--socket")
+
+
+@pytest.mark.parametrize(
+    ("path", "holder", "hint"),
+    [
+        ("/x", "cardferry (process 4711)", "end that program, or look elsewhere"),
+        ("/x", "python3 x (pid 11)", "end that program, or look elsewhere"),
+        ("/x", "systemd (process 1)", "look elsewhere: one of systemd's units listens there (systemctl list-sockets)"),
+        (
+            "/x",
+            "/sbin/init splash (pid 1)",
+            "look elsewhere: one of systemd's units listens there (systemctl list-sockets)",
+        ),
+        (
+            "/run/pcscd/pcscd.comm",
+            "systemd (pid 1)",
+            "look elsewhere; or, where no reader is plugged in, stop its pcscd: systemctl stop pcscd.socket pcscd",
+        ),
+        (
+            "/var/run/pcscd/pcscd.comm",
+            "another program",
+            "look elsewhere; or, where no reader is plugged in, stop its pcscd: systemctl stop pcscd.socket pcscd",
+        ),
+        ("/run/pcscd/pcscd.comm", "cardferry (process 4711)", "end that program, or look elsewhere"),
+        (
+            "/run/pcscd/pcscd.comm",
+            "/usr/sbin/pcscd --foreground (pid 44)",
+            "look elsewhere; or, where no reader is plugged in, stop its pcscd: systemctl stop pcscd.socket pcscd",
+        ),
+    ],
+)
+def test_nobody_is_asked_to_end_systemd(path: str, holder: str, hint: str) -> None:
+    assert who_is_in_the_way(path, holder, "look elsewhere") == hint

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cardferry.app.commands.attach import attached
-from cardferry.app.commands.run import export_line
+from cardferry.app.commands.variable import export_line
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.runtime import logging as logs

@@ -12,7 +12,7 @@ import click
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.runtime import signals as lifetime
 from cardferry.cli.options import HostType, json_option, ssh_option
-from cardferry.cli.say import say, say_json
+from cardferry.cli.say import mark, say, say_json
 from cardferry.transports.ssh import SshCommand
 
 _MARKS = {"ok": ("✓", "green"), "note": ("·", "yellow"), "problem": ("✗", "red")}
@@ -49,7 +49,6 @@ def command(host: HostAddress | None, ssh: SshCommand, as_json: bool) -> None:
 
 
 def _show(state: str, probe: str, says: str, hint: str) -> None:
-    mark, colour = _MARKS[state]
-    say(f"{probe}: {says}", before=f"{click.style(mark, fg=colour)} ")
+    say(f"{probe}: {says}", before=f"{mark(*_MARKS[state])} ")
     if hint:
         say(f"hint: {hint}", before="  ")

@@ -61,7 +61,7 @@ def command(
     from cardferry.app.runtime import logging as logs  # noqa: PLC0415
     from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415 - not for --stdio
     from cardferry.app.runtime.service import Service  # noqa: PLC0415
-    from cardferry.app.runtime.spawn import bound_log  # noqa: PLC0415
+    from cardferry.app.runtime.spawn import settle_in_background  # noqa: PLC0415
     from cardferry.app.sharing.remote_end import RemoteEndSettings, serve_remote_end  # noqa: PLC0415
     from cardferry.pcsc.constants import MAX_READERNAME  # noqa: PLC0415
     from cardferry.transports.sockets import Access  # noqa: PLC0415
@@ -69,9 +69,9 @@ def command(
 
     if socket is None:
         raise click.UsageError("without --stdio it needs --socket")
-    logs.set_up(verbose)
+    logs.set_up(verbose, timed=ready is not None)
     if ready is not None:
-        bound_log()
+        settle_in_background()
     service = Service(
         Access(int(mode, 8), group), slots=reader_slots, name_size=OLD_NAME_SIZE if old_names else MAX_READERNAME
     )

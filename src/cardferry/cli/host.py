@@ -76,7 +76,11 @@ def command(
     """
     if stdio:
         from cardferry.app.agent.stdio_session import hand_to_agent  # noqa: PLC0415 - all that a session of ssh needs
+        from cardferry.app.runtime.request import Request, record_path  # noqa: PLC0415
 
+        request = Request(
+            readers, reader, record_path(record), max_idle, max_hold, grace=grace, accelerate=accelerate, memory=memory
+        )
         words = ["--readers", readers, "--grace", f"{grace:g}", "--mode", mode]
         words += ["--max-idle", f"{max_idle:g}", "--max-hold", f"{max_hold:g}"]
         words += [word for address in listen for word in ("--listen", address)]
@@ -84,22 +88,22 @@ def command(
         words += [] if record is None else ["--record", str(record)]
         words += [] if group is None else ["--group", group]
         words += [] if accelerate else ["--no-accelerate"]
-        hand_to_agent(name, called, os.environ, words if memory else [*words, "--no-memory"])
+        hand_to_agent(name, called, os.environ, words if memory else [*words, "--no-memory"], request)
         return
     from cardferry.app.agent.server import AgentSettings, serve  # noqa: PLC0415
     from cardferry.app.hosts.registry import parse_host  # noqa: PLC0415
     from cardferry.app.runtime import logging as logs  # noqa: PLC0415
     from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415 - not for --stdio
     from cardferry.app.runtime.service import Service  # noqa: PLC0415
-    from cardferry.app.runtime.spawn import bound_log  # noqa: PLC0415
+    from cardferry.app.runtime.spawn import settle_in_background  # noqa: PLC0415
     from cardferry.cli.options import ModeType  # noqa: PLC0415
     from cardferry.manager import Settings  # noqa: PLC0415
     from cardferry.transports.registry import parse_listening  # noqa: PLC0415
     from cardferry.transports.sockets import Access  # noqa: PLC0415
 
-    logs.set_up(verbose)
+    logs.set_up(verbose, timed=ready is not None)
     if ready is not None:
-        bound_log()
+        settle_in_background()
     wanted = AgentSettings(
         parse_host(readers),
         Service(settings=Settings(max_idle=max_idle, max_hold=max_hold), record=record, readers=reader, memory=memory),
@@ -108,5 +112,6 @@ def command(
         idle,
         tuple(map(parse_listening, listen)),
         Access(ModeType().convert(mode, None, None), group),
+        by_hand=ready is None or idle is None,
     )
     lifetime.run(lambda: serve(wanted, ready))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import importlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ import click
 
 from cardferry import __version__
 from cardferry.app.runtime import logging as logs
-from cardferry.cli.say import say
+from cardferry.cli.say import look_alike, say
 from cardferry.pcsc.errors import UserError
 
 #: Each command: its module in this package and its line in ``cardferry --help``, so that help imports nothing.
@@ -112,12 +114,14 @@ def _open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does: no word ends a command
+        codecs.register_error("look-alike", look_alike)
+        sys.stdout.reconfigure(errors="look-alike")  # no word ends a command, whatever the encoding lacks
 
 
 def _fail(message: str, hint: str, code: int) -> NoReturn:
-    say(f"error: {message}", err=True)
-    say(f"hint: {hint}", err=True)
+    before = logs.priority(logging.ERROR)
+    say(f"error: {message}", before=before, err=True)
+    say(f"hint: {hint}", before=before, err=True)
     sys.exit(code)
 
 

@@ -15,6 +15,7 @@ from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.service import Service
 from cardferry.cli.options import HostType, memory_option, ssh_option, verbose_option
+from cardferry.cli.say import say
 from cardferry.transports.ssh import SshCommand
 
 
@@ -33,6 +34,11 @@ def command(host: HostAddress | None, ssh: SshCommand, memory: bool, verbose: in
     logs.set_up(verbose, quiet=True)
     found = choose(control.running(runtime_folder()), host)
     if found is not None:
+        if not found.readers:
+            for trouble in found.troubles:
+                say(f"{trouble.says}; {trouble.hint}" if trouble.hint else trouble.says, err=True)
+            if not found.troubles:
+                say(f"there are no readers at {found.hosts}", err=True)
         execute(words, found.socket)
     if host is None:
         raise NotAttachedError("nothing is attached", "say where the readers are: cardferry run --from HOST -- COMMAND")

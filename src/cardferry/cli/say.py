@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import sys
+from typing import Any, Final
 
 import click
 
 from cardferry.pcsc.text import shown
+
+#: What we write that not every encoding has, and what looks like it.
+_ALIKE: Final = {"✓": "+", "·": "-", "✗": "!", "█": "#", "…": "~"}
 
 
 def say(text: str, *, before: str = "", err: bool = False) -> None:
@@ -17,7 +22,21 @@ def say(text: str, *, before: str = "", err: bool = False) -> None:
         before: our own, such as a coloured mark or blanks; it stays as it is.
         err: on standard error.
     """
-    click.echo(before + shown(text), err=err)  # noqa: TID251 - this is the door
+    stream = sys.stderr if err else sys.stdout  # itself: click has another one where the encoding is ASCII
+    click.echo(before + shown(text), file=stream)  # noqa: TID251 - this is the door
+
+
+def mark(sign: str, colour: str) -> str:
+    """A sign in front of a line: in colour, unless somebody wants none (no-color.org)."""
+    return sign if os.environ.get("NO_COLOR") else click.style(sign, fg=colour)
+
+
+def look_alike(error: UnicodeError) -> tuple[str, int]:
+    """What is printed for characters that the terminal's encoding lacks: a handler for `codecs.register_error`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(_ALIKE.get(one) or one.encode("ascii", "backslashreplace").decode() for one in missing), error.end
 
 
 def say_json(value: Any) -> None:

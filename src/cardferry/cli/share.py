@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cardferry.app.commands.run import export_line
 from cardferry.app.commands.share import share
+from cardferry.app.commands.variable import export_line
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.sources import LOCAL_PCSCD
 from cardferry.app.hosts.ssh_host import SshHost

@@ -9,6 +9,7 @@ import click
 from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.status_socket import Link, Running
+from cardferry.cli import tables
 from cardferry.cli.options import json_option
 from cardferry.cli.say import say, say_json
 from cardferry.link import GuestStatus
@@ -27,24 +28,35 @@ def command(as_json: bool) -> None:
     elif not running:
         say("nothing is attached or shared")
     else:
+        shown: set[tuple[int, str]] = set()
         for one in running:
-            _show(one)
+            _show(one, shown)
 
 
-def _show(one: Running) -> None:
-    from cardferry.cli import tables  # noqa: PLC0415 - rich
+def _show(one: Running, shown: set[tuple[int, str]]) -> None:
+    """Show one command.
 
+    Args:
+        shown: agents and the readers of each that were shown already, and are not shown again.
+    """
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.since))
-    say(f"{one.command} {one.hosts}: since {since}, {one.contexts} contexts (process {one.pid})")
+    through = f", readers from the agent, process {one.agent}" if one.agent not in (0, one.pid) else ""
+    say(f"{one.command} {one.hosts}: since {since}, {one.contexts} contexts (process {one.pid}{through})")
     for link in one.links:
         way = f" ({link.way})" if link.way else ""
         say(f"{link.host}{way}: {link.state}, {link.socket}")
         for line in link_lines(link):
             say(line, before="  ")
+    for trouble in one.troubles:
+        say(f"{trouble.says}; {trouble.hint}" if trouble.hint else trouble.says)
+    readers = [slot for slot in one.readers if not one.agent or (one.agent, slot.reader) not in shown]
+    shown.update((one.agent, slot.reader) for slot in readers)
+    if one.readers and not readers:
+        say("its readers are shown above")
+        return
     tables.show(
-        "",
         ("reader", "card", "held by", "waiting", "clients"),
-        [(slot.reader, card(slot), _holder(slot), _waiting(slot), slot.clients) for slot in one.readers],
+        [(slot.reader, card(slot), _holder(slot), _waiting(slot), slot.clients) for slot in readers],
     )
 
 
@@ -88,11 +100,11 @@ def _ahead(hits: int, waste: int) -> str:
     return f"run ahead: {hits} used, {waste} not"
 
 
-def card(slot: SlotStatus) -> str:
-    """The card's ATR, or why there is none to show."""
+def card(slot: SlotStatus) -> list[str]:
+    """What to call the card, as far as that is known, and its ATR; or why there is none to show."""
     if slot.atr:
-        return slot.atr
-    return "does not answer" if "present" in slot.state else "none"
+        return [slot.card, slot.atr] if slot.card else [slot.atr]
+    return ["does not answer" if "present" in slot.state else "none"]
 
 
 def _holder(slot: SlotStatus) -> str:

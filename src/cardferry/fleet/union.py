@@ -267,9 +267,10 @@ class Union:
             if side.stale and side.member.manager is not None:
                 events += side.look(side.member.manager.snapshot, self._names)
         readers = tuple(reader for side in self._sides for reader in side.readers)
+        troubles = tuple(trouble for side in self._sides for trouble in side.seen.troubles)
         old = self._snapshot
-        if events or readers != old.readers:
-            self._snapshot = old.followed_by(readers, events)
+        if events or readers != old.readers or troubles != old.troubles:
+            self._snapshot = old.followed_by(readers, events, troubles)
         if len(self._names) > MOST_NAMES:
             self._names.forget({(side.number, reader.name) for side in self._sides for reader in side.seen.readers})
 

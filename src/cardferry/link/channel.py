@@ -263,9 +263,10 @@ class Channel:
     @guarded
     def received(self, data: bytes) -> None:
         """Bytes came."""
-        self.bytes_received += len(data)
+        size = len(data)
+        self.bytes_received += size
         end = self.end
-        if end is None or (not end.unread and (len(data) <= SLICE or len(data) <= self.session.next_size(data))):
+        if end is None or (not end.unread and (size <= SLICE or size <= self.session.next_size(data))):
             self._deal_with(data)
             return
         begun = bool(end.unread)

@@ -16,7 +16,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Final, Self
 
-from cardferry.backoff import Backoff
+from cardferry.backoff import Backoff, Seldom
 from cardferry.changes import Changes
 from cardferry.link.guest_context import GuestContext
 from cardferry.link.guest_flapping import Flapping
@@ -104,10 +104,12 @@ class Guest:
         remember: whether to believe what cards have said before.
         report: called with every new state.
         software: name and version of this program, told to the host.
+        host: the computer at which readers are, in what keeps them away (`Trouble`): ``name`` unless it is given.
 
     Attributes:
         counters: see `Counters`.
         readers: what is known of the readers.
+        contexts: those of programs that are open.
         session: the session in force, None before the first and after the last one's end.
         state: see `LinkState`.
         error: why the host could not be reached last time, None when it could.
@@ -125,11 +127,13 @@ class Guest:
         remember: bool = True,
         report: Callable[[LinkState], None] | None = None,
         software: str = "",
+        host: str | None = None,
     ) -> None:
         self.accelerate = accelerate
         self.remember = remember
         self.counters = Counters()
-        self.readers = ReadersReceiver()
+        self.readers = ReadersReceiver(name if host is None else host)
+        self.contexts: set[GuestContext] = set()
         self.session: GuestSession | None = None
         self.state = LinkState.CONNECTING
         self.error: Exception | None = None
@@ -145,6 +149,7 @@ class Guest:
         self._past = (0, 0, 0, 0, 0)
         self._changes = Changes()
         self._backoff = Backoff(_FIRST_PAUSE, _MOST_PAUSE_WITHOUT_SESSION)
+        self._seldom = Seldom()
         #: Why the pipe was lost last, while it is; and what came of such breaks.
         self._break: Exception | None = None
         self._flapping = Flapping()
@@ -189,7 +194,17 @@ class Guest:
 
     async def open(self, caller: Caller, patience: float | None = None) -> GuestContext:
         """Open a context; the host hears of it when it is used."""
-        return GuestContext(lambda: self.session, caller, patience, accelerate=self.accelerate)
+        context = GuestContext(
+            lambda: self.session, caller, patience, self.contexts.discard, accelerate=self.accelerate
+        )
+        self.contexts.add(context)
+        return context
+
+    def clients(self, reader: str) -> list[str]:
+        """The programs here that are connected to a reader, in words, one for each handle."""
+        return sorted(
+            str(context.caller) for context in self.contexts for card in context.cards if card.reader == reader
+        )
 
     async def ready(self) -> None:
         """Wait until the readers are known.
@@ -251,7 +266,9 @@ class Guest:
     def _missed(self, error: Exception) -> None:
         self.error = error
         # The first attempt's error is for whoever waits for it.
-        level = logging.DEBUG if self.state is LinkState.CONNECTING else logging.INFO
+        quiet = self.state is LinkState.CONNECTING
+        quiet = quiet or not self._seldom.due(str(error), asyncio.get_running_loop().time())
+        level = logging.DEBUG if quiet else logging.INFO
         log.log(level, "%s cannot be reached: %s", self._name or "the host", error)
         self._changes.announce()
 
@@ -263,6 +280,7 @@ class Guest:
             self._resumed()
         self.session = session
         self.error = None
+        self._seldom.reset()
         self._met = True
         self._become(LinkState.UP)
 
@@ -309,7 +327,8 @@ class Guest:
 
     def _become(self, state: LinkState) -> None:
         if state is not self.state:
-            log.info("link to %s: %s", self._name or "the host", state.value)
+            level = logging.INFO if self._report is None else logging.DEBUG
+            log.log(level, "link to %s: %s", self._name or "the host", state.value)
             self.state = state
             if self._report is not None:
                 self._report(state)

@@ -16,19 +16,19 @@ the card has said so before (`CardCopy`); see ``docs/memory.md``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from cardferry.link import messages as m
 from cardferry.link.facts import About
 from cardferry.link.guest_foreseen import Foreseen
 from cardferry.link.guest_memory import CardCopy
-from cardferry.link.guest_session import GONE, GuestSession, Marks
+from cardferry.link.guest_session import GONE, Call, GuestSession, Marks
 from cardferry.link.guest_unseen import Unseen
 from cardferry.link.memory import digest_of
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import DONE, Reply, replying, straight
+from cardferry.pcsc.reply import DONE, Reply, answered, replying, straight
 
 #: These errors say nothing about the handle.
 _PASSING: Final = frozenset(
@@ -50,6 +50,22 @@ RECENT: Final = 0.05
 _RESETS: Final = (Disposition.RESET, Disposition.UNPOWER)
 #: Messages after which the card may be somebody else's.
 _GIVING_BACK: Final = (m.End, m.Disconnect)
+
+
+class _Transmit(Call[bytes]):
+    """A command on its way: the message of that number about its handle."""
+
+    __slots__ = ("_apdu", "_card", "_protocol", "_sequence")
+
+    def __init__(self, session: GuestSession, apdu: bytes, card: GuestCard, sequence: int, protocol: int) -> None:
+        super().__init__(session, len(apdu))
+        self._apdu, self._card, self._sequence, self._protocol = apdu, card, sequence, protocol
+
+    def answered(self, answer: m.Answer) -> None:
+        self._card.moved(self._apdu, answer)
+        if answer.foreseen is not None:
+            self._card.promised(answer, self._sequence, self._protocol)  # before what comes behind it is looked at
+        self.resolve(answer.data)
 
 
 class GuestCard:
@@ -83,6 +99,7 @@ class GuestCard:
         "_sequence",
         "_session",
         "_share",
+        "_time",
         "_unseen",
         "_unsure",
         "_when_closed",
@@ -105,6 +122,7 @@ class GuestCard:
         self._session = session
         #: What the card has said before; None where nothing is remembered.
         self._copy: CardCopy | None = None if session.memory is None else session.memory.card(reader)
+        self._time = asyncio.get_running_loop().time
         self._unseen = unseen
         self._when_closed = when_closed
         self._handle = handle
@@ -198,7 +216,7 @@ class GuestCard:
     @property
     def _lately(self) -> bool:
         """Whether nobody can have reset the card unseen since the handle has used it."""
-        return self._reached_at is None or asyncio.get_running_loop().time() - self._reached_at < RECENT
+        return self._reached_at is None or self._time() - self._reached_at < RECENT
 
     def _check(self) -> None:
         if self._closed:
@@ -223,23 +241,8 @@ class GuestCard:
             else:
                 self._copy.lose()
 
-    async def _known(self, apdu: bytes, protocol: int) -> bytes | None:
-        """What the card says to a command, if somebody knows: who runs ahead, or who remembers.
-
-        Raises:
-            PcscError: that is how the command ended when the host ran ahead with it.
-        """
-        copy = self._copy
-        if self.foreseen.origin and self._in_order:
-            response = await self.foreseen.take(apdu, protocol)
-            if response is not None:
-                if copy is not None:
-                    copy.answered(apdu, response)
-                return response
-        return None if copy is None else self._believed(copy, apdu, protocol)
-
     def _believed(self, copy: CardCopy, apdu: bytes, protocol: int) -> bytes | None:
-        """The same from memory; the command is on its way to the card from now on."""
+        """What the card says to a command, if it is known; the command is on its way to the card from now on."""
         known, memory = copy.find(apdu), self._session.memory
         if (
             known is None
@@ -303,7 +306,7 @@ class GuestCard:
     def _reached(self) -> None:
         """The host has reached the card, or the program has begun anew."""
         if self._reached_at is not None:
-            self._reached_at = asyncio.get_running_loop().time()
+            self._reached_at = self._time()
 
     def _tell(self, message: m.Call) -> Reply[None]:
         """Make a call without waiting, or as soon as there is room for it."""
@@ -397,33 +400,64 @@ class GuestCard:
         if self._copy is not None and not self._has_card and self._session.readers.others(self._reader):
             self._copy.lose()
 
-    @replying
-    async def transmit(self, apdu: bytes, protocol: int) -> bytes:
+    @straight
+    def transmit(self, apdu: bytes, protocol: int) -> Reply[bytes]:
         """Send a command APDU, unless somebody knows the answer."""
         self._check()
         if len(apdu) > MAX_APDU_SIZE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
-        copy = self._copy
-        if self.foreseen.origin or (copy is not None and copy.state):
-            response = await self._known(apdu, protocol)
-            if response is not None:
-                return response
-        sequence = self._sequence + 1
-        answer = await self._ask_card(apdu, protocol)
-        self._reached_at = asyncio.get_running_loop().time()
-        if copy is not None:
-            self._stands(answer)
-            copy.answered(apdu, answer.data)
-        # The reply goes on here before anything that comes behind it is looked at. So what the host foresees, which may
-        # come in the same piece, finds that it was promised. It is worth nothing if we have said more since.
-        if answer.foreseen is not None and sequence == self._sequence and not self._failed:
-            self.foreseen.promised(answer.call, protocol, answer.foreseen)
-        return answer.data
+        if self._session.full or (self.foreseen.origin and self._in_order):
+            return self._transmit_later(apdu, protocol)
+        return self._transmit(apdu, protocol)
 
-    def _ask_card(self, apdu: bytes, protocol: int) -> Awaitable[m.Answer]:
-        if self._copy is not None and not self._has_card and self._copy.handles > 1:
-            self._copy.lose()  # nobody knows what comes before what
-        return self._ask(lambda call: m.Transmit(call, self._handle, apdu, protocol), len(apdu))
+    @replying
+    async def _transmit_later(self, apdu: bytes, protocol: int) -> bytes:
+        """Likewise, when the response may be here, or is on its way, or the host does not keep up."""
+        if self.foreseen.origin and self._in_order:
+            response = await self.foreseen.take(apdu, protocol)
+            if response is not None:
+                if self._copy is not None:
+                    self._copy.answered(apdu, response)
+                return response
+            self._check()
+        while self._session.full:
+            await self._session.drain()
+        return await self._transmit(apdu, protocol)
+
+    def _transmit(self, apdu: bytes, protocol: int) -> Reply[bytes]:
+        copy = self._copy
+        if copy is not None and copy.state:
+            believed = self._believed(copy, apdu, protocol)
+            if believed is not None:
+                return answered(believed)
+            if not self._has_card and copy.handles > 1:
+                copy.lose()  # nobody knows what comes before what
+        self._speak()
+        call = _Transmit(self._session, apdu, self, self._sequence, protocol)
+        make = lambda number: m.Transmit(number, self._handle, apdu, protocol)  # noqa: E731
+        return self._session.make(call, make).then(self._transmitted)
+
+    def _transmitted(self, reply: Reply[bytes]) -> None:
+        error = reply.error
+        if error is None:
+            self._unseen.seen(self._session)
+            self._reached_at = self._time()
+        elif isinstance(error, PcscError):
+            self._heard_of(error.code)
+
+    def moved(self, apdu: bytes, answer: m.Answer) -> None:
+        """The card has answered a command of this handle: where it stands now."""
+        if self._copy is not None:
+            self._stands(answer)
+            self._copy.answered(apdu, answer.data)
+
+    def promised(self, answer: m.Answer, sequence: int, protocol: int) -> None:
+        """The host goes on by itself after the transmit that was the message of that number about this handle.
+
+        That is worth nothing if we have said more since.
+        """
+        if sequence == self._sequence and not self._failed:
+            self.foreseen.promised(answer.call, protocol, answer.foreseen)
 
     async def control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader, unless the answer is a fact."""

@@ -26,29 +26,42 @@ class GuestContext:
     Args:
         session: the session in force, None while there is none.
         caller, patience: as given to `Guest.open`.
+        when_closed: called when the context has been closed.
         accelerate: whether the host may run ahead.
+
+    Attributes:
+        caller: who uses it.
+        cards: its open handles.
     """
 
     __slots__ = (
         "_accelerate",
-        "_caller",
-        "_cards",
         "_closed",
         "_current",
         "_number",
         "_patience",
         "_session",
         "_unseen",
+        "_when_closed",
+        "caller",
+        "cards",
     )
 
     def __init__(
-        self, session: Callable[[], GuestSession | None], caller: Caller, patience: float | None, *, accelerate: bool
+        self,
+        session: Callable[[], GuestSession | None],
+        caller: Caller,
+        patience: float | None,
+        when_closed: Callable[[GuestContext], None],
+        *,
+        accelerate: bool,
     ) -> None:
+        self.caller = caller
+        self.cards: set[GuestCard] = set()
         self._current = session
-        self._caller = caller
+        self._when_closed = when_closed
         self._patience = None if patience is None else max(0.0, patience)
         self._accelerate = accelerate
-        self._cards: set[GuestCard] = set()
         self._session: GuestSession | None = None
         self._number = 0
         self._unseen = Unseen(self._patience)
@@ -79,7 +92,7 @@ class GuestContext:
     ) -> GuestCard:
         marks, wanted, name = session.marks(state.name), int(protocols & 0xFFFF), m.packed_name(state.name)
         # pcscd, too, keeps a connect waiting during a transaction; what others do is not known well enough here.
-        waits = session.busy(state.name, self._cards)
+        waits = session.busy(state.name, self.cards)
         if not waits and self._unseen.may_go_on(session) and _foregone(state, share, protocols):
             protocol = state.protocol
             session.tell(m.Connect(0, self._number, handle, name, share, wanted, int(protocol)))
@@ -100,7 +113,7 @@ class GuestContext:
         card = GuestCard(
             session,
             self._unseen,
-            self._cards.discard,
+            self.cards.discard,
             handle=handle,
             reader=state.name,
             share=share,
@@ -108,7 +121,7 @@ class GuestContext:
             marks=marks,
         )
         session.set_card(handle, card)
-        self._cards.add(card)
+        self.cards.add(card)
         return card
 
     def _check_not_closed(self) -> None:
@@ -122,7 +135,7 @@ class GuestContext:
         self._number = session.open_context()
         self._session = session
         self._unseen.forget()
-        program = self._caller.program
+        program = self.caller.program
         session.tell(
             m.Open(self._number, program.name[:_MOST_NAME], program.uid, program.pid, self._patience, self._accelerate)
         )
@@ -132,7 +145,8 @@ class GuestContext:
         if self._closed:
             return
         self._closed = True
-        for card in tuple(self._cards):
+        self._when_closed(self)
+        for card in tuple(self.cards):
             card.dismiss(vanishes=True)
         session = self._session
         if session is not None and not session.dead:

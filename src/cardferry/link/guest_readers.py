@@ -6,14 +6,33 @@ applications must see it.
 
 from __future__ import annotations
 
-from cardferry.link.messages import ReaderEntry, Readers, name_of
+from cardferry.link.messages import ReaderEntry, Readers, TroubleEntry, UseEntry, UserEntry, name_of
 from cardferry.pcsc.constants import MAX_READERNAME, CardState, Protocol
 from cardferry.pcsc.reader_name import encode_reader_name
-from cardferry.pcsc.reader_state import ReaderState, Snapshot, events_between
+from cardferry.pcsc.reader_state import ReaderState, Snapshot, Use, User, events_between
+from cardferry.pcsc.trouble import Cause, Trouble
 from cardferry.wire.errors import WireError
 
 
-def _state(entry: ReaderEntry) -> ReaderState:
+def _user(entry: UserEntry, now: float) -> User:
+    since = now - entry.ms / 1000
+    return User(entry.client, entry.principal, since, entry.wait, program=entry.client, ours=entry.ours)
+
+
+def _use(entry: UseEntry | None, now: float) -> Use | None:
+    if entry is None:
+        return None
+    holder = None if entry.holder is None else _user(entry.holder, now)
+    return Use(holder, tuple(_user(user, now) for user in entry.waiting))
+
+
+def _trouble(entry: TroubleEntry, host: str) -> Trouble:
+    if entry.cause not in Cause.__members__.values() or entry.cause == Cause.OTHER:
+        return Trouble(Cause.OTHER, entry.place, entry.says, host)
+    return Trouble(Cause(entry.cause), entry.place, entry.detail, host)
+
+
+def _state(entry: ReaderEntry, now: float) -> ReaderState:
     return ReaderState(
         name_of(entry.name),
         entry.event_counter,
@@ -22,17 +41,22 @@ def _state(entry: ReaderEntry) -> ReaderState:
         entry.atr,
         Protocol(entry.protocol),
         entry.marks,
+        use=_use(entry.use, now),
     )
 
 
 class ReadersReceiver:
     """The readers that a guest shows.
 
+    Args:
+        host: what their computer is called, for people.
+
     Attributes:
         snapshot: all of them, now.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "") -> None:
+        self._host = host
         self.snapshot = Snapshot()
         self._readers: dict[str, ReaderState] = {}
         self._others: dict[str, int] = {}
@@ -47,13 +71,16 @@ class ReadersReceiver:
         """How many handles on that reader are not ours, as far as the host says."""
         return self._others.get(name, 0)
 
-    def receive(self, news: Readers) -> bool:
+    def receive(self, news: Readers, now: float = 0.0) -> bool:
         """Take a message; return whether readers came or went.
+
+        Args:
+            now: on the event loop's clock, in s.
 
         Raises:
             WireError: it does not fit what was said before.
         """
-        changed = {state.name: state for state in map(_state, news.changed)}
+        changed = {state.name: state for state in (_state(entry, now) for entry in news.changed)}
         names = list(self._readers) if news.names is None else [name_of(name) for name in news.names]
         sizes = [len(encode_reader_name(name)) for name in names]
         if not all(0 < size < MAX_READERNAME for size in sizes) or len(set(names)) < len(names):
@@ -71,7 +98,10 @@ class ReadersReceiver:
             self._others = {name: self._others[name] for name in names}
         before, self._host_events = self._host_events, news.events
         came_or_went = before != news.events
-        self._publish(readers, 0 if before is None else events_between(before, news.events))
+        troubles = self.snapshot.troubles
+        if news.troubles is not None:
+            troubles = tuple(_trouble(entry, self._host) for entry in news.troubles)
+        self._publish(readers, 0 if before is None else events_between(before, news.events), troubles)
         return came_or_went
 
     def vanish(self) -> None:
@@ -80,6 +110,6 @@ class ReadersReceiver:
         self._others = {}
         self._publish({})
 
-    def _publish(self, readers: dict[str, ReaderState], events: int = 0) -> None:
+    def _publish(self, readers: dict[str, ReaderState], events: int = 0, troubles: tuple[Trouble, ...] = ()) -> None:
         self._readers = readers
-        self.snapshot = self.snapshot.followed_by(tuple(readers.values()), events)
+        self.snapshot = self.snapshot.followed_by(tuple(readers.values()), events, troubles)

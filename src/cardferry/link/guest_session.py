@@ -11,7 +11,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 from typing import Protocol as Interface
 
 from cardferry.link import messages as m
@@ -27,6 +27,8 @@ from cardferry.wire.link.greeting import Bye
 from cardferry.wire.link.session import Session, SessionOverflowError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: What a program gets when the link was away for longer than ``grace``: its reader is not available any more.
 GONE: Final = ReturnCode.E_READER_UNAVAILABLE
@@ -123,21 +125,42 @@ def _for_one(call: Callable[[], None], card: SessionCard | None = None) -> None:
             card.failed(ReturnCode.F_INTERNAL_ERROR)
 
 
-class _Call(Reply[m.Answer]):
-    """A call that the host has not answered yet."""
+class Call(Reply[T]):
+    """A call that the host has not answered yet.
 
-    __slots__ = ("_session", "number", "size")
+    Args:
+        session: in which it is made.
+        size: bytes of the command.
 
-    def __init__(self, session: GuestSession, number: int, size: int) -> None:
+    Attributes:
+        number: that the session has given it.
+    """
+
+    __slots__ = ("number", "session", "size")
+
+    def __init__(self, session: GuestSession, size: int = 0) -> None:
         super().__init__()
-        self._session = session
-        self.number = number
+        self.session = session
+        self.number = 0
         self.size = size
 
     def cancel(self, msg: object = None) -> bool:
         """The program has given up: so may the host."""
-        _for_one(partial(self._session.given_up, self))
+        _for_one(partial(self.session.given_up, self))
         return super().cancel(msg)
+
+    def answered(self, answer: m.Answer) -> None:
+        """The host has carried it out."""
+        raise NotImplementedError
+
+
+class _PlainCall(Call[m.Answer]):
+    """A call whose reply is the host's answer as it is."""
+
+    __slots__ = ()
+
+    def answered(self, answer: m.Answer) -> None:
+        self.resolve(answer)
 
 
 class GuestSession:
@@ -172,7 +195,7 @@ class GuestSession:
         #: By reader: handles that may have the card, or have asked for it, or are resetting it; and our own marks.
         self._in_the_way: dict[str, set[SessionCard]] = {}
         self._marks: dict[str, int] = {}
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Call[Any]] = {}
         self._call_bytes = 0
         self._last_call = self._last_context = self._last_handle = 0
 
@@ -321,16 +344,21 @@ class GuestSession:
             the answer, or why the call has failed: what the host says, or `GONE` when the session ended before. A reply
             that is cancelled takes the call back, if the host has not begun with it.
         """
+        return self.make(_PlainCall(self, size), make)
+
+    def make(self, call: Call[T], make: m.MakeCall) -> Reply[T]:
+        """Likewise, for a call that makes something else of its answer."""
+        size = call.size
         if not self._allows(size):
             return failed(PcscError(ReturnCode.E_NO_MEMORY, "too many calls at the same time"))
-        self._last_call = number = self._last_call + 1
-        call = self._calls[number] = _Call(self, number, size)
+        self._last_call = call.number = number = self._last_call + 1
+        self._calls[number] = call
         self._call_bytes += size
         self.counters.round_trips += 1
         self._send(make(number), urgent=True)
         return call
 
-    def given_up(self, call: _Call) -> None:
+    def given_up(self, call: Call[Any]) -> None:
         """Nobody waits for that call any more."""
         if self._calls.pop(call.number, None) is not None:
             self._call_bytes -= call.size
@@ -360,7 +388,7 @@ class GuestSession:
             self.tell(m.Remember())
 
     def _readers(self, message: m.Readers) -> None:
-        if self.readers.receive(message):
+        if self.readers.receive(message, asyncio.get_running_loop().time()):
             self.facts.forget()
         if self.memory is not None:
             self._card_may_have_moved(self.memory, message)
@@ -382,7 +410,11 @@ class GuestSession:
         if message.code:
             call.fail(PcscError(message.code, "the host says"))
         else:
-            call.resolve(message)
+            try:  # as in `_for_one`, which would cost as much as the rest
+                call.answered(message)
+            except Exception as error:
+                log.exception("a bug behind what a program is told")
+                call.fail(PcscError(ReturnCode.F_INTERNAL_ERROR, repr(error)))
 
     def _ahead(self, message: m.Ahead) -> None:
         card = self._cards.get(message.handle)

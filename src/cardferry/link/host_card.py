@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
 
@@ -29,6 +30,9 @@ from cardferry.pcsc.caller import by_host_itself
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context
+from cardferry.pcsc.reply import DONE, Reply, Start, in_task, replying, straight
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +99,7 @@ class HostCard:
         learnt: what came of that.
         believes: whether the guest has believed anything through it.
         dismissed: the program has closed the handle, or its context; nobody is told any more what becomes of it.
+        time: the clock, in s.
     """
 
     handle: int
@@ -112,8 +117,10 @@ class HostCard:
     seconds: float = 0.0
     asks_reader: bool = False
     learnt: list[Fact] = field(default_factory=list)
+    time: Callable[[], float] = time.monotonic
     believes: bool = False
     dismissed: bool = False
+    _began: float = 0.0
 
     @property
     def has_card(self) -> bool:
@@ -125,21 +132,29 @@ class HostCard:
         """Whether `ReaderState.sharing` counts this handle."""
         return self.card is not None and self.card.counted
 
-    async def perform(self, message: m.Call) -> m.Answer:
+    @straight
+    def perform(self, message: m.Call, start: Start) -> Reply[Any]:
         """Carry out a call.
 
-        Raises:
-            PcscError: it has failed.
+        Args:
+            message: which.
+            start: makes a task that somebody owns, for what needs one.
+
+        Returns:
+            what the answer carries: the protocol of a connect or reconnect, or bytes, or nothing.
         """
         if self.ahead is not None and not isinstance(message, m.Transmit):
             self.ahead.stop()
         self.promised = None
-        try:
-            return await self._PERFORM[type(message)](self, message)
-        except PcscError as error:
-            if error.code in _TRANSACTION_LOST:
-                self.depth = self.owed = 0
-            raise
+        perform = self._STRAIGHT.get(type(message))
+        if perform is not None:
+            return perform(self, message)
+        return in_task(start, self._IN_TASK[type(message)](self, message))
+
+    def failed(self, error: PcscError) -> None:
+        """A call about this handle has failed."""
+        if error.code in _TRANSACTION_LOST:
+            self.depth = self.owed = 0
 
     def _usable(self) -> Card:
         if self.broken is not None:
@@ -150,7 +165,7 @@ class HostCard:
 
     # connections
 
-    async def _connect(self, message: m.Connect) -> m.Answer:
+    async def _connect(self, message: m.Connect) -> Protocol:
         protocols = Protocol(message.protocols)
         try:
             card = await (await self.context()).connect(self.reader, self.share, protocols)
@@ -170,9 +185,9 @@ class HostCard:
             except asyncio.CancelledError:
                 await self._disconnect_unseen()
                 raise
-        return m.Answer(message.call, protocol=int(card.protocol))
+        return card.protocol
 
-    async def _reconnect(self, message: m.Reconnect) -> m.Answer:
+    async def _reconnect(self, message: m.Reconnect) -> Protocol:
         share, protocols = ShareMode(message.share), Protocol(message.protocols)
         initialization = Disposition(message.initialization)
         if self.broken is not None and self.broken.reset and initialization not in _RESETS:
@@ -187,10 +202,10 @@ class HostCard:
             self.card = await (await self.context()).connect(self.reader, share, protocols)
             self.broken, self.share = None, share
             if initialization not in _RESETS:
-                return m.Answer(message.call, protocol=int(self.card.protocol))
+                return self.card.protocol
         protocol = await self.card.reconnect(share, protocols, initialization)
         self.broken, self.share = None, share
-        return m.Answer(message.call, protocol=int(protocol))
+        return protocol
 
     async def _settle_unless_broken(self) -> None:
         """Begin what is owed. If that fails for another reason than the turn, the reconnect finds out what is wrong."""
@@ -201,42 +216,49 @@ class HostCard:
                 raise
             self.owed = 0
 
-    async def _disconnect(self, message: m.Disconnect) -> m.Answer:
+    async def _disconnect(self, message: m.Disconnect) -> None:
         card, self.card = self.card, None
         self.depth = self.owed = 0
         if card is not None:
             await card.disconnect(Disposition(message.disposition))
-        return m.Answer(message.call)
 
     # transactions
 
-    async def _begin(self, message: m.Begin) -> m.Answer:
+    def _begin(self, message: m.Begin) -> Reply[None]:
         if not message.call:
-            await self._begin_unseen()
-            return m.Answer(0)
+            return self._begin_unseen()
         if self.card is not None and not (self.broken is not None and self.broken.believed):
             self.broken = None
-        card = self._usable()
-        await self._settle()
-        await card.begin()
-        self.depth += 1
-        return m.Answer(message.call)
+        begin = self._usable().begin
+        return (self._settled(begin) if self.owed else begin()).then(self._begun)
 
-    async def _begin_unseen(self) -> None:
+    def _begun(self, reply: Reply[None]) -> None:
+        if reply.error is None:
+            self.depth += 1
+
+    def _begin_unseen(self) -> Reply[None]:
         if self.broken is not None or self.card is None:
-            return
+            return DONE
         if self.owed:
             self.owed += 1
-            return
-        try:
-            await self.card.begin()
-        except PcscError as error:
+            return DONE
+        return self.card.begin().then(self._begun_unseen)
+
+    def _begun_unseen(self, reply: Reply[None]) -> None:
+        error = reply.error
+        if error is None:
+            self.depth += 1
+        elif isinstance(error, PcscError):
             if error.code is ReturnCode.E_SHARING_VIOLATION:
                 self.owed = 1
             else:
                 self.broken = Broken(error.code)
-            raise
-        self.depth += 1
+
+    @replying
+    async def _settled(self, call: Callable[[], Reply[T]]) -> T:
+        """Begin what is owed, and do something then."""
+        await self._settle()
+        return await call()
 
     async def _settle(self) -> None:
         """Begin what is owed, or raise what is in the way."""
@@ -263,47 +285,65 @@ class HostCard:
             else:
                 return
 
-    async def _end(self, message: m.End) -> m.Answer:
+    def _end(self, message: m.End) -> Reply[None]:
         disposition = Disposition(message.disposition)
         if self.broken is not None:
             broken = self.broken
             if self.card is not None and not broken.believed:
                 self.broken = None
             raise PcscError(broken.code, "because of a call before")
-        if self.owed and disposition is Disposition.LEAVE:
-            self.owed -= 1
-            return m.Answer(message.call)
+        if not self.owed:
+            return self._end_now(disposition)
+        if disposition is not Disposition.LEAVE:
+            return self._end_later(disposition)
+        self.owed -= 1
+        return DONE
+
+    @replying
+    async def _end_later(self, disposition: Disposition) -> None:
         await self._settle_patiently()
+        await self._end_now(disposition)
+
+    def _end_now(self, disposition: Disposition) -> Reply[None]:
         card = self._usable()
         self.depth = max(0, self.depth - 1)
-        await card.end(disposition)
-        return m.Answer(message.call)
+        return card.end(disposition)
 
     # the card
 
-    async def _transmit(self, message: m.Transmit) -> m.Answer:
+    def _transmit(self, message: m.Transmit) -> Reply[bytes]:
         if not message.call:
-            return await self._believed(message)
-        card = self._usable()
+            return self._believed(message)
+        card, ahead = self._usable(), self.ahead
+        if self.owed or (ahead is not None and ahead.stands_in(message.apdu)):
+            return self._transmit_later(message)
+        if ahead is not None:
+            ahead.arrives(message.apdu)
+        return self._transmit_to(card, message)
+
+    @replying
+    async def _transmit_later(self, message: m.Transmit) -> bytes:
+        """Likewise, when a transaction is owed, or the host may answer in the card's place."""
         await self._settle()
-        return m.Answer(message.call, data=await self._carry_out(card, message))
+        return await self._carry_out(message)
 
-    async def _carry_out(self, card: Card, message: m.Transmit) -> bytes:
-        response = None
-        if self.ahead is not None:
-            if self.ahead.stands_in(message.apdu):
+    async def _carry_out(self, message: m.Transmit) -> bytes:
+        card, ahead = self._usable(), self.ahead
+        if ahead is not None:
+            if ahead.stands_in(message.apdu):
                 await card.status()
-            response = self.ahead.arrives(message.apdu)
-        if response is None:
-            response = await self._timed(card.transmit(message.apdu, message.protocol))
-        return response
+            response = ahead.arrives(message.apdu)
+            if response is not None:
+                return response
+        return await self._transmit_to(card, message)
 
-    async def _believed(self, message: m.Transmit) -> m.Answer:
+    @replying
+    async def _believed(self, message: m.Transmit) -> bytes:
         """Carry out a command of which the program has the answer already."""
-        card = self._usable()
+        self._usable()
         try:
             await (self._settle() if self.dismissed else self._settle_patiently())
-            response = await self._carry_out(card, message)
+            response = await self._carry_out(message)
         except PcscError as error:
             lost = error.code in _LOST
             await self._refute(error.code if lost else ReturnCode.W_RESET_CARD, reset=not lost)
@@ -314,7 +354,7 @@ class HostCard:
         if self.ahead is not None:
             self.ahead.answered(message.apdu, response, transaction=False, worthwhile=False)
             self.ahead.gave_up()
-        return m.Answer(0)
+        return response
 
     async def _refute(self, code: ReturnCode, *, reset: bool) -> None:
         """The program was given a wrong answer: do nothing more for it, and reset the card if it is to hear that."""
@@ -336,12 +376,13 @@ class HostCard:
         except PcscError as error:
             log.debug("%s: the card will be reset later: %s", self.reader, error)
 
-    async def _timed(self, transmit: Awaitable[bytes]) -> bytes:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        response = await transmit
-        self.seconds = loop.time() - began
-        return response
+    def _transmit_to(self, card: Card, message: m.Transmit) -> Reply[bytes]:
+        self._began = self.time()
+        return card.transmit(message.apdu, message.protocol).then(self._timed)
+
+    def _timed(self, reply: Reply[bytes]) -> None:
+        if reply.error is None:
+            self.seconds = self.time() - self._began
 
     def foresee(self, message: m.Transmit, response: bytes, round_trip: float | None) -> bytes | None:
         """What comes after this command, if the host is to go on with it by itself.
@@ -368,10 +409,11 @@ class HostCard:
         ahead = self.ahead
         if command is None or ahead is None or self.card is None:
             return m.Ahead(self.origin, self.handle, m.REVOKED)
+        self._began = self.time()
         try:
             with by_host_itself():
                 transmitting = self.card.transmit(command, self.protocol)
-            response = await self._timed(transmitting)
+            response = await transmitting.then(self._timed)
         except PcscError as error:
             ahead.gave_up()
             code = m.REVOKED if error.code is ReturnCode.E_SHARING_VIOLATION else int(error.code)
@@ -388,11 +430,10 @@ class HostCard:
 
     # the reader
 
-    async def _control(self, message: m.Control) -> m.Answer:
+    async def _control(self, message: m.Control) -> bytes:
         card = self._usable()
         await self._settle_patiently()
-        data = await card.control(message.code, message.data, message.max_response)
-        return m.Answer(message.call, data=data)
+        return await card.control(message.code, message.data, message.max_response)
 
     async def _disconnect_unseen(self) -> None:
         """The connect was given up after it had succeeded."""
@@ -427,28 +468,30 @@ class HostCard:
         self.learnt.append(Fact(about, key, known))
         return None if known.code else known.value
 
-    async def _attribute(self, message: m.Attribute) -> m.Answer:
+    async def _attribute(self, message: m.Attribute) -> bytes:
         card = self._usable()
         await self._settle_patiently()
-        return m.Answer(message.call, data=await card.attribute(message.attribute))
+        return await card.attribute(message.attribute)
 
-    async def _set_attribute(self, message: m.SetAttribute) -> m.Answer:
+    async def _set_attribute(self, message: m.SetAttribute) -> None:
         card = self._usable()
         await self._settle_patiently()
         await card.set_attribute(message.attribute, message.value)
-        return m.Answer(message.call)
 
-    async def _status(self, message: m.Status) -> m.Answer:
+    async def _status(self, message: m.Status) -> None:
+        del message
         await self._usable().status()
-        return m.Answer(message.call)
 
-    _PERFORM: ClassVar[dict[type, Callable[..., Coroutine[Any, Any, m.Answer]]]] = {
-        m.Connect: _connect,
-        m.Reconnect: _reconnect,
-        m.Disconnect: _disconnect,
+    #: What needs no task, and what does.
+    _STRAIGHT: ClassVar[dict[type, Callable[..., Reply[Any]]]] = {
         m.Begin: _begin,
         m.End: _end,
         m.Transmit: _transmit,
+    }
+    _IN_TASK: ClassVar[dict[type, Callable[..., Coroutine[Any, Any, Any]]]] = {
+        m.Connect: _connect,
+        m.Reconnect: _reconnect,
+        m.Disconnect: _disconnect,
         m.Control: _control,
         m.Attribute: _attribute,
         m.SetAttribute: _set_attribute,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final, cast
+from typing import Any, Final, cast
 from typing import Protocol as Interface
 
 from cardferry.link import messages as m
@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 _REPEATED: Final = (m.Transmit, m.Status, m.Reconnect, m.Begin)
 #: Calls that give something back. They are carried out even when the context closes; all others may wait for a turn.
 _GIVING_BACK: Final = (m.End, m.Disconnect)
-#: Calls that need no task.
-_STRAIGHT: Final = (m.Begin, m.End, m.Transmit)
 #: Calls that are refused in one pass of the event loop.
 _SOME: Final = 64
 
@@ -77,8 +75,8 @@ class LaneOwner(Interface):
         """An error of ours, which was logged: it ends the session."""
         ...
 
-    def done(self, job: Job, answer: m.Answer) -> None:
-        """A call has been carried out."""
+    def done(self, job: Job, result: Any) -> None:
+        """A call has been carried out; the result is what `HostCard.perform` says."""
         ...
 
     def failed(self, job: Job, error: PcscError) -> None:
@@ -123,7 +121,9 @@ class Lane:
         #: What is carried out now; and the card with whose promises the lane goes on after the answer.
         self._running: Job | None = None
         self._ahead: HostCard | None = None
-        self._worker: Reply[None] | None = None
+        #: Whether anything is done, and what of it takes its time.
+        self._busy = False
+        self._step: Reply[Any] | None = None
         self._context: Context | None = None
         self._closing = False
         #: Whether what is carried out now shall end, and only that.
@@ -139,16 +139,13 @@ class Lane:
 
     def put(self, job: Job) -> None:
         """Carry out a call, after those before it."""
-        if self._worker is None or self._worker.done():
-            self._worker = self._work(job).then(self._stopped)
+        if not self._busy:
+            self._busy = True
+            self._drive(self._perform(job))
             return
         if self._patience is not None:
             self._limit(job, self._patience)
         self._queue.put(job)
-
-    def _stopped(self, worker: Reply[None]) -> None:
-        if worker.error is not None:
-            self._owner.fault()
 
     def _limit(self, job: Job, patience: float) -> None:
         if isinstance(job.message, _REPEATED) and job.message.call:
@@ -186,9 +183,9 @@ class Lane:
             self._refuse(job, ReturnCode.E_CANCELLED)
 
     def _interrupt(self) -> None:
-        if self._worker is not None and not self._interrupted:
+        if self._step is not None and not self._interrupted:
             self._interrupted = True
-            self._worker.cancel()
+            self._step.cancel()
 
     def close(self) -> None:
         """The context closes: what waits ends, what gives something back is still done, and what was believed."""
@@ -197,14 +194,18 @@ class Lane:
         self._closing = True
         if self._ahead is not None or (self._running is not None and not self._is_finished(self._running)):
             self._interrupt()
-        if self._worker is None and not self._queue:
+        if not self._busy and self._context is None:
             self._owner.left()  # it was never used
         else:
-            in_task(self._start, self._finish()).then(self._stopped)
+            in_task(self._start, self._finish()).then(self._finished)
+
+    def _finished(self, finishing: Reply[None]) -> None:
+        if finishing.error is not None:
+            self._owner.fault()
 
     async def _finish(self) -> None:
-        while self._worker is not None and not self._worker.done():
-            await asyncio.wait((cast("asyncio.Future[None]", self._worker),))
+        while self._step is not None and not self._step.done():
+            await asyncio.wait((cast("asyncio.Future[None]", self._step),))
         try:
             await self._owner.step(CALL)
         finally:
@@ -227,47 +228,58 @@ class Lane:
 
     # calls are carried out
 
-    @replying
-    async def _work(self, job: Job) -> None:
-        """Carry out a call, and what comes meanwhile; what comes later begins anew."""
-        await self._do(job)
-        while self._queue:
-            await self._do(self._queue.take())
+    def _drive(self, step: Reply[Any] | None) -> None:
+        """Go on from one step to the next until one takes its time, or nothing is left to do."""
+        while step is not None:
+            if not step.done():
+                self._step = step
+                step.then(self._stepped)
+                return
+            step = self._after(step)
+        self._step = None
+        self._busy = False
 
-    async def _do(self, job: Job) -> None:
-        self._running = job
-        owner = self._owner
+    def _stepped(self, step: Reply[Any]) -> None:
         try:
-            if self._closing or not owner.may(CALL):
-                await self._admit(job)
-            if job.behind:
-                await self._let_pass(job)
-            if owner.full:
-                await owner.drain()
-            answer = await self._perform(job)
-            self._running = None
-            owner.done(job, answer)
-            if job.card.promised is not None:
-                await self._run_ahead(job.card)
-        except PcscError as error:
-            self._running = None
-            self._owner.failed(job, error)
-            if not job.message.call and error.code is ReturnCode.E_SHARING_VIOLATION:
-                self._refuse_some(self._queue.impatient(job.card))  # the turn that they count on has not come in time
-        except asyncio.CancelledError:
-            if self._running is not None:
-                self._owner.failed(job, PcscError(ReturnCode.E_CANCELLED))
-        finally:
-            self._running = self._ahead = None
-            self._interrupted = False
+            self._drive(self._after(step))
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind its calls", self._caller)
+            self._owner.fault()
 
-    async def _admit(self, job: Job) -> None:
-        """Wait for a pass of the event loop in which the call may be carried out."""
+    def _after(self, step: Reply[Any]) -> Reply[Any] | None:
+        """A step is over: begin the next one."""
+        job, self._running = self._running, None
+        self._ahead = None
+        self._interrupted = False
+        if job is None:  # it ran ahead
+            if step.error is not None and not step.cancelled():
+                self._owner.fault()  # the guest counts on what was promised
+        else:
+            self._ended(job, step)
+            if step.error is None and job.card.promised is not None:
+                self._ahead = job.card
+                return self._run_ahead(job.card)
+        return self._perform(self._queue.take()) if self._queue else None
+
+    def _perform(self, job: Job) -> Reply[Any]:
+        self._running = job
+        if self._closing or job.behind or self._owner.full or not self._owner.may(CALL):
+            return self._perform_later(job)
+        return job.card.perform(job.message, self._start)
+
+    @replying
+    async def _perform_later(self, job: Job) -> Any:
+        """Likewise, in a pass of the event loop in which it may be done, and if it still may be done then."""
         if not self._too_late(job):
             await self._owner.step(CALL)
         if self._too_late(job):
             await self._owner.step(1)
             raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
+        if job.behind:
+            await self._let_pass(job)
+        if self._owner.full:
+            await self._owner.drain()
+        return await job.card.perform(job.message, self._start)
 
     async def _let_pass(self, job: Job) -> None:
         """Outside of a transaction, what other contexts of the guest have believed before comes first."""
@@ -275,19 +287,25 @@ class Lane:
             patience = self._patience if isinstance(job.message, _REPEATED) and job.message.call else None
             await self._owner.let_pass(job, None if patience is None else self._loop.time() + patience)
 
-    async def _perform(self, job: Job) -> m.Answer:
-        performing = job.card.perform(job.message)
-        try:
-            if isinstance(job.message, _STRAIGHT):
-                return await performing
-            return await in_task(self._start, performing)
-        except PcscError as error:
-            if error.code is ReturnCode.F_INTERNAL_ERROR and not job.message.call:
-                job.card.broken = Broken(error.code)
-            raise
+    def _ended(self, job: Job, reply: Reply[Any]) -> None:
+        error = reply.error
+        if error is None:
+            self._owner.done(job, reply.result())
+            return
+        if reply.cancelled():
+            error = PcscError(ReturnCode.E_CANCELLED)
+        if not isinstance(error, PcscError):
+            raise error
+        unseen = not job.message.call
+        job.card.failed(error)
+        if unseen and error.code is ReturnCode.F_INTERNAL_ERROR:
+            job.card.broken = Broken(error.code)
+        self._owner.failed(job, error)
+        if unseen and error.code is ReturnCode.E_SHARING_VIOLATION:
+            self._refuse_some(self._queue.impatient(job.card))  # the turn that they count on has not come in time
 
+    @replying
     async def _run_ahead(self, card: HostCard) -> None:
-        self._ahead = card
         while card.promised is not None and not self._overtaken(card):
             ahead = await card.run_ahead()
             if self._queue:

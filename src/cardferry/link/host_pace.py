@@ -12,6 +12,8 @@ from typing import Final
 
 #: Steps of one pass.
 _MOST: Final = 32
+#: When so few are left, all are there again in the next pass: calls that come one by one cost no pass of their own.
+_FEW: Final = 16
 #: What carrying out a call, or closing a context, counts; anything smaller is one step.
 CALL: Final = 4
 
@@ -29,7 +31,7 @@ class Pace:
 
     def may(self, steps: int = 1) -> bool:
         """Whether something may be done in this pass; then it is counted."""
-        if not self._scheduled:
+        if self._left <= _FEW and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._next_pass)
         if self._left <= 0 or self._waiting:

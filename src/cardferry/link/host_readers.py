@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from cardferry.link import messages as m
 from cardferry.link.messages import ReaderEntry, Readers, packed_name
-from cardferry.pcsc.reader_state import ReaderState, Snapshot
+from cardferry.pcsc.reader_state import ReaderState, Snapshot, Use, User
+from cardferry.pcsc.trouble import Trouble
 
 
-def _entry(reader: ReaderState, others: int) -> ReaderEntry:
+def _entry(reader: ReaderState, others: int, use: m.UseEntry | None) -> ReaderEntry:
     return ReaderEntry(
         packed_name(reader.name),
         reader.event_counter,
@@ -18,17 +21,35 @@ def _entry(reader: ReaderState, others: int) -> ReaderEntry:
         int(reader.protocol),
         reader.marks,
         others,
+        use,
     )
+
+
+def _text(words: str, most: int) -> str:
+    """Words of others as they may travel: msgpack's strings are UTF-8."""
+    return words[:most].encode(errors="replace").decode()
+
+
+def _trouble(trouble: Trouble) -> m.TroubleEntry:
+    said = (trouble.place, trouble.detail, trouble.says)
+    return m.TroubleEntry(trouble.cause, *(_text(words, m.MOST_TEXT) for words in said))
+
+
+def _same_but_use(old: ReaderState, new: ReaderState) -> bool:
+    """Whether nothing has changed but what people are told of who uses the reader."""
+    return old.use != new.use and replace(old, use=new.use) == new
 
 
 def _only_counts(old: ReaderState, new: ReaderState) -> bool:
-    """Whether nothing has changed but the number of those who share the reader."""
-    return (
-        old.sharing >= 0
-        and new.sharing >= 0
-        and (old.name, old.event_counter, old.state, old.atr, old.protocol, old.marks)
-        == (new.name, new.event_counter, new.state, new.atr, new.protocol, new.marks)
-    )
+    """Whether nothing has changed that cannot wait: the number of those who share the reader, and who they are."""
+    return (old.sharing == new.sharing or (old.sharing >= 0 and new.sharing >= 0)) and (
+        old.name,
+        old.event_counter,
+        old.state,
+        old.atr,
+        old.protocol,
+        old.marks,
+    ) == (new.name, new.event_counter, new.state, new.atr, new.protocol, new.marks)
 
 
 class ReadersSender:
@@ -36,12 +57,14 @@ class ReadersSender:
 
     Args:
         own: how many of a reader's handles are the guest's, of those that `ReaderState.sharing` counts.
+        session: the guest's number, see `User.session`.
 
     Programs that are in no queue of the host's count as one handle of others.
     """
 
-    def __init__(self, own: Callable[[str], int]) -> None:
+    def __init__(self, own: Callable[[str], int], session: int = 0) -> None:
         self._own = own
+        self._session = session
         self._told: Snapshot | None = None
         #: By reader, as the guest was told: handles that are not its own.
         self._others: dict[str, int] = {}
@@ -72,6 +95,19 @@ class ReadersSender:
             return False
         return True
 
+    def only_use(self, snapshot: Snapshot) -> bool:
+        """Whether the news, which is not urgent, is for people only: who has a card and who waits."""
+        told = self._told
+        return (
+            told is not None
+            and told.troubles == snapshot.troubles
+            and all(
+                (old is new or old == new or _same_but_use(old, new))
+                and self._others.get(new.name) == self._others_on(new)
+                for old, new in zip(told.readers, snapshot.readers, strict=True)
+            )
+        )
+
     def _no_longer_alone(self, reader: ReaderState) -> bool:
         """Whether the guest believes to be alone on the reader and is not: its begins have to wait from now on."""
         return not self._others.get(reader.name) and self._others_on(reader) > 0
@@ -81,8 +117,21 @@ class ReadersSender:
         handles = max(0, reader.sharing - self._own(reader.name)) if reader.sharing > 0 else 0
         return handles + reader.outsiders
 
-    def news(self, snapshot: Snapshot) -> Readers | None:
-        """The message that brings the guest up to date, None when it is."""
+    def _use(self, use: Use | None, now: float) -> m.UseEntry | None:
+        if use is None:
+            return None
+        holder = None if use.holder is None else self._user(use.holder, now)
+        return m.UseEntry(holder, [self._user(user, now) for user in use.waiting[: m.MAX_WAITING]])
+
+    def _user(self, user: User, now: float) -> m.UserEntry:
+        """What the guest may know of another guest's program is less than what it says itself of its own."""
+        ours = user.session == self._session
+        client = _text(user.client if ours else user.program, m.MOST_WORDS)
+        principal = _text(user.principal, m.MOST_WORDS)
+        return m.UserEntry(client, principal, max(0, int((now - user.since) * 1000)), user.wait, ours)
+
+    def news(self, snapshot: Snapshot, now: float = 0.0) -> Readers | None:
+        """The message that brings the guest up to date, None when it is; ``now`` is on the event loop's clock, in s."""
         if snapshot is self._seen is self._told:
             return None
         told, self._told = self._told, snapshot
@@ -90,12 +139,17 @@ class ReadersSender:
         counted, self._others = self._others, {reader.name: self._others_on(reader) for reader in snapshot.readers}
         before = {} if told is None else {reader.name: reader for reader in told.readers}
         changed = [
-            _entry(reader, others)
+            _entry(reader, others, self._use(reader.use, now))
             for reader, others in zip(snapshot.readers, self._others.values(), strict=True)
             if before.get(reader.name) != reader or counted.get(reader.name) != others
         ]
         names = [reader.name for reader in snapshot.readers]
         same = told is not None and names == [reader.name for reader in told.readers]
-        if told is not None and same and not changed and told.reader_events == snapshot.reader_events:
+        troubles = None
+        if snapshot.troubles != (() if told is None else told.troubles):
+            troubles = [_trouble(trouble) for trouble in snapshot.troubles[: m.MAX_TROUBLES]]
+        nothing = same and not changed and troubles is None
+        if told is not None and nothing and told.reader_events == snapshot.reader_events:
             return None
-        return Readers(snapshot.reader_events, None if same else [packed_name(name) for name in names], changed)
+        packed = None if same else [packed_name(name) for name in names]
+        return Readers(snapshot.reader_events, packed, changed, troubles)

@@ -15,6 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
+from cardferry.changes import Changes
 from cardferry.link.channel import FAULT
 from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_budget import Budget
@@ -146,6 +147,8 @@ class LinkServer:
         accelerate: whether to run ahead.
         software: name and version of this program, told to guests.
         memories: what cards have said before, as the manager feeds it; None to tell nobody.
+        sessions: the table of sessions, where several servers share one: a guest that has lost its pipe finds its
+            session through each of them.
     """
 
     def __init__(
@@ -158,6 +161,7 @@ class LinkServer:
         accelerate: bool = True,
         software: str = "",
         memories: Memories | None = None,
+        sessions: dict[bytes, HostSession] | None = None,
     ) -> None:
         self.manager = manager
         self.memories = memories
@@ -168,7 +172,10 @@ class LinkServer:
         self._timing = timing or Timing()
         self._bounds = bounds or Bounds()
         self._software = software
-        self._sessions: dict[bytes, HostSession] = {}
+        #: Of all servers that share the table; and of this one.
+        self._sessions = {} if sessions is None else sessions
+        self._own: dict[bytes, HostSession] = {}
+        self._came_or_went = Changes()
         self._greetings: set[_Greeting] = set()
         self._tasks = asyncio.TaskGroup()
         self._watcher: asyncio.Task[None] | None = None
@@ -188,7 +195,7 @@ class LinkServer:
             self._watcher.cancel()
         for greeting in tuple(self._greetings):
             greeting.abort()
-        for session in tuple(self._sessions.values()):
+        for session in tuple(self._own.values()):
             session.channel.close(Bye(Reason.CLOSED, "the host stops"))
         await self._tasks.__aexit__(kind, error, trace)
 
@@ -234,7 +241,7 @@ class LinkServer:
             return known
         if hello.established:
             raise _RefusedError(Bye(Reason.UNKNOWN_SESSION, "the host does not know this session any more"))
-        if len(self._sessions) >= self.limits.guests:
+        if len(self._own) >= self.limits.guests:
             raise _RefusedError(Bye(Reason.FULL, f"the host serves {self.limits.guests} guests, and no more"))
         session = Session(
             Role.HOST,
@@ -246,8 +253,9 @@ class LinkServer:
         )
         agree(session.hello, hello)
         serving = HostSession(self, session, next(_numbers), principal, guest)
-        self._sessions[hello.identity] = serving
+        self._sessions[hello.identity] = self._own[hello.identity] = serving
         self.budget.open(serving)
+        self._came_or_went.announce()
         return serving
 
     @staticmethod
@@ -266,6 +274,22 @@ class LinkServer:
     def forget(self, session: HostSession) -> None:
         """A session is over."""
         self._sessions.pop(session.channel.session.identity, None)
+        self._own.pop(session.channel.session.identity, None)
+        self._came_or_went.announce()
+
+    def serves(self, session: int) -> bool:
+        """Whether the guest session of that number is one of this server's."""
+        return any(one.number == session for one in self._own.values())
+
+    async def occupied(self) -> None:
+        """Wait until there is a session."""
+        while not self._own:
+            await self._came_or_went.wait()
+
+    async def empty(self) -> None:
+        """Wait until no session is left, also none whose guest is out of reach."""
+        while self._own:
+            await self._came_or_went.wait()
 
     # what all guests are told
 
@@ -277,7 +301,7 @@ class LinkServer:
                 self.check_facts()
             except Exception:  # no guest is to pay for it
                 log.exception("a bug behind what is known of the readers")
-            for session in tuple(self._sessions.values()):
+            for session in tuple(self._own.values()):
                 session.guarded(session.readers_changed)
 
     def check_facts(self) -> None:
@@ -295,11 +319,11 @@ class LinkServer:
         """A guest has asked a reader for something: if it is a fact, nobody need ask again."""
         self.check_facts()
         if self.facts.learn(reader, about, key, known):
-            for session in tuple(self._sessions.values()):
+            for session in tuple(self._own.values()):
                 session.guarded(partial(session.tell_fact, reader, about, key, known))
 
     @property
     def status(self) -> LinkServerStatus:
         """Who is served."""
         remembered = 0 if self.memories is None else self.memories.size
-        return LinkServerStatus([session.status for session in self._sessions.values()], remembered)
+        return LinkServerStatus([session.status for session in self._own.values()], remembered)

@@ -27,7 +27,7 @@ from cardferry.link.host_readers import ReadersSender
 from cardferry.link.host_run_ahead import RunAhead
 from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Caller, Principal, Program
-from cardferry.pcsc.constants import MAX_APDU_SIZE, ShareMode
+from cardferry.pcsc.constants import MAX_APDU_SIZE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context, ResourceManager
 from cardferry.wire.errors import WireError
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: s that a guest may learn later that only the number of those who share a reader has changed.
 SHARING_DELAY: Final = 0.25
+#: s between two pieces of news for people only: who has a card and who waits.
+USE_PAUSE: Final = 0.5
 #: s; a guest whose round trip is shorter may ask for what it wants to know.
 NEAR: Final = 0.005
 #: So many handles of one guest on one reader are counted before each piece of news about it; of a guest that has more,
@@ -131,7 +133,7 @@ class HostSession:
         self.principal = principal
         self.channel = Channel(session, self)
         self._host = host
-        self._number = number
+        self.number = number
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[int, Lane] = {}
         self._cards: dict[int, tuple[HostCard, Lane]] = {}
@@ -146,8 +148,10 @@ class HostSession:
         self._growth = 0
         #: The guest's handles by reader, also while they are being closed.
         self._on_reader: dict[str, set[HostCard]] = {}
-        self._readers = ReadersSender(self._own_handles)
+        self._readers = ReadersSender(self._own_handles, number)
+        #: When the guest is told what can wait; and when it was told anything last.
         self._readers_timer: asyncio.TimerHandle | None = None
+        self._readers_due = self._told_at = 0.0
         self._news_waits = False
         self._hits = self._waste = 0
         #: What the guest is told of what cards have said before, once it has asked; and what it has believed.
@@ -224,7 +228,7 @@ class HostSession:
         self._contexts += 1
         self._grow(budget.CONTEXT)
         program = Program(message.program, message.pid, message.uid)
-        caller = Caller(self.principal, program, self._number, self.guest)
+        caller = Caller(self.principal, program, self.number, self.guest)
         patience = message.patience
         if patience is not None and patience > _MOST_PATIENCE:
             patience = None
@@ -293,6 +297,7 @@ class HostSession:
         ahead = RunAhead() if lane.accelerate else None
         reader = m.name_of(message.reader)
         card = HostCard(message.handle, reader, lane.context, ShareMode(message.share), ahead)
+        card.time = self._loop.time
         card.asks_reader = lane.accelerate and self._far and not self._host.knows(reader)
         lane.cards.add(card)
         self._cards[message.handle] = card, lane
@@ -423,7 +428,7 @@ class HostSession:
         self._readers.own_changed()
         self.readers_changed()
 
-    def done(self, job: Job, answer: m.Answer) -> None:
+    def done(self, job: Job, result: Any) -> None:
         """A call has been carried out."""
         self._call_ended(job)
         card = job.card
@@ -432,21 +437,20 @@ class HostSession:
                 self._learn(card.reader, about, key, known)
             card.learnt.clear()
         message = job.message
-        if not message.call or self.channel.ended:
+        call = message.call
+        if not call or self.channel.ended:
             return
-        if len(answer.data) > MAX_APDU_SIZE:
-            answer = m.Answer(answer.call, ReturnCode.E_INSUFFICIENT_BUFFER)
-        match message:
-            case m.Transmit():
-                foreseen = card.foresee(message, answer.data, self.channel.session.round_trip)
-                if foreseen is not None:
-                    answer = m.Answer(answer.call, 0, answer.data, 0, foreseen)
-            case m.Control() if not message.data:
-                self._learn(card.reader, About.CONTROL, message.code, Known(0, answer.data))
-            case m.Attribute():
-                self._learn(card.reader, About.ATTRIBUTE, message.attribute, Known(0, answer.data))
-            case _:
-                pass
+        data: bytes = result if isinstance(result, bytes) else b""
+        if len(data) > MAX_APDU_SIZE:
+            answer = m.Answer(call, ReturnCode.E_INSUFFICIENT_BUFFER)
+        elif isinstance(message, m.Transmit):
+            answer = m.Answer(call, 0, data, 0, card.foresee(message, data, self.channel.session.round_trip))
+        else:
+            answer = m.Answer(call, 0, data, int(result) if isinstance(result, Protocol) else 0)
+            if isinstance(message, m.Control) and not message.data:
+                self._learn(card.reader, About.CONTROL, message.code, Known(0, data))
+            elif isinstance(message, m.Attribute):
+                self._learn(card.reader, About.ATTRIBUTE, message.attribute, Known(0, data))
         if self._telling is not None and isinstance(message, _MOVING):
             answer = self._telling.with_state(card.reader, answer)
         self._tell_urgent_news()
@@ -502,8 +506,20 @@ class HostSession:
                 self._host.start(self._tell_when_drained())
         elif self._readers.urgent(self._host.manager.snapshot):
             self._tell_readers()
-        elif self._readers_timer is None:
-            self._readers_timer = self._loop.call_later(SHARING_DELAY, self.guarded, self._tell_readers)
+        else:
+            self._tell_later()
+
+    def _tell_later(self) -> None:
+        now = self._loop.time()
+        due = now + SHARING_DELAY
+        if self._readers_timer is not None:
+            if self._readers_due <= due:
+                return
+            self._readers_timer.cancel()
+        if self._readers.only_use(self._host.manager.snapshot):
+            due = max(now, self._told_at + USE_PAUSE)
+        self._readers_due = due
+        self._readers_timer = self._loop.call_at(due, self.guarded, self._tell_readers)
 
     async def _tell_when_drained(self) -> None:
         await self.channel.drain()
@@ -520,8 +536,10 @@ class HostSession:
             self._readers_timer = None
         if self.channel.ended:
             return
-        news = self._readers.news(self._host.manager.snapshot)
+        now = self._loop.time()
+        news = self._readers.news(self._host.manager.snapshot, now)
         if news is not None:
+            self._told_at = now
             self._post(news)
 
     def _post(self, message: m.FromHost, *, now: bool = False) -> None:

@@ -21,13 +21,20 @@ from cardferry.wire.errors import WireError
 
 #: Readers that a host may have at most.
 MAX_READERS: Final = 1024
+#: Places in the queue of a reader that a guest is told, and troubles of a host.
+MAX_WAITING: Final = 32
+MAX_TROUBLES: Final = 32
+#: Characters of what it is told of each program.
+MOST_WORDS: Final = 120
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Word = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Code = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 #: A reader's name as it travels, see `packed_name`.
 Name = Annotated[str, msgspec.Meta(max_length=MAX_READERNAME - 1)]
-Text = Annotated[str, msgspec.Meta(max_length=512)]
+#: Characters of the longest text.
+MOST_TEXT: Final = 512
+Text = Annotated[str, msgspec.Meta(max_length=MOST_TEXT)]
 Apdu = Annotated[bytes, msgspec.Meta(max_length=MAX_APDU_SIZE)]
 AttributeValue = Annotated[bytes, msgspec.Meta(max_length=MAX_ATTRIBUTE_SIZE)]
 Disposition = Annotated[int, msgspec.Meta(ge=0, le=3)]
@@ -223,11 +230,48 @@ class Welcome(_Message, frozen=True, tag=64):
     memory: bool = False
 
 
+class UserEntry(_Message, frozen=True):
+    """Who has a card, or waits for it; see `cardferry.pcsc.reader_state.User`.
+
+    Attributes:
+        ms: for how long; the clocks of two computers differ.
+        wait: tells one wait of a program from the next one.
+        ours: whether it is a program of this guest.
+    """
+
+    client: Text
+    principal: Text
+    ms: Number
+    wait: Number
+    ours: bool
+
+
+class UseEntry(_Message, frozen=True):
+    """Who has a card and who waits for it; see `cardferry.pcsc.reader_state.Use`."""
+
+    holder: UserEntry | None
+    waiting: Annotated[list[UserEntry], msgspec.Meta(max_length=MAX_WAITING)]
+
+
+class TroubleEntry(_Message, frozen=True):
+    """Why there are no readers; see `cardferry.pcsc.trouble.Trouble`.
+
+    Attributes:
+        says: the same in words, for a guest that does not know this cause.
+    """
+
+    cause: Number
+    place: Text
+    detail: Text
+    says: Text
+
+
 class ReaderEntry(_Message, frozen=True):
     """A reader's state; see `cardferry.pcsc.reader_state.ReaderState`.
 
     Attributes:
         others: handles on it that are not this guest's; None from a host that does not say.
+        use: who uses it, as people are told; None for nobody, and from a host that does not say.
     """
 
     name: Name
@@ -238,6 +282,7 @@ class ReaderEntry(_Message, frozen=True):
     protocol: Protocols
     marks: Number | None
     others: Number | None = None
+    use: UseEntry | None = None
 
 
 class Readers(_Message, frozen=True, tag=65):
@@ -247,11 +292,14 @@ class Readers(_Message, frozen=True, tag=65):
         events: readers added or removed so far, as the host counts them.
         names: all readers in order; None when it is the same ones as before.
         changed: those that are new or have another state.
+        troubles: what keeps readers away, all of it; None when it is the same as before, and from a host that does not
+            say.
     """
 
     events: Number
     names: Annotated[list[Name], msgspec.Meta(max_length=MAX_READERS)] | None
     changed: Annotated[list[ReaderEntry], msgspec.Meta(max_length=MAX_READERS)]
+    troubles: Annotated[list[TroubleEntry], msgspec.Meta(max_length=MAX_TROUBLES)] | None = None
 
 
 class Fact(_Message, frozen=True, tag=66):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Final
 
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy
 from cardferry.manager.slot import REFUSED, Slot
+from cardferry.pcsc.applications import TELLING
 from cardferry.pcsc.caller import Principal
+from cardferry.pcsc.card_name import note_application
 from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.constants import (
     MAX_APDU_SIZE,
@@ -24,6 +27,8 @@ from cardferry.readers.base import ExecutedError
 
 log = logging.getLogger(__name__)
 
+#: The second byte of commands whose answers may tell what the card is for.
+_TELLING: Final = frozenset(bytes((instruction,)) for instruction in TELLING)
 _RESETS = (Disposition.RESET, Disposition.UNPOWER)
 
 
@@ -273,7 +278,8 @@ class LocalCard:
         if len(apdu) > MAX_APDU_SIZE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
         slot = self.slot
-        return slot.operate(self.state, lambda: self._send(apdu, protocol), self._patience)
+        reply = slot.operate(self.state, lambda: self._send(apdu, protocol), self._patience)
+        return reply.then(partial(self._answered, apdu)) if apdu[1:2] in _TELLING else reply
 
     def _send(self, apdu: bytes, protocol: int) -> Reply[bytes]:
         reply = self.slot.device.reader.transmit(apdu, self._transmit_protocol(protocol))
@@ -281,6 +287,10 @@ class LocalCard:
         if watcher is not None:
             reply.then(partial(_tell, watcher, self.state.caller.principal, apdu))
         return reply
+
+    def _answered(self, apdu: bytes, reply: Reply[bytes]) -> None:
+        if reply.error is None:
+            note_application(self.slot.device.applications, apdu, reply.result())
 
     def _transmit_protocol(self, protocol: int) -> Protocol:
         if protocol == Protocol.RAW:

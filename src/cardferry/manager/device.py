@@ -51,6 +51,7 @@ class Device:
         card_state: what is known of the slot and the card.
         atr: the card's, empty without one.
         protocol: in force for the card, `Protocol.UNDEFINED` while there is none.
+        applications: names and identifiers of those that have answered since the card came, for people.
         event_counter: insertions and removals, modulo 65536.
         gone: the reader was unplugged.
         users: how many handles there are.
@@ -70,6 +71,7 @@ class Device:
         self.card_state = CardState.ABSENT
         self.atr = b""
         self.protocol = Protocol.UNDEFINED
+        self.applications: dict[str, bytes] = {}
         self.event_counter = 0
         self.gone = False
         self.users = 0
@@ -140,6 +142,7 @@ class Device:
         self.event_counter = (self.event_counter + 1) & 0xFFFF
         self._insertions += 1
         self.card_state, self.atr = state, atr
+        self.applications.clear()
         self.protocol = Protocol.UNDEFINED
         if self._watcher is not None:
             self._watcher.gone()

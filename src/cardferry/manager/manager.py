@@ -14,15 +14,15 @@ from typing import Self
 
 from cardferry.changes import Changes
 from cardferry.manager.context import LocalContext
-from cardferry.manager.handle import HandleState
 from cardferry.manager.settings import Settings
 from cardferry.manager.slot import Slot
 from cardferry.manager.sources import keep_running
-from cardferry.manager.status import ManagerStatus, SlotStatus, WaiterStatus
+from cardferry.manager.status import ManagerStatus, SlotStatus
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import Snapshot
+from cardferry.pcsc.trouble import Trouble
 from cardferry.readers.base import Reader, ReaderSource
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ class LocalManager:
         self._watch = watch
         self._slots: dict[Reader, Slot] = {}
         self._by_name: dict[str, Slot] = {}
+        #: What keeps the readers of a source away.
+        self._troubles: dict[ReaderSource, Trouble] = {}
         self._snapshot = Snapshot()
         self._dirty = False
         self._changes = Changes()
@@ -111,6 +113,12 @@ class LocalManager:
         self.contexts.add(context)
         return context
 
+    def adjust(self, settings: Settings) -> None:
+        """Let other bounds apply from now on, also to whoever has a card at this moment."""
+        self.settings = settings
+        for slot in self._slots.values():
+            slot.adjust(settings)
+
     def slot(self, reader: str) -> Slot:
         """The reader of that name; ``E_UNKNOWN_READER`` when there is none."""
         slot = self._by_name.get(reader)
@@ -158,6 +166,14 @@ class LocalManager:
         if slot := self._slots.get(reader):
             slot.outsiders(present)
 
+    def looked(self, source: ReaderSource, trouble: Trouble | None) -> None:
+        """A source has looked for its readers."""
+        if trouble is None:
+            self._troubles.pop(source, None)
+        else:
+            self._troubles[source] = trouble
+        self._touch()
+
     def _count_reader_event(self) -> None:
         self._came_or_went += 1
         self._touch()
@@ -171,9 +187,11 @@ class LocalManager:
 
     def _renew(self) -> None:
         self._dirty = False
+        old = self._snapshot
         readers = tuple(slot.state for slot in self._slots.values())
-        if readers != self._snapshot.readers or self._came_or_went:
-            self._snapshot = self._snapshot.followed_by(readers, self._came_or_went)
+        troubles = tuple(self._troubles.values())
+        if readers != old.readers or self._came_or_went or troubles != old.troubles:
+            self._snapshot = old.followed_by(readers, self._came_or_went, troubles)
             self._came_or_went = 0
 
     def _publish(self) -> None:
@@ -198,17 +216,7 @@ async def _contained(work: Coroutine[object, object, None]) -> None:
 
 
 def _slot_status(slot: Slot) -> SlotStatus:
-    now = asyncio.get_running_loop().time()
-    owner = slot.holder
+    clients = sorted(str(handle.caller) for handle in slot.handles)
     return SlotStatus.of(
-        slot.state,
-        clients=sorted(str(handle.caller) for handle in slot.handles),
-        holder=str(owner.caller) if owner is not None else None,
-        principal=str(owner.caller.principal) if owner is not None else "",
-        held=now - slot.turns.owned_since if owner is not None else 0.0,
-        waiters=[
-            WaiterStatus(str(waiting.caller.caller), str(waiting.caller.caller.principal), now - waiting.since)
-            for waiting in slot.turns.waiting
-            if isinstance(waiting.caller, HandleState)
-        ],
+        slot.state, slot.use.present, asyncio.get_running_loop().time(), clients, slot.device.applications.values()
     )

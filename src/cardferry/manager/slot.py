@@ -22,6 +22,7 @@ from cardferry.manager.device import Device, Work
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy, Settings
 from cardferry.manager.turns import Turns
+from cardferry.manager.use import SlotUse
 from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -55,6 +56,7 @@ class Slot:
     Attributes:
         device: the reader and its card.
         turns: the queue; its owner is a handle, or the slot itself while it cleans up.
+        use: who is in it, for people.
         handles: all that are open.
         exclusive_owner: the one that shares with nobody.
         dispossessed: handles that were exclusive and are not any more. They do not count as connected until they
@@ -73,6 +75,7 @@ class Slot:
         self.watcher = watcher
         self.device = Device(reader, settings, start, self.touch, self._reset_by_others, watcher=watcher)
         self.turns = Turns(settings.max_idle, settings.max_hold, settings.ticket_life, self._evict)
+        self.use = SlotUse(self.turns, self.touch)
         self.handles: set[HandleState] = set()
         self.exclusive_owner: HandleState | None = None
         self.dispossessed: set[HandleState] = set()
@@ -83,6 +86,11 @@ class Slot:
         self._state: ReaderState | None = None
         self._marks = next(_numbers)
         self._outsiders = False
+
+    def adjust(self, settings: Settings) -> None:
+        """Let other bounds apply from now on."""
+        self.settings = settings
+        self.turns.adjust(settings.max_idle, settings.max_hold)
 
     # what everybody may know
 
@@ -105,6 +113,7 @@ class Slot:
                 device.protocol,
                 self._marks,
                 self._outsiders,
+                self.use.told,
             )
         return self._state
 
@@ -386,15 +395,16 @@ class Slot:
         def claim() -> Reply[bool]:
             return self.call(lambda: self.device.reader.claim(alone=alone))
 
+        wanted_since = self.turns.wanted_since
         claiming = self._claiming = claim() if handle.used else running(self.spare(handle, claim))
         try:
-            unwanted = claiming.result() if claiming.done() else await within(claiming, until)
+            unwanted = claiming.result() if claiming.done() else await self._claimed(claiming, until)
         except (TimeoutError, asyncio.CancelledError) as error:
             self._let_go(handle)
             if isinstance(error, asyncio.CancelledError) and self._claiming is claiming:
                 raise  # we are cancelled, and `_stop_claiming` was not called
             self._check_meanwhile(handle, known)
-            self.turns.keep_first(handle)
+            self.turns.keep_first(handle, wanted_since)
             raise PcscError(ReturnCode.E_SHARING_VIOLATION, "a local program has the card") from None
         finally:
             self._claiming = None
@@ -405,6 +415,14 @@ class Slot:
             raise
         self.turns.begun()
         return unwanted
+
+    async def _claimed(self, claiming: Reply[bool], until: float | None) -> bool:
+        """Wait for a claim: until then other users of the reader have the card."""
+        self.use.claiming(True)
+        try:
+            return await within(claiming, until)
+        finally:
+            self.use.claiming(False)
 
     async def exclude(self, handle: HandleState, until: float | None) -> None:
         """The caller, whose turn it is, shares the reader with nobody from now on.

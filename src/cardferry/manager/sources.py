@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from cardferry.pcsc.trouble import Trouble
 from cardferry.readers.base import Reader, ReaderObserver, ReaderSource
 
 log = logging.getLogger(__name__)
@@ -34,41 +35,46 @@ class SourceReports:
     def reader_added(self, reader: Reader) -> None:
         """A reader was plugged in."""
         self._readers.append(reader)
-        self._report(reader, lambda: self._observer.reader_added(reader))
+        self._report(reader.name, lambda: self._observer.reader_added(reader))
 
     def reader_removed(self, reader: Reader) -> None:
         """A reader was unplugged."""
         if reader in self._readers:
             self._readers.remove(reader)
-        self._report(reader, lambda: self._observer.reader_removed(reader))
+        self._report(reader.name, lambda: self._observer.reader_removed(reader))
 
     def card_inserted(self, reader: Reader, atr: bytes) -> None:
         """A card was inserted."""
-        self._report(reader, lambda: self._observer.card_inserted(reader, atr))
+        self._report(reader.name, lambda: self._observer.card_inserted(reader, atr))
 
     def card_removed(self, reader: Reader) -> None:
         """The card was taken out."""
-        self._report(reader, lambda: self._observer.card_removed(reader))
+        self._report(reader.name, lambda: self._observer.card_removed(reader))
 
     def reader_failed(self, reader: Reader) -> None:
         """The driver cannot reach the reader."""
-        self._report(reader, lambda: self._observer.reader_failed(reader))
+        self._report(reader.name, lambda: self._observer.reader_failed(reader))
 
     def outsiders(self, reader: Reader, present: bool) -> None:
         """Others use the reader, or none do any more."""
-        self._report(reader, lambda: self._observer.outsiders(reader, present))
+        self._report(reader.name, lambda: self._observer.outsiders(reader, present))
 
-    def clear(self) -> None:
+    def looked(self, source: ReaderSource, trouble: Trouble | None) -> None:
+        """The source has looked for its readers."""
+        self._report(repr(source), lambda: self._observer.looked(source, trouble))
+
+    def clear(self, source: ReaderSource) -> None:
         """All readers of this source are gone."""
         for reader in tuple(self._readers):
             self.reader_removed(reader)
+        self.looked(source, None)
 
     @staticmethod
-    def _report(reader: Reader, report: Callable[[], None]) -> None:
+    def _report(name: str, report: Callable[[], None]) -> None:
         try:
             report()
         except Exception:  # the boundary that the module's docstring describes
-            log.exception("%s: a bug in what comes of a report", reader.name)
+            log.exception("%s: a bug in what comes of a report", name)
 
 
 async def keep_running(source: ReaderSource, observer: ReaderObserver) -> None:
@@ -81,5 +87,5 @@ async def keep_running(source: ReaderSource, observer: ReaderObserver) -> None:
             log.exception("a bug in %r: its readers are gone, and it is started again", source)
         else:
             return
-        reports.clear()
+        reports.clear(source)
         await asyncio.sleep(PAUSE)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from cardferry.pcsc.reader_state import ReaderState
+from cardferry.pcsc.card_name import card_name
+from cardferry.pcsc.reader_state import ReaderState, Use, User
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,12 @@ class SlotStatus:
     Attributes:
         state: names of `CardState` bits, such as ``present powered negotiable``.
         atr: in hex, empty without a card.
+        clients: the programs that are connected, as far as they are known here: those that are served here.
         holder: which program owns the card at this moment, None when none does.
-        principal: on whose behalf it does; empty when none does.
+        principal: on whose behalf it does; empty when none does, or nobody knows.
         held: for how long.
+        waiters: by their places in the queue.
+        card: what to call the card, such as ``PIV (YubiKey 5)``; empty when that is not known.
     """
 
     reader: str
@@ -46,19 +50,26 @@ class SlotStatus:
     principal: str
     held: float
     waiters: list[WaiterStatus]
+    card: str = ""
 
     @classmethod
     def of(
         cls,
         state: ReaderState,
-        *,
+        use: Use | None,
+        now: float,
         clients: Sequence[str] = (),
-        holder: str | None = None,
-        principal: str = "",
-        held: float = 0.0,
-        waiters: Sequence[WaiterStatus] = (),
+        applications: Iterable[bytes] = (),
     ) -> Self:
-        """What is known of a reader; who uses it is left out where that is not known."""
+        """What is known of a reader.
+
+        Args:
+            use: who uses it, None for nobody.
+            now: on the clock that ``use`` is measured on, in s.
+            clients: see above.
+            applications: identifiers of those of the card that have answered.
+        """
+        holder, waiting = (None, ()) if use is None else (use.holder, use.waiting)
         return cls(
             reader=state.name,
             state=" ".join(flag.name.lower() for flag in type(state.state) if flag & state.state and flag.name),
@@ -67,11 +78,16 @@ class SlotStatus:
             sharing=state.sharing,
             event_counter=state.event_counter,
             clients=list(clients),
-            holder=holder,
-            principal=principal,
-            held=held,
-            waiters=list(waiters),
+            holder=None if holder is None else holder.client,
+            principal="" if holder is None else holder.principal,
+            held=0.0 if holder is None else _seconds(holder, now),
+            waiters=[WaiterStatus(user.client, user.principal, _seconds(user, now)) for user in waiting],
+            card=card_name(state.atr, applications),
         )
+
+
+def _seconds(user: User, now: float) -> float:
+    return max(0.0, now - user.since)
 
 
 @dataclass(frozen=True, slots=True)

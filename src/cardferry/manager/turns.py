@@ -69,6 +69,8 @@ class Turns:
     Attributes:
         owner: whose turn it is, None when the card is free.
         owned_since: since when, on the event loop's clock, in s.
+        wanted_since: when the owner first asked for it.
+        moved: called, if it is set, when somebody gets the card, gives it up, or begins to wait.
     """
 
     def __init__(
@@ -91,7 +93,8 @@ class Turns:
         self._overdue = False
         self._outsiders = False
         self.owner: Hashable | None = None
-        self.owned_since = 0.0
+        self.owned_since = self.wanted_since = 0.0
+        self.moved: Callable[[], None] | None = None
 
     def take_free(self, caller: Hashable) -> bool:
         """`enter` when nobody has the card; whether it is the caller's now, or was."""
@@ -124,9 +127,10 @@ class Turns:
 
     def _take(self, caller: Hashable) -> None:
         """The card is free. Then no caller is present: `leave` would have given the card to it."""
-        if self._tickets:
-            self._tickets.pop(caller, None)
+        ticket = self._tickets.pop(caller, None) if self._tickets else None
         self._grant(caller)
+        if ticket is not None and ticket.alive(self.owned_since):
+            self.wanted_since = ticket.since
         self._watch()
 
     def _ticket(self, caller: Hashable) -> _Ticket:
@@ -137,6 +141,8 @@ class Turns:
         if ticket is None or not ticket.alive(now):
             self._tickets.pop(caller, None)
             ticket = self._tickets[caller] = _Ticket(caller, now)
+            if self.moved is not None:
+                self.moved()
         return ticket
 
     async def _wait(self, ticket: _Ticket, patience: float | None) -> None:
@@ -168,9 +174,11 @@ class Turns:
 
     def _grant(self, caller: Hashable) -> None:
         self.owner = caller
-        self.owned_since = self._last_used = self._loop.time()
+        self.owned_since = self.wanted_since = self._last_used = self._loop.time()
         self._busy = self._outsiders = False
         self._start_hold()
+        if self.moved is not None:
+            self.moved()
 
     def _start_hold(self) -> None:
         self._hold_end = None
@@ -181,10 +189,13 @@ class Turns:
         if self.owner is not caller:
             return
         self.owner = None
+        if self.moved is not None:
+            self.moved()
         for ticket in self._tickets.values():
             if ticket.present() and ticket.granted is not None:
                 del self._tickets[ticket.caller]
                 self._grant(ticket.caller)
+                self.wanted_since = ticket.since
                 ticket.granted.set_result(None)
                 self._watch()
                 return
@@ -196,10 +207,13 @@ class Turns:
         self._grant(successor)
         return True
 
-    def keep_first(self, caller: Hashable) -> None:
-        """The caller had its turn but could not use it: it gets the *first* place in the queue for a while."""
-        now = self._loop.time()
-        ticket = _Ticket(caller, now, kept_until=now + self._ticket_life)
+    def keep_first(self, caller: Hashable, since: float) -> None:
+        """The caller had its turn but could not use it: it gets the *first* place in the queue for a while.
+
+        Args:
+            since: when it first asked for the card, see `wanted_since`.
+        """
+        ticket = _Ticket(caller, since, kept_until=self._loop.time() + self._ticket_life)
         self._tickets = {caller: ticket, **self._tickets}
 
     def drop(self, caller: Hashable) -> None:
@@ -225,6 +239,16 @@ class Turns:
         else:
             self._extended = True
             self._hold_end = self._last_used + self._max_idle
+
+    def adjust(self, max_idle: float, max_hold: float) -> None:
+        """Let other bounds apply from now on, also to the owner."""
+        if self._hold_end is not None:
+            self._hold_end += max_hold - self._max_hold
+        self._max_idle, self._max_hold = max_idle, max_hold
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._watch()
 
     def begun(self) -> None:
         """The owner can use the card only from now on: what it waited for until now is not counted as its time."""

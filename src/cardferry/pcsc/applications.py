@@ -61,6 +61,8 @@ _GET_DATA, _GET_DATA_ODD = 0xCA, 0xCB
 _DISCOVERY: Final = bytes.fromhex("5C017E")
 #: P1 of SELECT (ISO 7816-4, table 62): a file under the current one, by application name.
 _CHILD_EF, _BY_NAME = 0x02, 0x04
+#: Instructions whose answers may tell which application is selected.
+TELLING: Final = frozenset({_SELECT, _GET_DATA, _GET_DATA_ODD})
 #: The directory of PKCS#15 where it is not selected by name (PKCS#15 v1.1, 5.4.1).
 _PKCS15_DIRECTORY: Final = bytes.fromhex("5015")
 #: P2 of SELECT: which of several that begin with this name; 0 is the first.
@@ -140,6 +142,16 @@ def _after_file(before: Applications, command: CommandApdu, status: StatusWord) 
 
 def _settled(applications: Applications) -> Applications:
     return ANY if Application.UNKNOWN in applications else applications
+
+
+def identifier_told(command: CommandApdu, response: ResponseApdu) -> bytes:
+    """The identifier that the selected application has by this answer, in full if it says so; empty if none is told."""
+    if response.status.sw1 not in DONE:
+        return b""
+    if command.ins == _SELECT and command.p1 == _BY_NAME and not command.p2 & _OCCURRENCE:
+        told = _object(_object(response.data, 0x6F), 0x84)
+        return told if told.startswith(command.data) else command.data
+    return _own_name(command, response.data) if asks_for_name(command) else b""
 
 
 def asks_for_name(command: CommandApdu) -> bool:

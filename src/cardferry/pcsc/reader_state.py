@@ -6,10 +6,42 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cardferry.pcsc.constants import CardState, Protocol
+from cardferry.pcsc.trouble import Trouble
 
 #: Reader events wrap from here to 1: they lie in the high half of ``dwEventState``, where the sign must stay clear and
 #: 0 is what a program passes that has not looked yet (pcsc-lite, ``winscard_clnt.c``).
 _MAX_READER_EVENTS: Final = 32767
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who has a card, or waits for it.
+
+    Attributes:
+        client: which program, in words, as whoever serves it is told.
+        principal: on whose behalf, such as ``ssh:build1``; empty where nobody knows.
+        since: when it got the card, or first asked for it, in s on the event loop's clock.
+        wait: tells one wait of a program from the next one.
+        session: the guest session that it came through, 0 for none.
+        program: which program, as everybody may know: without its process and user.
+        ours: whether it is served here, rather than by somebody else on the same reader.
+    """
+
+    client: str
+    principal: str
+    since: float
+    wait: int = 0
+    session: int = 0
+    program: str = ""
+    ours: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Who has a card, and who waits for it, by their places in the queue."""
+
+    holder: User | None = None
+    waiting: tuple[User, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +59,8 @@ class ReaderState:
             for a reader that comes again under its name. A handle that was in order when it had a value is in order as
             long as it has. None where nobody counts.
         outsiders: whether programs use the reader that are in no queue of ours, or may have until now.
+        use: who has the card and who waits, as it was when somebody had lasted for a moment; None while nobody has. For
+            people: it comes late, and is not renewed with every turn.
     """
 
     name: str
@@ -37,6 +71,7 @@ class ReaderState:
     protocol: Protocol = Protocol.UNDEFINED
     marks: int | None = None
     outsiders: bool = False
+    use: Use | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +83,21 @@ class Snapshot:
         reader_events: readers added or removed so far: starts at 1, wraps from 32767 to 1
             (pcsc-lite ``GET_READER_EVENTS``).
         readers: in a stable order: a reader keeps its place as long as it exists.
+        troubles: why there are none, or not those of some place; empty when all is well, or nothing is known yet.
     """
 
     serial: int = 0
     reader_events: int = 1
     readers: tuple[ReaderState, ...] = field(default=())
+    troubles: tuple[Trouble, ...] = ()
 
     def find(self, name: str) -> ReaderState | None:
         """The reader of that name, or None."""
         return next((reader for reader in self.readers if reader.name == name), None)
 
-    def followed_by(self, readers: tuple[ReaderState, ...], events: int = 0) -> Snapshot:
+    def followed_by(
+        self, readers: tuple[ReaderState, ...], events: int = 0, troubles: tuple[Trouble, ...] = ()
+    ) -> Snapshot:
         """The next snapshot.
 
         Args:
@@ -68,7 +107,8 @@ class Snapshot:
         """
         before, now = ({reader.name for reader in some} for some in (self.readers, readers))
         events = max(events, len(before ^ now))
-        return Snapshot(self.serial + 1, (self.reader_events - 1 + events) % _MAX_READER_EVENTS + 1, readers)
+        events = (self.reader_events - 1 + events) % _MAX_READER_EVENTS + 1
+        return Snapshot(self.serial + 1, events, readers, troubles)
 
 
 def events_between(before: int, now: int) -> int:

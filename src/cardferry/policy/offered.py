@@ -15,6 +15,7 @@ from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
+from cardferry.pcsc.trouble import no_match
 
 
 def rank(name: str, patterns: Sequence[str]) -> int | None:
@@ -52,9 +53,11 @@ class Offered:
         everything = self._manager.snapshot
         if everything is not self._all:
             self._all = everything
-            readers = self._chosen(everything.readers)
-            if readers != self._snapshot.readers:
-                self._snapshot = self._snapshot.followed_by(readers)
+            readers, troubles = self._chosen(everything.readers), everything.troubles
+            if everything.readers and not readers:
+                troubles = (*troubles, no_match(self._patterns, [reader.name for reader in everything.readers]))
+            if readers != self._snapshot.readers or troubles != self._snapshot.troubles:
+                self._snapshot = self._snapshot.followed_by(readers, troubles=troubles)
         return self._snapshot
 
     async def changed(self, serial: int) -> Snapshot:

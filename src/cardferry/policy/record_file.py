@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import stat
+import weakref
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -49,10 +50,10 @@ class RecordFile:
         except OSError as error:
             what = "it is a symbolic link" if path.is_symlink() else error.strerror
             raise RecordError(f"cannot record to {path}: {what}", _ELSEWHERE) from error
+        weakref.finalize(self, os.close, self._handle)
         found = os.fstat(self._handle)
         self._regular = stat.S_ISREG(found.st_mode)
         if found.st_uid != os.getuid() or (self._regular and found.st_nlink != 1):
-            os.close(self._handle)
             whose = "belongs to somebody else" if found.st_uid != os.getuid() else "has another name, too"
             raise RecordError(f"cannot record to {path}: it {whose}", _ELSEWHERE)
         if self._regular:

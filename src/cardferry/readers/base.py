@@ -19,6 +19,7 @@ from typing import Protocol as Interface
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import Reply
+from cardferry.pcsc.trouble import Trouble
 
 
 class ExecutedError(PcscError):
@@ -136,6 +137,10 @@ class ReaderObserver(Interface):
 
     def outsiders(self, reader: Reader, present: bool) -> None:
         """Others use the reader as well, or may have until now (then ``present``); or none do any more."""
+        ...
+
+    def looked(self, source: ReaderSource, trouble: Trouble | None) -> None:
+        """A source has looked for its readers, and what keeps them away is another trouble than before, or none."""
         ...
 
 

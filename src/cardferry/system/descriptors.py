@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def send_descriptors(connection: socket.socket, data: bytes, descriptors: Sequence[int]) -> None:
-    """Send a message with descriptors; raises `OSError`."""
-    socket.send_fds(connection, [data], descriptors)
+def send_descriptors(connection: socket.socket, data: bytes, descriptors: Sequence[int]) -> int:
+    """Send a message with descriptors; returns how much of it was sent, and raises `OSError`."""
+    return socket.send_fds(connection, [data], descriptors)
 
 
 def receive_descriptors(connection: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
@@ -24,21 +24,33 @@ def receive_descriptors(connection: socket.socket, size: int, count: int) -> tup
     Raises:
         OSError: there is no message; or this process has no descriptors left to receive them.
     """
+    data, found = receive_any(connection, size, count)
+    if len(found) == count:
+        return data, found
+    for descriptor in found:
+        os.close(descriptor)
+    return data, []
+
+
+def receive_any(connection: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """Likewise, with ``most`` descriptors or fewer.
+
+    Raises:
+        OSError: there is no message; or this process has no descriptors left, and some are lost.
+    """
     found = array("i")
     # not socket.recv_fds, which passes no flags on before Python 3.12
     data, ancillary, flags, _ = connection.recvmsg(
-        size, socket.CMSG_LEN(count * found.itemsize), socket.MSG_CMSG_CLOEXEC
+        size, socket.CMSG_LEN(most * found.itemsize), socket.MSG_CMSG_CLOEXEC
     )
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             found.frombytes(content[: len(content) - len(content) % found.itemsize])
-    if len(found) == count:
-        return data, list(found)
-    for descriptor in found:
-        os.close(descriptor)
-    if flags & socket.MSG_CTRUNC:  # the kernel has dropped those that had no room in our table
+    if flags & socket.MSG_CTRUNC and len(found) < most:  # the kernel has dropped those that had no room in our table
+        for descriptor in found:
+            os.close(descriptor)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    return data, []
+    return data, list(found)
 
 
 def open_itself(path: Path) -> int:

@@ -16,15 +16,18 @@ at the other end, and what to tell people when that is nobody, or somebody else.
 
 from __future__ import annotations
 
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import ClassVar, NamedTuple, NoReturn, Self
+from typing import ClassVar, NamedTuple, NoReturn, Self, TypeAlias
 from typing import Protocol as Interface
 
 from cardferry.pcsc.caller import Principal
 from cardferry.transports.errors import TransportError
 from cardferry.transports.sockets import Access
+
+Socket: TypeAlias = socket.socket
 
 #: Bytes on their way in one direction before a user is asked to pause.
 HIGH_WATER = 256 * 1024
@@ -107,6 +110,11 @@ class Listener(Interface):
         """The address, as a person writes it after ``--listen``."""
         ...
 
+    @property
+    def socket(self) -> Socket:
+        """What listens; another process of the same account can take who comes there (`Address.listener`)."""
+        ...
+
     async def run(self, take: Callable[[Arrival], None], shortage: Callable[[], None]) -> NoReturn:
         """Take all who come, until cancelled.
 
@@ -164,6 +172,10 @@ class Address(ABC):
         Raises:
             UserError: that cannot be, with what a person can do.
         """
+        raise NotImplementedError(f"nobody can listen at {self}")
+
+    def listener(self, listening: Socket) -> Listener:
+        """Take who comes to a socket that listens at this address already; it stays the caller's to close."""
         raise NotImplementedError(f"nobody can listen at {self}")
 
     def who(self) -> str:

@@ -9,12 +9,13 @@ a path, but to the file that was made, so that they cannot end up at another one
 from __future__ import annotations
 
 import errno
+import grp
 import os
-import shutil
 import socket
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
+from typing import Protocol as Interface
 
 from cardferry.pcsc.errors import UserError
 from cardferry.system.descriptors import open_file_path, open_itself
@@ -27,7 +28,10 @@ from cardferry.transports.sockets import (
     check_size,
     checked_path,
     checked_reach,
+    who_is_in_the_way,
 )
+
+Socket: TypeAlias = socket.socket
 
 #: What to do when a path is not to be had, for those who can choose one.
 ELSEWHERE = "choose another place with --socket PATH"
@@ -41,6 +45,20 @@ class SocketInUseError(UserError):
     """Somebody else is there."""
 
     exit_code = 11
+
+
+class Listening(Interface):
+    """A Unix socket that listens, whoever has made it."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        ...
+
+    @property
+    def socket(self) -> Socket:
+        """The socket itself."""
+        ...
 
 
 class ListeningSocket:
@@ -102,12 +120,13 @@ class ListeningSocket:
             made: the name that the kernel gives to the open file (proc(5)); whoever swaps ``path`` does not change it.
         """
         if group is not None:
+            number = group_number(group)
             try:
-                shutil.chown(made, group=int(group) if group.isdecimal() else group)
-            except (OSError, LookupError, OverflowError) as error:
+                os.chown(made, -1, number)
+            except (OSError, OverflowError) as error:
                 raise PathUnusableError(
                     f"cannot give {self.path} to group {group}: {error}",
-                    "name a group that exists and that you are a member of",
+                    "name a group that you are a member of: `id -nG` lists them",
                 ) from error
         if group is not None or mode != _PRIVATE:
             made.chmod(mode)
@@ -153,12 +172,22 @@ def folder_permissions(folder: Path, option: str = "--socket") -> str:
         ) from None
 
 
+def group_number(group: str) -> int:
+    """The number of a group that is named, or its number; raises `PathUnusableError` when there is none."""
+    try:
+        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise PathUnusableError(f"there is no group {group!r}", "`getent group` lists those that exist") from None
+
+
 def public_path(path: Path, access: Access, option: str = "--socket") -> Path:
-    """The absolute path of a socket for others; raises `UserError` when those let in could not reach it.
+    """The absolute path of a socket for others; raises `UserError` when there are none, or they could not reach it.
 
     Args:
         option: the one that chooses another path, for hints.
     """
+    if access.group is not None:
+        group_number(access.group)
     absolute = Path(checked_path(os.path.abspath(path), option))  # noqa: PTH100 - a symbolic link stays
     checked_reach(str(absolute), folder_permissions(absolute.parent, option), access.mode, access.group, option)
     return absolute
@@ -173,7 +202,7 @@ def _make_room(path: Path, elsewhere: str) -> None:
         raise SocketInUseError(f"{path} is there already, and it is not a socket", f"remove it, or {elsewhere}")
     holder = listener(path)
     if holder is not None:
-        raise SocketInUseError(f"{path} is in use by {holder}", f"end that program, or {elsewhere}")
+        raise SocketInUseError(f"{path} is in use by {holder}", who_is_in_the_way(os.fspath(path), holder, elsewhere))
     path.unlink(missing_ok=True)
 
 

@@ -6,6 +6,7 @@ Source: ``unix(7)``; `PATH_LIMIT` is what Linux's ``sun_path`` and libpcsclite's
 from __future__ import annotations
 
 import os
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,23 @@ def absolute_path(rest: str, text: str, example: str) -> Path:
     if not rest.startswith("/"):
         raise AddressSyntaxError(f"not a socket's path: {text!r}", f"write it absolute, as in {example}")
     return Path(rest)
+
+
+def who_is_in_the_way(path: str, holder: str, elsewhere: str) -> str:
+    """What to do about a socket that somebody listens on: no hint asks anybody to end systemd.
+
+    Args:
+        path: of the socket.
+        holder: who listens, as ``name (process 4711)`` or ``command line (pid 4711)``.
+        elsewhere: how to choose another path.
+    """
+    systemd = re.search(r"\((process|pid) 1\)$", holder)
+    unknown = systemd or holder == "another program" or re.match(r"(\S*/)?pcscd\b", holder)
+    if unknown and path in ("/run/pcscd/pcscd.comm", "/var/run/pcscd/pcscd.comm"):
+        return f"{elsewhere}; or, where no reader is plugged in, stop its pcscd: systemctl stop pcscd.socket pcscd"
+    if systemd:
+        return f"{elsewhere}: one of systemd's units listens there (systemctl list-sockets)"
+    return f"end that program, or {elsewhere}"
 
 
 def connected(path: Path) -> socket.socket:

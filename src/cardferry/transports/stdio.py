@@ -152,8 +152,9 @@ async def open_pipe(source: int, sink: int, name: str = "stdio:") -> Pipe:
     reading = os.fdopen(source, "rb", buffering=0)
     writing = os.fdopen(sink if sink != source else os.dup(sink), "wb", buffering=0)
     try:
-        await loop.connect_read_pipe(lambda: _Direction(pipe, pipe._source_ready, pipe._source_ended), reading)
+        # This one first: what is read may be at its end already, and that closes what is written to.
         await loop.connect_write_pipe(lambda: _Direction(pipe, pipe._sink_ready, pipe._sink_ended), writing)
+        await loop.connect_read_pipe(lambda: _Direction(pipe, pipe._source_ready, pipe._source_ended), reading)
     except (OSError, ValueError) as error:
         reading.close()
         writing.close()

@@ -134,7 +134,7 @@ class SocketListener:
 
     def __init__(self, name: str, listening: socket.socket, identify: Callable[[socket.socket, Any], Identity]) -> None:
         self.name = name
-        self._listening = listening
+        self.socket = listening
         self._identify = identify
 
     async def run(self, take: Callable[[Arrival], None], shortage: Callable[[], None] = lambda: None) -> NoReturn:
@@ -144,7 +144,7 @@ class SocketListener:
             principal, name, refusal = self._identify(connection, address)
             take(Arrival(await adopt(as_unix(connection), f"{name} at {self.name}"), principal, name, refusal))
 
-        await accept(self._listening, self.name, taken, shortage)
+        await accept(self.socket, self.name, taken, shortage)
 
 
 def as_unix(connection: socket.socket) -> socket.socket:
@@ -214,7 +214,11 @@ class UnixAddress(Address):
         path = public_path(self.path, access, "--listen")
         elsewhere = "choose another place with --listen unix:PATH"
         with ListeningSocket(path, access.mode, access.group, elsewhere) as listening:
-            yield SocketListener(f"unix:{path}", listening.socket, _program)
+            yield UnixAddress(path).listener(listening.socket)
+
+    def listener(self, listening: socket.socket) -> SocketListener:
+        """Take who comes to a socket at the path."""
+        return SocketListener(str(self), listening, _program)
 
     def who(self) -> str:
         """The program that listens, as the kernel says."""

@@ -122,8 +122,12 @@ class VsockAddress(Address):
         """Listen for the machine, or for all of them; whose users may call is not decided here."""
         del access
         with _listening(VsockAddress(ANY, self.port)) as listening:
-            name = f"vsock:{'' if self.cid == ANY else self.cid}:{self.port}"
-            yield SocketListener(name, listening, self._identify)
+            yield self.listener(listening)
+
+    def listener(self, listening: socket.socket) -> SocketListener:
+        """Take who comes to the port."""
+        name = f"vsock:{'' if self.cid == ANY else self.cid}:{self.port}"
+        return SocketListener(name, listening, self._identify)
 
     def _identify(self, _connection: socket.socket, address: Any) -> Identity:
         cid = address[0] if isinstance(address, tuple) else None

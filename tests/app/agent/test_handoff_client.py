@@ -23,7 +23,6 @@ from cardferry.app.agent.stdio_session import (
     hand_to_remote_end,
     principal_of,
     remote_end_path,
-    settle_runtime_folder,
 )
 from cardferry.app.runtime.spawn import StartReport
 from cardferry.system.peers import user_name
@@ -173,16 +172,29 @@ async def test_the_server_returns_when_nobody_has_come_for_a_while(tmp_path: Pat
 
 async def test_it_stays_while_somebody_is_expected_back(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    asked = 0
-
-    def busy() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked < 3
-
     with ListeningSocket(desk.path) as listening:
-        await asyncio.wait_for(HandoffServer(listening.socket, desk.serve, idle=0.01, busy=busy).run(), 5)
-    assert asked == 3
+        server = HandoffServer(listening.socket, desk.serve, idle=0.01)
+        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(server.run())
+            with server.present():
+                await asyncio.wait((running,), timeout=0.1)  # several times as long as it waits for somebody new
+                assert not running.done()
+
+
+async def test_it_stays_as_long_as_the_most_patient_of_those_who_came_wants(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    loop = asyncio.get_running_loop()
+    with ListeningSocket(desk.path) as listening:
+        server = HandoffServer(listening.socket, desk.serve, idle=0.0)
+        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(server.run())
+            with server.present():
+                server.stay(0.2)
+                server.stay(0.1)
+                assert not server.leave_as_last(), "others may be waited for"
+            began = loop.time()
+            await running
+        assert loop.time() - began >= 0.2
 
 
 @pytest.mark.parametrize(
@@ -335,16 +347,6 @@ def test_a_name_that_is_none_does_not_become_a_path(name: str, tmp_path: Path, m
     monkeypatch.setattr("cardferry.app.agent.stdio_session.hand_over", lambda path, handoff, start: start())
     hand_to_remote_end(Handoff(name, "token"), None, [])
     assert started == [["guest", "--socket", str(tmp_path / "cardferry" / "host.sock")]]
-
-
-def test_a_session_without_a_runtime_folder_uses_the_accounts_own_if_there_is_one() -> None:
-    own = Path(f"/run/user/{os.getuid()}")
-    environ: dict[str, str] = {}
-    settle_runtime_folder(environ)
-    assert environ == ({"XDG_RUNTIME_DIR": str(own)} if own.is_dir() else {})
-    environ = {"XDG_RUNTIME_DIR": "/run/elsewhere"}
-    settle_runtime_folder(environ)
-    assert environ == {"XDG_RUNTIME_DIR": "/run/elsewhere"}
 
 
 def test_each_path_has_a_socket_of_its_own() -> None:

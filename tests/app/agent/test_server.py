@@ -23,6 +23,8 @@ from cardferry.transports.unix import UnixAddress
 from tests.callers import somebody
 from tests.link.cards import COUNT
 
+pytestmark = pytest.mark.alone
+
 READER = "Slow Reader"
 LEAVE, SHARED = Disposition.LEAVE, ShareMode.SHARED
 #: s that the card takes for a command.

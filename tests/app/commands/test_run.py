@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from cardferry.app.commands.run import AmbiguousError, CommandNotStartedError, choose, execute, export_line
+from cardferry.app.commands.run import AmbiguousError, CommandNotStartedError, choose, execute
+from cardferry.app.commands.variable import export_line
 from cardferry.app.hosts.registry import parse_host
 from cardferry.app.runtime.status_socket import Link, Running
 

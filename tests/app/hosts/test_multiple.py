@@ -70,7 +70,7 @@ class Hosts:
                 said,
                 known,
                 lambda path: [Link(name, "up", path, "link")],
-                lambda: (0, [SlotStatus.of(reader, clients=["somebody"]) for reader in said.snapshot.readers]),
+                lambda: (0, [SlotStatus.of(reader, None, 0.0, ["somebody"]) for reader in said.snapshot.readers]),
             )
         finally:
             self.open.discard(name)

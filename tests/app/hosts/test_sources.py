@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cardferry.app.commands.card import dial
+from cardferry.app.hosts import sources
 from cardferry.app.hosts.connect import Way
 from cardferry.app.hosts.sources import CardPortError, PcscdHost, VirtualHost, VpiccHost, check_pcscd
 from cardferry.manager import LocalManager
@@ -20,19 +21,36 @@ from tests.link.cards import CountingCard
 from tests.transports.queues import full_queue
 
 
-async def test_no_pcscd_here(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("installed", "here"), [(True, "systemctl enable --now pcscd.socket"), (False, "apt install pcscd")]
+)
+async def test_no_pcscd_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool, here: str) -> None:
+    """Not everybody who reads this has a reader: who has none must not install a pcscd."""
+    path = tmp_path / "pcscd.comm"
     with pytest.raises(PcscdMissingError) as raised:
-        await check_pcscd(tmp_path / "pcscd.comm")
-    assert "apt install pcscd" in raised.value.hint
+        await check_pcscd(path)
+    assert raised.value.hint == "name the socket of a pcscd that runs, such as pcscd:/run/pcscd/pcscd.comm"
+    if installed:
+        (tmp_path / "pcscd").touch(0o755)
+    monkeypatch.setattr(sources, "_SERVICES", str(tmp_path))
+    monkeypatch.setattr(sources, "_PCSCD_PATHS", (path,))
+    with pytest.raises(PcscdMissingError) as raised:
+        await check_pcscd(path)
+    assert raised.value.hint.startswith("is the reader plugged in at another computer? cardferry attach HOST; only if")
+    assert raised.value.hint.endswith(here)
 
 
-async def test_a_socket_that_nobody_listens_on(tmp_path: Path) -> None:
+async def test_a_socket_that_nobody_listens_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "pcscd.comm"
     with closing(socket.socket(socket.AF_UNIX)) as dead:
         dead.bind(str(path))
     with pytest.raises(PcscdDownError) as raised:
         await check_pcscd(path)
-    assert "systemctl restart" in raised.value.hint
+    assert raised.value.hint == "start anew what serves there"
+    monkeypatch.setattr(sources, "_PCSCD_PATHS", (path,))
+    with pytest.raises(PcscdDownError) as raised:
+        await check_pcscd(path)
+    assert raised.value.hint == "restart it: systemctl restart pcscd.socket"
 
 
 async def test_a_queue_that_stays_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cardferry.app.hosts import ssh_connection
 from cardferry.app.hosts.ssh_connection import SshConnector
 from cardferry.transports.ssh import SshCommand, SshError
 
@@ -37,3 +38,23 @@ async def test_the_first_time_a_host_gets_all_the_time_that_a_person_would_give_
 
 async def test_one_that_others_wait_for_is_given_less_at_first_but_not_for_ever(tmp_path: Path) -> None:
     assert await times_given(True, tmp_path, 6) == [4, 4, 4, 4, 20, 20]
+
+
+async def test_a_login_that_takes_its_time_is_said_once_and_only_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ssh, _ = deaf(tmp_path)
+    monkeypatch.setattr(ssh_connection, "SLOW_LOGIN", 0.0)
+    async with SshConnector("host", ssh, tmp_path) as carrier:
+        for _ in range(2):
+            with pytest.raises(SshError):
+                await carrier.connection()
+    assert caplog.messages.count("waiting for host: no login yet after 0 s") == 1
+
+
+async def test_a_login_that_is_fast_is_not_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ssh, _ = deaf(tmp_path)
+    async with SshConnector("host", ssh, tmp_path) as carrier:
+        with pytest.raises(SshError):
+            await carrier.connection()
+    assert "waiting for" not in caplog.text

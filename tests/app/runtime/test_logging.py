@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -50,3 +53,49 @@ def test_a_traceback_shows_what_others_say_in_lines_that_are_no_messages() -> No
     assert first == r"x\nerror: \x1b[31m\u202e"
     assert len(rest) > 5
     assert [line for line in rest if not line.startswith("  ") or not line.isprintable()] == []
+
+
+def journalled(*words: str, script: str | None = None) -> str:
+    """What a command writes to standard error when that is the journal, here a file."""
+    command = [sys.executable, "-c", script] if script else [sys.executable, "-m", "cardferry", *words]
+    with tempfile.TemporaryFile() as journal:
+        there = os.fstat(journal.fileno())
+        environ = {**os.environ, "JOURNAL_STREAM": f"{there.st_dev}:{there.st_ino}"}
+        subprocess.run(command, stderr=journal, env=environ, check=False)
+        journal.seek(0)
+        return journal.read().decode()
+
+
+def test_the_journal_is_told_how_grave_each_line_is_and_has_its_own_clock() -> None:
+    script = SCRIPT.format(arguments="2") + "logging.getLogger('cardferry.app').error('level 40')"
+    lines = journalled(script=script).splitlines()
+    assert [(line[:3], line[3:].split()[0]) for line in lines] == [
+        ("<7>", "TRAFFIC"), ("<7>", "DEBUG"), ("<6>", "INFO"), ("<4>", "WARNING"), ("<3>", "ERROR"),
+    ]  # fmt: skip
+
+
+def test_errors_that_end_a_command_are_errors_in_the_journal() -> None:
+    assert journalled("attach", "gopher://x").splitlines()[0] == "<3>error: not a HOST: 'gopher://x'"
+    script = "from cardferry.app.runtime.logging import guard_standard_error as g\ng()\nraise ValueError('x')"
+    lines = journalled(script=script).splitlines()
+    assert len(lines) > 2
+    assert {line[:3] for line in lines} == {"<3>"}
+
+
+def test_another_journal_than_standard_error_changes_nothing() -> None:
+    script = SCRIPT.format(arguments="0")
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "JOURNAL_STREAM": "1:2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.splitlines() == ["level 20", "level 30"]
+
+
+def test_a_log_file_has_the_time_once() -> None:
+    for arguments in ("0, timed=True", "1, timed=True", "1"):
+        script = SCRIPT.format(arguments=arguments)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert [len(re.findall(r"\d\d:\d\d:\d\d", line)) for line in done.stderr.splitlines()][:2] == [1, 1]

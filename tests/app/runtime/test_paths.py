@@ -25,9 +25,16 @@ def test_the_runtime_folder_of_the_session_is_used(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runtime", ["", "relative", "/no/such/folder"])
 def test_without_one_a_folder_in_the_temporary_folder_is_made(tmp_path: Path, runtime: str) -> None:
-    folder = runtime_folder({"XDG_RUNTIME_DIR": runtime}, str(tmp_path))
+    folder = runtime_folder({"XDG_RUNTIME_DIR": runtime}, str(tmp_path), tmp_path / "none")
     assert folder == tmp_path / f"cardferry-{os.getuid()}"
     assert mode(folder) == 0o700
+
+
+def test_a_session_that_is_told_of_no_folder_uses_the_accounts_own(tmp_path: Path) -> None:
+    own = tmp_path / str(os.getuid())
+    own.mkdir(mode=0o700)
+    for environ in ({}, {"XDG_RUNTIME_DIR": ""}):
+        assert runtime_folder(environ, "/nowhere", tmp_path) == own / "cardferry"
 
 
 def test_the_umask_does_not_matter(tmp_path: Path) -> None:
@@ -105,7 +112,7 @@ def test_a_computer_without_any_folder_for_files_is_an_error_for_people(monkeypa
 
     monkeypatch.setattr("tempfile.gettempdir", none)
     with pytest.raises(FolderUnsafeError, match="No usable temporary directory"):
-        runtime_folder({})
+        runtime_folder({}, accounts=Path("/nowhere"))
 
 
 @needs_root

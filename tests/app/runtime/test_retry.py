@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from cardferry.app.runtime.retry import FIRST_PAUSE, Supervisor
+from cardferry.backoff import RARELY
 from cardferry.transports.errors import TransportError
 
 
@@ -104,6 +105,18 @@ async def test_a_failure_that_repeats_itself_is_told_once(caplog: pytest.LogCapt
         "computer1 is back",
         "lost",
     ]
+
+
+async def test_a_host_that_is_away_is_told_twice_and_then_rarely_whatever_ssh_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    play = Play(["lost", *(TransportError(f"words {number % 3}", "") for number in range(60))])
+    play.supervisor._clock = lambda: sum(play.delays)
+    await play.run()
+    said = [message.partition(";")[0] for message in caplog.messages]
+    assert said[:2] == ["lost", "words 0"]
+    assert len(said) == 2 + int(sum(play.delays) // RARELY)
 
 
 async def test_what_waiting_cannot_heal_ends_it() -> None:

@@ -69,6 +69,7 @@ def test_one_at_a_time_is_alone(tmp_path: Path) -> None:
         inside.append("first")
     second.join(5)
     assert inside == ["first", "second"]
+    assert not list(tmp_path.iterdir()), "nothing is left"
 
 
 def test_a_process_that_cannot_start_says_why_with_its_own_exit_code(

@@ -13,12 +13,12 @@ from typing import cast
 
 import pytest
 
+from cardferry.app.hosts.lend import silent
 from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
-from cardferry.app.sharing.lending import Share
+from cardferry.app.sharing.lending import Lender, Share
 from cardferry.app.sharing.target import ShareTarget
-from cardferry.link import LinkServer
 from cardferry.pcsc.caller import Principal
 from cardferry.transports.errors import TransportError
 from cardferry.transports.ssh import SessionError
@@ -28,15 +28,14 @@ LOOPS = loop_factories()
 
 
 class Pipe:
-    """Notes what is written."""
+    """A session's streams; notes what is written."""
 
     def __init__(self) -> None:
+        self.near = self
         self.written: list[bytes] = []
 
     def write(self, data: bytes) -> None:
         self.written.append(data)
-
-    def abort(self) -> None: ...
 
     def end(self) -> None: ...
 
@@ -54,16 +53,16 @@ class Connector:
     async def connection(self, *, hurry: bool = False) -> SimpleNamespace:
         return SimpleNamespace(facts=SimpleNamespace(installed=frozenset({"cardferry"})))
 
-    async def session(self, command: str, heard: object) -> Pipe:
+    async def streams(self, command: str, heard: object) -> Pipe:
         self.commands.append(command)
         heard(self._says)  # type: ignore[operator]
         return self.pipe
 
 
 class Served:
-    """The link's end: notes what was written to the pipe before it was served."""
+    """Readers: notes what was written to the pipe before it was served."""
 
-    status = SimpleNamespace(guests=())
+    async def ready(self) -> None: ...
 
     async def serve(self, pipe: Pipe, principal: Principal, name: str) -> None:
         self.before = list(pipe.written)
@@ -75,7 +74,7 @@ def a_target(folder: Path, says: str) -> tuple[ShareTarget, Connector, Served, l
     guest = SshHost("far")
     target = ShareTarget(
         Share((guest,)), guest, folder, folder / "front",
-        host=cast(LinkServer, served), announce=lambda host, path: announced.append(path),
+        readers=cast(Lender, served), announce=lambda host, path: announced.append(path),
     )  # fmt: skip
     connector = Connector(says)
     target._connector = connector  # type: ignore[assignment]
@@ -103,7 +102,7 @@ async def test_a_path_that_is_none_is_not_given_to_people_for_their_shell(
     assert announced == []
     assert target.path == ""
     assert "far says that it serves at" in caplog.text
-    described: Link = target.describe("up")
+    described: Link = target.describe(silent("up"))
     assert described.socket == ""
 
 
@@ -112,13 +111,13 @@ async def test_a_path_that_is_told_again_and_again_is_told_to_people_once(
 ) -> None:
     target, connector, _, announced = a_target(tmp_path, "cardferry is serving /run/card")
 
-    async def session(command: str, heard: object) -> Pipe:
+    async def streams(command: str, heard: object) -> Pipe:
         for number in range(100):
             heard(f"cardferry is serving /run/card{number}")  # type: ignore[operator]
             heard("cardferry is serving none")  # type: ignore[operator]
         return connector.pipe
 
-    connector.session = session  # type: ignore[method-assign]
+    connector.streams = streams  # type: ignore[method-assign]
     with caplog.at_level(logging.WARNING):
         await target._link()
     assert announced == ["/run/card0"]
@@ -187,12 +186,10 @@ class Scripted:
         everybody = tuple(SshHost(name) for name in ("far", "farther")[:guests])
         self.target = ShareTarget(
             Share(everybody), everybody[0], folder, folder / "front",
-            host=cast(LinkServer, self), announce=lambda guest, path: self.announced.append(path),
+            readers=cast(Lender, self), announce=lambda guest, path: self.announced.append(path),
         )  # fmt: skip
         self.target._connector = self  # type: ignore[assignment]
         self.target._remote = SimpleNamespace(offer=self._forward)  # type: ignore[assignment]
-
-    status = SimpleNamespace(guests=())
 
     # a connector
 
@@ -217,7 +214,7 @@ class Scripted:
     def facts(self) -> SimpleNamespace:
         return SimpleNamespace(installed=self._step.installed)
 
-    async def session(self, command: str, heard: Callable[[str], None]) -> Scripted:
+    async def streams(self, command: str, heard: Callable[[str], None]) -> Scripted:
         heard(self._step.says)
         return self
 
@@ -231,18 +228,22 @@ class Scripted:
         await asyncio.sleep(self._step.lasts)
         return AWAY
 
-    # a session's pipe
+    # a session's streams
+
+    @property
+    def near(self) -> Scripted:
+        return self
 
     def write(self, data: bytes) -> None: ...
-
-    def abort(self) -> None: ...
 
     def end(self) -> None: ...
 
     async def ended(self) -> TransportError | None:
         return self._step.ends
 
-    # the end of the link here
+    # the readers
+
+    async def ready(self) -> None: ...
 
     async def serve(self, pipe: object, principal: Principal, name: str) -> None:
         assert str(principal) == "ssh:far", "it is the one that was dialled, whatever it says"
@@ -354,5 +355,5 @@ async def test_one_of_several_that_refuses_us_later_is_given_up_and_says_so(
     one_of_several = Scripted(tmp_path, Step(lasts=60), Step(fails=refused), guests=2)
     target = await one_of_several.play()
     assert target.error is refused
-    assert target.describe("up").state == "far refuses the login"
+    assert target.describe(silent("up")).state == "far refuses the login"
     assert "far refuses the login; it is not tried again" in caplog.text

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cardferry.cards import tlv
+from cardferry.pcsc import tlv
 from cardferry.policy.operations.objects import Object, objects
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from cardferry.pcsc.constants import CardState, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.trouble import Cause, Trouble
 from cardferry.readers.pcscd.failure import NoPcscdError, Reason
 from cardferry.readers.pcscd.reader import PcscdReader
 from cardferry.readers.pcscd.source import FIRST_PAUSE, LONGEST_PAUSE, PcscdSource
@@ -322,6 +323,7 @@ async def test_pcscd_goes_and_comes_back(minor: int, caplog: pytest.LogCaptureFi
     def on_state(up: bool, failure: NoPcscdError | None) -> None:
         states.append((up, failure.reason if failure else None))
 
+    down = Trouble(Cause.DOWN, "the lab")
     async with running(pcscd, on_state=on_state) as (source, observer):
         await observer.take(2)
         reader = source.readers[0]
@@ -340,6 +342,10 @@ async def test_pcscd_goes_and_comes_back(minor: int, caplog: pytest.LogCaptureFi
         assert await observer.take(2) == [("reader added", A), ("card inserted", A, ATR)]
         assert now() - before <= LONGEST_PAUSE * 1.2
         await source.readers[0].connect(ShareMode.SHARED, Protocol.ANY)
+        assert observer.troubles == [down, None]
+        pcscd.remove_reader(A)
+        await observer.wait_for("reader removed", A)
+        assert observer.troubles[2:] == [Trouble(Cause.NO_READER, "the lab")]
     assert states == [(True, None), (False, Reason.LOST), (False, Reason.NOBODY_LISTENS), (True, None)]
     lines = [record.message for record in caplog.records if record.levelno >= logging.INFO]
     assert lines == [

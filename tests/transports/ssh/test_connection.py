@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -179,9 +181,13 @@ async def test_unknown_host_key(pair: Pair) -> None:
 async def test_changed_host_key(pair: Pair) -> None:
     known = pair.here.folder / "changed"
     known.write_text(f"there {pair.sshd.user_key.with_suffix('.pub').read_text()}")
-    error = await failure(pair, options={"UserKnownHostsFile": str(known)})
+    options = {"UserKnownHostsFile": str(known)}
+    error = await failure(pair, options=options)
     assert type(error) is errors.HostKeyRefusedError
     assert "not the one that is known" in error.message
+    words = shlex.split(re.search("ssh-keygen -R '.*?'", error.hint)[0])  # type: ignore[index] # it must be there
+    run([*words, "-f", known]).check()
+    assert "not known here" in (await failure(pair, options=options)).message
 
 
 async def test_a_wrong_option(pair: Pair) -> None:

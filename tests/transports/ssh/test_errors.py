@@ -99,7 +99,7 @@ SAID: list[tuple[str, type[SshError], str, str]] = [
         CHANGED_KEY,
         errors.HostKeyRefusedError,
         "the key of computer1 is not the one that is known here",
-        "ssh-keygen -R computer1",
+        "ssh-keygen -R '[127.0.0.1]:2222', then `ssh computer1`",
     ),
     (
         "Permission denied, please try again.\nroot@127.0.0.1: Permission denied (publickey,password).",

@@ -199,7 +199,7 @@ def test_a_public_name_that_was_taken_meanwhile_is_left_alone(new_guard: NewGuar
 def test_a_group_that_does_not_exist_is_refused(new_guard: NewGuard, sh: str, tmp_path: Path) -> None:
     one = new_guard(sh=sh)
     with closing(bound(one, tmp_path)):
-        assert "group nosuchgroup" in publish(one, tmp_path / "s", "660", "nosuchgroup")
+        assert "there is no group nosuchgroup" in publish(one, tmp_path / "s", "660", "nosuchgroup")
         assert not (tmp_path / ".cf-1").exists()
 
 

@@ -17,7 +17,8 @@ from typing import IO, Final
 
 import msgspec
 
-from cardferry.app.runtime.spawn import BackgroundError, alone, decode
+from cardferry.app.runtime.request import Request
+from cardferry.app.runtime.spawn import BackgroundError, decode, reach
 from cardferry.pcsc.caller import PrincipalKind
 from cardferry.system.descriptors import receive_descriptors, send_descriptors
 
@@ -36,11 +37,15 @@ class Handoff(msgspec.Struct, frozen=True):
         name: who is at their other end, for people.
         principal: who that is, as sshd has proved it to the process that ssh started: kind and name.
         token: a secret of that end, which proves that it was here before; empty where that does not matter.
+        request: what it is to be served with; None for what the one that takes the streams serves anyway.
+        idle: s that the one that takes the streams shall stay when nobody is there any more, if it leaves at all.
     """
 
     name: str
     token: str = ""
     principal: tuple[PrincipalKind, str] = (PrincipalKind.SSH, "")
+    request: Request | None = None
+    idle: float = 0.0
 
 
 def read_token() -> str:
@@ -66,7 +71,7 @@ def hand_over(path: Path, handoff: Handoff, start: Callable[[], None]) -> None:
         BackgroundError: they are not taken, or it turned out later that they are of no use.
     """
     for _ in range(_ATTEMPTS):
-        with _reach(path, start) as connection, connection.makefile("rb") as reports:
+        with reach(path, start) as connection, connection.makefile("rb") as reports:
             _send(connection, handoff)
             line = _line(reports)
             if not line:
@@ -102,33 +107,11 @@ def _let_go() -> None:
     os.close(nothing)
 
 
-def _reach(path: Path, start: Callable[[], None]) -> socket.socket:
-    connection = _connected(path)
-    if connection is None:
-        with alone(path.parent):  # of several that come at once, one starts it
-            connection = _connected(path)
-            if connection is None:
-                start()
-                connection = _connected(path)
-    if connection is None:
-        raise BackgroundError(f"nobody listens at {path}", "is the disk full, or the folder somebody else's?")
-    return connection
-
-
-def _connected(path: Path) -> socket.socket | None:
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(os.fspath(path))
-    except OSError:
-        connection.close()
-        return None
-    return connection
-
-
-def receive(connection: socket.socket) -> tuple[Handoff | None, list[int]]:
+def receive(connection: socket.socket) -> tuple[Handoff | None, list[int], bytes]:
     """Take streams and what comes along from a connection that can be read; the descriptors are the caller's to close.
 
-    Returns None and no descriptors for anything else.
+    Returns:
+        None, no descriptors and what has come instead, for anything else.
 
     Raises:
         OSError: this process has no descriptors left.
@@ -136,11 +119,12 @@ def receive(connection: socket.socket) -> tuple[Handoff | None, list[int]]:
     try:
         data, descriptors = receive_descriptors(connection, _MAX_GREETING, 2)
     except ConnectionError:
-        return None, []
+        return None, [], b""
     if descriptors:
         try:
-            return msgspec.json.decode(data, type=Handoff), descriptors
+            return msgspec.json.decode(data, type=Handoff), descriptors, b""
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the last for what is nested too deeply
             for descriptor in descriptors:
                 os.close(descriptor)
-    return None, []
+            return None, [], b""
+    return None, [], data

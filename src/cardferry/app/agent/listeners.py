@@ -45,7 +45,7 @@ class GuestListeners:
         listeners: they stay the caller's to close.
     """
 
-    def __init__(self, listeners: Sequence[Listener]) -> None:
+    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
         self._listeners = listeners
         self._tasks = asyncio.TaskGroup()
         self._accepting: list[asyncio.Task[None]] = []
@@ -70,15 +70,19 @@ class GuestListeners:
         Args:
             serve: gets the pipe of each, and who it is.
         """
+        for one in self._listeners:
+            self.add(one, serve)
+
+    def add(self, listener: Listener, serve: Serve) -> None:
+        """Likewise, at one more listener."""
 
         def take(arrival: Arrival) -> None:
             task = self._tasks.create_task(self._serve(arrival, serve), name=arrival.pipe.name)
             self._silent[task] = None
             self._dismiss(_MOST_SILENT)
 
-        self._accepting = [
-            self._tasks.create_task(one.run(take, lambda: self._dismiss(0)), name=one.name) for one in self._listeners
-        ]
+        accepting = self._tasks.create_task(listener.run(take, lambda: self._dismiss(0)), name=listener.name)
+        self._accepting.append(accepting)
 
     def _dismiss(self, most: int) -> None:
         """Let go of those who have been silent for longest, until there are ``most`` of them."""

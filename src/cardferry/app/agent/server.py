@@ -1,42 +1,52 @@
-"""The host's agent: the one resource manager of a user, which all guests that come over a link share.
+"""The host's agent: the one process of a user that serves this computer's readers, to guests and to programs.
 
 ``ssh HOST cardferry host --stdio`` finds the agent, or starts it, and hands its own standard streams over, as
 descriptors: no byte of the link passes through it afterwards. Guests that need no ssh come to its `listeners`.
-The agent leaves when no guest has come for a while.
+`share` and `attach` lend its readers on (`lends`). An agent that has started itself leaves when nobody has come for a
+while; one that is started by hand stays, and decides how guests are served.
 
-LinkServer( LocalManager( pcscd ) )
+Frontend    ---.
+LinkServer  ---+-- LocalManager( pcscd )
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import time
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.handoff_server import HandoffServer, Tell
-from cardferry.app.agent.listeners import GuestListeners
-from cardferry.app.agent.stdio_session import agent_path
+from cardferry.app.agent.leading import Leading
+from cardferry.app.agent.lends import Lends
+from cardferry.app.agent.serving import ReaderSet, Serving, open_set, serving
+from cardferry.app.agent.shared import Shared
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import Way
 from cardferry.app.hosts.sources import LOCAL_PCSCD
-from cardferry.app.hosts.ssh_link import SOFTWARE
 from cardferry.app.runtime.garbage import collect_rarely
-from cardferry.app.runtime.paths import runtime_folder, scratch
-from cardferry.app.runtime.service import Service, offering
+from cardferry.app.runtime.paths import agent_path, runtime_folder, scratch
+from cardferry.app.runtime.request import Request
+from cardferry.app.runtime.service import Service
 from cardferry.app.runtime.signals import root_cause
-from cardferry.app.runtime.spawn import Starter, StartReport
+from cardferry.app.runtime.spawn import Starter, StartReport, agent_log
 from cardferry.app.runtime.status_socket import Link, Running, controllable
-from cardferry.link import LinkServer, Memories, Timing
-from cardferry.manager import LocalManager
+from cardferry.link import Timing
+from cardferry.link.host_session import HostSession
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.errors import UserError
 from cardferry.system.limits import raise_open_files
-from cardferry.transports.base import Address, Pipe
-from cardferry.transports.listening import ListeningSocket
+from cardferry.transports.base import Address, Listener, Pipe
+from cardferry.transports.listening import ListeningSocket, SocketInUseError
 from cardferry.transports.sockets import Access
+
+log = logging.getLogger(__name__)
 
 #: An account has one agent.
 _ANOTHER: Final = "set XDG_RUNTIME_DIR to another folder of your own"
@@ -51,9 +61,10 @@ class AgentSettings:
         service: bounds of the resource manager.
         accelerate: whether to run ahead.
         grace: s that a guest that is out of reach keeps what it holds.
-        idle: s without a guest until it leaves, None to stay.
+        idle: s without a guest until it leaves, None to stay; 0 leaves when the first ones who come have gone.
         listen: where guests come in besides.
         access: who may come in by those of them that are Unix sockets.
+        by_hand: whether a person has started it, or a unit, and not somebody who needed one.
     """
 
     readers: HostAddress = LOCAL_PCSCD
@@ -63,6 +74,12 @@ class AgentSettings:
     idle: float | None = None
     listen: tuple[Address, ...] = ()
     access: Access = field(default_factory=Access)
+    by_hand: bool = True
+
+    @property
+    def request(self) -> Request:
+        """What guests are served with who want nothing special."""
+        return self.service.request(str(self.readers), self.grace, accelerate=self.accelerate)
 
 
 async def serve(wanted: AgentSettings, ready: int | None = None) -> None:
@@ -89,45 +106,111 @@ async def _serve(wanted: AgentSettings, starter: Starter) -> None:
     raise_open_files()
     collect_rarely()
     folder = runtime_folder()
-    since = time.time()
-    memories = Memories() if wanted.service.memory else None
     with ExitStack() as stack:
-        listening = stack.enter_context(ListeningSocket(agent_path(folder), elsewhere=_ANOTHER))
-        workdir = stack.enter_context(scratch(folder))
         listeners = [stack.enter_context(address.listen(wanted.access)) for address in wanted.listen]
-        where = ", ".join([str(listening.path), *(one.name for one in listeners)])
-        async with (
-            GuestListeners(listeners) as guests,
-            wanted.readers.open_readers(Way(workdir, patient=True)) as readers,
-            LocalManager(
-                [readers.source], wanted.service.settings, None if memories is None else memories.watch
-            ) as manager,
-            LinkServer(
-                offering(manager, wanted.service),
-                timing=Timing(grace=wanted.grace),
-                accelerate=wanted.accelerate,
-                software=SOFTWARE,
-                memories=memories,
-            ) as host,
-        ):
+        leading = Leading(folder, wanted.request, listeners)
+        while True:
+            try:
+                listening = ListeningSocket(agent_path(folder), elsewhere=_ANOTHER)
+            except SocketInUseError as taken:
+                if not wanted.by_hand:
+                    raise
+                await leading.lead(taken, lambda: starter.tell(StartReport(taken=True)))
+            else:
+                with ExitStack() as ends, listening:
+                    await _Agent(wanted, folder, listeners, starter, ends).run(listening)
+                return
 
-            def describe() -> Running:
-                status = manager.status
-                offered = wanted.service.offered(status.readers)
-                links = [
-                    Link(one.guest, "up" if one.connected else "out of reach", where, "link", guest=one)
-                    for one in host.status.guests
-                ] or [Link(str(wanted.readers), readers.state(), where)]
-                return Running("host", os.getpid(), since, links, status.contexts, offered)
 
-            async def receive(pipe: Pipe, handoff: Handoff, tell: Tell) -> None:
-                await host.serve(pipe, Principal(*handoff.principal), handoff.name)
+class _Agent:
+    """The agent, once it has its place."""
 
-            await readers.known()
-            async with controllable(folder, describe):
-                handoffs = HandoffServer(
-                    listening.socket, receive, idle=wanted.idle, busy=lambda: bool(host.status.guests)
-                )
-                guests.open(host.serve)
-                starter.tell(StartReport(taken=True))
-                await handoffs.run()
+    def __init__(
+        self, wanted: AgentSettings, folder: Path, listeners: list[Listener], starter: Starter, ends: ExitStack
+    ) -> None:
+        self._wanted = wanted
+        self._own = wanted.request
+        self._folder = folder
+        self._listeners = listeners
+        self._starter = starter
+        self._since = time.time()
+        self._numbers = 0
+        self._sessions: dict[bytes, HostSession] = {}
+        self._sets: Shared[str, ReaderSet] = Shared(self._open_set)
+        self._servings: Shared[Request, Serving] = Shared(self._open_serving, lambda serving: serving.host.empty())
+        self._lends = Lends(self._sets, lambda: self._handoffs, ends, by_hand=wanted.by_hand)
+        self._handoffs: HandoffServer
+
+    async def run(self, listening: ListeningSocket) -> None:
+        """Serve until cancelled, or until nobody has come for a while."""
+        where = ", ".join([str(listening.path), *(one.name for one in self._listeners)])
+        with scratch(self._folder) as self._workdir:
+            self._handoffs = HandoffServer(
+                listening.socket, self._receive, idle=self._wanted.idle, talk=self._lends.serve
+            )
+            async with self._sets, self._servings, AsyncExitStack() as stack:
+                if self._wanted.by_hand or self._listeners:
+                    own = await stack.enter_async_context(self._servings.use(self._own))
+                    for one in self._listeners:
+                        own.guests.add(one, own.host.serve)
+                async with controllable(self._folder, lambda: self._describe(where)):
+                    self._starter.tell(StartReport(taken=True))
+                    await self._handoffs.run()
+        if self._handoffs.idle == 0:  # there was nobody but those who have heard all that it had to say
+            agent_log(self._folder).unlink(missing_ok=True)
+
+    @asynccontextmanager
+    async def _open_set(self, name: str) -> AsyncIterator[ReaderSet]:
+        self._numbers += 1
+        workdir = self._workdir / f"{self._numbers}"
+        workdir.mkdir(mode=0o700)
+        async with open_set(name, Way(workdir, patient=True)) as served:
+            yield served
+
+    @asynccontextmanager
+    async def _open_serving(self, request: Request) -> AsyncIterator[Serving]:
+        """What several guests share who want the same."""
+        by_hand = self._wanted.by_hand and request == self._own
+        async with self._sets.use(request.readers) as served:
+            settings = Service.of(request).settings
+            with served.used(settings, log.warning, leads=by_hand):
+                async with serving(served, request, self._sessions) as opened, asyncio.TaskGroup() as tasks:
+                    await served.readers.known()
+                    counting = tasks.create_task(self._handoffs.count(opened.host))
+                    yield opened
+                    counting.cancel()
+
+    def _asked(self, handoff: Handoff) -> Request:
+        """What a guest is served with: who was started by hand decides, and otherwise the guest's own session."""
+        if self._lends.leader is not None:
+            return self._lends.leader
+        return self._own if self._wanted.by_hand or handoff.request is None else handoff.request
+
+    async def _receive(self, pipe: Pipe, handoff: Handoff, tell: Tell) -> None:
+        if not self._wanted.by_hand:
+            self._handoffs.stay(handoff.idle)
+        try:
+            async with self._servings.use(self._asked(handoff)) as opened:
+                await opened.host.serve(pipe, Principal(*handoff.principal), handoff.name)
+        except (UserError, ExceptionGroup) as error:
+            cause = root_cause(error)
+            if not isinstance(cause, UserError):
+                raise
+            tell(StartReport.of(cause))
+
+    def _describe(self, where: str) -> Running | None:
+        """What the agent itself has to tell; what is lent is told of by those who have lent it."""
+        opened = self._servings.opened
+        guests = [(serving, guest) for serving in opened for guest in serving.host.status.guests]
+        links = [
+            Link(one.guest, "up" if one.connected else "out of reach", where, "link", guest=one) for _, one in guests
+        ]
+        if not links and not self._wanted.by_hand and self._handoffs.idle == 0:
+            return None
+        described = [serving.describe() for serving in opened]
+        links = links or [Link(str(self._wanted.readers), described[0].state if described else "not in use", where)]
+        readers = {slot.reader: slot for one in described for slot in one.readers}
+        contexts = sum(one.contexts for one in described)
+        troubles = list(dict.fromkeys(trouble for one in described for trouble in one.troubles))
+        own = os.getpid()
+        return Running("host", own, self._since, links, contexts, list(readers.values()), own, troubles)

@@ -9,21 +9,20 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Mapping, MutableMapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from cardferry.app.agent.handoff_client import Handoff, hand_over
-from cardferry.app.runtime.paths import runtime_folder
-from cardferry.app.runtime.spawn import start
+from cardferry.app.runtime.paths import agent_path, runtime_folder
+from cardferry.app.runtime.request import Request
+from cardferry.app.runtime.spawn import start, start_agent
 from cardferry.pcsc.caller import PrincipalKind
 from cardferry.pcsc.errors import UserError
 from cardferry.system.peers import user_name
 
 #: s without a guest until an agent that was started by one leaves.
 IDLE: Final = 60.0
-_AGENT: Final = "agent"
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _CALLED: Final = re.compile(rf"--called[ =]({_NAME})\b")
 
@@ -34,25 +33,9 @@ class LinkOnlyError(UserError):
     exit_code = 53
 
 
-def agent_path(folder: Path) -> Path:
-    """Where the user's agent listens."""
-    return folder / _AGENT
-
-
-def settle_runtime_folder(environ: MutableMapping[str, str]) -> None:
-    """Let a session without ``XDG_RUNTIME_DIR`` (sshd without PAM) use the account's runtime folder all the same.
-
-    So that it finds what a session with it, or systemd, has started.
-    """
-    if environ.get("XDG_RUNTIME_DIR"):
-        return
-    folder = Path(f"/run/user/{os.getuid()}")
-    with suppress(OSError):
-        if folder.is_dir() and folder.stat().st_uid == os.getuid():
-            environ["XDG_RUNTIME_DIR"] = str(folder)
-
-
-def hand_to_agent(name: str, called: str, environ: Mapping[str, str], agent_options: list[str]) -> None:
+def hand_to_agent(
+    name: str, called: str, environ: Mapping[str, str], agent_options: list[str], request: Request | None = None
+) -> None:
     """Hand this process's standard streams to the user's agent, and start it if there is none.
 
     Args:
@@ -60,6 +43,7 @@ def hand_to_agent(name: str, called: str, environ: Mapping[str, str], agent_opti
         called: what the guest calls itself.
         environ: the environment that sshd has made.
         agent_options: options for the agent if it has to be started.
+        request: what the guest is to be served with, unless the agent was started by hand; None for what it serves.
 
     Raises:
         LinkOnlyError: the other side asked for another command, and sshd gave it this one.
@@ -72,14 +56,11 @@ def hand_to_agent(name: str, called: str, environ: Mapping[str, str], agent_opti
         )
     if not called and (said := _CALLED.search(asked)):
         called = said[1]
-    settle_runtime_folder(os.environ)
     folder = runtime_folder()
-    path = agent_path(folder)
-
-    def begin() -> None:
-        start(["host", "--idle", f"{IDLE:g}", *agent_options], folder / f"{_AGENT}.log")
-
-    hand_over(path, Handoff(_guest(name or called, environ), principal=principal_of(name, environ)), begin)
+    handoff = Handoff(
+        _guest(name or called, environ), principal=principal_of(name, environ), request=request, idle=IDLE
+    )
+    hand_over(agent_path(folder), handoff, lambda: start_agent(folder, IDLE, agent_options))
 
 
 def remote_end_path(folder: Path, path: Path) -> Path:
@@ -98,7 +79,6 @@ def hand_to_remote_end(handoff: Handoff, path: Path | None, remote_end_options: 
     Raises:
         BackgroundError: there is no guest, and none can be started; or it has ended the link.
     """
-    settle_runtime_folder(os.environ)
     folder = runtime_folder()
     if not re.fullmatch(_NAME, handoff.name):
         handoff = Handoff("host", handoff.token)  # it is shown on terminals, and part of a path

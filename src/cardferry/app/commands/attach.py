@@ -2,22 +2,47 @@
 
 Frontend( Guest( ssh ) )                                                    one host; see `HostAddress.reach` for others
 Frontend( Union( Guest( ssh ), LocalManager( pcscd over ssh -L ), ... ) )   several
+Frontend( LocalManager( pcscd ) )                                           this computer's: in the agent, at our socket
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from cardferry.app.commands.variable import export_line
 from cardferry.app.hosts.attachment import Attachment
+from cardferry.app.hosts.lend import LentReaders
 from cardferry.app.hosts.multiple import reached_all
+from cardferry.app.hosts.sources import LocalHost, own_process
+from cardferry.app.hosts.ssh_link import patience
 from cardferry.app.runtime.paths import runtime_folder, scratch
 from cardferry.app.runtime.service import fronts, offering
-from cardferry.app.runtime.status_socket import Running, controllable
+from cardferry.app.runtime.status_socket import Link, Running, controllable, running, troubles_of
+from cardferry.app.runtime.telling import telling
+from cardferry.pcsc.errors import UserError
 from cardferry.transports.listening import ListeningSocket, public_path
+
+_Describe = Callable[[], Awaitable[Running]]
+
+
+class AlreadyAttachedError(UserError):
+    """These hosts are attached already, at the same socket."""
+
+    exit_code = 42
+
+
+def _check_not_attached(wanted: Attachment, path: str, found: Sequence[Running]) -> None:
+    hosts = " ".join(map(str, wanted.hosts))
+    for one in found:
+        if one.command == "attach" and one.hosts == hosts and one.socket == path:
+            raise AlreadyAttachedError(
+                f"{hosts} is already attached (process {one.pid})",
+                f"in the shell of your programs: {export_line(path)}",
+            )
 
 
 @asynccontextmanager
@@ -31,18 +56,50 @@ async def attached(attachment: Attachment) -> AsyncIterator[Path]:
     service = attachment.service
     name = "+".join(host.label for host in attachment.hosts)
     path = public_path(attachment.socket or folder / f"{name}.sock", service.access)
-    since = time.time()
+    _check_not_attached(attachment, str(path), running(folder))
     with scratch(folder) as workdir, ListeningSocket(path, service.access.mode, service.access.group) as listening:
-        hosts = attachment.hosts
-        alone = hosts[0].reach(attachment.way(workdir)) if len(hosts) == 1 else None
-        async with alone or reached_all(attachment, workdir) as readers:
+        match attachment.hosts:
+            case [LocalHost() as host]:
+                serving = _in_the_agent(attachment, host, listening)
+            case _:
+                serving = _here(attachment, workdir, listening)
+        async with serving as describe, controllable(folder, describe):
+            yield path
 
-            def describe() -> Running:
-                links = readers.links(str(path))
-                contexts, slots = readers.users()
-                return Running("attach", os.getpid(), since, links, contexts, service.offered(slots))
 
-            async with fronts(offering(readers.manager, service), [(listening, None)], service):
-                await readers.known()
-                async with controllable(folder, describe):
-                    yield path
+@asynccontextmanager
+async def _in_the_agent(
+    attachment: Attachment, host: LocalHost, listening: ListeningSocket
+) -> AsyncIterator[_Describe]:
+    """Let the agent serve programs at our socket: it has the one queue for this computer's readers."""
+    since = time.time()
+    request = attachment.service.request(str(host), patience(attachment.grace).grace)
+    async with LentReaders(request, own_process()) as lent:
+        await lent.programs(listening)
+
+        async def describe() -> Running:
+            how = await lent.describe()
+            links = [Link(str(host), how.state, str(listening.path))]
+            return Running("attach", os.getpid(), since, links, how.contexts, how.readers, lent.agent, how.troubles)
+
+        yield describe
+
+
+@asynccontextmanager
+async def _here(attachment: Attachment, workdir: Path, listening: ListeningSocket) -> AsyncIterator[_Describe]:
+    """Serve programs at our socket in this process."""
+    since = time.time()
+    service, hosts = attachment.service, attachment.hosts
+    alone = hosts[0].reach(attachment.way(workdir)) if len(hosts) == 1 else None
+    async with alone or reached_all(attachment, workdir) as readers:
+        offered = offering(readers.manager, service)
+
+        async def describe() -> Running:
+            links = readers.links(str(listening.path))
+            contexts, slots = readers.users()
+            slots = service.offered(slots)
+            return Running("attach", os.getpid(), since, links, contexts, slots, troubles=troubles_of(offered))
+
+        async with fronts(offered, [(listening, None)], service), telling(offered):
+            await readers.known()
+            yield describe

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from cardferry.app.commands.attach import attached
+from cardferry.app.commands.variable import VARIABLE
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.runtime.signals import signals_to_child
@@ -17,8 +17,6 @@ from cardferry.app.runtime.status_socket import Running
 from cardferry.pcsc.errors import UserError
 from cardferry.system.limits import cores_as_before
 
-#: What libpcsclite reads to find its socket (``winscard_clnt.c``), once per process.
-VARIABLE: Final = "PCSCLITE_CSOCK_NAME"
 _NOT_EXECUTABLE: Final = 126
 _NOT_FOUND: Final = 127
 _SIGNALLED: Final = 128
@@ -43,14 +41,6 @@ class CommandNotStartedError(UserError):
         missing = isinstance(error, FileNotFoundError)
         super().__init__(f"cannot run {command}: {error.strerror}", "check the command after --")
         self.exit_code = _NOT_FOUND if missing else _NOT_EXECUTABLE
-
-
-def export_line(path: str) -> str:
-    """The line for a POSIX shell, of printable characters only: it is read by people, too."""
-    if path.isprintable():
-        return f"export {VARIABLE}={shlex.quote(path)}"
-    octal = "".join(f"\\{byte:03o}" for byte in os.fsencode(path))
-    return f"""export {VARIABLE}="$(printf '{octal}')\""""
 
 
 def choose(running: Sequence[Running], host: HostAddress | None) -> Running | None:

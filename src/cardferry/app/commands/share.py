@@ -1,31 +1,32 @@
-"""``share``: this computer's readers for the programs on other ones; one manager for all guests, who queue fairly.
+"""``share``: this computer's readers for the programs on other ones. The agent serves them, so everybody queues fairly.
 
-LinkServer( LocalManager( pcscd ) )  ~~  Frontend( Guest( handed-over streams ) )   when cardferry is at the other end
 ssh -R -> Frontend( LocalManager( pcscd ) )                                       when only sshd is there
+LinkServer( LocalManager( pcscd ) )  ~~  Frontend( Guest( handed-over streams ) )   when cardferry is at the other end
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 
+from cardferry.app.agent.serving import Serving, open_set, serving
 from cardferry.app.hosts.connect import Way
+from cardferry.app.hosts.lend import LentReaders
+from cardferry.app.hosts.lend_messages import Described
+from cardferry.app.hosts.sources import LocalHost, own_process
 from cardferry.app.hosts.ssh_host import SshHost
-from cardferry.app.hosts.ssh_link import SOFTWARE
 from cardferry.app.runtime.garbage import collect_rarely
 from cardferry.app.runtime.paths import runtime_folder, scratch
-from cardferry.app.runtime.service import fronts, offering
 from cardferry.app.runtime.status_socket import Running, controllable
-from cardferry.app.sharing.lending import Share
+from cardferry.app.sharing.lending import Lender, Share
 from cardferry.app.sharing.target import ShareTarget
-from cardferry.link import LinkServer, Memories, Timing
-from cardferry.manager import LocalManager
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
-from cardferry.transports.listening import ListeningSocket
+from cardferry.transports.listening import Listening, ListeningSocket
 
 
 async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None:
@@ -39,50 +40,77 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
         UserError: in words for people, when that cannot be. With several guests, one that is away is tried again,
             and one that was lent to and cannot be any more is given up alone.
     """
-    collect_rarely()
     folder = runtime_folder()
     since = time.time()
-    memories = Memories() if wanted.service.memory else None
     with scratch(folder) as workdir, ExitStack() as stack:
         folders = [_subfolder(workdir, f"guest{number}") for number, _ in enumerate(wanted.guests)]
         listening = [stack.enter_context(ListeningSocket(own / "front")) for own in folders]
-        sockets = [(front, _caller(guest)) for front, guest in zip(listening, wanted.guests, strict=True)]
-        way = Way(_subfolder(workdir, "readers"), wanted.ssh)
-        async with (
-            wanted.readers.open_readers(way) as readers,
-            LocalManager(
-                [readers.source], wanted.service.settings, None if memories is None else memories.watch
-            ) as manager,
-        ):
-            offered = offering(manager, wanted.service)
-            async with (
-                fronts(offered, sockets, wanted.service),
-                asyncio.TaskGroup() as tasks,
-                LinkServer(offered, timing=Timing(grace=wanted.grace), software=SOFTWARE, memories=memories) as host,
-            ):
-                await readers.known()
-                targets = [
-                    ShareTarget(wanted, guest, own, front.path, host=host, announce=announce)
-                    for guest, own, front in zip(wanted.guests, folders, listening, strict=True)
-                ]
+        async with asyncio.TaskGroup() as tasks, _lender(wanted, _subfolder(workdir, "readers")) as readers:
+            for guest, front in zip(wanted.guests, listening, strict=True):
+                await readers.programs(front, _caller(guest))
+            targets = [
+                ShareTarget(wanted, guest, own, front.path, readers=readers, announce=announce)
+                for guest, own, front in zip(wanted.guests, folders, listening, strict=True)
+            ]
 
-                def describe() -> Running:
-                    status = manager.status
-                    links = [target.describe(readers.state()) for target in targets]
-                    slots = wanted.service.offered(status.readers)
-                    return Running("share", os.getpid(), since, links, status.contexts, slots)
+            async def describe() -> Running:
+                how = await readers.describe()
+                links = [target.describe(how) for target in targets]
+                own, agent = os.getpid(), readers.agent
+                return Running("share", own, since, links, how.contexts, how.readers, agent, how.troubles)
 
-                async def lend(target: ShareTarget) -> None:
-                    await target.run()
-                    errors = [target.error for target in targets]
-                    if errors[0] is not None and None not in errors:
-                        raise errors[0]  # nobody is left
+            async def lend(target: ShareTarget) -> None:
+                await target.run()
+                errors = [target.error for target in targets]
+                if errors[0] is not None and None not in errors:
+                    raise errors[0]  # nobody is left
 
-                async with controllable(folder, describe):
-                    for target in targets:
-                        tasks.create_task(lend(target), name=f"connection to {target.guest.destination}")
-                    # The link says good-bye before connections end, so wait here, not for the tasks.
-                    await asyncio.get_running_loop().create_future()
+            async with controllable(folder, describe):
+                for target in targets:
+                    tasks.create_task(lend(target), name=f"connection to {target.guest.destination}")
+                # The link says good-bye before connections end, so wait here, not for the tasks.
+                await asyncio.get_running_loop().create_future()
+
+
+def _lender(wanted: Share, workdir: Path) -> AbstractAsyncContextManager[Lender]:
+    """This computer's readers are the agent's; to those of another one, this process has the way."""
+    if isinstance(wanted.readers, LocalHost):
+        return LentReaders(wanted.service.request(str(wanted.readers), wanted.grace), own_process())
+    return _served_here(wanted, workdir)
+
+
+@asynccontextmanager
+async def _served_here(wanted: Share, workdir: Path) -> AsyncIterator[Lender]:
+    collect_rarely()
+    request = wanted.service.request(str(wanted.readers), wanted.grace)
+    way = Way(workdir, wanted.ssh)
+    async with open_set(request.readers, way, wanted.service.settings) as served, serving(served, request) as opened:
+        await served.readers.known()
+        yield _ServedHere(opened)
+
+
+class _ServedHere:
+    """Readers that this process serves; see `Lender`."""
+
+    agent = 0
+
+    def __init__(self, opened: Serving) -> None:
+        self._opened = opened
+
+    async def ready(self) -> None:
+        """They are."""
+
+    async def programs(self, listening: Listening, caller: Caller | None = None) -> None:
+        """Let programs at a socket use them."""
+        await self._opened.programs(listening, caller)
+
+    async def serve(self, end: socket.socket, principal: Principal, name: str) -> None:
+        """Let a guest use them."""
+        await self._opened.serve(end, principal, name)
+
+    async def describe(self) -> Described:
+        """How it is going."""
+        return self._opened.describe()
 
 
 def _caller(guest: SshHost) -> Caller:

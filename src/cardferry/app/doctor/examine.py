@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 
-from cardferry.app.commands.run import VARIABLE
+from cardferry.app.commands.variable import VARIABLE
 from cardferry.app.doctor import here, programs, there
 from cardferry.app.doctor.finding import Finding, problem
 from cardferry.app.doctor.levels import library_level
@@ -32,6 +32,8 @@ async def examine(host: HostAddress | None, ssh: SshCommand, environ: Mapping[st
         running = control.running(folder)
     except UserError as error:
         yield problem("sockets", error.message, error.hint)
+    for finding in here.troubles(running):
+        yield finding
     level = None
     try:
         level = await library_level()
@@ -44,6 +46,7 @@ async def examine(host: HostAddress | None, ssh: SshCommand, environ: Mapping[st
         ("environment", here.environment(running, environ, level)),
         ("privileged programs", programs.privileged()),
         ("gnupg", programs.gnupg(running, environ)),
+        ("ssh-agent", _each(programs.ssh_agent(running, environ))),
     ]
     if folder is not None:
         probes.insert(2, ("sockets", here.sockets(running, folder)))
@@ -76,4 +79,5 @@ async def guarded(name: str, findings: AsyncIterator[Finding]) -> AsyncIterator[
 
 
 def _unseen(name: str, error: OSError) -> Finding:
-    return problem(name, f"cannot look: {str(error) or type(error).__name__}", "try again as a user who may")
+    again = "try again as a user who may" if isinstance(error, PermissionError) else "try again later"
+    return problem(name, f"cannot look: {str(error) or type(error).__name__}", again)

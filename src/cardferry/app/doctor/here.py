@@ -8,7 +8,7 @@ from glob import glob
 from pathlib import Path
 from typing import Final
 
-from cardferry.app.commands.run import VARIABLE, export_line
+from cardferry.app.commands.variable import VARIABLE, export_line
 from cardferry.app.doctor.finding import Finding, note, ok, problem
 from cardferry.app.doctor.levels import release_of
 from cardferry.app.doctor.reading import look
@@ -77,6 +77,13 @@ def paths(folder: Path, host: HostAddress) -> Iterator[Finding]:
             return
 
 
+def troubles(running: list[Running]) -> Iterator[Finding]:
+    """What keeps readers away from what runs: the cause of whatever else is found."""
+    for one in running:
+        for trouble in one.troubles:
+            yield problem(f"readers of {one.command} {one.hosts}", trouble.says, trouble.hint)
+
+
 async def sockets(running: list[Running], folder: Path) -> AsyncIterator[Finding]:
     """Do our sockets lead to cards?"""
     served: set[str] = set()
@@ -84,11 +91,14 @@ async def sockets(running: list[Running], folder: Path) -> AsyncIterator[Finding
         for link in one.links:
             probe = f"{one.command} {link.host}"
             if link.state != "up":
-                yield problem(probe, f"is down: {link.state}", "it tries again by itself; see its output")
+                if link.state not in [trouble.says for trouble in one.troubles]:  # they were told already
+                    yield problem(probe, f"is down: {link.state}", "it tries again by itself; see its output")
                 continue
             yield ok(probe, f"serves at {link.socket}" + (f" ({link.way})" if link.way else ""))
         if one in serving(running) and one.socket not in served:
             served.add(one.socket)
+            if one.troubles and not one.readers:
+                continue
             async for finding in look(f"readers of {one.command} {one.hosts}", Path(one.socket), needed=True):
                 yield finding
     for path in stale(folder):

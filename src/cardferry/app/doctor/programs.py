@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import shutil
@@ -10,31 +9,22 @@ import stat
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
-from cardferry.app.commands.run import VARIABLE
+from cardferry.app.commands.user_session import GpgAgent, gpg_agent, output
+from cardferry.app.commands.variable import VARIABLE
 from cardferry.app.doctor.finding import Finding, note, ok, problem
 from cardferry.app.doctor.here import serving
+from cardferry.app.hosts.sources import LOCAL_PCSCD
 from cardferry.app.runtime.status_socket import Running
-from cardferry.system.processes import environments
+from cardferry.system.peers import process_name
+from cardferry.system.processes import environment_of
+from cardferry.transports.listening import listener
 
 _USERS: Final = ("ssh", "gpg-agent", "opensc-tool", "pkcs11-tool", "ykman", "firefox", "su", "sudo", "login")
 #: The first pcsc-lite whose library asks for the variable with ``secure_getenv`` (``winscard_msg.c``).
 _SECURE: Final = (2, 1)
 _CAPABILITY: Final = "security.capability"
-
-
-async def output(*command: str) -> str | None:
-    """What a program prints, None when it is not there or fails."""
-    if shutil.which(command[0]) is None:
-        return None
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    text, _ = await process.communicate()
-    return text.decode(errors="replace") if process.returncode == 0 else None
 
 
 async def privileged() -> AsyncIterator[Finding]:
@@ -48,8 +38,8 @@ async def privileged() -> AsyncIterator[Finding]:
             "privileged programs",
             f"{', '.join(found)}: with more rights than their user (setuid, setgid or capabilities) programs ignore "
             f"{VARIABLE} from pcsc-lite 2.1.0 on",
-            "where they must use a card, put the socket at /run/pcscd/pcscd.comm: cardferry share, from the host as "
-            "root, --remote-socket /run/pcscd/pcscd.comm --mode 0666",
+            "where they must use a card, and no pcscd runs here: as root, "
+            f"cardferry attach HOST --socket {LOCAL_PCSCD.path}",
         )
 
 
@@ -71,7 +61,10 @@ def has_rights(program: Path) -> bool:
 
 
 async def gnupg(running: list[Running], environ: Mapping[str, str]) -> AsyncIterator[Finding]:
-    """GnuPG: scdaemon's own driver, its exclusive ways, and an agent with an old environment."""
+    """GnuPG: scdaemon's own driver, its exclusive ways, and an agent with an old environment.
+
+    Nothing of that is a problem for somebody who has never used gpg.
+    """
     for holder in (slot.holder for one in running for slot in one.readers if slot.holder):
         if holder.startswith("scdaemon"):
             yield note(
@@ -80,21 +73,42 @@ async def gnupg(running: list[Running], environ: Mapping[str, str]) -> AsyncIter
                 "it keeps the card until it is idle and somebody waits; or put pcsc-shared into scdaemon.conf",
             )
     options = await output("gpgconf", "--list-options", "scdaemon")
-    if options is None:
+    home = await output("gpgconf", "--list-dirs", "homedir")
+    if options is None or home is None:
         return
+    folder = Path(unquote(home.strip()))
+    make = problem if _used(folder) else note
     attached = [one.socket for one in serving(running)]
     wanted = environ.get(VARIABLE, "")
     if uses_own_driver(options):
-        yield (problem if wanted or attached else note)(
+        yield (make if wanted or attached else note)(
             "gnupg",
             "scdaemon tries its own driver for USB readers (CCID) first, and so may not see remote ones",
-            f"put the line disable-ccid into {environ.get('GNUPGHOME') or '~/.gnupg'}/scdaemon.conf, then "
-            "gpgconf --kill scdaemon",
+            f"put the line disable-ccid into {folder}/scdaemon.conf, then gpgconf --kill scdaemon",
         )
     else:
         yield ok("gnupg", "scdaemon uses PC/SC")
-    for finding in _agents({wanted} if wanted or not attached else set(attached)):
-        yield finding
+    agent = await gpg_agent()
+    if agent is not None and agent.value not in ({wanted} if wanted or not attached else set(attached)):
+        yield make("gnupg", *_old_environment(agent, wanted or next(iter(attached), "")))
+
+
+def _used(home: Path) -> bool:
+    """Whether this user has ever run gpg."""
+    return home.is_dir() and any(home.iterdir())
+
+
+def _old_environment(agent: GpgAgent, wanted: str) -> tuple[str, str]:
+    """What is wrong with an agent's environment, and what helps."""
+    value = f"{VARIABLE}={agent.value}" if agent.value else f"{VARIABLE} not set"
+    says = f"gpg-agent has {value}, and keeps that" if agent.runs else f"systemd will start gpg-agent with {value}"
+    mend = "cardferry env --import" if wanted else f"systemctl --user unset-environment {VARIABLE}"
+    hint = f"systemd's user manager starts it: {mend}"
+    if agent.runs and agent.by_manager:
+        hint += ", then gpgconf --kill gpg-agent"
+    elif agent.runs:
+        hint = "gpgconf --kill gpg-agent, then use gpg from a shell that has the variable"
+    return says, hint
 
 
 def uses_own_driver(options: str) -> bool:
@@ -106,14 +120,29 @@ def uses_own_driver(options: str) -> bool:
     return False
 
 
-def _agents(wanted: set[str]) -> Iterator[Finding]:
-    """This user's gpg-agents that have another value of the variable than one of ``wanted``."""
-    for pid, environ in environments("gpg-agent"):
-        value = environ.get(VARIABLE, "")
-        if value not in wanted:
-            had = f"{VARIABLE}={value}" if value else f"{VARIABLE} not set"
-            yield problem(
-                "gnupg",
-                f"gpg-agent (process {pid}) was started with {had}, and keeps that",
-                "gpgconf --kill gpg-agent, then use gpg from a shell that has the variable",
-            )
+def ssh_agent(running: list[Running], environ: Mapping[str, str]) -> Iterator[Finding]:
+    """An ssh-agent looks for readers where its own environment says; only that of ``ssh-add -s`` needs any."""
+    attached = [one.socket for one in serving(running)]
+    wanted = {environ[VARIABLE]} if environ.get(VARIABLE) else set(attached)
+    path = Path(environ.get("SSH_AUTH_SOCK", ""))
+    if not wanted or path.name.startswith("S.gpg-agent") or not path.is_socket():
+        return
+    pid = _ssh_agent_at(path, environ)
+    if pid is None:
+        return
+    its = environment_of(pid)
+    if its is None or its.get(VARIABLE) not in wanted:
+        yield note(
+            "ssh-agent",
+            f"ssh-agent (process {pid}) {'may have' if its is None else 'has'} another {VARIABLE}, and keeps that: "
+            "`ssh-add -s` would look for readers there",
+            'eval "$(ssh-agent)" in a shell that has the variable; or without it: cardferry run -- ssh -I PROVIDER',
+        )
+
+
+def _ssh_agent_at(path: Path, environ: Mapping[str, str]) -> int | None:
+    """The process id of the ssh-agent at that socket; None if it is another agent, or a forwarded one."""
+    told = environ.get("SSH_AGENT_PID", "")  # it forks when it has bound its socket, so the kernel names its parent
+    named = re.search(r"\(process (\d+)\)$", listener(path) or "")
+    pid = int(told) if told.isdecimal() else int(named[1]) if named else 0
+    return pid if process_name(pid) == "ssh-agent" else None

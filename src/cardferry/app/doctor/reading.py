@@ -8,19 +8,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, cast
 
+from cardferry.app.commands.readers import PATIENCE, list_readers
 from cardferry.app.doctor.finding import Finding, note, ok, problem
 from cardferry.app.doctor.levels import Pair, pair, release_of
+from cardferry.pcsc.card_name import card_name
 from cardferry.pcsc.constants import CardState
 from cardferry.pcsc.errors import PcscError
 from cardferry.pcsc.reader_state import ReaderState
-from cardferry.readers.pcscd import NoPcscdError, unix_connector
+from cardferry.readers.pcscd import unix_connector
 from cardferry.readers.pcscd.connection import Connection
-from cardferry.wire.pcsclite.messages import GetReadersState, StatesReply, Version, VersionReply
+from cardferry.transports.errors import PcscdDownError
+from cardferry.wire.pcsclite.messages import Version, VersionReply
 
-#: s that pcscd gets: it answers when all cards have been powered for the first time.
-_PATIENCE: Final = 15.0
 _EXCLUSIVE: Final = -1
-_RESTART: Final = "restart it: systemctl restart pcscd"
 
 
 async def look(
@@ -36,17 +36,11 @@ async def look(
         direct: whether they use this very socket, so that it must understand them.
     """
     try:
-        async with asyncio.timeout(_PATIENCE):
-            with closing(await Connection.open(unix_connector(str(path)))) as connection:
-                level = connection.minor
-                states = cast(StatesReply, await connection.post(GetReadersState())).readers
-    except (NoPcscdError, PcscError) as error:
-        yield problem(probe, f"its readers cannot be listed: it {error}", _RESTART)
+        level, states = await list_readers(path)
+    except PcscdDownError as error:
+        yield problem(probe, error.message, error.hint)
         return
-    except TimeoutError:
-        yield problem(probe, f"its readers cannot be listed: no answer within {_PATIENCE:g} s", _RESTART)
-        return
-    for finding in about_readers(probe, [state for state in states if state.name], needed):
+    for finding in about_readers(probe, states, needed):
         yield finding
     if library is not None:
         accepted = await _accepts(path, library)
@@ -81,14 +75,14 @@ def _about_reader(probe: str, state: ReaderState) -> Finding:
         return note(probe, f"{state.name}: no card")
     if not state.atr or state.state & CardState.SWALLOWED:
         return problem(probe, f"{state.name}: the card does not answer", "turn it over, clean it, push it in again")
-    return ok(probe, f"{state.name}: a card with ATR {state.atr.hex()}")
+    return ok(probe, f"{state.name}: {card_name(state.atr) or 'a card'} with ATR {state.atr.hex()}")
 
 
 async def _accepts(path: Path, library: int) -> bool:
     """Whether that server takes a client of this level at once."""
     with closing(Connection(library)) as connection:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(PATIENCE):
                 await unix_connector(str(path))(lambda: connection)
                 reply = cast(VersionReply, await connection.post(Version(minor=library)))
         except (OSError, PcscError):

@@ -29,7 +29,7 @@ from cardferry.app.runtime.paths import scratch
 from cardferry.app.runtime.status_socket import Running
 from cardferry.link import Guest, Timing
 from cardferry.pcsc.errors import CardferryError, UserError
-from cardferry.pcsc.reader_state import ReaderState
+from cardferry.pcsc.reader_state import Snapshot
 from cardferry.transports.errors import TransportError
 from cardferry.transports.ssh import NoShellError, SshCommand, SshConnection, forward_pcscd
 from cardferry.transports.ssh.command import run
@@ -100,7 +100,7 @@ async def _vpicc(wanted: VpiccHost, at: Inspection) -> AsyncIterator[Finding]:
         async with wanted.open_readers(at.way):
             yield ok(name, f"{place} is free: cards can dial in once it is attached")
     if isinstance(where, int):
-        yield note(name, f"any user of this computer can put a card in at {place}", "vpicc:unix:PATH")
+        yield note(name, f"any user of this computer can put a card in at {place}", "vpicc:unix:PATH is for you alone")
 
 
 async def _virtual(wanted: VirtualHost, at: Inspection) -> AsyncIterator[Finding]:
@@ -187,12 +187,16 @@ async def _link(name: str, link: AbstractAsyncContextManager[Guest]) -> AsyncIte
     """The link, and the readers at its other end; the first finding tells whether it works."""
     probe = f"link to {name}"
     failure: Exception | None = None
-    readers: tuple[ReaderState, ...] = ()
+    snapshot = Snapshot()
     try:
         async with asyncio.timeout(_LINK_TIME), link as guest:
-            readers = guest.snapshot.readers
+            snapshot = guest.snapshot
     except TimeoutError:
-        yield problem(probe, f"no answer within {_LINK_TIME:g} s", "try it there: cardferry host")
+        yield problem(
+            probe,
+            f"no answer within {_LINK_TIME:g} s",
+            "look over there: cardferry doctor, and what its agent.log says",
+        )
         return
     except (OSError, CardferryError) as error:
         failure = error
@@ -202,8 +206,11 @@ async def _link(name: str, link: AbstractAsyncContextManager[Guest]) -> AsyncIte
         yield problem(probe, str(failure), "install the same version of cardferry on both sides")
     else:
         yield ok(probe, "it works: cardferry is at both ends")
-        for finding in about_readers(f"readers on {name}", readers, needed=True):
-            yield finding
+        for trouble in snapshot.troubles:
+            yield problem(f"readers on {name}", trouble.says, trouble.hint)
+        if snapshot.readers or not snapshot.troubles:
+            for finding in about_readers(f"readers on {name}", snapshot.readers, needed=True):
+                yield finding
 
 
 async def _forwarding(connection: SshConnection, path: Path, level: int | None, linked: bool) -> AsyncIterator[Finding]:

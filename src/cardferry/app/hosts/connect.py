@@ -8,6 +8,7 @@ LocalManager( ... )                  for what is on this computer
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ class ReachedHost:
         manager: what serves the cards.
         known: waits until the readers are known.
         links: the hosts, for ``status``; takes the path of the socket for applications.
-        users: how many contexts there are, and who uses which reader.
+        users: how many contexts programs have open here, and who uses which reader.
     """
 
     manager: ResourceManager
@@ -88,8 +89,15 @@ def reached_over_link(name: str, guest: Guest) -> ReachedHost:
         guest,
         guest.ready,
         lambda path: [Link(name, link_state(guest), path, "link", guest.status)],
-        lambda: (0, [SlotStatus.of(reader) for reader in guest.snapshot.readers]),
+        lambda: users_over_link(guest),
     )
+
+
+def users_over_link(guest: Guest) -> tuple[int, list[SlotStatus]]:
+    """See `ReachedHost.users`: who has a card and who waits is what the host says, the clients are programs here."""
+    now = asyncio.get_running_loop().time()
+    readers = guest.snapshot.readers
+    return len(guest.contexts), [SlotStatus.of(one, one.use, now, guest.clients(one.name)) for one in readers]
 
 
 @asynccontextmanager

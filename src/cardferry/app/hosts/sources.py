@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shlex
+import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
 from cardferry.app.hosts.address import HostAddress
-from cardferry.app.hosts.connect import OpenedReaders, Way
+from cardferry.app.hosts.connect import OpenedReaders, ReachedHost, Way, reached_over_link
+from cardferry.app.hosts.lend import LentReaders
+from cardferry.app.hosts.ssh_link import link_over, link_state, patience
+from cardferry.app.runtime.service import Service
+from cardferry.app.runtime.status_socket import Link
+from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.pcsc.errors import UserError
-from cardferry.transports.errors import AddressSyntaxError, PcscdDownError, PcscdMissingError, PcscdRefusesError
+from cardferry.pcsc.trouble import Cause, Trouble
+from cardferry.system.peers import user_name
+from cardferry.transports.errors import (
+    AddressSyntaxError,
+    PcscdDownError,
+    PcscdMissingError,
+    PcscdRefusesError,
+    TransportError,
+)
 from cardferry.transports.listening import ListeningSocket
 from cardferry.transports.probe import Answer, ask_version
 from cardferry.transports.sockets import absolute_path
@@ -33,8 +47,32 @@ class CardPortError(UserError):
     exit_code = 13
 
 
+class LocalHost(HostAddress):
+    """Readers of this computer: the agent serves them, so that there is one queue, and lends them to who wants them."""
+
+    __slots__ = ()
+
+    @asynccontextmanager
+    async def reach(self, way: Way) -> AsyncIterator[ReachedHost]:
+        """The readers as a guest of the agent sees them; programs that have a socket of their own need no such link."""
+        name, user = str(self), Principal(PrincipalKind.LOCAL_USER, user_name(os.getuid()))
+        timing = patience(way.grace)
+        request = Service(settings=way.settings).request(name, timing.grace)
+        async with (
+            LentReaders(request, own_process(), tells=True) as lent,
+            link_over(lambda: lent.dial(user, own_process()), name, timing, host="") as guest,
+        ):
+            reached = reached_over_link(name, guest)
+            yield replace(reached, links=lambda path: [Link(name, link_state(guest), path)])
+
+
+def own_process() -> str:
+    """What this process is called in the agent's log and ``status``."""
+    return f"cardferry (process {os.getpid()})"
+
+
 @dataclass(frozen=True, slots=True)
-class PcscdHost(HostAddress):
+class PcscdHost(LocalHost):
     """A pcsc-lite socket on this computer."""
 
     FORMS: ClassVar[tuple[str, ...]] = ("pcscd:PATH",)
@@ -59,7 +97,7 @@ class PcscdHost(HostAddress):
 
 
 @dataclass(frozen=True, slots=True)
-class VpiccHost(HostAddress):
+class VpiccHost(LocalHost):
     """Cards that dial in, as they do to vpcd: to a TCP port of this computer, or to a Unix socket.
 
     Any user of this computer can reach the port; the socket has access rights.
@@ -113,7 +151,7 @@ class VpiccHost(HostAddress):
 
 
 @dataclass(frozen=True, slots=True)
-class VirtualHost(HostAddress):
+class VirtualHost(LocalHost):
     """The built-in card."""
 
     FORMS: ClassVar[tuple[str, ...]] = ("virtual:",)
@@ -141,36 +179,59 @@ class VirtualHost(HostAddress):
 
 #: The pcscd of this computer.
 LOCAL_PCSCD: Final = PcscdHost(Path("/run/pcscd/pcscd.comm"))
+_PCSCD_PATHS: Final = (LOCAL_PCSCD.path, Path("/var/run/pcscd/pcscd.comm"))
+#: Where services are, which are not in everybody's PATH.
+_SERVICES: Final = "/usr/sbin:/usr/local/sbin:/sbin:/usr/bin"
+
+
+def missing_hint(path: Path) -> str:
+    """What to do where no socket is: is the reader here, is the daemon?"""
+    if path not in _PCSCD_PATHS:
+        return f"name the socket of a pcscd that runs, such as pcscd:{LOCAL_PCSCD.path}"
+    if shutil.which("pcscd", path=_SERVICES) is not None:
+        here = "systemctl enable --now pcscd.socket"
+    else:
+        here = "apt install pcscd"
+    return f"is the reader plugged in at another computer? cardferry attach HOST; only if it is at this one: {here}"
+
+
+def restart_hint(path: Path, unit: str = "pcscd") -> str:
+    """What to do about a server that does not answer at a path: pcscd's own, or whoever else should be there."""
+    return f"restart it: systemctl restart {unit}" if path in _PCSCD_PATHS else "start anew what serves there"
 
 
 async def check_pcscd(path: Path) -> None:
     """See that a pcscd on this computer answers; raises `TransportError` with what to do if it does not."""
+    place = str(path)
     try:
         answer = await ask_version(path)
     except FileNotFoundError:
-        raise PcscdMissingError(
-            f"there is no pcscd socket at {path}", "install and start it here: apt install pcscd"
-        ) from None
+        raise _error(PcscdMissingError, Cause.MISSING, place, missing_hint(path)) from None
     except PermissionError:
-        raise PcscdRefusesError(f"this account may not use {path}", f"see ls -l {shlex.quote(str(path))}") from None
+        raise _error(PcscdRefusesError, Cause.NOT_PERMITTED, place) from None
     except BlockingIOError:
         raise PcscdDownError(
-            f"the queue of connections at {path} is full: pcscd takes none", "restart it: systemctl restart pcscd"
+            f"the queue of connections at {path} is full: pcscd takes none", restart_hint(path)
         ) from None
-    except OSError as error:
+    except OSError:
         if not path.is_socket():  # noqa: ASYNC240 - at once
             raise PcscdMissingError(f"{path} is not a socket", "name the socket of a pcscd") from None
-        raise PcscdDownError(
-            f"nobody listens at {path}: {error.strerror}", "start it: systemctl restart pcscd.socket"
-        ) from None
+        raise _error(PcscdDownError, Cause.DOWN, place, restart_hint(path, "pcscd.socket")) from None
     match answer:
         case Answer.CLOSED:
-            raise PcscdRefusesError(
-                f"pcscd at {path} turned us away",
-                "its polkit rule org.debian.pcsc-lite.access_pcsc wants an active desktop session, or a rule for you",
-            )
+            raise _error(PcscdRefusesError, Cause.REFUSED, place)
         case Answer.SILENT:
-            raise PcscdDownError(f"pcscd at {path} does not answer", "restart it: systemctl restart pcscd")
+            raise _error(PcscdDownError, Cause.SILENT, place, restart_hint(path))
+
+
+def _error(kind: type[TransportError], cause: Cause, place: str, hint: str = "") -> TransportError:
+    """The error that says the same as everybody is told of that trouble later.
+
+    Args:
+        hint: what to do, where more is known of that than by whom it is told later.
+    """
+    trouble = Trouble(cause, place)
+    return kind(trouble.says, hint or trouble.hint)
 
 
 class WatchedPcscd:
@@ -179,41 +240,33 @@ class WatchedPcscd:
     Args:
         path: of a socket here.
         name: where that pcscd is, for people.
-        connection: ``up``, or why nothing can be at ``path``.
+        connection: ``up``, or why nothing can be at ``path``, of a socket that is forwarded; None where it is not.
     """
 
-    def __init__(self, path: Path, name: str, connection: Callable[[], str] = lambda: UP) -> None:
-        from cardferry.readers.pcscd import NoPcscdError, PcscdSource, Reason, unix_connector  # noqa: PLC0415
+    def __init__(self, path: Path, name: str, connection: Callable[[], str] | None = None) -> None:
+        from cardferry.readers.pcscd import PcscdSource, unix_connector  # noqa: PLC0415
 
         self.known = asyncio.Event()
-        self._connection = connection
-        told = False
+        self._connection = connection or (lambda: UP)
         dial_socket = unix_connector(str(path))
 
         async def dial(factory: Callable[[], asyncio.Protocol]) -> object:
-            if connection() != UP:
-                raise ConnectionError(connection())
+            if self._connection() != UP:
+                raise ConnectionError(self._connection())
             return await dial_socket(factory)
 
-        def on_state(up: bool, failure: NoPcscdError | None) -> None:
-            """Tell a person what its connection does not tell, and what is not over at the next attempt."""
-            nonlocal told
+        def on_state(up: bool, failure: object) -> None:
+            del failure
             if up:
                 self.known.set()
-                if told:
-                    log.warning("pcscd at %s is back", name)
-                told = False
-            elif failure is not None and failure.reason is not Reason.LOST and connection() == UP:
-                log.warning("pcscd at %s %s", name, failure)
-                told = True
 
-        self.source = PcscdSource(dial, name, on_state)
+        self.source = PcscdSource(dial, name, on_state, forwarded=connection is not None)
 
     def state(self) -> str:
         """``up``, or why not; that of the connection first."""
-        state = self._connection()
-        if state == UP and self.source.failure is not None:
-            state = f"pcscd {self.source.failure}"
+        state, trouble = self._connection(), self.source.trouble
+        if state == UP and trouble is not None and trouble.cause is not Cause.NO_READER:
+            state = trouble.says
         return state
 
 

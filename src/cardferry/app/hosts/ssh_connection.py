@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -24,8 +24,9 @@ from cardferry.transports.ssh import (
     connect,
     open_alone,
     open_session,
+    open_session_streams,
 )
-from cardferry.transports.ssh.session import SessionPipe
+from cardferry.transports.ssh.session import SessionPipe, SessionStreams
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,24 @@ _ALIVE_TIME: Final = 1.0
 #: ssh gives a host so many seconds to answer when a connection is made anew: an attempt that began while the network
 #: was away must not outlast the link's patience.
 _RECONNECT_TIME: Final = 4
+#: s after which a login is slow.
+SLOW_LOGIN: Final = 5.0
 #: So many attempts are made in a hurry; after that the host may simply be slow.
 _HURRIED: Final = 4
+
+
+@contextmanager
+def _told_when_slow(destination: str, *, first: bool) -> Iterator[None]:
+    """Say that the login takes its time, for the block; only the first one, at which a person may be waiting."""
+    slow = asyncio.get_running_loop().call_later(
+        SLOW_LOGIN, log.warning, "waiting for %s: no login yet after %g s", destination, SLOW_LOGIN
+    )
+    if not first:
+        slow.cancel()
+    try:
+        yield
+    finally:
+        slow.cancel()
 
 
 class SshConnector:
@@ -89,7 +106,8 @@ class SshConnector:
             self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
             command = self._command(hurry=hurry)
             self._failures += 1
-            self._connection = await self._stack.enter_async_context(connect(self.destination, command, folder))
+            with _told_when_slow(self.destination, first=self._made == 1):
+                self._connection = await self._stack.enter_async_context(connect(self.destination, command, folder))
             self._failures = 0
         return self._connection
 
@@ -120,6 +138,17 @@ class SshConnector:
         self.alone = True
         self._made += 1
         return await open_alone(self.destination, self._command(hurry=True), command, heard)
+
+    async def streams(self, command: str, heard: Callable[[str], None]) -> SessionStreams:
+        """Run a command on the other side through the connection, for whoever gives its standard streams away.
+
+        Args:
+            heard: gets each line that it writes to its standard error.
+
+        Raises:
+            SshError: the host cannot be reached.
+        """
+        return await open_session_streams(await self.connection(hurry=True), command, heard)
 
     def _abandon(self) -> None:
         """Go on without the connection; it ends in its own time."""

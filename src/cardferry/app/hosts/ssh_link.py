@@ -49,13 +49,16 @@ def own_name() -> str:
 
 
 @asynccontextmanager
-async def link_over(dial: Dial, name: str, timing: Timing, *, memory: bool = True) -> AsyncIterator[Guest]:
+async def link_over(
+    dial: Dial, name: str, timing: Timing, host: str | None = None, *, memory: bool = True
+) -> AsyncIterator[Guest]:
     """The host's resource manager for the block, once its readers are known; whatever breaks is dialled again.
 
     Args:
         dial: opens a pipe to the host.
         name: what the host is called, for people.
         timing: see `Timing`; ``grace`` is how long calls wait for a host that is out of reach.
+        host: see `Guest`.
         memory: whether to believe what cards have said before.
 
     Raises:
@@ -63,7 +66,9 @@ async def link_over(dial: Dial, name: str, timing: Timing, *, memory: bool = Tru
     """
     reporter = _Reporter(name)
     async with AsyncExitStack() as stack:
-        guest = Guest(dial, name=name, timing=timing, report=reporter.report, software=SOFTWARE, remember=memory)
+        guest = Guest(
+            dial, name=name, timing=timing, report=reporter.report, software=SOFTWARE, host=host, remember=memory
+        )
         await stack.enter_async_context(guest)
         try:
             await guest.ready()

@@ -20,20 +20,25 @@ _SCRATCH: Final = ".part-"
 _OF_YOUR_OWN: Final = "set XDG_RUNTIME_DIR to a folder of your own"
 
 
-def runtime_folder(environ: Mapping[str, str] = os.environ, temporary: str | None = None) -> Path:
+def runtime_folder(
+    environ: Mapping[str, str] = os.environ, temporary: str | None = None, accounts: Path = Path("/run/user")
+) -> Path:
     """The folder for our sockets, made if it is not there; ours alone, and writable.
 
-    ``$XDG_RUNTIME_DIR/cardferry``, else ``cardferry-UID`` in the folder for temporary files.
+    ``$XDG_RUNTIME_DIR/cardferry``, else ``cardferry-UID`` in the folder for temporary files. A session without the
+    variable (sshd without PAM, cron, su) has the folder that the account's other sessions, and systemd, have, if it is
+    there: they all shall find the same agent.
 
     Args:
         environ: the environment.
         temporary: the folder for temporary files, the system's by default.
+        accounts: where the folders of accounts are (pam_systemd(8)).
 
     Raises:
         FolderUnsafeError: it belongs to somebody else, is a symbolic link, others can write in it or on the way to it,
             or we cannot.
     """
-    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    runtime = environ.get("XDG_RUNTIME_DIR") or _of_account(accounts / f"{os.getuid()}")
     if runtime.startswith("/") and os.path.isdir(runtime):  # noqa: PTH112 - false also where we may not look
         return private_folder(Path(runtime) / "cardferry")
     try:
@@ -41,6 +46,18 @@ def runtime_folder(environ: Mapping[str, str] = os.environ, temporary: str | Non
     except FileNotFoundError as error:
         raise FolderUnsafeError(f"there is no folder for our sockets: {error.strerror}", _OF_YOUR_OWN) from None
     return private_folder(parent / f"cardferry-{os.getuid()}")
+
+
+def _of_account(folder: Path) -> str:
+    with suppress(OSError):
+        if folder.is_dir() and folder.stat().st_uid == os.getuid():
+            return str(folder)
+    return ""
+
+
+def agent_path(folder: Path) -> Path:
+    """Where the agent of the account whose runtime folder it is listens."""
+    return folder / "agent"
 
 
 def private_folder(folder: Path) -> Path:

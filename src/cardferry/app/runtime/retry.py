@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 from typing import Protocol as Interface
 
-from cardferry.backoff import Backoff
+from cardferry.backoff import Backoff, Seldom
 from cardferry.transports.errors import TransportError
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Supervisor:
         on_up: called each time it is up.
         sleep: waits some seconds.
         chance: a number from 0 to 1, a new one each time, for the length of pauses.
+        clock: in s; for how often a failure that goes on is told.
         patient: whether the first attempt may fail, too.
         enduring: whether what cannot heal ends it quietly, unless that is the first attempt.
 
@@ -64,6 +66,7 @@ class Supervisor:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
         *,
+        clock: Callable[[], float] = time.monotonic,
         patient: bool = False,
         enduring: bool = False,
     ) -> None:
@@ -76,7 +79,10 @@ class Supervisor:
         self._open_connection = open_connection
         self._on_up = on_up
         self._sleep = sleep
+        self._clock = clock
         self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, _SPREAD, chance)
+        #: That it is lost, and why it cannot be had again.
+        self._seldom = Seldom(first=2)
 
     async def run(self) -> None:
         """Keep the connection up until cancelled, or as long as that has any hope if it is enduring.
@@ -84,11 +90,11 @@ class Supervisor:
         Raises:
             TransportError: of the first attempt if not patient, or one that cannot heal.
         """
-        reason = ""
         while True:
             try:
                 error = await self._once()
                 self._backoff.reset()
+                self._seldom.reset()
             except TransportError as refused:
                 if not refused.heals and self.state and self._enduring:
                     log.error("%s; it is not tried again", refused.message)
@@ -98,9 +104,9 @@ class Supervisor:
                     raise
                 error = refused
             pause = self._backoff.pause()
-            level = logging.DEBUG if self._backoff.attempts > 2 and error.message == reason else logging.WARNING
+            level = logging.WARNING if self._seldom.due(error.message, self._clock()) else logging.DEBUG
             log.log(level, "%s; trying again in %.0f s", error.message, pause)
-            self.state = reason = error.message
+            self.state = error.message
             self.error = error
             self.tried.set()
             await self._sleep(pause)

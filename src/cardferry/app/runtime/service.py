@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from cardferry.app.runtime.logging import TRAFFIC
+from cardferry.app.runtime.request import Request, record_path
 from cardferry.frontends.pcsclite import PcscliteFrontend
-from cardferry.manager import Settings
+from cardferry.manager import ExclusivePolicy, Settings
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import MAX_READERNAME
@@ -46,6 +48,41 @@ class Service:
     slots: int = FIXED_SLOTS
     name_size: int = MAX_READERNAME
     memory: bool = True
+
+    def request(self, readers: str, grace: float, *, accelerate: bool = True) -> Request:
+        """The same for the agent, which has its own way to serve applications.
+
+        Args:
+            readers: which readers, as a `HostAddress` is written.
+            grace: s that a guest that is out of reach keeps what it holds.
+            accelerate: whether to run ahead for guests.
+        """
+        settings = self.settings
+        return Request(
+            readers,
+            self.readers,
+            record_path(self.record),
+            settings.max_idle,
+            settings.max_hold,
+            settings.exclusive.value,
+            grace,
+            accelerate,
+            0 if self.slots == FIXED_SLOTS else self.slots,
+            0 if self.name_size == MAX_READERNAME else self.name_size,
+            self.memory,
+        )
+
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        """What a request says about serving applications; access is not among it."""
+        return cls(
+            settings=Settings(request.max_idle, request.max_hold, exclusive=ExclusivePolicy(request.exclusive)),
+            record=Path(request.record) if request.record else None,
+            readers=request.offered,
+            slots=request.slots or FIXED_SLOTS,
+            name_size=request.name_size or MAX_READERNAME,
+            memory=request.memory,
+        )
 
     def offered(self, readers: Sequence[SlotStatus]) -> list[SlotStatus]:
         """Those of the readers that applications are offered, for ``status``; the most important first."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ import msgspec
 from cardferry.app.runtime import ascii_json
 from cardferry.pcsc.errors import UserError
 from cardferry.system.locks import lock
+from cardferry.system.processes import name_this_process
 
 #: Bytes of a log file; when it has more, it begins anew.
 MAX_LOG: Final = 256 * 1024
@@ -70,7 +72,10 @@ def decode(line: bytes) -> StartReport:
     try:
         return ascii_json.decode(line, StartReport)
     except ValueError:
-        raise BackgroundError("a process in the background says what nobody understands", "end it") from None
+        raise BackgroundError(
+            "a process in the background says what nobody understands",
+            "see `cardferry status` for its number, and end it",
+        ) from None
 
 
 class Starter:
@@ -95,12 +100,26 @@ class Starter:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """One process at a time is in the block, of all that give this folder: so only one starts what several need."""
-    handle = os.open(folder / ".starting", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    path = folder / ".starting"
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            lock(handle)
+            if _is_at(handle, path):  # and not one that has been removed while we waited for it
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
     try:
-        lock(handle)
-        yield
-    finally:
-        os.close(handle)
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def start(words: list[str], log_file: Path) -> None:
@@ -134,6 +153,59 @@ def start(words: list[str], log_file: Path) -> None:
     decode(line).check()
 
 
+def start_agent(folder: Path, idle: float, options: Sequence[str] = ()) -> None:
+    """Start the agent of the account, whose runtime folder is ``folder``; return when it is ready.
+
+    Args:
+        idle: s without anybody until it leaves.
+        options: more for ``cardferry host``.
+
+    Raises:
+        BackgroundError: it is not.
+    """
+    start(["host", "--idle", f"{idle:g}", *options], agent_log(folder))
+
+
+def agent_log(folder: Path) -> Path:
+    """What an agent that has started itself logs."""
+    return folder / "agent.log"
+
+
+def reach(path: Path, begin: Callable[[], None]) -> socket.socket:
+    """A connection to the process in the background that listens at ``path``; started if nobody does.
+
+    Args:
+        begin: starts it; returns when it listens.
+
+    Raises:
+        BackgroundError: there is none, and none can be started.
+    """
+    connection = _connected(path)
+    if connection is None:
+        with alone(path.parent):  # of several that come at once, one starts it
+            connection = _connected(path)
+            if connection is None:
+                try:
+                    begin()
+                except BackgroundError:
+                    if (connection := _connected(path)) is None:  # one that a person has started was faster
+                        raise
+                connection = connection or _connected(path)
+    if connection is None:
+        raise BackgroundError(f"nobody listens at {path}", "is the disk full, or the folder somebody else's?")
+    return connection
+
+
+def _connected(path: Path) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(os.fspath(path))
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
 class BoundedLog(logging.Filter):
     """Empties the file behind standard error when it has grown too long; it must be open for appending.
 
@@ -153,7 +225,8 @@ class BoundedLog(logging.Filter):
         return True
 
 
-def bound_log() -> None:
-    """See that what this process logs to standard error does not fill the disk."""
+def settle_in_background() -> None:
+    """See that what this process logs to standard error does not fill the disk, and that it is not called python."""
+    name_this_process("cardferry")
     for handler in logging.getLogger().handlers:
         handler.addFilter(BoundedLog())

@@ -12,10 +12,11 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from inspect import isawaitable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -23,6 +24,7 @@ from cardferry.app.runtime import ascii_json
 from cardferry.link import GuestStatus
 from cardferry.link.host_session import HostSessionStatus
 from cardferry.manager.status import SlotStatus
+from cardferry.pcsc.interface import ResourceManager
 from cardferry.transports.folders import locked
 from cardferry.transports.listening import ListeningSocket, listener
 
@@ -57,6 +59,30 @@ class Link(msgspec.Struct, frozen=True):
     guest: HostSessionStatus | None = None
 
 
+class TroubleStatus(msgspec.Struct, frozen=True):
+    """What keeps readers away; see `cardferry.pcsc.trouble.Trouble`.
+
+    Attributes:
+        host: the computer at which it is so, empty for this one.
+        cause: the name of a `Cause`, in lower case.
+        says: what is wrong.
+        hint: what to do about it, empty when that is not known.
+    """
+
+    host: str
+    cause: str
+    says: str
+    hint: str
+
+
+def troubles_of(manager: ResourceManager) -> list[TroubleStatus]:
+    """What keeps readers away from those whom a manager serves."""
+    return [
+        TroubleStatus(trouble.host, trouble.cause.name.lower(), str(trouble), trouble.hint)
+        for trouble in manager.snapshot.troubles
+    ]
+
+
 class Running(msgspec.Struct, frozen=True):
     """What one long-running command tells about itself.
 
@@ -67,6 +93,9 @@ class Running(msgspec.Struct, frozen=True):
         links: the computers it is connected to.
         contexts: how many PC/SC contexts applications have open.
         readers: each reader, its card and who uses it.
+        agent: process id of the agent that serves the readers, 0 where they are served by the command itself. What two
+            commands with the same agent tell of a reader is one and the same.
+        troubles: why there are no readers, or not those of some host.
     """
 
     command: str
@@ -75,6 +104,8 @@ class Running(msgspec.Struct, frozen=True):
     links: list[Link]
     contexts: int
     readers: list[SlotStatus]
+    agent: int = 0
+    troubles: list[TroubleStatus] = []
 
     @property
     def serves(self) -> bool:
@@ -92,17 +123,25 @@ class Running(msgspec.Struct, frozen=True):
         return self.links[0].socket
 
 
+_ANSWER: Final[Any] = Running | None
+
+
 @asynccontextmanager
-async def controllable(folder: Path, describe: Callable[[], Running]) -> AsyncIterator[None]:
+async def controllable(
+    folder: Path, describe: Callable[[], Running | Awaitable[Running | None] | None]
+) -> AsyncIterator[None]:
     """Answer those who ask for the duration of the block.
 
     Args:
         folder: the runtime folder.
-        describe: called for each answer.
+        describe: called for each answer; None when there is nothing to tell of.
     """
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(ascii_json.encode(describe()).encode() + b"\n")
+        described = describe()
+        if isawaitable(described):
+            described = await described
+        writer.write(ascii_json.encode(described).encode() + b"\n")
         try:
             await writer.drain()
         except ConnectionError as error:
@@ -130,7 +169,8 @@ def _ask(path: Path) -> Running | None:
         connection.settimeout(_ANSWER_TIME)
         try:
             connection.connect(os.fspath(path))
-            return ascii_json.decode(_read(connection), Running)
+            answer: Running | None = ascii_json.decode(_read(connection), _ANSWER)
+            return answer
         except ConnectionRefusedError:
             _remove_dead(path)
         except (OSError, ValueError) as error:

@@ -20,13 +20,14 @@ from typing import Final
 from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.handoff_server import HandoffServer, Tell
 from cardferry.app.agent.stdio_session import remote_end_path
+from cardferry.app.hosts.connect import users_over_link
 from cardferry.app.hosts.ssh_link import SOFTWARE, RefusedError, link_state
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.service import Service, fronts, offering
 from cardferry.app.runtime.spawn import Starter, StartReport
-from cardferry.app.runtime.status_socket import Link, Running, controllable
+from cardferry.app.runtime.status_socket import Link, Running, controllable, troubles_of
+from cardferry.app.runtime.telling import telling
 from cardferry.link import Guest, LinkRefusedError, LinkState, Timing
-from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.base import Pipe
 from cardferry.transports.listening import ListeningSocket, SocketInUseError, public_path
@@ -182,13 +183,14 @@ async def _serve(wanted: RemoteEndSettings, starter: Starter) -> None:
     ):
         async with (
             streams.guest(Timing(grace=wanted.grace)) as guest,
-            fronts(offering(guest, service), [(programs, None)], service),
+            fronts(offered := offering(guest, service), [(programs, None)], service),
+            telling(offered),
         ):
 
             def describe() -> Running:
                 link = Link(streams.latest.name, link_state(guest), str(path), "link", guest.status)
-                slots = [SlotStatus.of(reader) for reader in guest.snapshot.readers]
-                return Running("guest", os.getpid(), since, [link], 0, slots)
+                contexts, slots = users_over_link(guest)
+                return Running("guest", os.getpid(), since, [link], contexts, slots, troubles=troubles_of(offered))
 
             async with controllable(folder, describe):
                 streams.server = HandoffServer(listening.socket, streams.receive, admit=streams.admit, idle=wanted.away)

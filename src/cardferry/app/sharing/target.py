@@ -10,15 +10,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from cardferry.app.hosts.lend_messages import Described
 from cardferry.app.hosts.ssh_connection import SshConnector
 from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.hosts.ssh_link import own_name, remote_command
 from cardferry.app.runtime.retry import FIRST_PAUSE, LONGEST_PAUSE, Supervisor
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
-from cardferry.app.sharing.lending import Share
-from cardferry.backoff import Backoff
-from cardferry.link import LinkServer
+from cardferry.app.sharing.lending import Lender, Share
+from cardferry.backoff import Backoff, Seldom
 from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.transports.errors import TransportError
 from cardferry.transports.sockets import unfit
@@ -51,7 +51,7 @@ class ShareTarget:
         guest: with whom.
         workdir: a private folder.
         front: a socket here where applications can be led to.
-        host: the end of the link that serves the readers.
+        readers: what is lent.
         announce: called with the guest and the socket's path over there.
 
     Attributes:
@@ -68,7 +68,7 @@ class ShareTarget:
         workdir: Path,
         front: Path,
         *,
-        host: LinkServer,
+        readers: Lender,
         announce: Callable[[SshHost, str], None],
     ) -> None:
         access = wanted.service.access
@@ -80,7 +80,7 @@ class ShareTarget:
         self._wanted = wanted
         self._workdir = workdir
         self._front = front
-        self._host = host
+        self._readers = readers
         self._announce = announce
         self._announced = ""
         self._patient = len(wanted.guests) > 1
@@ -111,15 +111,19 @@ class ShareTarget:
             log.error("%s; it is not tried again", cause.message)
             self.error = cause
 
-    def describe(self, readers: str) -> Link:
-        """For ``status``: the state of the connection, or else of the readers."""
+    def describe(self, how: Described) -> Link:
+        """For ``status``: the state of the connection, or else of the readers.
+
+        Args:
+            how: it is going with the readers.
+        """
         if self.error is not None:
             state = self.error.message
         else:
             state = self.state if self.way == "link" else self._supervisor.state or self.state
-        mine = [one for one in self._host.status.guests if one.guest == self.guest.destination]
+        mine = [one for one in how.guests if one.guest == self.guest.destination]
         status = next((one for one in mine if one.connected), mine[0] if mine else None)
-        return Link(str(self.guest), readers if state == "up" else state, self.path, self.way, guest=status)
+        return Link(str(self.guest), how.state if state == "up" else state, self.path, self.way, guest=status)
 
     def _tell_path(self) -> None:
         """Tell where the socket is, unless that was told."""
@@ -148,6 +152,7 @@ class ShareTarget:
     async def _link_while_possible(self) -> None:
         """Keep the link; return when the other side has no cardferry that understands us."""
         hurried, patient = Backoff(*_HURRIED_PAUSES), Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        seldom = Seldom(first=2)
         brief = 0
         ever = False
         loop = asyncio.get_running_loop()
@@ -159,7 +164,7 @@ class ShareTarget:
                 if not error.heals or not (ever or self._patient):
                     raise
                 pause = (hurried if loop.time() < hurry_until else patient).pause()
-                level = logging.WARNING if hurried.attempts + patient.attempts <= 2 else logging.DEBUG
+                level = logging.WARNING if seldom.due(error.message, loop.time()) else logging.DEBUG
                 log.log(level, "%s; trying again in %.0f s", error, pause)
                 self.state = error.message
                 await asyncio.sleep(pause)
@@ -169,6 +174,7 @@ class ShareTarget:
             if self._serving:
                 hurried.reset()
                 patient.reset()
+                seldom.reset()
                 ever = True
                 hurry_until = loop.time() + self._wanted.grace + 2 * FIRST_PAUSE
                 self.state = "out of reach"
@@ -181,19 +187,19 @@ class ShareTarget:
         """One connection of the link, to its end; False when a forwarded socket must do."""
         name = self.guest.destination
         self._serving = self._told = False
+        await self._readers.ready()
         facts = (await self._connector.connection(hurry=True)).facts
         if "cardferry" not in facts.installed:
             log.info("%s: plain forwarding, cardferry is not installed there", name)
             return False
-        pipe = await self._connector.session(remote_command(self._words()), self._heard)
-        pipe.write(f"{self._token}\n".encode())
-        await self._host.serve(pipe, Principal(PrincipalKind.SSH, name), name)
-        pipe.abort()
+        streams = await self._connector.streams(remote_command(self._words()), self._heard)
+        streams.write(f"{self._token}\n".encode())
+        await self._readers.serve(streams.near, Principal(PrincipalKind.SSH, name), name)
         if self._serving:
-            pipe.end()
+            streams.end()
             self._fruitless = 0
             return True
-        error = await pipe.ended()
+        error = await streams.ended()
         self._fruitless += 1
         if isinstance(error, SessionError) and error.status in _ABOUT_THE_PATH and error.told:
             error.exit_code = error.status

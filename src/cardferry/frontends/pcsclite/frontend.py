@@ -19,7 +19,7 @@ from cardferry.pcsc.interface import ResourceManager
 from cardferry.pcsc.reader_name import encode_reader_name
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.system.peers import peer_credentials, process_name, user_name
-from cardferry.transports.listening import BACKLOG, ListeningSocket
+from cardferry.transports.listening import BACKLOG, Listening
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS, encode_name
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class PcscliteFrontend:
     def __init__(
         self,
         manager: ResourceManager,
-        listening: ListeningSocket,
+        listening: Listening,
         *,
         patience: float = 1.0,
         slots: int = FIXED_SLOTS,

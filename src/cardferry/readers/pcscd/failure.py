@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 from cardferry.pcsc.errors import CardferryError
+from cardferry.pcsc.trouble import Cause, Trouble
 
 
 class Reason(Enum):
@@ -23,6 +25,20 @@ class Reason(Enum):
     LOST = "has gone"
 
 
+_CAUSES: Final = {
+    Reason.NO_SOCKET: Cause.MISSING,
+    Reason.NOBODY_LISTENS: Cause.DOWN,
+    Reason.NO_PERMISSION: Cause.NOT_PERMITTED,
+    Reason.UNREACHABLE: Cause.AWAY,
+    Reason.CLOSED_AT_ONCE: Cause.REFUSED,
+    Reason.SILENT: Cause.SILENT,
+    Reason.VERSION_REFUSED: Cause.STRANGE,
+    Reason.TURNED_AWAY: Cause.REFUSED,
+    Reason.GARBAGE: Cause.STRANGE,
+    Reason.LOST: Cause.DOWN,
+}
+
+
 class NoPcscdError(CardferryError):
     """There is no working connection to a pcscd.
 
@@ -35,3 +51,16 @@ class NoPcscdError(CardferryError):
         super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
         self.reason = reason
         self.detail = detail
+
+    def trouble(self, place: str, *, forwarded: bool) -> Trouble:
+        """The same as everybody is told.
+
+        Args:
+            place: where that pcscd is, for people.
+            forwarded: whether it is at another computer, whose name ``place`` is.
+        """
+        cause = _CAUSES[self.reason]
+        if forwarded and self.reason is Reason.CLOSED_AT_ONCE:
+            cause = Cause.CLOSED
+        detail = str(self) if cause is Cause.STRANGE else self.detail if cause is Cause.AWAY else ""
+        return Trouble(cause, place, detail, place if forwarded else "")

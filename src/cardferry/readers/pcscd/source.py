@@ -14,6 +14,7 @@ from contextlib import aclosing, closing
 from typing import Final
 
 from cardferry.backoff import Backoff
+from cardferry.pcsc.trouble import Cause, Trouble
 from cardferry.readers.base import ReaderObserver
 from cardferry.readers.pcscd.connector import Connector
 from cardferry.readers.pcscd.failure import NoPcscdError
@@ -39,10 +40,12 @@ class PcscdSource:
         on_state: called with True when pcscd can be used, and with False and why when it cannot (any more), each time
             that this has changed, and for each attempt that fails for another reason than the one before.
         chance: a random number from 0 to 1, for the length of pauses.
+        forwarded: whether the pcscd is at another computer, whose name ``place`` is, and its socket is forwarded.
 
     Attributes:
         up: whether pcscd can be used.
         failure: why it cannot; None before the first attempt and while it can.
+        trouble: why there are no readers; None before the first attempt and while there are some.
         minor: the protocol level of the pcscd that was seen last, 0 before.
     """
 
@@ -52,7 +55,13 @@ class PcscdSource:
         place: str,
         on_state: Callable[[bool, NoPcscdError | None], None] | None = None,
         chance: Callable[[], float] = random.random,
+        *,
+        forwarded: bool = False,
     ) -> None:
+        self._forwarded = forwarded
+        self._no_reader = Trouble(Cause.NO_READER, place, host=place if forwarded else "")
+        self._observer: ReaderObserver | None = None
+        self.trouble: Trouble | None = None
         self._connector = connector
         self._place = place
         self._on_state = on_state
@@ -77,6 +86,7 @@ class PcscdSource:
         if self._inventory is not None:
             raise RuntimeError("this source is running already")
         inventory = self._inventory = Inventory(observer, self._connector)
+        self._observer = observer
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -91,7 +101,7 @@ class PcscdSource:
                     self._backoff.reset()
         finally:
             inventory.close()
-            self._inventory = None
+            self._inventory = self._observer = self.trouble = None
             self.up = False
 
     async def _serve(self, inventory: Inventory) -> NoPcscdError:
@@ -102,6 +112,7 @@ class PcscdSource:
                     async for table in tables:
                         self.minor = watch.minor
                         inventory.update(table, watch.minor)
+                        self._looked(None if inventory.readers else self._no_reader)
                         self._is_up()
         except NoPcscdError as error:
             return error
@@ -123,7 +134,13 @@ class PcscdSource:
         log.info("pcscd at %s: protocol 4:%d, %d reader(s)", self._place, self.minor, len(self.readers))
         self._tell(True, None)
 
+    def _looked(self, trouble: Trouble | None) -> None:
+        if trouble != self.trouble and self._observer is not None:
+            self.trouble = trouble
+            self._observer.looked(self, trouble)
+
     def _is_down(self, failure: NoPcscdError) -> None:
+        self._looked(failure.trouble(self._place, forwarded=self._forwarded))
         known = not self.up and self.failure is not None and self.failure.reason is failure.reason
         self.up, self.failure = False, failure
         if known:

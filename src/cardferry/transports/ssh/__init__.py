@@ -10,7 +10,7 @@ from cardferry.transports.ssh.connection import SshConnection, connect
 from cardferry.transports.ssh.errors import NoShellError, SshError
 from cardferry.transports.ssh.remote_pcscd import forward_pcscd
 from cardferry.transports.ssh.remote_socket import RemoteSocket
-from cardferry.transports.ssh.session import SessionError, open_alone, open_session
+from cardferry.transports.ssh.session import SessionError, open_alone, open_session, open_session_streams
 
 __all__ = [
     "NoShellError",
@@ -23,4 +23,5 @@ __all__ = [
     "forward_pcscd",
     "open_alone",
     "open_session",
+    "open_session_streams",
 ]

@@ -114,7 +114,13 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "see whether `ssh {host}` alone works, and look at -e/--ssh and ~/.ssh/config",
     ),
     _symptom(
-        r"REMOTE HOST IDENTIFICATION HAS CHANGED|^Host key for (\S+) has changed|REVOKED HOST KEY",
+        r"^Host key for (?P<key>[\w.:\[\]%-]+) has changed",
+        HostKeyRefusedError,
+        "the key of {host} is not the one that is known here",
+        "if that computer was set up anew: ssh-keygen -R '{key}', then `ssh {host}`; if not, somebody is in between",
+    ),
+    _symptom(
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED|REVOKED HOST KEY",
         HostKeyRefusedError,
         "the key of {host} is not the one that is known here",
         "if that computer was set up anew: ssh-keygen -R {name}, then `ssh {host}`; if not, somebody is in between",

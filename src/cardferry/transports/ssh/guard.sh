@@ -283,8 +283,11 @@ answer_publish() {
     why=
     if [ -h "$bound" ] || [ ! -S "$bound" ]; then
         why="sshd has made no socket there"
-    elif [ -n "$4" ] && ! chgrp -- "$4" "$bound" 2>/dev/null; then
-        why="the account may not give it to the group $4"
+    elif [ -n "$4" ] && ! said=$(chgrp -- "$4" "$bound" 2>&1); then
+        case $said in
+            *'invalid group'* | *'unknown group'* | *'illegal group'*) why="there is no group $4" ;;
+            *) why="the account may not give it to the group $4" ;;
+        esac
     elif ! chmod "$3" "$bound"; then
         why="the account may not change its rights"
     else

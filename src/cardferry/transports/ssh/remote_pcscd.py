@@ -43,8 +43,9 @@ async def forward_pcscd(connection: SshConnection, local: Path) -> None:
         raise await _not_reached(connection, path)
     raise PcscdRefusesError(
         f"pcscd on {connection.destination} turned us away",
-        "its polkit rule org.debian.pcsc-lite.access_pcsc denies sessions from outside: allow the account there, or run"
-        " `cardferry share` on that computer, from its own desktop session",
+        "its polkit rule org.debian.pcsc-lite.access_pcsc denies sessions from outside: allow the account there"
+        " (docs/troubleshooting.md has a rule to paste), or run `cardferry share` on that computer, from its desktop"
+        " session",
     )
 
 
@@ -52,7 +53,8 @@ def _missing(connection: SshConnection) -> PcscdMissingError:
     if "pcscd" in connection.facts.installed:
         hint = "start it over there: systemctl enable --now pcscd.socket"
     else:
-        hint = "install it over there: apt install pcscd"
+        hint = "where the reader is at that computer, install it over there: apt install pcscd; "
+        hint += "where it is at this one: cardferry share"
     return PcscdMissingError(f"there is no pcscd socket on {connection.destination}", hint)
 
 

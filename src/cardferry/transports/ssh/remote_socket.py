@@ -22,6 +22,7 @@ from cardferry.transports.sockets import (
     SocketTakenError,
     checked_path,
     checked_reach,
+    who_is_in_the_way,
 )
 from cardferry.transports.ssh.connection import SshConnection
 from cardferry.transports.ssh.guard import Reply
@@ -157,10 +158,11 @@ class RemoteSocket:
         return abandoned or (answer is Answer.CLOSED and await connection.refused_since(mark))
 
     async def _taken(self, connection: SshConnection, path: str, values: dict[str, str]) -> SocketTakenError:
-        hint = f"end that one, or choose another path with {_OPTION} PATH"
+        elsewhere = f"choose another path with {_OPTION} PATH"
         if values.get("name"):
             holder = f"{values['name']} since {values.get('since', '?')}"
-            hint += "; if its computer has vanished, wait 10 s"
+            hint = f"end that one, or {elsewhere}; if its computer has vanished, wait 10 s"
         else:
             holder = (await connection.ask("holder", path)).values.get("holder", "another program")
+            hint = who_is_in_the_way(path, holder, elsewhere)
         return SocketTakenError(f"{path} on {connection.destination} is in use by {holder}", hint)

@@ -166,7 +166,45 @@ async def open_alone(
     return await _run(ssh.alone(destination, command), destination, heard)
 
 
+class SessionStreams:
+    """The command's standard streams, for whoever gives our end of them away: nothing is read from them here.
+
+    Attributes:
+        near: our end.
+    """
+
+    def __init__(self, near: socket.socket, command: _Command) -> None:
+        self.near = near
+        self._command = command
+
+    def write(self, data: bytes) -> None:
+        """Send a few bytes; they have room in the socket."""
+        self.near.send(data)
+
+    def end(self) -> None:
+        """Be done with the command, whatever it has to say."""
+        self.near.close()
+        self._command.end()
+
+    async def ended(self) -> SshError | None:
+        """Wait a moment for the command's end, then be done with it; return why it has ended."""
+        await asyncio.wait({self._command.gone}, timeout=_LAST_WORDS_TIME)
+        self.end()
+        return self._command.error()
+
+
+async def open_session_streams(connection: SshConnection, command: str, heard: Callable[[str], None]) -> SessionStreams:
+    """Like `open_session`, for whoever gives the streams away."""
+    near, running = await _start(connection.session_command(command), connection.destination, heard)
+    return SessionStreams(near, running)
+
+
 async def _run(words: list[str], destination: str, heard: Callable[[str], None]) -> SessionPipe:
+    near, command = await _start(words, destination, heard)
+    return SessionPipe(await adopt(near, f"ssh://{destination}"), command)
+
+
+async def _start(words: list[str], destination: str, heard: Callable[[str], None]) -> tuple[socket.socket, _Command]:
     near, far = socket.socketpair()
     try:
         _, command = await asyncio.get_running_loop().subprocess_exec(
@@ -183,4 +221,4 @@ async def _run(words: list[str], destination: str, heard: Callable[[str], None])
         raise
     finally:
         far.close()
-    return SessionPipe(await adopt(near, f"ssh://{destination}"), command)
+    return near, command

@@ -1,0 +1,111 @@
+"""A `cardferry host` that is started by hand while an agent that has started itself is there.
+
+If nobody uses that agent, it leaves its place. If somebody does, handles and transactions cannot move to another
+process: the agent goes on, and is led. What its leader listens at is lent to it, and the leader's options are for
+everybody who comes from now on. When nobody else is there any more, the agent leaves its place after all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from cardferry.app.hosts import lend_messages as m
+from cardferry.app.hosts.lend import AgentLink, NotLentError
+from cardferry.app.hosts.sources import own_process
+from cardferry.app.runtime.paths import agent_path
+from cardferry.app.runtime.request import Request
+from cardferry.app.runtime.status_socket import Link, Running, controllable
+from cardferry.transports.base import Listener
+from cardferry.transports.listening import SocketInUseError
+
+log = logging.getLogger(__name__)
+
+#: How often an agent may be about to leave when it is asked.
+_ATTEMPTS: Final = 5
+
+
+class Leading:
+    """The way to the agent's place, or to the agent.
+
+    Args:
+        folder: the runtime folder.
+        request: what everybody shall be served with.
+        listeners: where guests come in besides.
+    """
+
+    def __init__(self, folder: Path, request: Request, listeners: Sequence[Listener]) -> None:
+        self._folder = folder
+        self._request = request
+        self._listeners = listeners
+        self._since = time.time()
+        self._attempts = 0
+
+    async def lead(self, taken: SocketInUseError, ready: Callable[[], None]) -> None:
+        """Lead the agent that is there until it has gone; or have it leave its place. Then the place is free.
+
+        Args:
+            taken: what to say when it does neither.
+            ready: called when guests can come.
+        """
+        try:
+            connection = _connected(agent_path(self._folder))
+        except OSError:
+            self._again(taken)
+            return  # it has just gone
+        level = logging.getLogger("cardferry").getEffectiveLevel()
+        link = AgentLink(connection, m.Lend(self._request, own_process(), level, leads=True))
+        try:
+            lent = await link.lent()
+            if lent is None:
+                self._again(taken)
+                return
+            self._attempts = 0
+            if lent.moves:
+                log.warning("an agent that had started itself was there, and leaves (process %d)", lent.agent)
+                await link.conversation.ended()
+                return
+            log.warning(
+                "an agent that has started itself is in use (process %d): it goes on, and serves with these options "
+                "whoever comes from now on; programs that are there keep theirs",
+                lent.agent,
+            )
+            for one in self._listeners:
+                link.conversation.send(m.GuestSocket(one.name), [one.socket.fileno()])
+            async with controllable(self._folder, lambda: self._describe(link, lent.agent)):
+                ready()
+                await link.conversation.ended()
+            log.warning("that agent has gone: this one has its place")
+        except NotLentError as error:
+            raise (taken if error.exit_code == taken.exit_code else error) from None
+        finally:
+            await link.end()
+
+    def _again(self, taken: SocketInUseError) -> None:
+        """The agent does not answer: it was about to leave, or does not know what is asked."""
+        self._attempts += 1
+        if self._attempts >= _ATTEMPTS:
+            raise taken
+
+    async def _describe(self, link: AgentLink, agent: int) -> Running:
+        how = await link.describe()
+        where = ", ".join(one.name for one in self._listeners)
+        links = [
+            Link(one.guest, "up" if one.connected else "out of reach", where, "link", guest=one) for one in how.guests
+        ] or [Link(self._request.readers, how.state, where)]
+        return Running("host", os.getpid(), self._since, links, how.contexts, how.readers, agent)
+
+
+def _connected(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(os.fspath(path))
+    except OSError:
+        connection.close()
+        raise
+    return connection
