@@ -19,10 +19,11 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
-from cardferry.link import Guest, Limits, LinkServer, LinkState, Timing
+from cardferry.link import Guest, Limits, LinkServer, LinkState, Memories, Timing
 from cardferry.manager import LocalManager, Settings
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import ResourceManager
 from cardferry.readers.virtual import VirtualReader, VirtualReaderSource
 from cardferry.transports.base import Pipe, PipeUser
 from cardferry.transports.memory import memory_pipe
@@ -168,6 +169,8 @@ class Desk:
         card: the card.
         delay: s that bytes take each way.
         card_delay: s that the card takes for each command.
+        remember: whether guests are told what the card has said before.
+        around: puts something around the manager that the guests use.
     """
 
     def __init__(
@@ -181,13 +184,23 @@ class Desk:
         bounds: Bounds | None = None,
         accelerate: bool = True,
         settings: Settings | None = None,
+        remember: bool = True,
+        around: Callable[[ResourceManager], ResourceManager] = lambda manager: manager,
     ) -> None:
         self.card = card or CountingCard()
         self.delay = delay
         self.timing = timing
         self.source = VirtualReaderSource()
-        self.manager = LocalManager([self.source], settings)
-        self.host = LinkServer(self.manager, timing=timing, limits=limits, bounds=bounds, accelerate=accelerate)
+        self.memories = Memories()
+        self.manager = LocalManager([self.source], settings, self.memories.watch)
+        self.host = LinkServer(
+            around(self.manager),
+            timing=timing,
+            limits=limits,
+            bounds=bounds,
+            accelerate=accelerate,
+            memories=self.memories if remember else None,
+        )
         self.reader: VirtualReader
         self.roads: list[Road] = []
         self._card_delay = card_delay

@@ -59,6 +59,7 @@ CLEANS_UP: tuple[str, ...] = (
     "_guarded",
     "fault",
     "_finish",
+    "_is_finished",
     "_hang_up",
     "left",
     "_next_pass",

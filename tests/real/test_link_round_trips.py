@@ -121,13 +121,17 @@ def test_opensc_tool_and_pcsc_scan_need_at_most_two_round_trips(far: Far) -> Non
 
 
 @pytest.mark.parametrize("words", [("pkcs15-tool", "--list-info"), ("pkcs11-tool", "-L")], ids="_".join)
-def test_a_program_waits_only_for_commands_that_nobody_could_foresee(far: Far, words: tuple[str, ...]) -> None:
-    costs = [far.cost(program(far, *words)) for _ in range(3)]
-    turns, waited, hits = min(costs)
+def test_a_program_waits_for_what_nobody_could_foresee_and_not_the_second_time(
+    far: Far, words: tuple[str, ...]
+) -> None:
+    far.attach()
+    _, waited, hits = far.cost(program(far, *words))
     assert hits > 0, "the rest of a response came ahead"
-    # connects, begins, ends and disconnects wait for nothing: what waited was commands
-    assert 20 < waited < 40
-    assert turns <= waited + 2
+    # begins, ends and disconnects wait for nothing: what waited was commands
+    assert 20 < waited < 45
+    again = [far.cost(program(far, *words)) for _ in range(3)]
+    assert min(waited for _, waited, _ in again) <= 1, again
+    assert min(turns for turns, _, _ in again) <= 4, again
 
 
 def test_a_certificate_of_many_pieces_comes_with_its_first_one(far: Far) -> None:

@@ -34,6 +34,7 @@ from cardferry.cli.seconds import SecondsType
 @click.option("--mode", default="0600", show_default=True, help="access rights of --listen unix:PATH")
 @click.option("--group", metavar="GROUP", help="the group that gets --listen unix:PATH")
 @click.option("--accelerate/--no-accelerate", default=True, show_default=True, help="run ahead where that is safe")
+@click.option("--memory/--no-memory", default=True, show_default=True, help="tell guests what cards have said before")
 @click.option(
     "--grace",
     type=SecondsType(),
@@ -60,6 +61,7 @@ def command(
     mode: str,
     group: str | None,
     accelerate: bool,
+    memory: bool,
     grace: float,
     config: Path | None,
     max_idle: float,
@@ -80,7 +82,7 @@ def command(
 
         request = Request(
             readers, reader, whole_path(record), max_idle, max_hold,
-            grace=grace, accelerate=accelerate, config=whole_path(config),
+            grace=grace, accelerate=accelerate, memory=memory, config=whole_path(config),
         )  # fmt: skip
         words = ["--readers", readers, "--grace", f"{grace:g}", "--mode", mode]
         words += ["--max-idle", f"{max_idle:g}", "--max-hold", f"{max_hold:g}"]
@@ -89,7 +91,8 @@ def command(
         words += [] if record is None else ["--record", whole_path(record)]
         words += [] if config is None else ["--config", whole_path(config)]
         words += [] if group is None else ["--group", group]
-        hand_to_agent(name, called, os.environ, words if accelerate else [*words, "--no-accelerate"], request)
+        words += [] if accelerate else ["--no-accelerate"]
+        hand_to_agent(name, called, os.environ, words if memory else [*words, "--no-memory"], request)
         return
     from cardferry.app.agent.server import AgentSettings, serve  # noqa: PLC0415
     from cardferry.app.hosts.registry import parse_host  # noqa: PLC0415
@@ -118,6 +121,7 @@ def command(
             settings=Settings(max_idle=max_idle, max_hold=max_hold),
             record=record,
             readers=reader,
+            memory=memory,
             config=config,
             guard=guard,
         ),

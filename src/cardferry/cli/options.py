@@ -77,6 +77,11 @@ config_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="for programs")
 hosts_argument = click.argument("hosts", metavar="HOST...", type=HostType(), nargs=-1, required=True)
+memory_option = click.option(
+    "--memory/--no-memory",
+    default=True,
+    help="over a link, answer at once what the card has said before, and check it  [default: memory]",
+)
 _service_options = _all(
     click.option("--mode", type=ModeType(), default="0600", show_default=True, help="the socket's access rights"),
     click.option("--group", metavar="GROUP", help="the group that gets the socket"),
@@ -121,6 +126,7 @@ _service_options = _all(
         metavar="N",
         help="readers that programs can see at most, up to pcsc-lite 2.4; must be what their library was built for",
     ),
+    memory_option,
     click.option("--old-names", is_flag=True, help="for programs with pcsc-lite 1.6.5 to 1.8.3, whose names are short"),
 )
 
@@ -140,6 +146,7 @@ def service_options(function: Function) -> Function:
         reader_patterns: tuple[str, ...],
         reader_slots: int,
         old_names: bool,
+        memory: bool,
         **rest: Any,
     ) -> Any:
         service = Service(
@@ -149,6 +156,7 @@ def service_options(function: Function) -> Function:
             reader_patterns,
             reader_slots,
             OLD_NAME_SIZE if old_names else MAX_READERNAME,
+            memory=memory,
         )
         return function(service=service, **rest)
 

@@ -13,7 +13,8 @@ from cardferry.app.runtime import logging as logs
 from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.paths import runtime_folder
-from cardferry.cli.options import HostType, ssh_option, verbose_option
+from cardferry.app.runtime.service import Service
+from cardferry.cli.options import HostType, memory_option, ssh_option, verbose_option
 from cardferry.cli.say import say
 from cardferry.transports.ssh import SshCommand
 
@@ -21,9 +22,10 @@ from cardferry.transports.ssh import SshCommand
 @click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--from", "host", type=HostType(), help="where the readers are; attached meanwhile if it is not")
 @ssh_option
+@memory_option
 @verbose_option
 @click.argument("words", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
-def command(host: HostAddress | None, ssh: SshCommand, verbose: int, words: tuple[str, ...]) -> None:
+def command(host: HostAddress | None, ssh: SshCommand, memory: bool, verbose: int, words: tuple[str, ...]) -> None:
     """Run COMMAND with the remote readers.
 
     Without --from it uses what `cardferry attach` has attached. The exit code is COMMAND's own, 128 + n when signal
@@ -40,5 +42,5 @@ def command(host: HostAddress | None, ssh: SshCommand, verbose: int, words: tupl
         execute(words, found.socket)
     if host is None:
         raise NotAttachedError("nothing is attached", "say where the readers are: cardferry run --from HOST -- COMMAND")
-    code = lifetime.run(lambda: run_attached(words, Attachment((host,), ssh)))
+    code = lifetime.run(lambda: run_attached(words, Attachment((host,), ssh, service=Service(memory=memory))))
     sys.exit(0 if code is None else code)

@@ -70,6 +70,11 @@ def link_lines(link: Link) -> list[str]:
             f"calls: {counters.round_trips} waited for the host, {counters.pipelined} did not, "
             f"{counters.local} were answered here; {_ahead(counters.hits, counters.waste)}",
         ]
+        if counters.believed:
+            lines.append(
+                f"memory: {counters.believed} believed, {counters.confirmed} confirmed, {counters.refuted} refuted; "
+                f"{counters.held} bytes held"
+            )
         if ours.unexplained > FEW:
             lines.append(f"mended {ours.unexplained} times within an hour, and not because of the network: see its log")
     if (theirs := link.guest) is not None:
@@ -79,6 +84,8 @@ def link_lines(link: Link) -> list[str]:
             f"{theirs.contexts} contexts, {theirs.handles} handles, {theirs.waiting} calls under way; "
             f"{_ahead(theirs.ahead_hits, theirs.ahead_waste)}",
         ]
+        if theirs.believed:
+            lines.append(f"memory: {theirs.believed} believed, {theirs.refuted} of them refuted")
     return lines
 
 

@@ -11,6 +11,7 @@ side `readers` and `facts` hold what need not be asked, `foreseen` the responses
 """
 
 from cardferry.link.guest import Guest, GuestStatus, LinkRefusedError, LinkState
+from cardferry.link.host_memory import Memories
 from cardferry.link.host_server import LinkServer, LinkServerStatus
 from cardferry.link.settings import Limits
 from cardferry.wire.link.session import Timing
@@ -23,5 +24,6 @@ __all__ = [
     "LinkServer",
     "LinkServerStatus",
     "LinkState",
+    "Memories",
     "Timing",
 ]

@@ -101,6 +101,7 @@ class Guest:
         timing: see `Timing`; ``grace`` is how long calls wait for a host that is out of reach.
         bounds: see `Bounds`.
         accelerate: whether the host may run ahead.
+        remember: whether to believe what cards have said before.
         report: called with every new state.
         software: name and version of this program, told to the host.
         host: the computer at which readers are, in what keeps them away (`Trouble`): ``name`` unless it is given.
@@ -123,11 +124,13 @@ class Guest:
         timing: Timing | None = None,
         bounds: Bounds | None = None,
         accelerate: bool = True,
+        remember: bool = True,
         report: Callable[[LinkState], None] | None = None,
         software: str = "",
         host: str | None = None,
     ) -> None:
         self.accelerate = accelerate
+        self.remember = remember
         self.counters = Counters()
         self.readers = ReadersReceiver(name if host is None else host)
         self.contexts: set[GuestContext] = set()

@@ -8,6 +8,9 @@ Begin waits for the host, too, while somebody else could be in its way: programs
 yubikey.rs and pivy reconnect when it says ``W_RESET_CARD``, and after no other call). Programs on the host itself come,
 reset the card and go unseen. So it waits also when the handle has used the card, and nothing was heard of the card for
 a moment: the host looks then.
+
+A command is sent without waiting, too, when somebody knows the answer: the host has run ahead with it (`Foreseen`), or
+the card has said so before (`CardCopy`); see ``docs/memory.md``.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from typing import Final
 from cardferry.link import messages as m
 from cardferry.link.facts import About
 from cardferry.link.guest_foreseen import Foreseen
+from cardferry.link.guest_memory import CardCopy
 from cardferry.link.guest_session import GONE, Call, GuestSession, Marks
 from cardferry.link.guest_unseen import Unseen
+from cardferry.link.memory import digest_of
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import DONE, Reply, replying, straight
+from cardferry.pcsc.reply import DONE, Reply, answered, replying, straight
 
 #: These errors say nothing about the handle.
 _PASSING: Final = frozenset(
@@ -50,13 +55,14 @@ _GIVING_BACK: Final = (m.End, m.Disconnect)
 class _Transmit(Call[bytes]):
     """A command on its way: the message of that number about its handle."""
 
-    __slots__ = ("_card", "_protocol", "_sequence")
+    __slots__ = ("_apdu", "_card", "_protocol", "_sequence")
 
-    def __init__(self, session: GuestSession, size: int, card: GuestCard, sequence: int, protocol: int) -> None:
-        super().__init__(session, size)
-        self._card, self._sequence, self._protocol = card, sequence, protocol
+    def __init__(self, session: GuestSession, apdu: bytes, card: GuestCard, sequence: int, protocol: int) -> None:
+        super().__init__(session, len(apdu))
+        self._apdu, self._card, self._sequence, self._protocol = apdu, card, sequence, protocol
 
     def answered(self, answer: m.Answer) -> None:
+        self._card.moved(self._apdu, answer)
         if answer.foreseen is not None:
             self._card.promised(answer, self._sequence, self._protocol)  # before what comes behind it is looked at
         self.resolve(answer.data)
@@ -81,6 +87,7 @@ class GuestCard:
 
     __slots__ = (
         "_closed",
+        "_copy",
         "_depth",
         "_failed",
         "_handle",
@@ -113,6 +120,8 @@ class GuestCard:
     ) -> None:
         self.foreseen = Foreseen()
         self._session = session
+        #: What the card has said before; None where nothing is remembered.
+        self._copy: CardCopy | None = None if session.memory is None else session.memory.card(reader)
         self._time = asyncio.get_running_loop().time
         self._unseen = unseen
         self._when_closed = when_closed
@@ -134,6 +143,8 @@ class GuestCard:
         self._reached_at: float | None = None
         #: Counts messages about this handle: a promise holds only until the next one.
         self._sequence = 0
+        if self._copy is not None:
+            self._copy.handles += 1
         self._account()
 
     @property
@@ -168,6 +179,8 @@ class GuestCard:
         del code
         self._failed = True
         self.foreseen.drop()
+        if self._copy is not None:
+            self._copy.lose()
 
     def session_over(self) -> None:
         """The session is over."""
@@ -211,6 +224,44 @@ class GuestCard:
         if self._session.dead:
             raise PcscError(GONE, "the link was away for too long")
 
+    # what the card has said before
+
+    @property
+    def _alone(self) -> bool:
+        """Whether what the card answers to this handle is decided by what this handle does."""
+        return self._has_card or (
+            self._copy is not None and self._copy.handles == 1 and self._lately and not self._contended
+        )
+
+    def _stands(self, answer: m.Answer) -> None:
+        """The host says where the card stands after a call."""
+        if self._copy is not None:
+            if self._has_card or self._copy.handles == 1:
+                self._copy.stands(answer.state, answer.level)
+            else:
+                self._copy.lose()
+
+    def _believed(self, copy: CardCopy, apdu: bytes, protocol: int) -> bytes | None:
+        """What the card says to a command, if it is known; the command is on its way to the card from now on."""
+        known, memory = copy.find(apdu), self._session.memory
+        if (
+            known is None
+            or memory is None
+            or not memory.may_believe
+            or protocol != self._protocol
+            or not (self._in_order and self._alone)
+            or self._session.full
+        ):
+            return None
+        self._speak()
+        self._session.tell(m.Transmit(0, self._handle, apdu, protocol, digest_of(known.answer)))
+        memory.believed += 1
+        self._session.counters.believed += 1
+        copy.believe(known)
+        if self._reached_at is None:
+            self._reached_at = asyncio.get_running_loop().time()
+        return known.answer
+
     # sending
 
     def _speak(self) -> None:
@@ -239,6 +290,8 @@ class GuestCard:
 
     def _heard_of(self, code: int) -> None:
         """A call has failed."""
+        if self._copy is not None:
+            self._copy.lose()
         if code not in _PASSING:
             self._failed = True
             self.foreseen.drop()
@@ -283,6 +336,7 @@ class GuestCard:
             self._share = share
             self._protocol = Protocol(answer.protocol)
             self._reached()
+            self._stands(answer)
             if not was_in_order:
                 self._unsure = self._unsure or self._depth > 0
                 self._depth = 0
@@ -303,7 +357,7 @@ class GuestCard:
     @replying
     async def _begin_by_turn(self) -> None:
         try:
-            await self._mending(lambda call: m.Begin(call, self._handle))
+            self._stands(await self._mending(lambda call: m.Begin(call, self._handle)))
         except BaseException:
             self._depth = max(0, self._depth - 1)
             self._account()
@@ -325,7 +379,7 @@ class GuestCard:
         self._resetting = disposition in _RESETS
         self._ended()
         try:
-            await self._ask(lambda call: m.End(call, self._handle, disposition))
+            self._stands(await self._ask(lambda call: m.End(call, self._handle, disposition)))
         finally:
             self._resetting = False
             self._account()
@@ -343,10 +397,12 @@ class GuestCard:
         self._depth = max(0, self._depth - 1)
         self._unsure = False
         self._account()
+        if self._copy is not None and not self._has_card and self._session.readers.others(self._reader):
+            self._copy.lose()
 
     @straight
     def transmit(self, apdu: bytes, protocol: int) -> Reply[bytes]:
-        """Send a command APDU, unless the host has done so already."""
+        """Send a command APDU, unless somebody knows the answer."""
         self._check()
         if len(apdu) > MAX_APDU_SIZE:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
@@ -360,6 +416,8 @@ class GuestCard:
         if self.foreseen.origin and self._in_order:
             response = await self.foreseen.take(apdu, protocol)
             if response is not None:
+                if self._copy is not None:
+                    self._copy.answered(apdu, response)
                 return response
             self._check()
         while self._session.full:
@@ -367,8 +425,15 @@ class GuestCard:
         return await self._transmit(apdu, protocol)
 
     def _transmit(self, apdu: bytes, protocol: int) -> Reply[bytes]:
+        copy = self._copy
+        if copy is not None and copy.state:
+            believed = self._believed(copy, apdu, protocol)
+            if believed is not None:
+                return answered(believed)
+            if not self._has_card and copy.handles > 1:
+                copy.lose()  # nobody knows what comes before what
         self._speak()
-        call = _Transmit(self._session, len(apdu), self, self._sequence, protocol)
+        call = _Transmit(self._session, apdu, self, self._sequence, protocol)
         make = lambda number: m.Transmit(number, self._handle, apdu, protocol)  # noqa: E731
         return self._session.make(call, make).then(self._transmitted)
 
@@ -379,6 +444,12 @@ class GuestCard:
             self._reached_at = self._time()
         elif isinstance(error, PcscError):
             self._heard_of(error.code)
+
+    def moved(self, apdu: bytes, answer: m.Answer) -> None:
+        """The card has answered a command of this handle: where it stands now."""
+        if self._copy is not None:
+            self._stands(answer)
+            self._copy.answered(apdu, answer.data)
 
     def promised(self, answer: m.Answer, sequence: int, protocol: int) -> None:
         """The host goes on by itself after the transmit that was the message of that number about this handle.
@@ -397,6 +468,8 @@ class GuestCard:
             known = self._fact(About.CONTROL, code)
             if known is not None and len(known) <= max_response:
                 return known
+        if data and self._copy is not None:
+            self._copy.lose()
         answer = await self._ask(lambda call: m.Control(call, self._handle, code, data, max_response), len(data))
         return answer.data
 
@@ -449,7 +522,7 @@ class GuestCard:
             else:
                 await session.drain()
                 self._speak()
-                await session.ask(lambda call: m.Disconnect(call, self._handle, disposition))
+                self._stands(await session.ask(lambda call: m.Disconnect(call, self._handle, disposition)))
                 self._unseen.seen(session)
         finally:
             self.dismiss()
@@ -462,6 +535,11 @@ class GuestCard:
         """
         if vanishes and (self._has_card or self._unsure or self._resetting):
             self._session.mark(self._reader)
+            if self._copy is not None:
+                self._copy.lose()
+        if self._copy is not None:
+            self._copy.handles -= 1
+            self._copy = None
         self._closed = True
         self._resetting = False
         self._account()

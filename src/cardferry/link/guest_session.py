@@ -18,6 +18,7 @@ from cardferry.link import messages as m
 from cardferry.link.channel import Channel
 from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.guest_foreseen import Foreseen
+from cardferry.link.guest_memory import GuestMemory
 from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import Reply, failed
@@ -44,6 +45,9 @@ class Counters:
         pipelined: calls that were sent without waiting.
         local: calls that were answered without asking.
         hits, waste: responses that came ahead, and were used or not.
+        believed, confirmed, refuted: commands that were answered from memory; those of them of which the host says that
+            the card has answered the same, or not.
+        held: bytes of memory now.
     """
 
     round_trips: int = 0
@@ -51,6 +55,10 @@ class Counters:
     local: int = 0
     hits: int = 0
     waste: int = 0
+    believed: int = 0
+    confirmed: int = 0
+    refuted: int = 0
+    held: int = 0
 
     def account(self, foreseen: Foreseen) -> None:
         """Add up what running ahead has brought for a handle."""
@@ -65,10 +73,12 @@ class SessionOwner(Interface):
     Attributes:
         counters: see `Counters`.
         readers: what is known of the readers.
+        remember: whether to believe what cards have said before.
     """
 
     counters: Counters
     readers: ReadersReceiver
+    remember: bool
 
     def connected(self, session: GuestSession) -> None:
         """The host is there."""
@@ -162,6 +172,7 @@ class GuestSession:
 
     Attributes:
         facts: what the readers always say.
+        memory: what cards have said before, None while the host does not tell.
         counters, readers: as the guest has them.
         unseen: calls sent without waiting of which it is not known whether the host has carried them out.
         dead: whether the session is over.
@@ -172,6 +183,7 @@ class GuestSession:
         self.counters = guest.counters
         self.readers = guest.readers
         self.facts = ReaderFacts()
+        self.memory: GuestMemory | None = None
         #: Open at the host, or about to be. A handle has no card while the host has not answered its connect.
         self._contexts: set[int] = set()
         self._cards: dict[int, SessionCard | None] = {}
@@ -355,7 +367,8 @@ class GuestSession:
     def _allows(self, size: int) -> bool:
         """Whether the host allows another call, with a command of so many bytes."""
         welcome = self.welcome
-        return len(self._calls) + self.unseen < welcome.calls and self._call_bytes + size <= welcome.call_bytes
+        unseen = self.unseen if self.memory is None else self.unseen + self.memory.believed - self.memory.confirmed
+        return len(self._calls) + unseen < welcome.calls and self._call_bytes + size <= welcome.call_bytes
 
     def _send(self, message: m.FromGuest, *, urgent: bool) -> None:
         try:
@@ -370,10 +383,15 @@ class GuestSession:
         if self._welcome is not None:
             raise WireError("the host says welcome again")
         self._welcome = message
+        if message.memory and self._guest.remember:
+            self.memory = GuestMemory()
+            self.tell(m.Remember())
 
     def _readers(self, message: m.Readers) -> None:
         if self.readers.receive(message, asyncio.get_running_loop().time()):
             self.facts.forget()
+        if self.memory is not None:
+            self._card_may_have_moved(self.memory, message)
         self._guest.readers_changed()
 
     def _fact(self, message: m.Fact) -> None:
@@ -408,7 +426,35 @@ class GuestSession:
         if card is not None:
             _for_one(partial(card.failed, message.code))
 
+    # what cards have said before
+
+    def _card_may_have_moved(self, memory: GuestMemory, news: m.Readers) -> None:
+        """Others may have used a card, or somebody has reset it: where it stands is not known any more."""
+        for entry in news.changed:
+            name = m.name_of(entry.name)
+            memory.news(name, entry.marks, shared=bool(entry.others) and name not in self._in_the_way)
+        if news.names is not None:
+            memory.only({m.name_of(name) for name in news.names})
+
+    def _told(self, memory: Callable[[GuestMemory], None]) -> None:
+        if self.memory is None:
+            raise WireError("the host tells what was not asked for")
+        memory(self.memory)
+        self.counters.held = self.memory.size
+
+    def _learnt(self, message: m.Learnt) -> None:
+        self._told(lambda memory: memory.learnt(m.name_of(message.reader), message.what))
+
+    def _forgotten(self, message: m.Forgotten) -> None:
+        self._told(lambda memory: memory.forgotten(m.name_of(message.reader), message.numbers))
+
+    def _confirmed(self, message: m.Confirmed) -> None:
+        self._told(lambda memory: memory.done(message, self.counters))
+
     _HANDLERS: ClassVar[dict[type, Callable[..., None]]] = {
+        m.Learnt: _learnt,
+        m.Forgotten: _forgotten,
+        m.Confirmed: _confirmed,
         m.Welcome: _welcomed,
         m.Readers: _readers,
         m.Fact: _fact,

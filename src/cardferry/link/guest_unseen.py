@@ -7,7 +7,7 @@ from typing import Final
 from cardferry.link.guest_session import GuestSession
 
 #: Calls that a context sends without waiting, before it waits for one.
-MOST_UNSEEN: Final = 32
+MOST_UNSEEN: Final = 256
 
 
 class Unseen:

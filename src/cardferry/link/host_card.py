@@ -5,13 +5,18 @@ already, so the handle is *broken*: nothing more is done with the card, and ever
 gets the error, until the guest mends the handle. A connect that failed is mended by reconnect; a begin that failed by
 reconnect, by the end of the transaction, or by another begin. A begin that only has not had its turn yet is *owed*, and
 comes before the next call.
+
+A command with call 0 was *believed*: the program has been given what the card has said before (``docs/memory.md``).
+When the card says something else now, the handle is broken until it is connected anew, and the card is reset.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -20,6 +25,7 @@ import msgspec
 from cardferry.link import messages as m
 from cardferry.link.facts import ASKED_NEXT, About, Fact, Known, static_codes
 from cardferry.link.host_run_ahead import RunAhead
+from cardferry.link.memory import digest_of
 from cardferry.pcsc.caller import by_host_itself
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -27,6 +33,8 @@ from cardferry.pcsc.interface import Card, Context
 from cardferry.pcsc.reply import DONE, Reply, Start, in_task, replying, straight
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 #: s that a call which no library repeats may wait for a transaction that is owed, in all.
 UNREPEATED_PATIENCE: Final = 60.0
@@ -44,6 +52,8 @@ _ASKING: Final = 0.1
 #: A refusal that comes within so many s is one for which waiting does not help.
 _AT_ONCE: Final = 0.05
 _RESETS: Final = (Disposition.RESET, Disposition.UNPOWER)
+#: What has become of a card, or its reader, so that it cannot be asked any more.
+_LOST: Final = frozenset({ReturnCode.W_RESET_CARD, ReturnCode.W_REMOVED_CARD, ReturnCode.E_READER_UNAVAILABLE})
 #: After these codes the transaction is over, whatever it was.
 _TRANSACTION_LOST: Final = frozenset(
     {ReturnCode.W_RESET_CARD, ReturnCode.W_REMOVED_CARD, ReturnCode.E_READER_UNAVAILABLE, ReturnCode.E_NOT_TRANSACTED}
@@ -55,9 +65,17 @@ OpenContext = Callable[[], Awaitable[Context]]
 
 @dataclass(slots=True)
 class Broken:
-    """Why nothing is done with a handle."""
+    """Why nothing is done with a handle.
+
+    Attributes:
+        code: what its calls get.
+        believed: a command was believed and refuted: only `Reconnect` mends that.
+        reset: the card was not reset for it yet: the reconnect does.
+    """
 
     code: ReturnCode
+    believed: bool = False
+    reset: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +97,8 @@ class HostCard:
         seconds: how long the card took for the last command.
         asks_reader: whether to ask the reader, after the connect, what programs ask next.
         learnt: what came of that.
+        believes: whether the guest has believed anything through it.
+        dismissed: the program has closed the handle, or its context; nobody is told any more what becomes of it.
         time: the clock, in s.
     """
 
@@ -98,7 +118,14 @@ class HostCard:
     asks_reader: bool = False
     learnt: list[Fact] = field(default_factory=list)
     time: Callable[[], float] = time.monotonic
+    believes: bool = False
+    dismissed: bool = False
     _began: float = 0.0
+
+    @property
+    def has_card(self) -> bool:
+        """Whether nobody else can do anything with the card."""
+        return self.depth > 0 or (self.share is ShareMode.EXCLUSIVE and self.card is not None)
 
     @property
     def counted(self) -> bool:
@@ -163,6 +190,8 @@ class HostCard:
     async def _reconnect(self, message: m.Reconnect) -> Protocol:
         share, protocols = ShareMode(message.share), Protocol(message.protocols)
         initialization = Disposition(message.initialization)
+        if self.broken is not None and self.broken.reset and initialization not in _RESETS:
+            initialization = Disposition.RESET
         if self.owed:
             await self._settle_unless_broken()
         if self.ahead is not None:
@@ -198,7 +227,7 @@ class HostCard:
     def _begin(self, message: m.Begin) -> Reply[None]:
         if not message.call:
             return self._begin_unseen()
-        if self.card is not None:
+        if self.card is not None and not (self.broken is not None and self.broken.believed):
             self.broken = None
         begin = self._usable().begin
         return (self._settled(begin) if self.owed else begin()).then(self._begun)
@@ -260,7 +289,7 @@ class HostCard:
         disposition = Disposition(message.disposition)
         if self.broken is not None:
             broken = self.broken
-            if self.card is not None:
+            if self.card is not None and not broken.believed:
                 self.broken = None
             raise PcscError(broken.code, "because of a call before")
         if not self.owed:
@@ -283,6 +312,8 @@ class HostCard:
     # the card
 
     def _transmit(self, message: m.Transmit) -> Reply[bytes]:
+        if not message.call:
+            return self._believed(message)
         card, ahead = self._usable(), self.ahead
         if self.owed or (ahead is not None and ahead.stands_in(message.apdu)):
             return self._transmit_later(message)
@@ -294,6 +325,9 @@ class HostCard:
     async def _transmit_later(self, message: m.Transmit) -> bytes:
         """Likewise, when a transaction is owed, or the host may answer in the card's place."""
         await self._settle()
+        return await self._carry_out(message)
+
+    async def _carry_out(self, message: m.Transmit) -> bytes:
         card, ahead = self._usable(), self.ahead
         if ahead is not None:
             if ahead.stands_in(message.apdu):
@@ -302,6 +336,45 @@ class HostCard:
             if response is not None:
                 return response
         return await self._transmit_to(card, message)
+
+    @replying
+    async def _believed(self, message: m.Transmit) -> bytes:
+        """Carry out a command of which the program has the answer already."""
+        self._usable()
+        try:
+            await (self._settle() if self.dismissed else self._settle_patiently())
+            response = await self._carry_out(message)
+        except PcscError as error:
+            lost = error.code in _LOST
+            await self._refute(error.code if lost else ReturnCode.W_RESET_CARD, reset=not lost)
+            raise
+        if digest_of(response) != message.digest:
+            await self._refute(ReturnCode.W_RESET_CARD, reset=True)
+            raise PcscError(ReturnCode.W_RESET_CARD, "the card says something else now")
+        if self.ahead is not None:
+            self.ahead.answered(message.apdu, response, transaction=False, worthwhile=False)
+            self.ahead.gave_up()
+        return response
+
+    async def _refute(self, code: ReturnCode, *, reset: bool) -> None:
+        """The program was given a wrong answer: do nothing more for it, and reset the card if it is to hear that."""
+        self.broken = Broken(code, believed=True, reset=reset and not self.dismissed)
+        card, depth = self.card, self.depth
+        self.depth = self.owed = 0
+        if card is None:
+            return
+        for _ in range(depth - 1 if self.broken.reset else depth):
+            with suppress(PcscError):  # it is over all the same
+                await card.end(Disposition.LEAVE)
+        if not self.broken.reset:
+            return
+        try:
+            if not depth:
+                await card.begin()
+            await card.end(Disposition.RESET)
+            self.broken.reset = False
+        except PcscError as error:
+            log.debug("%s: the card will be reset later: %s", self.reader, error)
 
     def _transmit_to(self, card: Card, message: m.Transmit) -> Reply[bytes]:
         self._began = self.time()

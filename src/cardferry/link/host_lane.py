@@ -50,6 +50,11 @@ class LaneOwner(Interface):
         """Whether answers must wait for `drain`."""
         ...
 
+    @property
+    def gone(self) -> bool:
+        """Whether the guest is, so that nobody wants to know whether what it has believed was right."""
+        ...
+
     async def drain(self) -> None:
         """Wait until an answer can be sent."""
         ...
@@ -80,6 +85,14 @@ class LaneOwner(Interface):
 
     def ran_ahead(self, ahead: m.Ahead) -> None:
         """A command that was foreseen has been carried out, or not."""
+        ...
+
+    async def let_pass(self, job: Job, until: float | None) -> None:
+        """Wait for what the guest has believed before, through other contexts, but not for ever.
+
+        Raises:
+            PcscError: ``E_SHARING_VIOLATION`` when it was still not done then, on the loop's clock.
+        """
         ...
 
 
@@ -175,13 +188,11 @@ class Lane:
             self._step.cancel()
 
     def close(self) -> None:
-        """The context closes: what waits ends, what gives something back is still done."""
+        """The context closes: what waits ends, what gives something back is still done, and what was believed."""
         if self._closing:
             return
         self._closing = True
-        if self._ahead is not None or (
-            self._running is not None and not isinstance(self._running.message, _GIVING_BACK)
-        ):
+        if self._ahead is not None or (self._running is not None and not self._is_finished(self._running)):
             self._interrupt()
         if not self._busy and self._context is None:
             self._owner.left()  # it was never used
@@ -207,7 +218,13 @@ class Lane:
 
     def _too_late(self, job: Job) -> bool:
         """Whether a call that has waited is not carried out any more."""
-        return self._closing and not isinstance(job.message, _GIVING_BACK)
+        return self._closing and not self._is_finished(job)
+
+    def _is_finished(self, job: Job) -> bool:
+        """Whether a call is carried out although its context closes."""
+        return isinstance(job.message, _GIVING_BACK) or (
+            job.card.believes and not job.message.call and not self._owner.gone
+        )
 
     # calls are carried out
 
@@ -246,7 +263,7 @@ class Lane:
 
     def _perform(self, job: Job) -> Reply[Any]:
         self._running = job
-        if self._closing or self._owner.full or not self._owner.may(CALL):
+        if self._closing or job.behind or self._owner.full or not self._owner.may(CALL):
             return self._perform_later(job)
         return job.card.perform(job.message, self._start)
 
@@ -258,9 +275,17 @@ class Lane:
         if self._too_late(job):
             await self._owner.step(1)
             raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
+        if job.behind:
+            await self._let_pass(job)
         if self._owner.full:
             await self._owner.drain()
         return await job.card.perform(job.message, self._start)
+
+    async def _let_pass(self, job: Job) -> None:
+        """Outside of a transaction, what other contexts of the guest have believed before comes first."""
+        if not job.card.has_card:
+            patience = self._patience if isinstance(job.message, _REPEATED) and job.message.call else None
+            await self._owner.let_pass(job, None if patience is None else self._loop.time() + patience)
 
     def _ended(self, job: Job, reply: Reply[Any]) -> None:
         error = reply.error

@@ -17,14 +17,16 @@ class Job:
         message: what the guest has sent.
         size: bytes of it that count against the guest's limit.
         timer: ends its waiting.
+        behind: what it waits for, see `cardferry.link.host_memory.Ghosts`; 0 for nothing.
     """
 
-    __slots__ = ("card", "message", "size", "timer")
+    __slots__ = ("behind", "card", "message", "size", "timer")
 
-    def __init__(self, card: HostCard, message: m.Call, size: int) -> None:
+    def __init__(self, card: HostCard, message: m.Call, size: int, behind: int = 0) -> None:
         self.card = card
         self.message = message
         self.size = size
+        self.behind = behind
         self.timer: asyncio.TimerHandle | asyncio.Handle | None = None
 
 

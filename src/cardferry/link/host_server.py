@@ -19,6 +19,7 @@ from cardferry.changes import Changes
 from cardferry.link.channel import FAULT
 from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_budget import Budget
+from cardferry.link.host_memory import Memories
 from cardferry.link.host_session import HostSession, HostSessionStatus
 from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Principal
@@ -45,6 +46,7 @@ class LinkServerStatus:
     """What ``cardferry status`` shows of a host's end."""
 
     guests: list[HostSessionStatus]
+    remembered: int = 0
 
 
 class _RefusedError(CardferryError):
@@ -144,6 +146,7 @@ class LinkServer:
         bounds: see `Bounds`.
         accelerate: whether to run ahead.
         software: name and version of this program, told to guests.
+        memories: what cards have said before, as the manager feeds it; None to tell nobody.
         sessions: the table of sessions, where several servers share one: a guest that has lost its pipe finds its
             session through each of them.
     """
@@ -157,9 +160,11 @@ class LinkServer:
         bounds: Bounds | None = None,
         accelerate: bool = True,
         software: str = "",
+        memories: Memories | None = None,
         sessions: dict[bytes, HostSession] | None = None,
     ) -> None:
         self.manager = manager
+        self.memories = memories
         self.limits = limits or Limits()
         self.accelerate = accelerate
         #: What readers say to each principal: rules may give one a pinpad, and not another.
@@ -326,4 +331,5 @@ class LinkServer:
     @property
     def status(self) -> LinkServerStatus:
         """Who is served."""
-        return LinkServerStatus([session.status for session in self._own.values()])
+        remembered = 0 if self.memories is None else self.memories.size
+        return LinkServerStatus([session.status for session in self._own.values()], remembered)

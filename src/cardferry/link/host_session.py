@@ -20,6 +20,7 @@ from cardferry.link.channel import Channel
 from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_card import HostCard
 from cardferry.link.host_lane import Lane
+from cardferry.link.host_memory import Memories, Telling
 from cardferry.link.host_pace import CALL, Pace
 from cardferry.link.host_queue import Job
 from cardferry.link.host_readers import ReadersSender
@@ -48,7 +49,9 @@ _MOST_COUNTED: Final = 64
 _MOST_PATIENCE: Final = 86400.0
 #: Calls after which another number of handles may be open; and those that may leave a handle broken.
 _COMING_OR_GOING: Final = (m.Connect, m.Disconnect)
-_BEGINNING: Final = (m.Connect, m.Begin)
+_UNSEEN: Final = (m.Connect, m.Begin, m.Transmit)
+#: Calls after which the card may stand elsewhere, or the guest may not know where.
+_MOVING: Final = (m.Connect, m.Begin, m.Transmit, m.Reconnect, m.End, m.Disconnect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class HostSessionStatus:
     resumes: int
     ahead_hits: int
     ahead_waste: int
+    believed: int = 0
+    refuted: int = 0
 
 
 class SessionHost(Interface):
@@ -80,12 +85,14 @@ class SessionHost(Interface):
         limits: see `Limits`.
         accelerate: whether to run ahead.
         budget: what may be kept for all guests together.
+        memories: what cards have said before, None where that is not remembered.
     """
 
     manager: ResourceManager
     limits: Limits
     accelerate: bool
     budget: budget.Budget
+    memories: Memories | None
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in a task of the host; it must not raise."""
@@ -149,6 +156,8 @@ class HostSession:
         self._readers_due = self._told_at = 0.0
         self._news_waits = False
         self._hits = self._waste = 0
+        #: What the guest is told of what cards have said before, once it has asked; and what it has believed.
+        self._telling: Telling | None = None
 
     # ChannelOwner
 
@@ -157,7 +166,8 @@ class HostSession:
         limits = self._host.limits
         if not self._readers.begun:
             log.info("%s: connected as %s", self.guest, self.principal)
-            self._post(m.Welcome(limits.contexts, limits.handles, limits.calls, limits.call_bytes))
+            remembers = self._host.memories is not None
+            self._post(m.Welcome(limits.contexts, limits.handles, limits.calls, limits.call_bytes, remembers))
             self._tell_readers()
             self._host.check_facts()
             for reader, about, key, known in self._host.facts(self.principal):
@@ -176,6 +186,8 @@ class HostSession:
         self._host.forget(self)
         if self._readers_timer is not None:
             self._readers_timer.cancel()
+        if self._telling is not None:
+            self._telling.end()
         if not self._contexts:
             self._host.budget.close(self)
         lanes = iter(tuple(self._lanes.values()))
@@ -268,6 +280,8 @@ class HostSession:
         self._job_bytes += size
         self._grow(budget.CALL + size)
         job = Job(card, message, size)
+        if self._telling is not None:
+            self._telling.order(job, lane)
         if message.call:
             self._calls[message.call] = job, lane
         lane.put(job)
@@ -309,12 +323,29 @@ class HostSession:
 
     def _forget_card(self, card: HostCard) -> None:
         known = self._cards.pop(card.handle, None)
+        card.dismissed = True
         if known is not None:
             known[1].cards.discard(card)
             if card.ahead is not None:
                 card.ahead.stop()
                 self._hits += card.ahead.hits
                 self._waste += card.ahead.waste
+
+    def _remember(self, message: m.Remember) -> None:
+        memories = self._host.memories
+        if memories is None or self._telling is not None:
+            raise WireError("memory was not offered, or is asked for again")
+        self._telling = Telling(
+            memories, self.principal, self._offers, self._post_news, lambda: self.channel.full or self.channel.ended
+        )
+        self._telling.begin()
+
+    def _offers(self, reader: str) -> bool:
+        return self._host.manager.snapshot.find(reader) is not None
+
+    def _post_news(self, message: m.FromHost) -> None:
+        if not self.channel.ended:
+            self._post(message)
 
     def _used(self, message: m.Used) -> None:
         known = self._cards.get(message.handle)
@@ -329,6 +360,7 @@ class HostSession:
         m.Close: _close,
         m.Cancel: _cancel,
         m.Used: _used,
+        m.Remember: _remember,
     }
 
     # LaneOwner
@@ -341,6 +373,16 @@ class HostSession:
     def full(self) -> bool:
         """Whether answers must wait for `drain`."""
         return self.channel.session.full
+
+    async def let_pass(self, job: Job, until: float | None) -> None:
+        """Wait for what the guest has believed before, through other contexts."""
+        if self._telling is not None:
+            await self._telling.let_pass(job, until)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the session is over."""
+        return self.channel.ended
 
     async def drain(self) -> None:
         """Wait until an answer can be sent."""
@@ -372,11 +414,13 @@ class HostSession:
         if not self._contexts and self.channel.ended:
             self._host.budget.close(self)
 
-    def _call_ended(self, job: Job) -> None:
+    def _call_ended(self, job: Job, *, refuted: bool = False) -> None:
         self._jobs -= 1
         self._job_bytes -= job.size
         self._calls.pop(job.message.call, None)
         card, message = job.card, job.message
+        if not message.call and isinstance(message, m.Transmit) and self._telling is not None:
+            self._telling.carried_out(card.reader, refuted=refuted)
         if not isinstance(message, _COMING_OR_GOING):
             return
         if message.call and card.card is None:
@@ -409,13 +453,15 @@ class HostSession:
                 self._learn(card.reader, About.CONTROL, message.code, Known(0, data))
             elif isinstance(message, m.Attribute):
                 self._learn(card.reader, About.ATTRIBUTE, message.attribute, Known(0, data))
+        if self._telling is not None and isinstance(message, _MOVING):
+            answer = self._telling.with_state(card.reader, answer)
         self._tell_urgent_news()
         # A response leaves at once: somebody waits for it, and the card may be waiting for what comes of it.
         self._post(answer, now=isinstance(message, m.Transmit))
 
     def failed(self, job: Job, error: PcscError) -> None:
         """A call has failed, or was refused."""
-        self._call_ended(job)
+        self._call_ended(job, refuted=True)
         if self.channel.ended:
             return
         message, card = job.message, job.card
@@ -431,7 +477,7 @@ class HostSession:
         if message.call:
             self._tell_urgent_news()
             self._post(m.Answer(message.call, error.code))
-        elif isinstance(message, _BEGINNING) and card.broken is not None and card.handle in self._cards:
+        elif isinstance(message, _UNSEEN) and card.broken is not None and card.handle in self._cards:
             self._tell_urgent_news()
             self._post(m.Failed(card.handle, card.broken.code))
 
@@ -558,6 +604,8 @@ class HostSession:
             resumes=session.resumes,
             ahead_hits=self._hits + sum(ahead.hits for ahead in accelerators),
             ahead_waste=self._waste + sum(ahead.waste for ahead in accelerators),
+            believed=self._telling.believed if self._telling is not None else 0,
+            refuted=self._telling.refuted if self._telling is not None else 0,
         )
 
 

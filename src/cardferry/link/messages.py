@@ -154,12 +154,17 @@ class End(_Message, frozen=True, tag=8):
 
 
 class Transmit(_Message, frozen=True, tag=9):
-    """Send a command to the card."""
+    """Send a command to the card.
+
+    Attributes:
+        digest: with call 0: of the answer that the program was given, see `cardferry.link.memory.digest_of`.
+    """
 
     call: Number
     handle: Number
     apdu: Apdu
     protocol: Word
+    digest: Annotated[bytes, msgspec.Meta(max_length=64)] = b""
 
 
 class Control(_Message, frozen=True, tag=10):
@@ -204,16 +209,25 @@ class Used(_Message, frozen=True, tag=14):
     count: Number
 
 
+class Remember(_Message, frozen=True, tag=15):
+    """Tell me what the cards have said before. Only to a host that offers it."""
+
+
 # from the host
 
 
 class Welcome(_Message, frozen=True, tag=64):
-    """The first message of a session: what a guest may ask for."""
+    """The first message of a session: what a guest may ask for.
+
+    Attributes:
+        memory: whether it may ask the host to `Remember`.
+    """
 
     contexts: Number
     handles: Number
     calls: Number
     call_bytes: Number
+    memory: bool = False
 
 
 class UserEntry(_Message, frozen=True):
@@ -306,6 +320,7 @@ class Answer(_Message, frozen=True, tag=67):
         data: response, attribute value or control data.
         protocol: the active protocol, of a connect or reconnect.
         foreseen: of a transmit: the command that the host sends to the card next by itself.
+        state, level: of the card after it, see `cardferry.link.memory.CardMemory`; 0 where it is not known.
     """
 
     call: Number
@@ -313,6 +328,8 @@ class Answer(_Message, frozen=True, tag=67):
     data: Apdu = b""
     protocol: Protocols = 0
     foreseen: Apdu | None = None
+    state: Number = 0
+    level: Number = 0
 
 
 class Ahead(_Message, frozen=True, tag=68):
@@ -338,6 +355,37 @@ class Failed(_Message, frozen=True, tag=69):
     code: Code
 
 
+class Recollected(_Message, frozen=True):
+    """An answer that a card has given before; see `cardferry.link.memory.Recollection`."""
+
+    number: Number
+    where: Number
+    key: Apdu
+    answer: Apdu
+    next: Number
+
+
+class Learnt(_Message, frozen=True, tag=70):
+    """This can be believed of the card in a reader."""
+
+    reader: Name
+    what: Annotated[list[Recollected], msgspec.Meta(max_length=4096)]
+
+
+class Forgotten(_Message, frozen=True, tag=71):
+    """These numbers cannot be believed any more; None: nothing can."""
+
+    reader: Name
+    numbers: Annotated[list[Number], msgspec.Meta(max_length=16384)] | None
+
+
+class Confirmed(_Message, frozen=True, tag=72):
+    """So many believed commands of the session are done with, and so many of them were refuted."""
+
+    believed: Number
+    refuted: Number
+
+
 #: The code of an `Ahead` that was not carried out; no return code of PC/SC has it.
 REVOKED: Final = 0xFFFF_FFFF
 
@@ -346,8 +394,8 @@ Call = (
 )  # fmt: skip
 #: Makes the message of a call, given the call's number.
 MakeCall = Callable[[int], Call]
-FromGuest = Open | Close | Cancel | Used | Call
-FromHost = Welcome | Readers | Fact | Answer | Ahead | Failed
+FromGuest = Open | Close | Cancel | Used | Remember | Call
+FromHost = Welcome | Readers | Fact | Answer | Ahead | Failed | Learnt | Forgotten | Confirmed
 
 #: A message's bytes.
 encode: Final[Callable[[FromGuest | FromHost], bytes]] = msgspec.msgpack.Encoder().encode

@@ -13,18 +13,22 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, TypeVar
+from functools import partial
+from typing import Any, Final, NoReturn, TypeVar
 
 from cardferry.manager.guard import CardGuard
 from cardferry.manager.settings import Settings
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.caller import Caller, Principal
+from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.constants import CardState, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import Reply, failed, running, within
-from cardferry.readers.base import Reader
+from cardferry.readers.base import ExecutedError, Reader
 
 log = logging.getLogger(__name__)
 
+#: Return codes of commands that were not executed.
+_REFUSED: Final = (ReturnCode.W_RESET_CARD, ReturnCode.E_SHARING_VIOLATION)
 T = TypeVar("T")
 #: Something to do with a reader.
 Work = Callable[[], Reply[T] | Coroutine[Any, Any, T]]
@@ -45,6 +49,7 @@ class Device:
         start: runs a coroutine in a task that somebody owns.
         changed: called when something that applications see has changed.
         reset_by_others: called when another user of the reader has reset the card.
+        watcher: who is told what passes, if anybody.
 
     Attributes:
         reader: what does the work.
@@ -65,6 +70,8 @@ class Device:
         start: Callable[[Coroutine[object, object, None]], None],
         changed: Callable[[], None],
         reset_by_others: Callable[[], None],
+        *,
+        watcher: CardWatcher | None = None,
     ) -> None:
         self.reader = reader
         self.card_state = CardState.ABSENT
@@ -79,6 +86,7 @@ class Device:
         self._start = start
         self._changed = changed
         self._reset_by_others = reset_by_others
+        self._watcher = watcher
         self._loop = asyncio.get_running_loop()
         #: Whether a call is under way, or about to be; and those that come after it.
         self._calling = False
@@ -89,6 +97,8 @@ class Device:
         #: How often a card came or went, to see whether it is still the same.
         self._insertions = 0
         self._lingering: asyncio.TimerHandle | None = None
+        #: When the reader was let go, on the loop's clock; None: it was not, or somebody had it since.
+        self._let_go_at: float | None = None
 
     @property
     def name(self) -> str:
@@ -147,6 +157,8 @@ class Device:
         self.applications.clear()
         self.protocol = Protocol.UNDEFINED
         self._forgotten()
+        if self._watcher is not None:
+            self._watcher.gone()
         self._changed()
 
     def _forgotten(self) -> None:
@@ -161,6 +173,8 @@ class Device:
     def removed(self) -> None:
         """The reader itself is gone."""
         self.gone = True
+        if self._watcher is not None:
+            self._watcher.gone()
         self._stop_lingering()
 
     # calls
@@ -267,6 +281,9 @@ class Device:
         protocol = await self._connect_reader(ShareMode.SHARED, protocols)
         self.interrupted()  # we were not connected, and others may have been
         self._check_same(card)
+        if self._watcher is not None:
+            self._watcher.opened(None if self._let_go_at is None else self._loop.time() - self._let_go_at)
+        self._let_go_at = None
         self._has_power(protocol)
 
     async def _connect_reader(self, share: ShareMode, protocols: Protocol) -> Protocol:
@@ -282,6 +299,7 @@ class Device:
     async def open(self) -> None:
         """Connect to the reader itself, unless it is connected already."""
         if self._connected is None:
+            self._let_go_at = None  # a card that still has power may keep it now
             await self._connect_reader(ShareMode.DIRECT, Protocol.UNDEFINED)
 
     async def reset(self, disposition: Disposition, protocols: Protocol) -> None:
@@ -298,6 +316,8 @@ class Device:
             raise
         self._forgotten()
         self._check_same(card)
+        if self._watcher is not None:
+            self._watcher.reset()
         self._has_power(protocol)
 
     async def forget(self) -> None:
@@ -323,7 +343,7 @@ class Device:
     def transmit(self, caller: Caller, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
         """Send a command, if the guard lets it pass."""
         guard = self.guard
-        return self.send(apdu, protocol) if guard is None else guard.transmit(caller, apdu, protocol)
+        return self.send(caller.principal, apdu, protocol) if guard is None else guard.transmit(caller, apdu, protocol)
 
     async def control(self, caller: Caller, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code to the reader, which need not have a card, nor a handle that is in order."""
@@ -336,16 +356,23 @@ class Device:
         """Set a reader attribute, if the guard allows it."""
         if self.guard is not None:
             await self.guard.set_attribute(caller, attribute)
+        if self._watcher is not None:
+            self._watcher.touched()
         await self.reader.set_attribute(attribute, value)
 
     # GuardedReader
 
-    def send(self, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
+    def send(self, principal: Principal, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
         """Send a command."""
-        return self.reader.transmit(apdu, protocol)
+        reply = self.reader.transmit(apdu, protocol)
+        if self._watcher is not None:
+            reply.then(partial(_tell, self._watcher, principal, apdu))
+        return reply
 
     async def send_control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code."""
+        if data and self._watcher is not None:
+            self._watcher.touched()  # a PIN typed at the reader, for instance
         return await self.reader.control(code, data, max_response)
 
     async def start_over(self) -> NoReturn:
@@ -364,6 +391,8 @@ class Device:
 
     def _lost_power(self, card: int) -> None:
         if card == self._insertions:
+            if self._watcher is not None:
+                self._watcher.touched()
             self.protocol = Protocol.UNDEFINED
             self.card_state = CardState.PRESENT
             self._changed()
@@ -398,4 +427,19 @@ class Device:
             self._to_let_go = False
             self.protocol = Protocol.UNDEFINED
             self._changed()
+            self._let_go_at = self._loop.time()
             await self.reader.disconnect(Disposition.LEAVE)
+
+
+def reached_card(error: PcscError) -> bool:
+    """Whether a command that has failed with that may have been executed."""
+    return error.code not in _REFUSED or isinstance(error, ExecutedError)
+
+
+def _tell(watcher: CardWatcher, principal: Principal, apdu: bytes, reply: Reply[bytes]) -> None:
+    """Tell what the card has answered, unless it was not asked."""
+    error = reply.error
+    if error is None:
+        watcher.answered(principal, apdu, reply.result())
+    elif not isinstance(error, PcscError) or reached_card(error):
+        watcher.answered(principal, apdu, None)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn
 from typing import Protocol as Interface
 
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.constants import Protocol
 from cardferry.pcsc.reply import Reply
 
@@ -28,8 +28,8 @@ class GuardedReader(Interface):
         """The protocol in force for the card, `Protocol.UNDEFINED` while there is none."""
         ...
 
-    def send(self, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
-        """As `cardferry.readers.base.Reader.transmit`."""
+    def send(self, principal: Principal, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
+        """As `cardferry.readers.base.Reader.transmit`, for a principal."""
         ...
 
     async def send_control(self, code: int, data: bytes, max_response: int) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +20,7 @@ from cardferry.manager.slot import Slot
 from cardferry.manager.sources import keep_running
 from cardferry.manager.status import ManagerStatus, SlotStatus
 from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.pcsc.trouble import Trouble
@@ -34,12 +35,19 @@ class LocalManager:
     Args:
         sources: where readers are.
         settings: bounds, see `Settings`.
+        watch: makes who watches the card in the reader of that name.
     """
 
-    def __init__(self, sources: Iterable[ReaderSource], settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        sources: Iterable[ReaderSource],
+        settings: Settings | None = None,
+        watch: Callable[[str], CardWatcher] | None = None,
+    ) -> None:
         self.settings = settings or Settings()
         self.contexts: set[LocalContext] = set()
         self._sources = tuple(sources)
+        self._watch = watch
         self._slots: dict[Reader, Slot] = {}
         self._by_name: dict[str, Slot] = {}
         #: What keeps the readers of a source away.
@@ -133,7 +141,8 @@ class LocalManager:
         if reader.name in self._by_name:
             log.error("a second reader calls itself %r: it is left out", reader.name)
             return
-        slot = Slot(reader, self.settings, self._touch, self._start)
+        watcher = None if self._watch is None else self._watch(reader.name)
+        slot = Slot(reader, self.settings, self._touch, self._start, watcher)
         if self._guards is not None:
             slot.device.guard = self._guards(slot.device)
         self._slots[reader] = self._by_name[reader.name] = slot

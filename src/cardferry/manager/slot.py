@@ -16,18 +16,19 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from typing import TypeVar
 
-from cardferry.manager.device import Device, Work
+from cardferry.manager.device import Device, Work, reached_card
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy, Settings
 from cardferry.manager.turns import Turns
 from cardferry.manager.use import SlotUse
+from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import DONE, Reply, replying, running, within
-from cardferry.readers.base import ExecutedError, Reader
+from cardferry.readers.base import Reader
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,6 @@ T = TypeVar("T")
 Start = Callable[[Coroutine[object, object, None]], None]
 Check = Callable[[], None]
 
-#: Return codes of commands that were not executed.
-_REFUSED: Final = (ReturnCode.W_RESET_CARD, ReturnCode.E_SHARING_VIOLATION)
 #: Numbers for `ReaderState.marks` and for the order of things. All readers take theirs from here, so that one which
 #: comes again under its name is never taken for the one before, by whoever has not seen it go.
 _numbers = itertools.count()
@@ -50,6 +49,7 @@ class Slot:
         settings: bounds.
         publish: called whenever `state` has become another one.
         start: runs a coroutine in a task that somebody owns, for what no call waits for.
+        watcher: who is told what passes between us and the card, if anybody.
 
     Attributes:
         device: the reader and its card.
@@ -61,9 +61,17 @@ class Slot:
             reconnect.
     """
 
-    def __init__(self, reader: Reader, settings: Settings, publish: Callable[[], None], start: Start) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        settings: Settings,
+        publish: Callable[[], None],
+        start: Start,
+        watcher: CardWatcher | None = None,
+    ) -> None:
         self.settings = settings
-        self.device = Device(reader, settings, start, self.touch, self._reset_by_others)
+        self.watcher = watcher
+        self.device = Device(reader, settings, start, self.touch, self._reset_by_others, watcher=watcher)
         self.turns = Turns(settings.max_idle, settings.max_hold, settings.ticket_life, self._evict)
         self.use = SlotUse(self.turns, self.touch)
         self.handles: set[HandleState] = set()
@@ -148,6 +156,8 @@ class Slot:
     def outsiders(self, present: bool) -> None:
         """Programs on this computer use the reader, or may have until now; or none do any more."""
         self._outsiders = present
+        if self.watcher is not None:
+            self.watcher.others(present)
         self.touch()
 
     def _without_card(self) -> None:
@@ -171,6 +181,8 @@ class Slot:
         Handles that have not used the card yet have lost nothing, and are not told: a program that leaves with a reset
         would stop the next one otherwise, while the reader lingers.
         """
+        if self.watcher is not None:
+            self.watcher.others(self._outsiders)
         self._mark(Happened.RESET, [handle for handle in self.handles if handle.used])
 
     async def spare(self, handle: HandleState, work: Work[T]) -> T:
@@ -192,7 +204,7 @@ class Slot:
             try:
                 return await work()
             except PcscError as error:
-                handle.used = error.code not in _REFUSED or isinstance(error, ExecutedError)
+                handle.used = reached_card(error)
                 raise
 
         return noted

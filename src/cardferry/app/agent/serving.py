@@ -26,7 +26,7 @@ from cardferry.app.runtime.service import Service, guarding, offering
 from cardferry.app.runtime.status_socket import troubles_of
 from cardferry.app.runtime.telling import telling
 from cardferry.frontends.pcsclite import PcscliteFrontend
-from cardferry.link import LinkServer, Timing
+from cardferry.link import LinkServer, Memories, Timing
 from cardferry.link.host_session import HostSession
 from cardferry.manager import ExclusivePolicy, LocalManager, Settings
 from cardferry.pcsc.caller import Caller, Principal
@@ -65,13 +65,17 @@ class ReaderSet:
         name: as a `HostAddress` is written.
         readers: what is served.
         manager: serves it.
+        memories: what its cards have said before.
         guard: decides who may do what; None where nobody does.
     """
 
-    def __init__(self, name: str, readers: OpenedReaders, manager: LocalManager, guard: HostGuard | None) -> None:
+    def __init__(
+        self, name: str, readers: OpenedReaders, manager: LocalManager, memories: Memories, guard: HostGuard | None
+    ) -> None:
         self.name = name
         self.readers = readers
         self.manager = manager
+        self.memories = memories
         self.guard = guard
         self._wishes: list[_Wish] = []
 
@@ -119,13 +123,14 @@ async def open_set(
     name: str, way: Way, settings: Settings | None = None, guard: HostGuard | None = None
 ) -> AsyncIterator[ReaderSet]:
     """A set of readers for the block; raises `UserError` when they cannot be reached."""
+    memories = Memories()
     with mark(name):
         async with (
             parse_host(name).open_readers(way) as readers,
-            LocalManager([readers.source], settings) as manager,
+            LocalManager([readers.source], settings, memories.watch) as manager,
         ):
             guarding(manager, guard)
-            yield ReaderSet(name, readers, manager, guard)
+            yield ReaderSet(name, readers, manager, memories, guard)
 
 
 class Serving:
@@ -197,6 +202,7 @@ async def serving(
             accelerate=request.accelerate,
             software=SOFTWARE,
             sessions=sessions,
+            memories=served.memories if request.memory else None,
         ) as host,
         AsyncExitStack() as fronts,
     ):

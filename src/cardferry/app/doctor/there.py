@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cardferry.app.doctor.distance import distance
 from cardferry.app.doctor.finding import Finding, State, note, ok, problem
 from cardferry.app.doctor.here import CCID_DRIVERS, no_driver
 from cardferry.app.doctor.reading import about_readers
@@ -72,6 +73,8 @@ async def _ssh(wanted: SshHost, at: Inspection) -> AsyncIterator[Finding]:
     async with SshConnector(wanted.destination, at.way.ssh, at.way.workdir) as connector:
         async for finding in _over_ssh(connector, at.way.workdir, at.level):
             yield finding
+    for finding in distance(str(wanted), at.running):
+        yield finding
 
 
 async def _pcscd(wanted: PcscdHost, at: Inspection) -> AsyncIterator[Finding]:
@@ -82,8 +85,9 @@ async def _pcscd(wanted: PcscdHost, at: Inspection) -> AsyncIterator[Finding]:
 
 
 async def _link_host(wanted: LinkHost, at: Inspection) -> AsyncIterator[Finding]:
-    del at
     async for finding in _link(str(wanted), linked_directly(wanted.address)):
+        yield finding
+    for finding in distance(str(wanted), at.running):
         yield finding
 
 

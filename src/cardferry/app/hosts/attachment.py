@@ -38,4 +38,12 @@ class Attachment:
             workdir: a private folder for sockets between parts of this process.
             one_of_several: see `Way`.
         """
-        return Way(workdir, self.ssh, self.service.settings, self.link, self.grace, one_of_several=one_of_several)
+        return Way(
+            workdir,
+            self.ssh,
+            self.service.settings,
+            self.link,
+            self.grace,
+            one_of_several=one_of_several,
+            memory=self.service.memory,
+        )

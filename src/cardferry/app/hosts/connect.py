@@ -37,6 +37,7 @@ class Way:
         patient: whether the host may be away at first.
         one_of_several: others wait for it, so the first attempt is given up sooner; and others go on without it, so
             nothing that happens to it later ends the way.
+        memory: whether to believe what cards have said before.
     """
 
     workdir: Path
@@ -46,6 +47,7 @@ class Way:
     grace: float | None = None
     patient: bool = False
     one_of_several: bool = False
+    memory: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,17 +52,18 @@ class LinkHost(HostAddress):
         """The link; whatever breaks is dialled again."""
         if not way.link:
             self.open_readers(way)
-        async with linked_directly(self.address, way.grace) as guest:
+        async with linked_directly(self.address, way.grace, memory=way.memory) as guest:
             yield reached_over_link(str(self), guest)
 
 
 @asynccontextmanager
-async def linked_directly(address: Address, grace: float | None = None) -> AsyncIterator[Guest]:
+async def linked_directly(address: Address, grace: float | None = None, *, memory: bool = True) -> AsyncIterator[Guest]:
     """The host's resource manager for the block; whatever breaks is dialled again.
 
     Args:
         address: where.
         grace: s that calls wait for a host that is out of reach.
+        memory: whether to believe what cards have said before.
 
     Raises:
         UserError: there was no link at the first attempt.
@@ -70,7 +71,7 @@ async def linked_directly(address: Address, grace: float | None = None) -> Async
     timing = replace(patience(grace), greeting=_GREETING_TIME)
     async with AsyncExitStack() as stack:
         try:
-            guest = await stack.enter_async_context(link_over(address.dial, str(address), timing))
+            guest = await stack.enter_async_context(link_over(address.dial, str(address), timing, memory=memory))
         except (OSError, CardferryError) as error:
             raise await _explained(address, error) from error
         yield guest

@@ -75,7 +75,11 @@ class SshHost(HostAddress):
     async def reach(self, way: Way) -> AsyncIterator[ReachedHost]:
         """The link, if there can be one; else the pcscd over there."""
         async with self._connector(way) as connector, AsyncExitStack() as stack:
-            if way.link and (guest := await stack.enter_async_context(linked(connector, way.grace))) is not None:
+            if (
+                way.link
+                and (guest := await stack.enter_async_context(linked(connector, way.grace, memory=way.memory)))
+                is not None
+            ):
                 yield reached_over_link(str(self), guest)
                 return
             readers = await stack.enter_async_context(forwarded(connector, way))

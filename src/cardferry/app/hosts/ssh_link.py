@@ -49,7 +49,9 @@ def own_name() -> str:
 
 
 @asynccontextmanager
-async def link_over(dial: Dial, name: str, timing: Timing, host: str | None = None) -> AsyncIterator[Guest]:
+async def link_over(
+    dial: Dial, name: str, timing: Timing, host: str | None = None, *, memory: bool = True
+) -> AsyncIterator[Guest]:
     """The host's resource manager for the block, once its readers are known; whatever breaks is dialled again.
 
     Args:
@@ -57,13 +59,16 @@ async def link_over(dial: Dial, name: str, timing: Timing, host: str | None = No
         name: what the host is called, for people.
         timing: see `Timing`; ``grace`` is how long calls wait for a host that is out of reach.
         host: see `Guest`.
+        memory: whether to believe what cards have said before.
 
     Raises:
         OSError | CardferryError: there was no link at the first attempt.
     """
     reporter = _Reporter(name)
     async with AsyncExitStack() as stack:
-        guest = Guest(dial, name=name, timing=timing, report=reporter.report, software=SOFTWARE, host=host)
+        guest = Guest(
+            dial, name=name, timing=timing, report=reporter.report, software=SOFTWARE, host=host, remember=memory
+        )
         await stack.enter_async_context(guest)
         try:
             await guest.ready()
@@ -83,12 +88,15 @@ def patience(grace: float | None) -> Timing:
 
 
 @asynccontextmanager
-async def linked(connector: SshConnector, grace: float | None = None) -> AsyncIterator[Guest | None]:
+async def linked(
+    connector: SshConnector, grace: float | None = None, *, memory: bool = True
+) -> AsyncIterator[Guest | None]:
     """The host's resource manager for the block, if cardferry is there and understands us; None if not.
 
     Args:
         connector: to the host.
         grace: s that calls wait for a host that is out of reach.
+        memory: whether to believe what cards have said before.
 
     Raises:
         SshError: the host cannot be reached.
@@ -109,7 +117,7 @@ async def linked(connector: SshConnector, grace: float | None = None) -> AsyncIt
         guest: Guest | None = None
         try:
             guest = await stack.enter_async_context(
-                link_over(session_dial(connector), connector.destination, patience(grace))
+                link_over(session_dial(connector), connector.destination, patience(grace), memory=memory)
             )
         except (OSError, CardferryError) as error:
             if no_shell is not None:

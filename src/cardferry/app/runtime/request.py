@@ -23,6 +23,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
         exclusive: an `ExclusivePolicy`.
         grace: how long a guest that is out of reach keeps what it holds.
         accelerate: whether to run ahead for guests.
+        memory: whether guests are told what cards have said before.
         slots, name_size: what old libraries have room for; 0 for what they usually have.
         config: an absolute path, the rules that must be in force; empty for whatever rules the agent has.
     """
@@ -38,6 +39,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     slots: int = 0
     name_size: int = 0
     config: str = ""
+    memory: bool = True
 
 
 def whole_path(path: Path | None) -> str:

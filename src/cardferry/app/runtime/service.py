@@ -42,6 +42,7 @@ class Service:
         name_size: bytes of a reader name for libraries of protocol 4:2: 128, or 100 up to pcsc-lite 1.8.3.
         config: the rules that were named, None for those of the account or the computer.
         guard: decides who may do what with the readers of this computer; None where that is for the host to decide.
+        memory: whether links remember what cards have said before.
     """
 
     access: Access = field(default_factory=Access)
@@ -52,6 +53,7 @@ class Service:
     name_size: int = MAX_READERNAME
     config: Path | None = None
     guard: HostGuard | None = field(default=None, compare=False)
+    memory: bool = True
 
     def request(self, readers: str, grace: float, *, accelerate: bool = True) -> Request:
         """The same for the agent, which has its own way to serve applications.
@@ -74,6 +76,7 @@ class Service:
             0 if self.slots == FIXED_SLOTS else self.slots,
             0 if self.name_size == MAX_READERNAME else self.name_size,
             whole_path(self.config),
+            self.memory,
         )
 
     @classmethod
@@ -86,6 +89,7 @@ class Service:
             slots=request.slots or FIXED_SLOTS,
             name_size=request.name_size or MAX_READERNAME,
             config=Path(request.config) if request.config else None,
+            memory=request.memory,
         )
 
     def offered(self, readers: Sequence[SlotStatus]) -> list[SlotStatus]:

@@ -100,7 +100,7 @@ class RuledCard:
         if (principal is self._principal or principal == self._principal) and rulebook.version == self._version:
             action = self._tracker.judge(apdu)
             if action.meaning in self._free:
-                return self._reader.send(apdu, protocol).then(partial(self._answered, action))
+                return self._send(principal, action, apdu, protocol)
         return running(self._judged(caller, apdu, protocol))
 
     def _answered(self, action: Action, reply: Reply[bytes]) -> None:
@@ -119,12 +119,12 @@ class RuledCard:
             if action.operation is not Operation.READ:
                 self._unlocked.doubt()
 
-    def _send(self, action: Action, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
-        return self._reader.send(apdu, protocol).then(partial(self._answered, action))
+    def _send(self, principal: Principal, action: Action, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
+        return self._reader.send(principal, apdu, protocol).then(partial(self._answered, action))
 
-    async def _own(self, apdu: bytes, protocol: Protocol) -> bytes:
-        """A command of ours."""
-        return await self._send(self._tracker.judge(apdu), apdu, protocol)
+    async def _own(self, principal: Principal, apdu: bytes, protocol: Protocol) -> bytes:
+        """A command of ours, in the state that a principal has left the card in."""
+        return await self._send(principal, self._tracker.judge(apdu), apdu, protocol)
 
     async def _judged(self, caller: Caller, apdu: bytes, protocol: Protocol) -> bytes:
         await self._enter(caller.principal, protocol)
@@ -141,7 +141,7 @@ class RuledCard:
         if action.operation is Operation.READ:
             if not self._host.rulebook.timed:
                 self._remember(action.meaning)
-            return await self._send(action, apdu, protocol)
+            return await self._send(caller.principal, action, apdu, protocol)
         return await self._act(caller, action, decision, apdu, protocol)
 
     async def _consents(self, caller: Caller, action: Action, decision: Decision) -> bool:
@@ -167,7 +167,7 @@ class RuledCard:
         began = time.perf_counter()
         response = b""
         try:
-            response = await self._send(action, apdu, protocol)
+            response = await self._send(caller.principal, action, apdu, protocol)
         finally:
             if entry is not None:
                 outcome = describe_response(response) if response else "no answer"
@@ -196,26 +196,26 @@ class RuledCard:
         rulebook = self._host.rulebook
         if principal != self._principal:
             if self._principal is not None and rulebook.configuration.isolation:
-                await self._lock(protocol)
+                await self._lock(self._principal, protocol)
             self._principal = principal
             self._free.clear()
         if rulebook.version != self._version:
             self._version = rulebook.version
             self._free.clear()
 
-    async def _lock(self, protocol: Protocol) -> None:
+    async def _lock(self, principal: Principal, protocol: Protocol) -> None:
         tracker = self._tracker
         begun = tracker.chain_open or tracker.response_open  # the next command could be taken for the rest of it
         if self._unlocked.nothing and not begun:
             return
         references = None if begun else self._unlocked.lockable(tracker.applications)
         for reference in references or ():
-            locked = await self._own(lock(reference), protocol)
-            if locked != b"\x90\x00" or not is_locked(await self._own(ask(reference), protocol)):
+            locked = await self._own(principal, lock(reference), protocol)
+            if locked != b"\x90\x00" or not is_locked(await self._own(principal, ask(reference), protocol)):
                 references = None
                 break
         if references is None or not self._unlocked.nothing:
-            log.info("%s: reset, because %s had unlocked it", self._reader.name, self._principal)
+            log.info("%s: reset, because %s had unlocked it", self._reader.name, principal)
             await self._reader.start_over()
 
     # limits, PIN tries
@@ -237,7 +237,7 @@ class RuledCard:
             return None
         left = None
         if taken.question and not self._tracker.chain_open:
-            left = taken.left(await self._own(taken.question, protocol))
+            left = taken.left(await self._own(caller.principal, taken.question, protocol))
         if left is None:
             left = max(SUPPOSED, keep + 1) - self._wrong.get(taken.reference, 0)
         if 0 < left <= keep:
