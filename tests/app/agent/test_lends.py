@@ -16,16 +16,19 @@ import pytest
 
 from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.server import AgentSettings, serve
-from cardferry.app.hosts.lend import LentReaders, NotLentError
+from cardferry.app.hosts import lend_messages as m
+from cardferry.app.hosts.lend import AgentLink, LentReaders, NotLentError
 from cardferry.app.hosts.sources import VIRTUAL_READER, VirtualHost
 from cardferry.app.runtime.paths import agent_path, runtime_folder
 from cardferry.app.runtime.request import Request
 from cardferry.app.runtime.service import Service
-from cardferry.link import Guest
+from cardferry.link import Guest, LinkState
 from cardferry.manager import Settings
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
+from cardferry.transports.base import Pipe
 from cardferry.transports.listening import ListeningSocket
-from cardferry.transports.unix import UnixAddress
+from cardferry.transports.unix import UnixAddress, adopt
+from cardferry.wire.link.greeting import Bye, Reason
 from tests.app.agent.at_work import BUILD1, SELECT, Agent, agent, use
 from tests.app.handoffs import PATIENCE
 from tests.frontends.library import BEGIN, END, Build, Library
@@ -104,6 +107,36 @@ async def test_what_was_lent_ends_with_the_lend_and_the_rest_goes_on(folder: Pat
                 await stack.aclose()
                 assert await library._in.read() == b""
                 assert (await other.transmit(card, protocol, SELECT))[-2:] == b"\x90\0"
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_only_who_says_that_this_is_all_ends_its_guests(folder: Path, killed: bool) -> None:
+    """A `share` that was killed can come back for them; good-bye would end them."""
+    async with agent(SELF_STARTED), lent(), AsyncExitStack() as stack:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(os.fspath(agent_path(runtime_folder())))
+        share = AgentLink(connection, m.Lend(VIRTUAL, "a test", logging.WARNING))
+        assert await share.lent() is not None
+        pipes: asyncio.Queue[socket.socket] = asyncio.Queue()
+        near, far = socket.socketpair()
+        pipes.put_nowait(near)
+        with far:
+            share.conversation.send(m.GuestPipe(1, (ON_FAR.kind, ON_FAR.name), "far"), [far.fileno()])
+            states: asyncio.Queue[LinkState] = asyncio.Queue()
+            guest = await stack.enter_async_context(Guest(lambda: dialled(pipes), report=states.put_nowait))
+            assert await states.get() is LinkState.UP
+            await use(guest)
+        if killed:
+            share.conversation.close()
+        else:
+            await share.end()
+        assert (await states.get(), guest.farewell) == (
+            (LinkState.BROKEN, None) if killed else (LinkState.DOWN, Bye(Reason.CLOSED, "the host stops"))
+        )
+
+
+async def dialled(pipes: asyncio.Queue[socket.socket]) -> Pipe:
+    return await adopt(await pipes.get(), "the agent")
 
 
 async def test_the_agent_leaves_after_the_last_lend_which_waits_for_that(folder: Path) -> None:
