@@ -59,16 +59,25 @@ def test_a_user_without_a_name_whom_ssh_refuses_sees_it_too(monkeypatch: pytest.
 
 
 @pytest.mark.real
-def test_where_ssh_does_not_let_us_in_the_socket_itself_is_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = stage.Stage._start_sshd
+@pytest.mark.parametrize(
+    ("computer", "emptied", "why"),
+    [
+        ("host", "authorized_keys", "demo-host refused the login: .*Permission denied"),
+        ("guest", "known_hosts", "the key of demo-host is not known here"),
+    ],
+)
+def test_where_ssh_is_of_no_use_attach_says_why_and_the_socket_itself_is_the_connection(
+    monkeypatch: pytest.MonkeyPatch, computer: str, emptied: str, why: str
+) -> None:
+    whole = stage.Stage._make_connection
 
-    def nobody_may_log_in(self: stage.Stage, sshd: str, host_key: Path) -> None:
-        (self.host.folder / "authorized_keys").write_text("")
-        whole(self, sshd, host_key)
+    def without(self: stage.Stage) -> None:
+        whole(self)
+        (getattr(self, computer).folder / emptied).write_text("")
 
-    monkeypatch.setattr(stage.Stage, "_start_sshd", nobody_may_log_in)
+    monkeypatch.setattr(stage.Stage, "_make_connection", without)
     text = told()
-    assert "the socket itself (ssh does not let this account in here)" in text
+    assert re.search(rf"the socket itself \({why}", text)
     assert "Verified OK" in text
 
 

@@ -25,12 +25,14 @@ from cardferry.app.runtime.service import Service
 from cardferry.link import Guest, LinkState
 from cardferry.manager import Settings
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
+from cardferry.pcsc.errors import UserError
 from cardferry.transports.base import Pipe
 from cardferry.transports.listening import ListeningSocket
 from cardferry.transports.unix import UnixAddress, adopt
 from cardferry.wire.link.greeting import Bye, Reason
 from tests.app.agent.at_work import BUILD1, SELECT, Agent, agent, use
 from tests.app.handoffs import PATIENCE
+from tests.app.stopped import stopped
 from tests.frontends.library import BEGIN, END, Build, Library
 
 BUILD = Build(4)
@@ -241,6 +243,27 @@ async def test_what_concerns_the_readers_is_said_to_those_who_have_them_lent(cap
         await other.describe()
     told = [record for record in caplog.records if record.getMessage() == "far: connected as ssh:far"]
     assert len(told) == 2, "once by the agent, in whose own log it is, and once to the one whose guest that is"
+
+
+async def test_a_stopped_agent_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cardferry.app.hosts.lend.LOOK_AFTER", 0.01)
+    with stopped(agent_path(runtime_folder())) as pid:
+        for start in (lent, lambda: agent(AgentSettings(VirtualHost()))):
+            with pytest.raises(UserError, match=rf"\(process {pid}\) is stopped") as told:
+                async with start():
+                    pass
+            assert told.value.hint == f"kill -CONT {pid} lets it go on"
+
+
+async def test_a_busy_agent_is_waited_for_and_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cardferry.app.hosts.lend.LOOK_AFTER", 0.01)
+    with ListeningSocket(agent_path(runtime_folder())), pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), lent():
+            pass
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len([line for line in told if f"(process {os.getpid()}) does not answer; ps -o" in line]) == 1
 
 
 async def test_nonsense_is_sent_away(folder: Path) -> None:

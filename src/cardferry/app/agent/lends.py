@@ -190,7 +190,7 @@ class _Lend:
                 await self._do(message, found, opened, sockets)
 
     def _leave_guests(self, opened: Serving) -> None:
-        """Say nothing to guests whose `share` was killed: a good-bye ends them, and the next `share` is to find them."""
+        """Say nothing to guests whose `share` was killed: a good-bye ends them, and the next one is to find them."""
         if self._lost:
             opened.host.hang_up()
 
