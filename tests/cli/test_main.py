@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import pkgutil
@@ -9,6 +10,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
+import time
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -185,6 +189,60 @@ def test_a_full_disk_behind_standard_output_is_an_error_like_others(words: list[
             [sys.executable, "-m", "cardferry", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\nhint: make room on that disk\n")
+
+
+_MUCH = 100_000
+_SAYS_MUCH = f"""
+import signal
+from cardferry.cli import main, say
+signal.signal(signal.SIGUSR1, lambda *_: None)
+main._open_standard_streams()
+say.say_json("x" * {_MUCH})
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_the_kernel_takes_in_pieces_is_written_whole(unbuffered: str) -> None:
+    """A signal ends a write to a pipe that is full; what is left must follow."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _SAYS_MUCH],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    ) as process:
+        assert process.stdout is not None
+        capacity = fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ)
+        waiting = array("i", [0])
+        while waiting[0] < capacity:
+            assert process.poll() is None
+            fcntl.ioctl(process.stdout, termios.FIONREAD, waiting)
+        process.send_signal(signal.SIGUSR1)
+        while (
+            process.poll() is None
+            and "ShdPnd:\t0000000000000000\n" not in Path(f"/proc/{process.pid}/status").read_text()
+        ):
+            pass  # not delivered yet
+        assert process.stdout.read() == b'"' + b"x" * _MUCH + b'"\n'
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_somebody_made_non_blocking_is_waited_for(unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    filling = os.write(writing, bytes(1 << 20))
+    with subprocess.Popen(
+        [sys.executable, "-m", "cardferry", "--help"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    ) as process:
+        while not os.get_blocking(writing) and process.poll() is None:
+            time.sleep(0.001)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            said = pipe.read()[filling:]
+        assert process.stderr is not None
+        assert (process.stderr.read(), process.wait()) == (b"", 0)
+    assert said.endswith(b"put a built-in PIV card into a virtual reader\n")
 
 
 def test_closed_standard_streams_are_not_taken_by_sockets() -> None:
