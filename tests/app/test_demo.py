@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,5 +92,13 @@ def test_the_demo_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, short_f
 
 def test_a_part_that_does_not_start_is_named(tmp_path: Path) -> None:
     computer = stage.Computer("host", tmp_path)
-    with pytest.raises(stage.DemoError, match="sh did not start in the demo: no luck"):
+    with pytest.raises(stage.DemoError, match="sh did not start in the demo: no luck") as told:
         stage.Stage().start(computer, ["sh", "-c", "echo no luck"], b"ready")
+    _, command = told.value.hint.split(": ")
+    assert subprocess.check_output(["sh", "-c", command]) == b"no luck\n"
+
+
+def test_a_step_that_fails_says_why(tmp_path: Path) -> None:
+    guest = programs.Guest(stage.Computer("guest", tmp_path), tmp_path / "none")
+    with pytest.raises(stage.DemoError, match="a step of the demo failed: cat nothing: cat: nothing: No such file"):
+        guest._step("Read", ["cat", "nothing"])

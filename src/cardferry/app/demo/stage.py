@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import subprocess
@@ -160,7 +161,7 @@ class Stage:
         name = " ".join(map(str, command[2:4])) if list(command[:3]) == cardferry() else Path(str(command[0])).name
         error = DemoError(
             f"{name} did not start in the demo: {' '.join(said[-2:]) or 'it said nothing'}",
-            f"look into what it says when started by hand: {' '.join(map(str, command))}",
+            f"look into what it says when started by hand: {shlex.join(map(str, command))}",
         )
         error.cause = (errors or said or [f"{name} said nothing"])[-1]
         raise error
