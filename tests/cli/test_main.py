@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib
 import os
@@ -15,14 +16,17 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import click
 import pytest
 
 import cardferry
 from cardferry import __version__
+from cardferry.app.runtime.paths import runtime_folder
 from cardferry.cli.main import COMMANDS, main
 from cardferry.pcsc.errors import UserError
+from tests.app.stopped import stopped
 
 
 def run(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -136,6 +140,14 @@ def test_each_failure_is_two_lines_and_an_exit_code_of_its_own(
 
 def test_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status"], capsys) == (0, "nothing is attached or shared\n", "")
+
+
+def test_status_names_what_is_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("cardferry.app.runtime.status_socket._ANSWER_TIME", 0.01)
+    with stopped(runtime_folder() / "new") as pid:
+        (runtime_folder() / "new").rename(runtime_folder() / f"{pid}.ctl")
+        told = f"process {pid} is stopped: timed out; kill -CONT {pid} lets it go on\n"
+        assert run(["status"], capsys) == (0, "", told)
     assert run(["status", "--json"], capsys) == (0, "[]\n", "")
 
 
@@ -189,6 +201,24 @@ def test_a_full_disk_behind_standard_output_is_an_error_like_others(words: list[
             [sys.executable, "-m", "cardferry", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\nhint: make room on that disk\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENFILE, "end programs that have many files open"),
+        (errno.ENOMEM, "end programs that need much memory"),
+        (errno.EDQUOT, "make room: the account may not use more of that disk"),
+    ],
+)
+def test_what_the_computer_lacks_is_an_error_with_what_helps(
+    number: int, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lack, out = OSError(number, os.strerror(number)), sys.stdout
+    monkeypatch.setattr("cardferry.cli.status.runtime_folder", mock.Mock(side_effect=[lack, runtime_folder()]))
+    assert run(["status"], capsys) == (1, "", f"error: {lack.strerror}\nhint: {hint}\n")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert run(["status"], capsys) == (0, "nothing is attached or shared\n", "")
 
 
 _MUCH = 100_000

@@ -266,6 +266,18 @@ async def test_a_busy_agent_is_waited_for_and_named(
     assert len([line for line in told if f"(process {os.getpid()}) does not answer; ps -o" in line]) == 1
 
 
+async def test_who_knows_nothing_of_lends_is_named_and_after_its_end_there_is_an_agent(folder: Path) -> None:
+    """An agent of another version, say."""
+    old = await asyncio.start_unix_server(lambda reader, writer: writer.close(), agent_path(runtime_folder()))
+    with pytest.raises(UserError, match=rf"does not answer: .*\(process {os.getpid()}\)") as told:
+        async with lent():
+            pass
+    assert told.value.hint == "it may be of another version of cardferry: end it, and try again"
+    old.close()
+    async with agent(SELF_STARTED), lent() as readers:
+        assert (await readers.describe()).state == "up"
+
+
 async def test_nonsense_is_sent_away(folder: Path) -> None:
     async with agent(SELF_STARTED), lent() as one:
         for said in (b"{}\n", b'{"message":{"type":"Ask"},"descriptors":0}\n', b'{"message":1,"descriptors":9}\n'):

@@ -89,7 +89,7 @@ class Lends:
             if self._by_hand or self.leader is not None:
                 raise SocketInUseError(
                     f"this account has an agent already: cardferry (process {os.getpid()})",
-                    "end that one first; or set XDG_RUNTIME_DIR to another folder of your own",
+                    "set XDG_RUNTIME_DIR to another folder of your own",
                 )
             if self.place.here == 1:
                 log.info("%s takes over: leaving", wanted.who)

@@ -37,7 +37,7 @@ from cardferry.transports.ssh.command import run
 #: s that the cardferry over there gets to start its agent and tell its readers.
 _LINK_TIME: Final = 20.0
 #: What `cardferry status` over there complains of, and what it says to do about it.
-_SILENT: Final = re.compile(r"^(process \d+ .*); (.*)", re.MULTILINE)
+_SILENT: Final = re.compile(r"^(process \d+ .*?); (.*)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
