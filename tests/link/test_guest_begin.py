@@ -9,7 +9,8 @@ import pytest
 
 from cardferry.link import Guest
 from cardferry.link.guest_card import RECENT
-from cardferry.link.host_session import SHARING_DELAY
+from cardferry.link.host_session import ALONE_DELAY, SHARING_DELAY
+from cardferry.link.messages import Readers
 from cardferry.manager import Settings
 from cardferry.pcsc.constants import Disposition
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -300,6 +301,49 @@ async def test_one_who_comes_while_one_of_ours_goes_is_not_taken_for_ours() -> N
             await card.begin()
         await card.end(LEAVE)
         assert guest.snapshot.readers[0].sharing == 2
+
+
+@pytest.mark.parametrize("closing", ["disconnect", "close"])
+async def test_ones_own_handles_that_come_and_go_are_nobody_elses(closing: str) -> None:
+    """There is other news all the time, so that it matters what is told in between."""
+    async with Desk(delay=DELAY, card_delay=0.01) as desk:
+        guest = await desk.guest()
+        others: list[int] = []
+        receive = guest.readers.receive
+
+        def watched(news: Readers, now: float) -> bool:
+            came_or_went = receive(news, now)
+            others.append(guest.readers.others(READER))
+            return came_or_went
+
+        guest.readers.receive = watched  # type: ignore[method-assign,assignment]
+        (session,) = desk.host._sessions.values()
+
+        async def news() -> None:
+            while True:
+                await asyncio.sleep(0.001)
+                session._tell_readers()
+
+        telling = desk.start(news())
+        for _ in range(3):
+            context, card = await program(guest)
+            await card.begin()
+            if closing == "disconnect":
+                await card.disconnect(LEAVE)
+            await context.close()
+            await asyncio.sleep(SETTLED)
+        telling.cancel()
+        assert len(others) > 3
+        assert not any(others)
+
+
+async def test_a_guest_hears_soon_that_it_is_alone_again() -> None:
+    async with Desk(delay=DELAY) as desk:
+        guest, _, _, other = await two(desk, of_one_guest=False)
+        assert guest.readers.others(READER) == 1
+        await other.disconnect(LEAVE)
+        await asyncio.sleep(ALONE_DELAY + 2.2 * DELAY)
+        assert guest.readers.others(READER) == 0
 
 
 async def test_a_dispossessed_handle_of_ours_hides_nobody() -> None:
