@@ -113,7 +113,7 @@ class ReadersSender:
         )
 
     def alone_again(self, snapshot: Snapshot) -> bool:
-        """Whether the guest believes that others are on a reader that it has for itself: its begins wait for nothing."""
+        """Whether the guest believes that others are on a reader that it has for itself: its begins need not wait."""
         return any(self._others.get(reader.name) and not self._others_on(reader) for reader in snapshot.readers)
 
     def _no_longer_alone(self, reader: ReaderState) -> bool:

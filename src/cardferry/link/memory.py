@@ -166,6 +166,7 @@ class CardMemory:
     __slots__ = (
         "_applications",
         "_chained",
+        "_either",
         "_experience",
         "_fetching",
         "_fickle",
@@ -203,7 +204,14 @@ class CardMemory:
         self._owner: Principal | None = None
         self._chained = False
         self._fetching = b""
+        #: The card was let go: as it was left, or as after a reset. What follows decides it.
+        self._either: tuple[State, State] | None = None
         self._place(State())
+
+    @property
+    def either(self) -> list[int]:
+        """When it is known of two states that it is one of them: their numbers, as in ``state`` and ``level``."""
+        return [self._number(each) for state in self._either or () for each in (state, state.level)]
 
     def recollections(self) -> Iterator[Recollection]:
         """All that can be believed."""
@@ -219,6 +227,16 @@ class CardMemory:
             self._lost(principal, apdu)
             return
         key = key_of(self._fetching, apdu)
+        if self._either is not None:
+            self._narrow(self._either, principal, apdu, key, response)
+        if self._either is None:
+            self._answered(principal, apdu, key, response)
+            return
+        effect = self._effect(apdu)
+        self._answered(principal, apdu, key, response)
+        self._follow_both(effect, apdu, response)
+
+    def _answered(self, principal: Principal, apdu: bytes, key: bytes, response: bytes) -> None:
         where = self.level if selects_by_name(apdu) else self.state
         known = self._known.get((principal if self._found.pins else None, where, key)) if where else None
         if known is not None and known.answer == response and not known.doubts:
@@ -234,14 +252,18 @@ class CardMemory:
         """The card was reset, by us."""
         self._owner, self._chained, self._fetching = None, False, b""
         self._applications = ANY
+        self._either = None
         self._place(State(name=RESET))
 
     def opened(self, away: float | None) -> None:
         """The reader was opened again, after it was let go for so many s; None: for the first time."""
         if away is not None and away > _UNPOWERED:
             self.reset()
-        else:
-            self._lose(unsure=bool(self._found.pins))
+            return
+        left, known = self._found, bool(self.state)
+        self._lose(unsure=bool(left.pins))
+        if away is not None and known and not any(pin.startswith(UNSURE) for pin in left.pins):
+            self._either = left, State(name=RESET)
 
     def others(self, present: bool) -> None:
         """Others have had the card; whether they are there now."""
@@ -291,6 +313,7 @@ class CardMemory:
         """What is selected is not known any more, nor (``unsure``) which PINs are verified."""
         self._chained, self._fetching = False, b""
         self._applications = ANY
+        self._either = None
         # never twice the same: nobody knows whether it is as it was the last time
         self._place(State(frozenset({f"{UNSURE}{next(_numbers)}"}) if unsure else self._found.pins))
 
@@ -357,6 +380,47 @@ class CardMemory:
                 self._unknown(principal)
                 self._chained = chained
                 self._place(self._found)
+
+    def _narrow(
+        self, either: tuple[State, State], principal: Principal, apdu: bytes, key: bytes, response: bytes
+    ) -> None:
+        """What the card has answered may tell in which of two states it was."""
+        possible = []
+        for state in either:
+            where = self._number(state.level if selects_by_name(apdu) else state)
+            known = self._known.get((principal if state.pins else None, where, key))
+            if known is None or known.doubts or known.answer == response:
+                possible.append(state)
+        if len(possible) == 1:
+            self._settle(possible[0])
+        elif not possible:
+            self._either = None
+            self._forget_all()
+
+    def _follow_both(self, effect: Effect, apdu: bytes, response: bytes) -> None:
+        """It is still not known in which of two states the card was: in which it may be now."""
+        if self._either is None:
+            return
+        success = response[-2:] == _SUCCESS
+        match effect:
+            case Effect.READS:
+                first, second = (after_reading(each, apdu, response, self._applications) for each in self._either)
+            case Effect.PROVES:
+                first, second = (after_proof(each, apdu, success=success) for each in self._either)
+            case Effect.SETS_ENVIRONMENT if success:
+                first, second = (after_setting(each, apdu) for each in self._either)
+            case _:
+                first, second = self._either
+        self._either = first, second
+        if first == second:
+            self._settle(first)
+
+    def _settle(self, state: State) -> None:
+        """It is known again in which state the card is."""
+        self._either = None
+        if not state.pins:
+            self._owner = None
+        self._place(state)
 
     def _proved(self, principal: Principal, apdu: bytes, *, success: bool) -> None:
         pin = apdu[3]
