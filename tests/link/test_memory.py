@@ -228,6 +228,19 @@ def test_a_reader_that_was_let_go_for_a_moment_is_as_it_was_left_or_as_after_a_r
         site.ask(VERIFY, get(1))
 
 
+def test_what_was_said_before_it_was_decided_is_known_then() -> None:
+    site = Site()
+    reading = (get(1), select(0), get(1), c.TRIES)
+    site.ask(select(0), VERIFY, c.LOG_OUT, c.TRIES, VERIFY, *reading)
+    site.card.reset()
+    site.memory.opened(1.0)
+    assert site.knows(get(1)) == [None], "nobody has asked that after a reset"
+    site.ask(*reading)
+    site.card.reset()
+    site.memory.reset()
+    assert site.knows(*reading) == [c.NOTHING, OK, b"\0\1\0" + OK, b"\x63\xc3"]
+
+
 def test_a_pin_decides_it_too() -> None:
     site = Site()
     site.ask(select(0), get(1), VERIFY, get(1), get(PROTECTED))

@@ -47,6 +47,8 @@ _UNPOWERED: Final = 10.0
 _MOST_FICKLE: Final = 256
 #: States of one card that have a number.
 _MOST_STATES: Final = 4096
+#: Answers that are kept while it is not decided in which of two states the card is.
+_MOST_UNDECIDED: Final = 256
 _CHAINED: Final = 0x10
 _MORE_DATA: Final = 0x61
 _SUCCESS: Final = b"\x90\x00"
@@ -137,6 +139,18 @@ class _Experience:
         self.since.clear()
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A reading command and its answer, and the two states in which the card may have been."""
+
+    principal: Principal
+    apdu: bytes
+    key: bytes
+    response: bytes
+    before: tuple[State, State]
+    after: tuple[State, State]
+
+
 class Listener(Interface):
     """Who copies a memory."""
 
@@ -180,6 +194,7 @@ class CardMemory:
         "_owner",
         "_reader",
         "_states",
+        "_undecided",
         "level",
         "size",
         "state",
@@ -206,6 +221,8 @@ class CardMemory:
         self._fetching = b""
         #: The card was let go: as it was left, or as after a reset. What follows decides it.
         self._either: tuple[State, State] | None = None
+        #: What it has said since, to be learnt when it is decided.
+        self._undecided: list[_Said] = []
         self._place(State())
 
     @property
@@ -232,9 +249,13 @@ class CardMemory:
         if self._either is None:
             self._answered(principal, apdu, key, response)
             return
-        effect = self._effect(apdu)
+        before, effect = self._either, self._effect(apdu)
         self._answered(principal, apdu, key, response)
-        self._follow_both(effect, apdu, response)
+        after = self._follow_both(effect, apdu, response)
+        if effect is not Effect.READS:
+            self._undecided.clear()
+        elif after is not None and len(self._undecided) < _MOST_UNDECIDED:
+            self._undecided.append(_Said(principal, apdu, key, response, before, after))
 
     def _answered(self, principal: Principal, apdu: bytes, key: bytes, response: bytes) -> None:
         where = self.level if selects_by_name(apdu) else self.state
@@ -262,6 +283,7 @@ class CardMemory:
             return
         left, known = self._found, bool(self.state)
         self._lose(unsure=bool(left.pins))
+        self._undecided.clear()
         if away is not None and known and not any(pin.startswith(UNSURE) for pin in left.pins):
             self._either = left, State(name=RESET)
 
@@ -386,21 +408,31 @@ class CardMemory:
     ) -> None:
         """What the card has answered may tell in which of two states it was."""
         possible = []
-        for state in either:
+        for which, state in enumerate(either):
             where = self._number(state.level if selects_by_name(apdu) else state)
             known = self._known.get((principal if state.pins else None, where, key))
             if known is None or known.doubts or known.answer == response:
-                possible.append(state)
+                possible.append(which)
         if len(possible) == 1:
-            self._settle(possible[0])
+            said = self._undecided.copy()
+            self._settle(either[possible[0]])
+            for each in said:
+                self._learn_now(each, possible[0])
+            self._place(either[possible[0]])
         elif not possible:
             self._either = None
             self._forget_all()
 
-    def _follow_both(self, effect: Effect, apdu: bytes, response: bytes) -> None:
-        """It is still not known in which of two states the card was: in which it may be now."""
+    def _learn_now(self, said: _Said, which: int) -> None:
+        """It is decided in which state the card was."""
+        self._place(said.before[which])
+        tells = says_what_is_selected(said.apdu)
+        self._learn(said.principal, said.apdu, said.key, said.response, said.after[which], tells=tells)
+
+    def _follow_both(self, effect: Effect, apdu: bytes, response: bytes) -> tuple[State, State] | None:
+        """It is still not known in which of two states the card was: in which it may be now, unless that is known."""
         if self._either is None:
-            return
+            return None
         success = response[-2:] == _SUCCESS
         match effect:
             case Effect.READS:
@@ -414,10 +446,12 @@ class CardMemory:
         self._either = first, second
         if first == second:
             self._settle(first)
+        return self._either
 
     def _settle(self, state: State) -> None:
         """It is known again in which state the card is."""
         self._either = None
+        self._undecided.clear()
         if not state.pins:
             self._owner = None
         self._place(state)
