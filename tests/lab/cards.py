@@ -53,9 +53,13 @@ def fake_card(pcscd: Pcscd, slot: int = 0, delay: float = 0.0, atr: str = "") ->
     return CardInReader("card_fake", pcscd, slot, (f"--delay={delay}", *([f"--atr={atr}"] if atr else [])))
 
 
-def piv_card(pcscd: Pcscd, slot: int = 0, stay: bool = False) -> CardInReader:
-    """The built-in PIV card, personalised; with ``stay`` it is in its reader again when that was pulled out."""
-    return CardInReader("card_piv", pcscd, slot, ("--stay",) if stay else ())
+def piv_card(pcscd: Pcscd, slot: int = 0, stay: bool = False, delay: float = 0.0) -> CardInReader:
+    """The built-in PIV card, personalised; with ``stay`` it is in its reader again when that was pulled out.
+
+    Args:
+        delay: s that it takes for every APDU.
+    """
+    return CardInReader("card_piv", pcscd, slot, (f"--delay={delay}", *(("--stay",) if stay else ())))
 
 
 def openpgp_card(pcscd: Pcscd, slot: int = 0) -> CardInReader:

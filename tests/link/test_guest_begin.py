@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from cardferry.link import Guest
 from cardferry.link.guest_card import RECENT
-from cardferry.link.host_session import SHARING_DELAY
+from cardferry.link.host_session import ALONE_DELAY, SHARING_DELAY
+from cardferry.link.messages import Readers
 from cardferry.manager import Settings
-from cardferry.pcsc.constants import Disposition
+from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Card, Context
+from cardferry.pcsc.interface import Card, Context, ResourceManager
+from cardferry.pcsc.reader_state import Snapshot
 from cardferry.pcsc.reply import failed
 from tests.link.cards import COUNT
 from tests.link.desk import ALICE, ANY, BOB, DIRECT, EXCLUSIVE, LEAVE, READER, RESET, SHARED, T1, UNPOWER, Desk, raises
@@ -300,6 +305,75 @@ async def test_one_who_comes_while_one_of_ours_goes_is_not_taken_for_ours() -> N
             await card.begin()
         await card.end(LEAVE)
         assert guest.snapshot.readers[0].sharing == 2
+
+
+class Leisurely:
+    """A resource manager between whose steps the loop has time for other things."""
+
+    def __init__(self, manager: ResourceManager) -> None:
+        self._manager = manager
+        self.changed = manager.changed
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._manager.snapshot
+
+    async def open(self, caller: Caller, patience: float | None = None) -> Context:
+        context = await self._manager.open(caller, patience)
+        connect, close = context.connect, context.close
+
+        async def connect_slowly(reader: str, share: ShareMode, protocols: Protocol) -> Card:
+            card = await connect(reader, share, protocols)
+            await asyncio.sleep(0.01)
+            return card
+
+        async def close_slowly() -> None:
+            await asyncio.sleep(0.01)
+            await close()
+
+        return cast("Context", SimpleNamespace(connect=connect_slowly, close=close_slowly))
+
+
+@pytest.mark.parametrize("closing", ["disconnect", "close"])
+async def test_ones_own_handles_that_come_and_go_are_nobody_elses(closing: str) -> None:
+    async with Desk(delay=DELAY, around=Leisurely) as desk:
+        guest = await desk.guest()
+        others: list[int] = []
+        receive = guest.readers.receive
+
+        def watched(news: Readers, now: float) -> bool:
+            came_or_went = receive(news, now)
+            others.append(guest.readers.others(READER))
+            return came_or_went
+
+        guest.readers.receive = watched  # type: ignore[method-assign,assignment]
+        (session,) = desk.host._sessions.values()
+
+        async def news() -> None:
+            while True:
+                await asyncio.sleep(0.001)
+                session._tell_readers()
+
+        telling = desk.start(news())
+        for _ in range(3):
+            context, card = await program(guest)
+            await card.begin()
+            if closing == "disconnect":
+                await card.disconnect(LEAVE)
+            await context.close()
+            await asyncio.sleep(SETTLED)
+        telling.cancel()
+        assert len(others) > 3
+        assert not any(others)
+
+
+async def test_a_guest_hears_soon_that_it_is_alone_again() -> None:
+    async with Desk(delay=DELAY) as desk:
+        guest, _, _, other = await two(desk, of_one_guest=False)
+        assert guest.readers.others(READER) == 1
+        await other.disconnect(LEAVE)
+        await asyncio.sleep(ALONE_DELAY + 2.2 * DELAY)
+        assert guest.readers.others(READER) == 0
 
 
 async def test_a_dispossessed_handle_of_ours_hides_nobody() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cardferry.link.guest_memory import CardCopy, GuestMemory
 from cardferry.link.memory import OVERHEAD, CardMemory, Recollection
-from cardferry.link.messages import Confirmed, Recollected
+from cardferry.link.messages import Answer, Confirmed, Recollected
 from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.wire.errors import WireError
 from tests.link import model_card as c
@@ -53,13 +53,13 @@ class Site:
     def knows(self, *commands: bytes, who: Principal = ANN) -> list[bytes | None]:
         """What that principal's guest would answer from now on, if this is what a program asks."""
         copy = self.copies[who]
-        copy.stands(self.memory.state, self.memory.level)
+        copy.stands(Answer(1, state=self.memory.state, level=self.memory.level, either=self.memory.either))
         answers: list[bytes | None] = []
         for apdu in commands:
             known = copy.find(apdu)
             answers.append(None if known is None else known.answer)
             if known is not None:
-                copy.believe(known)
+                copy.believe(apdu, known)
         return answers
 
     def reset(self) -> None:
@@ -206,6 +206,57 @@ def test_a_reader_that_was_let_go() -> None:
     site.memory.opened(60.0)
     site.ask(select(0), get(1), who=BEN)
     assert site.knows(get(1), who=BEN) != [None], "by now it has lost its power"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_reader_that_was_let_go_for_a_moment_is_as_it_was_left_or_as_after_a_reset(kept: bool) -> None:
+    site = Site()
+    reading = (select(3), select(0), get(1), get(PROTECTED), c.TRIES)
+    site.ask(select(0), VERIFY, c.LOG_OUT, *reading, VERIFY, *reading)
+    for _ in range(2):
+        if not kept:
+            site.card.reset()
+        site.memory.opened(1.0)
+        assert site.knows(select(3), select(0), get(1)) == [c.NOT_FOUND, OK, b"\0\1\0" + OK]
+        assert site.knows(select(0), get(PROTECTED)) == [OK, None]
+        assert site.knows(select(0), c.TRIES) == [OK, None]
+        site.ask(select(0), get(1), get(2))
+        assert site.knows(get(2), get(1)) == [b"\0\2\0" + OK, b"\0\1\0" + OK], "for as long as it is undecided"
+        said = site.ask(get(PROTECTED))
+        assert site.knows(get(PROTECTED)) == [said]
+        assert None not in site.knows(*reading)
+        site.ask(VERIFY, get(1))
+
+
+def test_what_was_said_before_it_was_decided_is_known_then() -> None:
+    site = Site()
+    reading = (get(1), select(0), get(1), c.TRIES)
+    site.ask(select(0), VERIFY, c.LOG_OUT, c.TRIES, VERIFY, *reading)
+    site.card.reset()
+    site.memory.opened(1.0)
+    assert site.knows(get(1)) == [None], "nobody has asked that after a reset"
+    site.ask(*reading)
+    site.card.reset()
+    site.memory.reset()
+    assert site.knows(*reading) == [c.NOTHING, OK, b"\0\1\0" + OK, b"\x63\xc3"]
+
+
+def test_a_pin_decides_it_too() -> None:
+    site = Site()
+    site.ask(select(0), get(1), VERIFY, get(1), get(PROTECTED))
+    site.memory.opened(1.0)
+    site.ask(select(0), VERIFY)
+    assert None not in site.knows(get(1), get(PROTECTED))
+
+
+def test_a_card_that_was_in_neither_state_was_changed() -> None:
+    site = Site()
+    site.ask(select(0), get(1), VERIFY, get(1))
+    site.memory.opened(1.0)
+    site.card.objects[1] = 9
+    site.ask(select(0), get(1))
+    assert not site.memory.either
+    assert [each.answer for each in site.memory.recollections()] == [b"\0\1\x09" + OK]
 
 
 @pytest.mark.parametrize("apdu", [get(1), SIGN])

@@ -237,7 +237,7 @@ class GuestCard:
         """The host says where the card stands after a call."""
         if self._copy is not None:
             if self._has_card or self._copy.handles == 1:
-                self._copy.stands(answer.state, answer.level)
+                self._copy.stands(answer)
             else:
                 self._copy.lose()
 
@@ -257,7 +257,7 @@ class GuestCard:
         self._session.tell(m.Transmit(0, self._handle, apdu, protocol, digest_of(known.answer)))
         memory.believed += 1
         self._session.counters.believed += 1
-        copy.believe(known)
+        copy.believe(apdu, known)
         if self._reached_at is None:
             self._reached_at = asyncio.get_running_loop().time()
         return known.answer
@@ -426,7 +426,7 @@ class GuestCard:
 
     def _transmit(self, apdu: bytes, protocol: int) -> Reply[bytes]:
         copy = self._copy
-        if copy is not None and copy.state:
+        if copy is not None and copy.level:
             believed = self._believed(copy, apdu, protocol)
             if believed is not None:
                 return answered(believed)

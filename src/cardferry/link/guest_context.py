@@ -106,7 +106,7 @@ class GuestContext:
             self._unseen.seen(session)
             protocol = Protocol(answer.protocol)
             if session.memory is not None and not session.memory.card(state.name).handles:
-                session.memory.card(state.name).stands(answer.state, answer.level)
+                session.memory.card(state.name).stands(answer)
         if session.dead:
             raise PcscError(GONE, "the link was away for too long")
         self._check_not_closed()

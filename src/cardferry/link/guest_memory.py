@@ -7,6 +7,7 @@ number of the present state and the command's bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 from typing import Protocol as Interface
 
@@ -17,6 +18,8 @@ from cardferry.wire.errors import WireError
 
 #: Commands of a guest that it may have believed, and that the host has not carried out yet.
 MOST_BELIEVED: Final = 128
+#: Numbers of two states, see `CardCopy.either`.
+_BOTH: Final = 4
 #: Bytes that are kept of all cards together, whatever a host says; it says up to 256 KiB for each.
 _MOST: Final = 32 << 20
 
@@ -33,30 +36,34 @@ class CardCopy:
 
     Attributes:
         state, level: numbers as in `cardferry.link.memory.CardMemory`; 0 when it is not known where the card stands.
+        either: likewise: both numbers of the two states of which it is one, or nothing.
         handles: of the guest on this reader.
         size: bytes that are held.
     """
 
-    __slots__ = ("_answers", "_fetching", "_found", "handles", "level", "size", "state")
+    __slots__ = ("_answers", "_fetching", "_found", "either", "handles", "level", "size", "state")
 
     def __init__(self) -> None:
         self._answers: dict[tuple[int, bytes], m.Recollected] = {}
         self._found: dict[int, m.Recollected] = {}
         self._fetching = b""
         self.state = self.level = 0
+        self.either: Sequence[int] = ()
         self.handles = 0
         self.size = 0
 
     # the state
 
-    def stands(self, state: int, level: int) -> None:
+    def stands(self, answer: m.Answer) -> None:
         """The host says where the card stands."""
-        self.state, self.level = state, level
+        self.state, self.level = answer.state, answer.level
+        self.either = answer.either if len(answer.either) == _BOTH else ()
         self._fetching = b""
 
     def lose(self) -> None:
         """It is not known any more where the card stands."""
         self.state = self.level = 0
+        self.either = ()
         self._fetching = b""
 
     def answered(self, apdu: bytes, response: bytes) -> None:
@@ -67,16 +74,39 @@ class CardCopy:
 
     def find(self, apdu: bytes) -> m.Recollected | None:
         """What the card says to this command, as far as it is known."""
-        if not self.state:
+        if not self.level:
             return None
-        where = self.level if selects_by_name(apdu) else self.state
-        return self._answers.get((where, key_of(self._fetching, apdu)))
+        key, by_name = key_of(self._fetching, apdu), selects_by_name(apdu)
+        known = self._answers.get((self.level if by_name else self.state, key))
+        if known is None and self.either:
+            known, other = self._in_both(key, by_name=by_name)
+            if other is None or known is None or other.answer != known.answer:
+                return None
+        return known
 
-    def believe(self, what: m.Recollected) -> None:
+    def believe(self, apdu: bytes, what: m.Recollected) -> None:
         """The command was answered so."""
-        if what.next:
-            self.state = what.next
+        by_name = selects_by_name(apdu)
+        known = self._answers.get((self.level if by_name else self.state, what.key))
+        self.state = 0 if known is None else known.next or self.state
+        if self.either:
+            first, second = self._in_both(what.key, by_name=by_name)
+            if first is None or second is None or not first.answer == second.answer == what.answer:
+                self.either = ()
+            else:
+                state, level, other, other_level = self.either
+                state, other = first.next or state, second.next or other
+                if state == other:
+                    self.state, self.level, self.either = state, level, ()
+                else:
+                    self.either = state, level, other, other_level
         self._fetching = fetching_after(what.key, what.answer)
+
+    def _in_both(self, key: bytes, *, by_name: bool) -> tuple[m.Recollected | None, m.Recollected | None]:
+        state, level, other, other_level = self.either
+        if by_name:
+            state, other = level, other_level
+        return self._answers.get((state, key)), self._answers.get((other, key))
 
     def learn(self, what: m.Recollected) -> None:
         """The host has learnt this."""

@@ -95,6 +95,7 @@ class HostCard:
         promised: the command that the host has told the guest it would carry out next.
         origin, protocol: of the transmit that the promise follows.
         seconds: how long the card took for the last command.
+        unsettled: it is being connected or closed: the manager counts it already, or still, or not.
         asks_reader: whether to ask the reader, after the connect, what programs ask next.
         learnt: what came of that.
         believes: whether the guest has believed anything through it.
@@ -115,6 +116,7 @@ class HostCard:
     origin: int = 0
     protocol: int = 0
     seconds: float = 0.0
+    unsettled: bool = False
     asks_reader: bool = False
     learnt: list[Fact] = field(default_factory=list)
     time: Callable[[], float] = time.monotonic
@@ -167,6 +169,7 @@ class HostCard:
 
     async def _connect(self, message: m.Connect) -> Protocol:
         protocols = Protocol(message.protocols)
+        self.unsettled = True
         try:
             card = await (await self.context()).connect(self.reader, self.share, protocols)
         except PcscError as error:
@@ -174,6 +177,8 @@ class HostCard:
                 self.broken = Broken(_AFTER_CONNECT.get(error.code, error.code))
                 raise PcscError(self.broken.code, f"connect: {error}") from error
             raise
+        finally:
+            self.unsettled = False
         if not message.call and self.share is not ShareMode.DIRECT and card.protocol != message.expected:
             self.broken = Broken(ReturnCode.W_RESET_CARD)
             await card.disconnect(Disposition.LEAVE)
@@ -220,7 +225,11 @@ class HostCard:
         card, self.card = self.card, None
         self.depth = self.owed = 0
         if card is not None:
-            await card.disconnect(Disposition(message.disposition))
+            self.unsettled = True
+            try:
+                await card.disconnect(Disposition(message.disposition))
+            finally:
+                self.unsettled = False
 
     # transactions
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from typing import Any, Final, cast
 from typing import Protocol as Interface
 
@@ -67,8 +68,8 @@ class LaneOwner(Interface):
         """Wait until it may."""
         ...
 
-    def left(self) -> None:
-        """A context is closed, and nothing of it is left."""
+    def left(self, cards: Collection[HostCard]) -> None:
+        """A context is closed, and nothing of it is left, nor of these handles."""
         ...
 
     def fault(self) -> None:
@@ -106,11 +107,13 @@ class Lane:
 
     Attributes:
         cards: the context's open handles.
+        closed: handles that were open when the context was closed.
         accelerate: whether to run ahead for them.
     """
 
     def __init__(self, owner: LaneOwner, caller: Caller, patience: float | None, start: Start) -> None:
         self.cards: set[HostCard] = set()
+        self.closed: list[HostCard] = []
         self.accelerate = True
         self._owner = owner
         self._caller = caller
@@ -195,7 +198,7 @@ class Lane:
         if self._ahead is not None or (self._running is not None and not self._is_finished(self._running)):
             self._interrupt()
         if not self._busy and self._context is None:
-            self._owner.left()  # it was never used
+            self._owner.left(self.closed)  # it was never used
         else:
             in_task(self._start, self._finish()).then(self._finished)
 
@@ -214,7 +217,7 @@ class Lane:
                 if self._context is not None:
                     await self._context.close()
             finally:
-                self._owner.left()
+                self._owner.left(self.closed)
 
     def _too_late(self, job: Job) -> bool:
         """Whether a call that has waited is not carried out any more."""

@@ -148,9 +148,8 @@ class Telling:
         memory = self._memories.find(reader)
         if memory is None or not memory.state:
             return answer
-        return m.Answer(
-            answer.call, answer.code, answer.data, answer.protocol, answer.foreseen, memory.state, memory.level
-        )
+        where = memory.state, memory.level, memory.either
+        return m.Answer(answer.call, answer.code, answer.data, answer.protocol, answer.foreseen, *where)
 
     # what the guest believes
 

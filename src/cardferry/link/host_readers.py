@@ -57,13 +57,17 @@ class ReadersSender:
 
     Args:
         own: how many of a reader's handles are the guest's, of those that `ReaderState.sharing` counts.
+        unsettled: how many of the guest's are being connected or closed: that counts them already, or still, or not.
         session: the guest's number, see `User.session`.
 
     Programs that are in no queue of the host's count as one handle of others.
     """
 
-    def __init__(self, own: Callable[[str], int], session: int = 0) -> None:
+    def __init__(
+        self, own: Callable[[str], int], session: int = 0, unsettled: Callable[[str], int] = lambda reader: 0
+    ) -> None:
         self._own = own
+        self._unsettled = unsettled
         self._session = session
         self._told: Snapshot | None = None
         #: By reader, as the guest was told: handles that are not its own.
@@ -108,6 +112,10 @@ class ReadersSender:
             )
         )
 
+    def alone_again(self, snapshot: Snapshot) -> bool:
+        """Whether the guest believes that others are on a reader that it has for itself: its begins need not wait."""
+        return any(self._others.get(reader.name) and not self._others_on(reader) for reader in snapshot.readers)
+
     def _no_longer_alone(self, reader: ReaderState) -> bool:
         """Whether the guest believes to be alone on the reader and is not: its begins have to wait from now on."""
         return not self._others.get(reader.name) and self._others_on(reader) > 0
@@ -115,7 +123,11 @@ class ReadersSender:
     def _others_on(self, reader: ReaderState) -> int:
         # Of an exclusive reader either the guest is the owner, or all its handles there are marked.
         handles = max(0, reader.sharing - self._own(reader.name)) if reader.sharing > 0 else 0
-        return handles + reader.outsiders
+        others = handles + reader.outsiders
+        unsettled = self._unsettled(reader.name)
+        if not unsettled:
+            return others
+        return max(min(others, self._others.get(reader.name, 0)), others - unsettled)  # as it was told, if that may be
 
     def _use(self, use: Use | None, now: float) -> m.UseEntry | None:
         if use is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from typing import Protocol as Interface
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: s that a guest may learn later that only the number of those who share a reader has changed.
 SHARING_DELAY: Final = 0.25
+#: Likewise, that it has a reader for itself again.
+ALONE_DELAY: Final = 0.05
 #: s between two pieces of news for people only: who has a card and who waits.
 USE_PAUSE: Final = 0.5
 #: s; a guest whose round trip is shorter may ask for what it wants to know.
@@ -150,7 +152,7 @@ class HostSession:
         self._growth = 0
         #: The guest's handles by reader, also while they are being closed.
         self._on_reader: dict[str, set[HostCard]] = {}
-        self._readers = ReadersSender(self._own_handles, number)
+        self._readers = ReadersSender(self._own_handles, number, self._unsettled_handles)
         #: When the guest is told what can wait; and when it was told anything last.
         self._readers_timer: asyncio.TimerHandle | None = None
         self._readers_due = self._told_at = 0.0
@@ -245,7 +247,8 @@ class HostSession:
         try:
             for card in tuple(lane.cards):
                 self._forget_card(card)
-                self._not_on_reader(card)
+                card.unsettled = True
+                lane.closed.append(card)
         finally:
             lane.close()
 
@@ -316,6 +319,10 @@ class HostSession:
     def _own_handles(self, reader: str) -> int:
         cards = self._on_reader.get(reader, ())
         return sum(card.counted for card in cards) if len(cards) <= _MOST_COUNTED else 0
+
+    def _unsettled_handles(self, reader: str) -> int:
+        cards = self._on_reader.get(reader, ())
+        return sum(card.unsettled for card in cards) if len(cards) <= _MOST_COUNTED else 0
 
     @property
     def _far(self) -> bool:
@@ -408,8 +415,13 @@ class HostSession:
             log.exception("%s: a bug behind its session", self.guest)
             self.fault()
 
-    def left(self) -> None:
-        """A context is closed, and nothing of it is left."""
+    def left(self, cards: Collection[HostCard]) -> None:
+        """A context is closed, and nothing of it is left, nor of these handles."""
+        for card in cards:
+            self._not_on_reader(card)
+        if cards:
+            self._readers.own_changed()
+            self.readers_changed()
         self._contexts -= 1
         if not self._contexts and self.channel.ended:
             self._host.budget.close(self)
@@ -513,7 +525,7 @@ class HostSession:
 
     def _tell_later(self) -> None:
         now = self._loop.time()
-        due = now + SHARING_DELAY
+        due = now + (ALONE_DELAY if self._readers.alone_again(self._host.manager.snapshot) else SHARING_DELAY)
         if self._readers_timer is not None:
             if self._readers_due <= due:
                 return

@@ -47,6 +47,8 @@ _UNPOWERED: Final = 10.0
 _MOST_FICKLE: Final = 256
 #: States of one card that have a number.
 _MOST_STATES: Final = 4096
+#: Answers that are kept while it is not decided in which of two states the card is.
+_MOST_UNDECIDED: Final = 256
 _CHAINED: Final = 0x10
 _MORE_DATA: Final = 0x61
 _SUCCESS: Final = b"\x90\x00"
@@ -137,6 +139,18 @@ class _Experience:
         self.since.clear()
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A reading command and its answer, and the two states in which the card may have been."""
+
+    principal: Principal
+    apdu: bytes
+    key: bytes
+    response: bytes
+    before: tuple[State, State]
+    after: tuple[State, State]
+
+
 class Listener(Interface):
     """Who copies a memory."""
 
@@ -166,6 +180,7 @@ class CardMemory:
     __slots__ = (
         "_applications",
         "_chained",
+        "_either",
         "_experience",
         "_fetching",
         "_fickle",
@@ -179,6 +194,7 @@ class CardMemory:
         "_owner",
         "_reader",
         "_states",
+        "_undecided",
         "level",
         "size",
         "state",
@@ -203,7 +219,16 @@ class CardMemory:
         self._owner: Principal | None = None
         self._chained = False
         self._fetching = b""
+        #: The card was let go: as it was left, or as after a reset. What follows decides it.
+        self._either: tuple[State, State] | None = None
+        #: What it has said since, to be learnt when it is decided.
+        self._undecided: list[_Said] = []
         self._place(State())
+
+    @property
+    def either(self) -> list[int]:
+        """When it is known of two states that it is one of them: their numbers, as in ``state`` and ``level``."""
+        return [self._number(each) for state in self._either or () for each in (state, state.level)]
 
     def recollections(self) -> Iterator[Recollection]:
         """All that can be believed."""
@@ -219,6 +244,20 @@ class CardMemory:
             self._lost(principal, apdu)
             return
         key = key_of(self._fetching, apdu)
+        if self._either is not None:
+            self._narrow(self._either, principal, apdu, key, response)
+        if self._either is None:
+            self._answered(principal, apdu, key, response)
+            return
+        before, effect = self._either, self._effect(apdu)
+        self._answered(principal, apdu, key, response)
+        after = self._follow_both(effect, apdu, response)
+        if effect is not Effect.READS:
+            self._undecided.clear()
+        elif after is not None and len(self._undecided) < _MOST_UNDECIDED:
+            self._undecided.append(_Said(principal, apdu, key, response, before, after))
+
+    def _answered(self, principal: Principal, apdu: bytes, key: bytes, response: bytes) -> None:
         where = self.level if selects_by_name(apdu) else self.state
         known = self._known.get((principal if self._found.pins else None, where, key)) if where else None
         if known is not None and known.answer == response and not known.doubts:
@@ -234,14 +273,19 @@ class CardMemory:
         """The card was reset, by us."""
         self._owner, self._chained, self._fetching = None, False, b""
         self._applications = ANY
+        self._either = None
         self._place(State(name=RESET))
 
     def opened(self, away: float | None) -> None:
         """The reader was opened again, after it was let go for so many s; None: for the first time."""
         if away is not None and away > _UNPOWERED:
             self.reset()
-        else:
-            self._lose(unsure=bool(self._found.pins))
+            return
+        left, known = self._found, bool(self.state)
+        self._lose(unsure=bool(left.pins))
+        self._undecided.clear()
+        if away is not None and known and not any(pin.startswith(UNSURE) for pin in left.pins):
+            self._either = left, State(name=RESET)
 
     def others(self, present: bool) -> None:
         """Others have had the card; whether they are there now."""
@@ -291,6 +335,7 @@ class CardMemory:
         """What is selected is not known any more, nor (``unsure``) which PINs are verified."""
         self._chained, self._fetching = False, b""
         self._applications = ANY
+        self._either = None
         # never twice the same: nobody knows whether it is as it was the last time
         self._place(State(frozenset({f"{UNSURE}{next(_numbers)}"}) if unsure else self._found.pins))
 
@@ -357,6 +402,59 @@ class CardMemory:
                 self._unknown(principal)
                 self._chained = chained
                 self._place(self._found)
+
+    def _narrow(
+        self, either: tuple[State, State], principal: Principal, apdu: bytes, key: bytes, response: bytes
+    ) -> None:
+        """What the card has answered may tell in which of two states it was."""
+        possible = []
+        for which, state in enumerate(either):
+            where = self._number(state.level if selects_by_name(apdu) else state)
+            known = self._known.get((principal if state.pins else None, where, key))
+            if known is None or known.doubts or known.answer == response:
+                possible.append(which)
+        if len(possible) == 1:
+            said = self._undecided.copy()
+            self._settle(either[possible[0]])
+            for each in said:
+                self._learn_now(each, possible[0])
+            self._place(either[possible[0]])
+        elif not possible:
+            self._either = None
+            self._forget_all()
+
+    def _learn_now(self, said: _Said, which: int) -> None:
+        """It is decided in which state the card was."""
+        self._place(said.before[which])
+        tells = says_what_is_selected(said.apdu)
+        self._learn(said.principal, said.apdu, said.key, said.response, said.after[which], tells=tells)
+
+    def _follow_both(self, effect: Effect, apdu: bytes, response: bytes) -> tuple[State, State] | None:
+        """It is still not known in which of two states the card was: in which it may be now, unless that is known."""
+        if self._either is None:
+            return None
+        success = response[-2:] == _SUCCESS
+        match effect:
+            case Effect.READS:
+                first, second = (after_reading(each, apdu, response, self._applications) for each in self._either)
+            case Effect.PROVES:
+                first, second = (after_proof(each, apdu, success=success) for each in self._either)
+            case Effect.SETS_ENVIRONMENT if success:
+                first, second = (after_setting(each, apdu) for each in self._either)
+            case _:
+                first, second = self._either
+        self._either = first, second
+        if first == second:
+            self._settle(first)
+        return self._either
+
+    def _settle(self, state: State) -> None:
+        """It is known again in which state the card is."""
+        self._either = None
+        self._undecided.clear()
+        if not state.pins:
+            self._owner = None
+        self._place(state)
 
     def _proved(self, principal: Principal, apdu: bytes, *, success: bool) -> None:
         pin = apdu[3]

@@ -320,7 +320,7 @@ class Answer(_Message, frozen=True, tag=67):
         data: response, attribute value or control data.
         protocol: the active protocol, of a connect or reconnect.
         foreseen: of a transmit: the command that the host sends to the card next by itself.
-        state, level: of the card after it, see `cardferry.link.memory.CardMemory`; 0 where it is not known.
+        state, level, either: of the card after it, see `cardferry.link.memory.CardMemory`; 0 where it is not known.
     """
 
     call: Number
@@ -330,6 +330,7 @@ class Answer(_Message, frozen=True, tag=67):
     foreseen: Apdu | None = None
     state: Number = 0
     level: Number = 0
+    either: Annotated[list[Number], msgspec.Meta(max_length=4)] = []
 
 
 class Ahead(_Message, frozen=True, tag=68):
