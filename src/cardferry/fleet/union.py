@@ -22,7 +22,7 @@ from typing import Final, Self, TypeVar
 
 from cardferry.changes import Changes
 from cardferry.fleet.naming import ReaderNames
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, ResourceManager
@@ -222,6 +222,11 @@ class Union:
         while self.snapshot.serial == serial:
             await self._changes.wait()
         return self.snapshot
+
+    def seen_by(self, principal: Principal) -> Self:
+        """The hosts decide what is seen here, for all programs alike."""
+        del principal
+        return self
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context; hosts hear of it when it is used with their readers."""

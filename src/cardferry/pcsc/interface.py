@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Protocol as Interface
 
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.pcsc.reply import Reply
@@ -111,6 +111,10 @@ class ResourceManager(Interface):
 
     async def changed(self, serial: int) -> Snapshot:
         """Wait until the snapshot's serial is another one than ``serial``; return that snapshot."""
+        ...
+
+    def seen_by(self, principal: Principal) -> ResourceManager:
+        """The same, with those readers only that the principal may know of; for its callers. Changes with this one."""
         ...
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:

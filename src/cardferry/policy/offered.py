@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, ResourceManager
@@ -65,6 +65,10 @@ class Offered:
         while self.snapshot.serial == serial:
             await self._manager.changed(self._all.serial)
         return self.snapshot
+
+    def seen_by(self, principal: Principal) -> Offered:
+        """The offered readers that the principal may know of."""
+        return Offered(self._manager.seen_by(principal), self._patterns)
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context."""

@@ -41,14 +41,20 @@ def operation_text(meaning: Meaning) -> str:
     return str(meaning.operation) if meaning.object is None else f"{meaning.operation}:{meaning.object}"
 
 
-def deed(action: Action, digest: str = "", *, done: bool = True) -> str:
-    """What a command does, such as ``signed a SHA-256 digest with PIV 9C``; or will do: ``sign a ...``."""
+def deed(action: Action, digest: str = "", subject: str = "", *, done: bool = True) -> str:
+    """What a command does, such as ``signed a SHA-256 digest with PIV 9C, CN=build``; or will do: ``sign a ...``.
+
+    Args:
+        digest: see `signed_digest`.
+        subject: whom the certificate of the key is about, where that is known.
+    """
     operation, what = action.meaning
     words = _VERBS[operation] if done else operation.value
     if digest and (name := digest.partition(":")[0]):
         words += f" a {name} digest"
     if operation in _WITH_KEY:
         words += f" with {_application(action)}{'some key' if what is None else what}"
+        words += f", {subject}" if subject else ""
     elif what is not None:
         words += f" {'PIN ' if operation in _PINS else ''}{_application(action)}{what}"
     return words

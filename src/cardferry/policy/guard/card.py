@@ -24,6 +24,7 @@ from cardferry.pcsc.errors import PcscError, ReturnCode, UserError
 from cardferry.pcsc.reply import Reply, running
 from cardferry.policy.audit import Entry
 from cardferry.policy.audit.words import deed, operation_text, signed_digest
+from cardferry.policy.guard.cards import Cards
 from cardferry.policy.guard.control import Features
 from cardferry.policy.guard.host import HostGuard
 from cardferry.policy.guard.pin_tries import SUPPOSED, Try, try_of, was_wrong
@@ -63,11 +64,13 @@ class RuledCard:
 
     Args:
         host: what all readers share.
+        cards: which card this is.
         reader: what is guarded.
     """
 
-    def __init__(self, host: HostGuard, reader: GuardedReader) -> None:
+    def __init__(self, host: HostGuard, cards: Cards, reader: GuardedReader) -> None:
         self._host = host
+        self._cards = cards
         self._reader = reader
         self._tracker = Tracker()
         self._unlocked = Unlocked()
@@ -85,6 +88,10 @@ class RuledCard:
         """Somebody who is in no queue of ours may have used the card."""
         self._tracker.interrupted()
 
+    def exchanged(self) -> None:
+        """It is another card, or none."""
+        self._cards.exchanged(self._reader.name)
+
     def forgotten(self) -> None:
         """The card has forgotten everything."""
         self._tracker.reset()
@@ -97,7 +104,7 @@ class RuledCard:
         rulebook = self._host.rulebook
         rulebook.look()
         principal = caller.principal
-        if (principal is self._principal or principal == self._principal) and rulebook.version == self._version:
+        if (principal is self._principal or principal == self._principal) and self._host.version == self._version:
             action = self._tracker.judge(apdu)
             if action.meaning in self._free:
                 return self._reader.send(apdu, protocol).then(partial(self._answered, action))
@@ -128,15 +135,17 @@ class RuledCard:
 
     async def _judged(self, caller: Caller, apdu: bytes, protocol: Protocol) -> bytes:
         await self._enter(caller.principal, protocol)
+        if caller is self._host.itself:
+            return await self._own(apdu, protocol)
         action = self._tracker.judge(apdu)
-        decision = self._host.rulebook.decide(caller.principal, self._reader.name, action.meaning)
+        decision = self._decide(caller, action.meaning)
         if not decision.allowed:
             return self._refused(caller, action, decision.why, DENIED)
         if decision.verdict is Verdict.ASK and action.complete and not await self._consents(caller, action, decision):
             return self._refused(
                 caller, action, f"{decision.rule} asks the person at the host, who has not allowed it", DENIED
             )
-        if action.operation is Operation.VERIFY and self._host.rulebook.pin_rule(caller.principal, self._reader.name):
+        if action.operation is Operation.VERIFY and self._host.rulebook.pin_rule(caller.principal, self._names):
             return self._refused(caller, action, "its PIN is given at the host, and not by the program", DENIED)
         if action.operation is Operation.READ:
             if not self._host.rulebook.timed:
@@ -151,7 +160,7 @@ class RuledCard:
             return True
         if action.operation in _NOT_COUNTED or not action.complete:
             return True
-        what = deed(action, signed_digest(action), done=False)
+        what = deed(action, signed_digest(action), self._subject(action), done=False)
         return await self._host.consents(caller, self._reader.name, rule, action.meaning, what)
 
     async def _act(self, caller: Caller, action: Action, decision: Decision, apdu: bytes, protocol: Protocol) -> bytes:
@@ -180,6 +189,14 @@ class RuledCard:
             self._wrong.clear()
         return response
 
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """All that rules may call the card."""
+        return self._cards.names(self._reader.name)
+
+    def _decide(self, caller: Caller, meaning: Meaning) -> Decision:
+        return self._host.rulebook.decide(caller.principal, self._names, meaning)
+
     def _remember(self, meaning: Meaning) -> None:
         if len(self._free) >= _MOST_REMEMBERED:
             self._free.clear()
@@ -199,8 +216,8 @@ class RuledCard:
                 await self._lock(protocol)
             self._principal = principal
             self._free.clear()
-        if rulebook.version != self._version:
-            self._version = rulebook.version
+        if self._host.version != self._version:
+            self._version = self._host.version
             self._free.clear()
 
     async def _lock(self, protocol: Protocol) -> None:
@@ -262,11 +279,16 @@ class RuledCard:
             time.time(),
             "asked",
             reader=self._reader.name,
+            card=self._reader.atr.hex(),
             operation=operation_text(action.meaning),
-            what=deed(action, digest),
+            what=deed(action, digest, self._subject(action)),
             digest=digest.removeprefix(":"),
             rule="" if decision.rule is None else str(decision.rule),
         )
+
+    def _subject(self, action: Action) -> str:
+        """Whom the certificate of the key is about."""
+        return self._cards.identity(self._reader.name).subjects.get(action.object or "", "")
 
     def _refused(self, caller: Caller, action: Action, why: str, answer: bytes) -> bytes:
         entry = self._entry(action, Decision(Verdict.DENY, None, why))
@@ -279,7 +301,7 @@ class RuledCard:
     async def control(self, caller: Caller, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code, if the rules allow what it does."""
         self._host.rulebook.look()
-        pin_rule = self._host.rulebook.pin_rule(caller.principal, self._reader.name)
+        pin_rule = self._host.rulebook.pin_rule(caller.principal, self._names)
         if pin_rule is not None and code in (GET_FEATURE_REQUEST, VERIFY_CODE, PROPERTIES_CODE):
             return await self._pinpad(caller, pin_rule, code, data, max_response)
         if self._features.describes(code):
@@ -349,9 +371,9 @@ class RuledCard:
         )
 
     def _check(self, caller: Caller, meaning: Meaning) -> Decision:
-        decision = self._host.rulebook.decide(caller.principal, self._reader.name, meaning)
+        decision = self._decide(caller, meaning)
         if decision.verdict is not Verdict.ALLOW:
-            entry = Entry(time.time(), "denied", reader=self._reader.name, operation=operation_text(meaning),
+            entry = Entry(time.time(), "denied", reader=self._reader.name, card=self._reader.atr.hex(), operation=operation_text(meaning),
                           what="a command to the reader", rule=decision.why)  # fmt: skip
             self._host.note_denial(caller, entry)
             raise PcscError(ReturnCode.W_SECURITY_VIOLATION, decision.why)
@@ -360,7 +382,7 @@ class RuledCard:
     async def _controlled(self, caller: Caller, meaning: Meaning, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code that may do something to the card, if the rules allow that."""
         decision = self._check(caller, meaning)
-        entry = Entry(time.time(), "asked", reader=self._reader.name, operation=operation_text(meaning),
+        entry = Entry(time.time(), "asked", reader=self._reader.name, card=self._reader.atr.hex(), operation=operation_text(meaning),
                       what=f"sent command {code:#x} to the reader", rule=str(decision.rule or ""))  # fmt: skip
         if self._host.must_audit and not self._host.note(caller, entry):
             raise PcscError(ReturnCode.W_SECURITY_VIOLATION, "it cannot be written down")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
-from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
+from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
 from cardferry.policy.audit import AuditLog, Entry
 from cardferry.policy.guard.wrong_pins import WrongPins
 from cardferry.policy.operations import Meaning
@@ -35,10 +38,18 @@ class HostGuard:
         rulebook: the rules in force.
         uses: what has been done under a limit.
         wrong_pins: who has given wrong PINs.
+        itself: who asks cards which ones they are; whatever the rules say.
+        version: another number whenever what somebody may do can have changed.
     """
 
     def __init__(self, rulebook: Rulebook, audit: AuditLog | None = None, wrong_pins: WrongPins | None = None) -> None:
         self.rulebook = rulebook
+        rulebook.told = self.changed
+        self.itself = Caller(
+            Principal(PrincipalKind.LOCAL_USER, rulebook.account), Program("cardferry", os.getpid(), os.getuid(), True)
+        )
+        self.version = 0
+        self._told: set[Callable[[], None]] = set()
         self.uses = Uses()
         self.wrong_pins = wrong_pins or WrongPins()
         self._audit = audit
@@ -46,6 +57,26 @@ class HostGuard:
         #: What the person has allowed, and until when.
         self._allowed: dict[tuple[Principal, str, Meaning], float] = {}
         self._denials: dict[tuple[str, str, str], tuple[float, int]] = {}
+
+    @property
+    def wants_cards(self) -> bool:
+        """Whether cards are asked which ones they are: for rules that name them, or for what is written down."""
+        return self.audits or self.rulebook.names_cards
+
+    def changed(self) -> None:
+        """The rules have changed, or more is known of a card."""
+        self.version += 1
+        for told in tuple(self._told):
+            told()
+
+    @contextmanager
+    def telling(self, told: Callable[[], None]) -> Iterator[None]:
+        """Call this after each change, for the block."""
+        self._told.add(told)
+        try:
+            yield
+        finally:
+            self._told.discard(told)
 
     def spares_tries_of(self, who: Principal) -> bool:
         """Whether the principal is a guest, which leaves PIN tries; the account itself is none."""
