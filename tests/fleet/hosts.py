@@ -9,6 +9,7 @@ from typing import Self, cast
 from unittest.mock import AsyncMock
 
 from cardferry.fleet import Member, Union
+from cardferry.pcsc.applications import Applications
 from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.interface import Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
@@ -42,6 +43,9 @@ class Said:
 
     def seen_by(self, principal: Principal) -> Self:
         return self
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        return True
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         return cast("Context", self.context)

@@ -9,6 +9,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from cardferry.pcsc.applications import Applications
 from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.constants import CardState, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -41,6 +42,9 @@ class Readers:
 
     def seen_by(self, principal: Principal) -> Self:
         return self
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        return True
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         return cast("Context", self.context)

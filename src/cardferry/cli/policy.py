@@ -36,9 +36,7 @@ def check(config: Path | None) -> None:
 @command.command("explain")
 @click.option("--who", required=True, metavar="PRINCIPAL", help="such as ssh:build1, local-user:alice")
 @click.option("--may", required=True, metavar="OPERATION", help="such as sign:9C, read, manage-pin")
-@click.option(
-    "--card", metavar="CARD", help="the reader's name, or what else a rule calls the card; any, if it is left out"
-)
+@click.option("--card", metavar="CARD", help="what a rule calls the card; any, if it is left out")
 @_config
 def explain(who: str, may: str, card: str | None, config: Path | None) -> None:
     """Say whether somebody may do something now, and by which rule. The exit code is 0 if so, else 1."""

@@ -22,6 +22,7 @@ from cardferry.link.guest_context import GuestContext
 from cardferry.link.guest_flapping import Flapping
 from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.link.guest_session import Counters, GuestSession
+from cardferry.pcsc.applications import Applications
 from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.errors import CardferryError
 from cardferry.pcsc.reader_state import Snapshot
@@ -193,6 +194,11 @@ class Guest:
         """The hosts decide what is seen here, for all programs alike."""
         del principal
         return self
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        """The host decides, of each command."""
+        del reader, applications, apdu
+        return True
 
     async def open(self, caller: Caller, patience: float | None = None) -> GuestContext:
         """Open a context; the host hears of it when it is used."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from typing import Protocol as Interface
 
+from cardferry.pcsc.applications import Applications
 from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.reader_state import Snapshot
@@ -115,6 +116,14 @@ class ResourceManager(Interface):
 
     def seen_by(self, principal: Principal) -> ResourceManager:
         """The same, with those readers only that the principal may know of; for its callers. Changes with this one."""
+        ...
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        """Whether those who see this may read the answer to a command, while one of these applications is selected.
+
+        Asks nobody and waits for nothing; what does more than read is not answered so. For answers that are told to
+        somebody who has not asked the card: of `seen_by` the principal.
+        """
         ...
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:

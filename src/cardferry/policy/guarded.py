@@ -7,6 +7,7 @@ unknown when it is asked for.
 
 from __future__ import annotations
 
+from cardferry.pcsc.applications import Applications
 from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -14,6 +15,7 @@ from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.policy.guard.cards import Cards
 from cardferry.policy.guard.host import HostGuard
+from cardferry.policy.operations import Meaning, reading
 
 
 class Guarded:
@@ -43,6 +45,11 @@ class Guarded:
         """The readers that some rule is about for the principal."""
         return _Seen(self, self._host, principal)
 
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        """Nobody may: only of a principal it can be said."""
+        del reader, applications, apdu
+        return False
+
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context."""
         return _GuardedContext(await self.manager.open(caller, patience), self, caller.principal)
@@ -51,6 +58,11 @@ class Guarded:
         """Whether a principal may know of a reader."""
         self._host.rulebook.look()
         return self._host.rulebook.sees(principal, self._cards.names(reader))
+
+    def allows(self, principal: Principal, reader: str, what: Meaning) -> bool:
+        """Whether a principal may do that now."""
+        self._host.rulebook.look()
+        return self._host.rulebook.decide(principal, self._cards.names(reader), what).allowed
 
     async def settled(self, reader: str) -> None:
         """Wait until it is known which card is in a reader."""
@@ -98,6 +110,11 @@ class _Seen:
     def seen_by(self, principal: Principal) -> ResourceManager:
         """What another principal sees."""
         return self._guarded.seen_by(principal)
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        """Whether the rules let the principal read the answer to a command."""
+        what = reading(applications, apdu)
+        return what is not None and self._guarded.allows(self._principal, reader, what)
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context."""

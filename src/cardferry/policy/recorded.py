@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from cardferry.pcsc.applications import Applications
 from cardferry.pcsc.caller import Caller, Principal, is_by_host_itself
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError
@@ -75,6 +76,10 @@ class Recorded:
     def seen_by(self, principal: Principal) -> Recorded:
         """The readers that the principal may know of."""
         return Recorded(self._manager.seen_by(principal), self._sink)
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        """Whether the answer to a command may be read."""
+        return self._manager.may_read(reader, applications, apdu)
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context."""

@@ -114,6 +114,7 @@ class GuardedHost:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.manager.__aexit__(kind, error, trace)
+        self.guard.write()
 
     async def principal(self, name: str) -> User:
         """Connect on behalf of a principal, written as rules write it."""

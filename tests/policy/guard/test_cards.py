@@ -118,12 +118,12 @@ async def test_who_waits_is_told_when_the_rules_change(tmp_path: Path) -> None:
     async with host_with(BY_SERIAL, a_card(1), tmp_path) as host:
         assert await sees(host) == []
         seen = host.offered.seen_by(BUILD)
-        waiting = asyncio.create_task(seen.changed(seen.snapshot.serial))
-        await asyncio.sleep(0)
-        (tmp_path / "config.toml").write_text(BY_SERIAL.replace("1234*", "1"))
-        host.guard.rulebook.reload()
-        async with asyncio.timeout(10):
-            assert [reader.name for reader in (await waiting).readers] == [READER]
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(seen.changed(seen.snapshot.serial))
+            await asyncio.sleep(0)
+            (tmp_path / "config.toml").write_text(BY_SERIAL.replace("1234*", "1"))
+            host.guard.rulebook.reload()
+        assert [reader.name for reader in waiting.result().readers] == [READER]
 
 
 async def test_without_rules_about_cards_and_without_an_audit_no_card_is_asked(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 
 from cardferry.manager.guard import GuardedReader
 from cardferry.pcsc.apdu import StatusWord
-from cardferry.pcsc.caller import Caller, Principal
+from cardferry.pcsc.caller import Caller, Principal, is_by_host_itself
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Protocol
 from cardferry.pcsc.errors import PcscError, ReturnCode, UserError
 from cardferry.pcsc.reply import Reply, running
@@ -31,6 +31,7 @@ from cardferry.policy.guard.pin_tries import SUPPOSED, Try, try_of, was_wrong
 from cardferry.policy.guard.unlocked import Unlocked, ask, is_locked, lock
 from cardferry.policy.operations import Action, Meaning, Operation, Tracker
 from cardferry.policy.operations.operation import UNCERTAIN
+from cardferry.policy.operations.tracker import WITHOUT_SECRETS
 from cardferry.policy.pin.entry import (
     CANCELLED,
     INVALID,
@@ -57,6 +58,29 @@ _NOT_COUNTED: Final = frozenset({Operation.READ, Operation.VERIFY})
 #: Meanings that are remembered of a principal; a guest chooses the names of what it reads.
 _MOST_REMEMBERED: Final = 256
 _CONTROL: Final = Meaning(Operation.CONTROL)
+_SUCCESS: Final = b"\x90\x00"
+_GET_RESPONSE: Final = 0xC0
+
+
+class _Known:
+    """A reading command that is allowed to whoever had the card last.
+
+    Attributes:
+        epoch: while the tracker has this one, it means the same.
+        response: the last answer, if it has taught the tracker nothing: nor does it the next time.
+    """
+
+    __slots__ = ("_card", "action", "epoch", "response")
+
+    def __init__(self, card: RuledCard, action: Action, epoch: int) -> None:
+        self._card = card
+        self.action = action
+        self.epoch = epoch
+        self.response = b""
+
+    def answered(self, reply: Reply[bytes]) -> None:
+        """Its answer is there."""
+        self._card.read(self, reply)
 
 
 class RuledCard:
@@ -78,6 +102,7 @@ class RuledCard:
         #: Who has sent the last command; what it may do without further ado, by which version of the rules.
         self._principal: Principal | None = None
         self._free: set[Meaning] = set()
+        self._known: dict[bytes, _Known] = {}
         self._version = -1
         #: Wrong PINs since the last right one, by reference.
         self._wrong: dict[str, int] = {}
@@ -101,14 +126,41 @@ class RuledCard:
 
     def transmit(self, caller: Caller, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
         """Send a command, or answer it."""
-        rulebook = self._host.rulebook
-        rulebook.look()
+        host = self._host
+        host.rulebook.look()
         principal = caller.principal
-        if (principal is self._principal or principal == self._principal) and self._host.version == self._version:
+        if (principal is self._principal or principal == self._principal) and host.version == self._version:
+            known = self._known.get(apdu)
+            if known is not None and known.epoch == self._tracker.epoch:
+                return self._reader.send(apdu, protocol).then(known.answered)
             action = self._tracker.judge(apdu)
             if action.meaning in self._free:
-                return self._reader.send(apdu, protocol).then(partial(self._answered, action))
+                return self._reader.send(apdu, protocol).then(self._knowing(action, apdu).answered)
+        if is_by_host_itself() and caller is not host.itself:
+            return running(self._ahead(caller, apdu, protocol))
         return running(self._judged(caller, apdu, protocol))
+
+    def _knowing(self, action: Action, apdu: bytes) -> _Known:
+        """Remember that a command is allowed, for as long as it means the same."""
+        known = _Known(self, action, self._tracker.epoch)
+        if apdu[1:2] in WITHOUT_SECRETS and apdu[1] != _GET_RESPONSE:
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            self._known[apdu] = known
+        return known
+
+    def read(self, known: _Known, reply: Reply[bytes]) -> None:
+        """A command of which it was known that it is allowed has its answer."""
+        if reply.error is not None:
+            self._answered(known.action, reply)
+            return
+        response = reply.result()
+        if response == known.response or (known.action.quiet and response[-2:] == _SUCCESS):
+            return  # the tracker would learn nothing
+        epoch = self._tracker.epoch
+        self._answered(known.action, reply)
+        if self._tracker.epoch == epoch and response[-2:] == _SUCCESS:
+            known.response = response
 
     def _answered(self, action: Action, reply: Reply[bytes]) -> None:
         error = reply.error
@@ -153,6 +205,14 @@ class RuledCard:
             return await self._send(action, apdu, protocol)
         return await self._act(caller, action, decision, apdu, protocol)
 
+    async def _ahead(self, caller: Caller, apdu: bytes, protocol: Protocol) -> bytes:
+        """A command that no program has sent yet. What would be denied is not done, and nobody has asked for it."""
+        await self._enter(caller.principal, protocol)
+        action = self._tracker.judge(apdu)
+        if action.operation is not Operation.READ or not self._decide(caller, action.meaning).allowed:
+            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "the rules do not allow to run ahead")
+        return await self._send(action, apdu, protocol)
+
     async def _consents(self, caller: Caller, action: Action, decision: Decision) -> bool:
         """Ask the person at the host, where the rule says so, about what is done with a key or changes the card."""
         rule = decision.rule
@@ -171,7 +231,7 @@ class RuledCard:
         if not self._within_limit(caller.principal, action, decision):
             return self._refused(caller, action, f"{decision.rule}: {_limit(decision)}", DENIED)
         entry = self._entry(action, decision) if self._host.audits or self._host.must_audit else None
-        if entry is not None and self._host.must_audit and not self._host.note(caller, entry):
+        if entry is not None and self._host.must_audit and not self._host.note_now(caller, entry):
             return self._refused(caller, action, "it cannot be written down", DENIED)
         began = time.perf_counter()
         response = b""
@@ -188,6 +248,10 @@ class RuledCard:
         elif action.operation is Operation.VERIFY and response == b"\x90\x00":
             self._wrong.clear()
         return response
+
+    def _allow_nothing(self) -> None:
+        self._free.clear()
+        self._known.clear()
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -215,10 +279,10 @@ class RuledCard:
             if self._principal is not None and rulebook.configuration.isolation:
                 await self._lock(protocol)
             self._principal = principal
-            self._free.clear()
+            self._allow_nothing()
         if self._host.version != self._version:
             self._version = self._host.version
-            self._free.clear()
+            self._allow_nothing()
 
     async def _lock(self, protocol: Protocol) -> None:
         tracker = self._tracker
@@ -273,18 +337,24 @@ class RuledCard:
 
     # what is written down
 
-    def _entry(self, action: Action, decision: Decision) -> Entry:
-        digest = signed_digest(action)
+    def _said(self, event: str, meaning: Meaning, what: str, rule: str) -> Entry:
+        """What happens to the card that is in now."""
         return Entry(
             time.time(),
-            "asked",
+            event,
             reader=self._reader.name,
             card=self._reader.atr.hex(),
-            operation=operation_text(action.meaning),
-            what=deed(action, digest, self._subject(action)),
-            digest=digest.removeprefix(":"),
-            rule="" if decision.rule is None else str(decision.rule),
+            operation=operation_text(meaning),
+            what=what,
+            rule=rule,
         )
+
+    def _entry(self, action: Action, decision: Decision) -> Entry:
+        digest = signed_digest(action)
+        what = deed(action, digest, self._subject(action))
+        entry = self._said("asked", action.meaning, what, str(decision.rule or ""))
+        entry.digest = digest.removeprefix(":")
+        return entry
 
     def _subject(self, action: Action) -> str:
         """Whom the certificate of the key is about."""
@@ -373,8 +443,7 @@ class RuledCard:
     def _check(self, caller: Caller, meaning: Meaning) -> Decision:
         decision = self._decide(caller, meaning)
         if decision.verdict is not Verdict.ALLOW:
-            entry = Entry(time.time(), "denied", reader=self._reader.name, card=self._reader.atr.hex(), operation=operation_text(meaning),
-                          what="a command to the reader", rule=decision.why)  # fmt: skip
+            entry = self._said("denied", meaning, "a command to the reader", decision.why)
             self._host.note_denial(caller, entry)
             raise PcscError(ReturnCode.W_SECURITY_VIOLATION, decision.why)
         return decision
@@ -382,9 +451,8 @@ class RuledCard:
     async def _controlled(self, caller: Caller, meaning: Meaning, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code that may do something to the card, if the rules allow that."""
         decision = self._check(caller, meaning)
-        entry = Entry(time.time(), "asked", reader=self._reader.name, card=self._reader.atr.hex(), operation=operation_text(meaning),
-                      what=f"sent command {code:#x} to the reader", rule=str(decision.rule or ""))  # fmt: skip
-        if self._host.must_audit and not self._host.note(caller, entry):
+        entry = self._said("asked", meaning, f"sent command {code:#x} to the reader", str(decision.rule or ""))
+        if self._host.must_audit and not self._host.note_now(caller, entry):
             raise PcscError(ReturnCode.W_SECURITY_VIOLATION, "it cannot be written down")
         try:
             return await self._reader.send_control(code, data, max_response)

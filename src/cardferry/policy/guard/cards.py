@@ -44,6 +44,8 @@ class Cards:
         self._known: dict[str, Identity] = {}
         #: Cards that are being asked, by reader; another object for each card that comes.
         self._asking: dict[str, object] = {}
+        #: Readers that programs have which are in no queue of ours.
+        self._put_off: set[str] = set()
         self._changes = Changes()
 
     def names(self, reader: str) -> tuple[str, ...]:
@@ -58,6 +60,7 @@ class Cards:
         """The card was taken out, or another one is in."""
         known = self._known.pop(reader, None)
         self._asking.pop(reader, None)
+        self._put_off.discard(reader)
         self._changes.announce()
         if known is not None and known != _NOTHING:
             self._host.changed()
@@ -89,7 +92,9 @@ class Cards:
             while True:
                 snapshot = manager.snapshot
                 for reader in snapshot.readers if self._host.wants_cards else ():
-                    if reader.atr and reader.name not in self._known and reader.name not in self._asking:
+                    if not reader.outsiders:
+                        self._put_off.discard(reader.name)
+                    if reader.atr and not {reader.name} & (self._known.keys() | self._asking.keys() | self._put_off):
                         self._asking[reader.name] = which = object()
                         tasks.create_task(self._ask(manager, reader.name, which))
                 await manager.changed(snapshot.serial)
@@ -103,14 +108,15 @@ class Cards:
                     break
                 except PcscError as error:
                     log.info("%s: its card does not say which one it is: %s", reader, error)
-                    if error.code is ReturnCode.E_SHARING_VIOLATION:
-                        found = None  # a program on this computer has it: once more when something has changed
+                    if error.code is ReturnCode.E_SHARING_VIOLATION and _has_outsiders(manager, reader):
+                        found = None  # a program on this computer has it: once more when it has gone
                     if error.code is not ReturnCode.W_RESET_CARD:
                         break
         if self._asking.get(reader) is not which:
             return  # another one is in by now
         del self._asking[reader]
         if found is None:
+            self._put_off.add(reader)
             return
         self._known[reader] = found
         self._changes.announce()
@@ -138,6 +144,11 @@ class Cards:
 def _has_card(manager: ResourceManager, reader: str) -> bool:
     state = manager.snapshot.find(reader)
     return state is not None and bool(state.atr)
+
+
+def _has_outsiders(manager: ResourceManager, reader: str) -> bool:
+    state = manager.snapshot.find(reader)
+    return state is not None and state.outsiders
 
 
 def _case_3(apdu: bytes) -> bytes:

@@ -100,7 +100,7 @@ def _certificate(answer: bytes) -> bytes:
         if outer.tag == _DATA:
             parts = {each.tag: each.value for each in parse_leading(outer.value)}
             found = parts.get(_CERTIFICATE, b"")
-            if not parts.get(_CERTIFICATE_INFO, b"\0")[:1] == bytes((_ZIPPED,)):
+            if parts.get(_CERTIFICATE_INFO, b"\0")[:1] != bytes((_ZIPPED,)):
                 return found
             try:
                 return zlib.decompressobj(wbits=31).decompress(found, _MOST_BYTES)
