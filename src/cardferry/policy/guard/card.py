@@ -99,9 +99,9 @@ class RuledCard:
         self._tracker = Tracker()
         self._unlocked = Unlocked()
         self._features = Features()
-        #: Who has sent the last command; what it may do without further ado, by which version of the rules.
+        #: Who has sent the last command; what it may do, by which version of the rules.
         self._principal: Principal | None = None
-        self._free: set[Meaning] = set()
+        self._decisions: dict[Meaning, Decision] = {}
         self._known: dict[bytes, _Known] = {}
         self._version = -1
         #: Wrong PINs since the last right one, by reference.
@@ -128,17 +128,17 @@ class RuledCard:
         """Send a command, or answer it."""
         host = self._host
         host.rulebook.look()
-        principal = caller.principal
+        principal, action = caller.principal, None
         if (principal is self._principal or principal == self._principal) and host.version == self._version:
             known = self._known.get(apdu)
             if known is not None and known.epoch == self._tracker.epoch:
                 return self._reader.send(apdu, protocol).then(known.answered)
             action = self._tracker.judge(apdu)
-            if action.meaning in self._free:
+            if action.operation is Operation.READ and action.meaning in self._decisions:
                 return self._reader.send(apdu, protocol).then(self._knowing(action, apdu).answered)
         if is_by_host_itself() and caller is not host.itself:
             return running(self._ahead(caller, apdu, protocol))
-        return running(self._judged(caller, apdu, protocol))
+        return running(self._judged(caller, apdu, protocol, action))
 
     def _knowing(self, action: Action, apdu: bytes) -> _Known:
         """Remember that a command is allowed, for as long as it means the same."""
@@ -185,11 +185,13 @@ class RuledCard:
         """A command of ours."""
         return await self._send(self._tracker.judge(apdu), apdu, protocol)
 
-    async def _judged(self, caller: Caller, apdu: bytes, protocol: Protocol) -> bytes:
-        await self._enter(caller.principal, protocol)
+    async def _judged(self, caller: Caller, apdu: bytes, protocol: Protocol, judged: Action | None) -> bytes:
+        """The long way; ``judged`` is what is known of the command if the same principal goes on."""
+        if judged is None:
+            await self._enter(caller.principal, protocol)
         if caller is self._host.itself:
             return await self._own(apdu, protocol)
-        action = self._tracker.judge(apdu)
+        action = judged or self._tracker.judge(apdu)
         decision = self._decide(caller, action.meaning)
         if not decision.allowed:
             return self._refused(caller, action, decision.why, DENIED)
@@ -200,8 +202,6 @@ class RuledCard:
         if action.operation is Operation.VERIFY and self._host.rulebook.pin_rule(caller.principal, self._names):
             return self._refused(caller, action, "its PIN is given at the host, and not by the program", DENIED)
         if action.operation is Operation.READ:
-            if not self._host.rulebook.timed:
-                self._remember(action.meaning)
             return await self._send(action, apdu, protocol)
         return await self._act(caller, action, decision, apdu, protocol)
 
@@ -250,7 +250,7 @@ class RuledCard:
         return response
 
     def _allow_nothing(self) -> None:
-        self._free.clear()
+        self._decisions.clear()
         self._known.clear()
 
     @property
@@ -259,12 +259,16 @@ class RuledCard:
         return self._cards.names(self._reader.name)
 
     def _decide(self, caller: Caller, meaning: Meaning) -> Decision:
-        return self._host.rulebook.decide(caller.principal, self._names, meaning)
-
-    def _remember(self, meaning: Meaning) -> None:
-        if len(self._free) >= _MOST_REMEMBERED:
-            self._free.clear()
-        self._free.add(meaning)
+        """What the rules say; remembered where it is allowed, and does not depend on the time."""
+        current = caller.principal == self._principal and self._host.version == self._version
+        known = self._decisions.get(meaning) if current else None
+        if known is None:
+            known = self._host.rulebook.decide(caller.principal, self._names, meaning)
+            if current and known.allowed and not self._host.rulebook.timed:
+                if len(self._decisions) >= _MOST_REMEMBERED:
+                    self._decisions.clear()
+                self._decisions[meaning] = known
+        return known
 
     # principals
 
