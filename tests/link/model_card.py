@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.applications import Applications
+from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reply import Reply
 from tests.link.cards import CountingCard
@@ -153,6 +154,12 @@ class Witness:
     @property
     def snapshot(self) -> Any:
         return self._manager.snapshot
+
+    def seen_by(self, principal: Principal) -> Witness:
+        return self
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        return self._manager.may_read(reader, applications, apdu)
 
     async def open(self, caller: Caller, patience: float | None = None) -> Any:
         return _WitnessContext(self, await self._manager.open(caller, patience), caller.program.name)

@@ -14,7 +14,8 @@ from cardferry.link.guest_card import RECENT
 from cardferry.link.host_session import ALONE_DELAY, SHARING_DELAY
 from cardferry.link.messages import Readers
 from cardferry.manager import Settings
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.applications import Applications
+from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, ResourceManager
@@ -317,6 +318,12 @@ class Leisurely:
     @property
     def snapshot(self) -> Snapshot:
         return self._manager.snapshot
+
+    def seen_by(self, principal: Principal) -> Leisurely:
+        return self
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        return self._manager.may_read(reader, applications, apdu)
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         context = await self._manager.open(caller, patience)

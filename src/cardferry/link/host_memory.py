@@ -16,6 +16,7 @@ from cardferry.link.host_queue import Job
 from cardferry.link.memory import CardMemory, Listener, Recollection
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import ResourceManager
 from cardferry.pcsc.reply import Reply, within
 
 #: Bytes of answers in one message, about.
@@ -23,6 +24,8 @@ _PORTION: Final = 16 * 1024
 #: Believed commands that were carried out until the guest hears of it; s after which it hears of fewer.
 _SOME: Final = 16
 _SOON: Final = 0.05
+#: s until a guest that has believed something wrong hears again what is remembered.
+_ANEW: Final = 1.0
 #: Calls that use the card.
 _USING: Final = (m.Begin, m.Transmit, m.Control, m.Reconnect)
 
@@ -78,7 +81,7 @@ class Telling:
     Args:
         memories: what is remembered.
         principal: who the guest is.
-        offered: whether the guest knows a reader of that name.
+        manager: what the guest sees, see `ResourceManager.seen_by`.
         post: says something to it.
         full: whether it does not keep up.
 
@@ -91,45 +94,59 @@ class Telling:
         self,
         memories: Memories,
         principal: Principal,
-        offered: Callable[[str], bool],
+        manager: ResourceManager,
         post: Callable[[m.FromHost], None],
         full: Callable[[], bool],
     ) -> None:
         self.believed = self.refuted = 0
         self._memories = memories
         self._principal = principal
-        self._offered = offered
+        self._manager = manager
         self._post = post
         self._full = full
         self._loop = asyncio.get_running_loop()
         self._ghosts: dict[str, Ghosts] = {}
         self._told = 0
         self._timer: asyncio.TimerHandle | None = None
+        #: Readers of which the guest has to forget everything, and hears again what it may know.
+        self._anew: set[str] = set()
+        self._again: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
         """Tell everything that is remembered now, and what is learnt from now on."""
         self._memories.join(self)
         for reader, memory in self._memories:
-            portion: list[m.Recollected] = []
-            size = 0
-            for what in memory.recollections():
-                if self._may_know(reader, what):
-                    portion.append(_recollected(what))
-                    size += what.size
-                if size >= _PORTION:
-                    self._post(m.Learnt(m.packed_name(reader), portion))
-                    portion, size = [], 0
-            if portion:
+            self._tell_all(reader, memory)
+
+    def _tell_all(self, reader: str, memory: CardMemory) -> None:
+        portion: list[m.Recollected] = []
+        size = 0
+        for what in memory.recollections():
+            if self._may_know(reader, what):
+                portion.append(_recollected(what))
+                size += what.size
+            if size >= _PORTION:
                 self._post(m.Learnt(m.packed_name(reader), portion))
+                portion, size = [], 0
+        if portion:
+            self._post(m.Learnt(m.packed_name(reader), portion))
 
     def end(self) -> None:
         """The session is over."""
         self._memories.leave(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._again):
+            if timer is not None:
+                timer.cancel()
 
     def _may_know(self, reader: str, what: Recollection) -> bool:
-        return what.bound in (None, self._principal) and self._offered(reader)
+        return (
+            what.bound in (None, self._principal)
+            and self._offered(reader)
+            and self._manager.may_read(reader, what.applications, what.command)
+        )
+
+    def _offered(self, reader: str) -> bool:
+        return self._manager.snapshot.find(reader) is not None
 
     # Listener
 
@@ -183,10 +200,26 @@ class Telling:
             self._ghosts[reader].done()
         self.believed += 1
         self.refuted += refuted
+        if refuted:
+            self._start_anew(reader)
         if self.believed - self._told >= _SOME:
             self._confirm()
         elif self._timer is None:
             self._timer = self._loop.call_later(_SOON, self._confirm)
+
+    def _start_anew(self, reader: str) -> None:
+        """The guest has believed what is not so: perhaps it may not read that any more, and the card was not asked."""
+        self._post(m.Forgotten(m.packed_name(reader), None))
+        if not self._anew:
+            self._again = self._loop.call_later(_ANEW, self._tell_anew)
+        self._anew.add(reader)
+
+    def _tell_anew(self) -> None:
+        for reader in self._anew:
+            memory = self._memories.find(reader)
+            if memory is not None and not self._full():
+                self._tell_all(reader, memory)
+        self._anew.clear()
 
     def _confirm(self) -> None:
         if self._timer is not None:

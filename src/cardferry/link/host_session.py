@@ -137,6 +137,7 @@ class HostSession:
         self.principal = principal
         self.channel = Channel(session, self)
         self._host = host
+        self._manager = host.manager.seen_by(principal)
         self.number = number
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[int, Lane] = {}
@@ -343,12 +344,9 @@ class HostSession:
         if memories is None or self._telling is not None:
             raise WireError("memory was not offered, or is asked for again")
         self._telling = Telling(
-            memories, self.principal, self._offers, self._post_news, lambda: self.channel.full or self.channel.ended
+            memories, self.principal, self._manager, self._post_news, lambda: self.channel.full or self.channel.ended
         )
         self._telling.begin()
-
-    def _offers(self, reader: str) -> bool:
-        return self._host.manager.snapshot.find(reader) is not None
 
     def _post_news(self, message: m.FromHost) -> None:
         if not self.channel.ended:
@@ -374,7 +372,7 @@ class HostSession:
 
     async def open_context(self, caller: Caller, patience: float | None) -> Context:
         """Open a context of the manager."""
-        return await self._host.manager.open(caller, patience)
+        return await self._manager.open(caller, patience)
 
     @property
     def full(self) -> bool:
@@ -518,7 +516,7 @@ class HostSession:
             if not self._news_waits:
                 self._news_waits = True
                 self._host.start(self._tell_when_drained())
-        elif self._readers.urgent(self._host.manager.snapshot):
+        elif self._readers.urgent(self._manager.snapshot):
             self._tell_readers()
         else:
             self._tell_later()
@@ -530,7 +528,7 @@ class HostSession:
             if self._readers_due <= due:
                 return
             self._readers_timer.cancel()
-        if self._readers.only_use(self._host.manager.snapshot):
+        if self._readers.only_use(self._manager.snapshot):
             due = max(now, self._told_at + USE_PAUSE)
         self._readers_due = due
         self._readers_timer = self._loop.call_at(due, self.guarded, self._tell_readers)
@@ -541,7 +539,7 @@ class HostSession:
         self.guarded(self._tell_readers)
 
     def _tell_urgent_news(self) -> None:
-        if self._readers.urgent(self._host.manager.snapshot):
+        if self._readers.urgent(self._manager.snapshot):
             self._tell_readers()
 
     def _tell_readers(self) -> None:
@@ -551,7 +549,7 @@ class HostSession:
         if self.channel.ended:
             return
         now = self._loop.time()
-        news = self._readers.news(self._host.manager.snapshot, now)
+        news = self._readers.news(self._manager.snapshot, now)
         if news is not None:
             self._told_at = now
             self._post(news)

@@ -33,7 +33,7 @@ from cardferry.link.memory_state import (
     selects_by_name,
 )
 from cardferry.pcsc.apdu import CommandApdu, ResponseApdu
-from cardferry.pcsc.applications import ANY, selected_after
+from cardferry.pcsc.applications import ANY, Applications, selected_after
 from cardferry.pcsc.caller import Principal
 
 #: Bytes of answers and commands that are remembered of one card; what each costs besides.
@@ -85,6 +85,8 @@ class Recollection:
         number: its own.
         where: the number of the state in which it was given.
         key: see `key_of`.
+        command: the command.
+        applications: of which one was selected.
         answer: what the card said.
         after: the state after it, None when it has stayed the same.
         next: that state's number, 0 when it has stayed the same.
@@ -98,6 +100,8 @@ class Recollection:
     number: int
     where: int
     key: bytes
+    command: bytes
+    applications: Applications
     answer: bytes
     after: State | None
     next: int
@@ -145,6 +149,7 @@ class _Said:
 
     principal: Principal
     apdu: bytes
+    applications: Applications
     key: bytes
     response: bytes
     before: tuple[State, State]
@@ -255,7 +260,7 @@ class CardMemory:
         if effect is not Effect.READS:
             self._undecided.clear()
         elif after is not None and len(self._undecided) < _MOST_UNDECIDED:
-            self._undecided.append(_Said(principal, apdu, key, response, before, after))
+            self._undecided.append(_Said(principal, apdu, self._applications, key, response, before, after))
 
     def _answered(self, principal: Principal, apdu: bytes, key: bytes, response: bytes) -> None:
         where = self.level if selects_by_name(apdu) else self.state
@@ -376,7 +381,7 @@ class CardMemory:
                 if tells:
                     self._select(apdu, response)
                 after = after_reading(state, apdu, response, self._applications)
-                self._learn(principal, apdu, key, response, after, tells=tells)
+                self._learn(principal, apdu, self._applications, key, response, after, tells=tells)
                 self._fetching = fetching_after(key, response)
                 self._place(after)
             case Effect.PROVES:
@@ -427,7 +432,9 @@ class CardMemory:
         """It is decided in which state the card was."""
         self._place(said.before[which])
         tells = says_what_is_selected(said.apdu)
-        self._learn(said.principal, said.apdu, said.key, said.response, said.after[which], tells=tells)
+        self._learn(
+            said.principal, said.apdu, said.applications, said.key, said.response, said.after[which], tells=tells
+        )
 
     def _follow_both(self, effect: Effect, apdu: bytes, response: bytes) -> tuple[State, State] | None:
         """It is still not known in which of two states the card was: in which it may be now, unless that is known."""
@@ -474,7 +481,15 @@ class CardMemory:
     # remembering
 
     def _learn(
-        self, principal: Principal, apdu: bytes, key: bytes, response: bytes, after: State, *, tells: bool
+        self,
+        principal: Principal,
+        apdu: bytes,
+        applications: Applications,
+        key: bytes,
+        response: bytes,
+        after: State,
+        *,
+        tells: bool,
     ) -> None:
         by_name = selects_by_name(apdu)
         where = self.level if by_name else self.state
@@ -506,6 +521,8 @@ class CardMemory:
                 next(_numbers),
                 where,
                 key,
+                apdu,
+                applications,
                 response,
                 None if stays else after,
                 0 if stays else self._number(after),

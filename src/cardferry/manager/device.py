@@ -156,6 +156,8 @@ class Device:
         self.card_state, self.atr = state, atr
         self.applications.clear()
         self.protocol = Protocol.UNDEFINED
+        if self.guard is not None:
+            self.guard.exchanged()
         self._forgotten()
         if self._watcher is not None:
             self._watcher.gone()
@@ -175,6 +177,8 @@ class Device:
         self.gone = True
         if self._watcher is not None:
             self._watcher.gone()
+        if self.guard is not None:
+            self.guard.exchanged()
         self._stop_lingering()
 
     # calls

@@ -12,7 +12,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cardferry.app.agent.listeners import GuestListeners
@@ -30,6 +30,7 @@ from cardferry.link import LinkServer, Memories, Timing
 from cardferry.link.host_session import HostSession
 from cardferry.manager import ExclusivePolicy, LocalManager, Settings
 from cardferry.pcsc.caller import Caller, Principal
+from cardferry.pcsc.interface import ResourceManager
 from cardferry.pcsc.reader_state import User
 from cardferry.policy.guard import HostGuard
 from cardferry.transports.base import Pipe
@@ -56,28 +57,28 @@ class _Wish:
     told: Callable[[str], None]
 
 
+@dataclass(eq=False)
 class ReaderSet:
     """Readers with the one manager for all who use them.
 
     Its bounds are those of who leads, or else the shortest that anybody asked for.
 
-    Args:
+    Attributes:
         name: as a `HostAddress` is written.
         readers: what is served.
-        manager: serves it.
-        memories: what its cards have said before.
+        manager: serves them.
+        memories: what their cards have said before.
+        guarded: the manager as everybody else has it.
         guard: decides who may do what; None where nobody does.
     """
 
-    def __init__(
-        self, name: str, readers: OpenedReaders, manager: LocalManager, memories: Memories, guard: HostGuard | None
-    ) -> None:
-        self.name = name
-        self.readers = readers
-        self.manager = manager
-        self.memories = memories
-        self.guard = guard
-        self._wishes: list[_Wish] = []
+    name: str
+    readers: OpenedReaders
+    manager: LocalManager
+    memories: Memories
+    guarded: ResourceManager
+    guard: HostGuard | None
+    _wishes: list[_Wish] = field(default_factory=list, init=False)
 
     @contextmanager
     def used(self, settings: Settings, told: Callable[[str], None], *, leads: bool = False) -> Iterator[None]:
@@ -128,9 +129,9 @@ async def open_set(
         async with (
             parse_host(name).open_readers(way) as readers,
             LocalManager([readers.source], settings, memories.watch) as manager,
+            guarding(manager, guard) as guarded,
         ):
-            guarding(manager, guard)
-            yield ReaderSet(name, readers, manager, memories, guard)
+            yield ReaderSet(name, readers, manager, memories, guarded, guard)
 
 
 class Serving:
@@ -193,11 +194,11 @@ async def serving(
         sessions: see `LinkServer`.
         tells: tell people what keeps readers away, and which of the programs that come through here waits long.
     """
-    service = replace(Service.of(request), guard=served.guard)
+    service = Service.of(request)
     async with (
         GuestListeners() as guests,
         LinkServer(
-            offering(served.manager, service),
+            offering(served.guarded, service),
             timing=Timing(grace=request.grace),
             accelerate=request.accelerate,
             software=SOFTWARE,
