@@ -377,11 +377,10 @@ class CardMemory:
         self._chained = bool(apdu[0] & _CHAINED) and apdu[0] & 0x80 == 0 if apdu else False
         match effect:
             case Effect.READS:
-                tells = says_what_is_selected(apdu)
-                if tells:
+                if says_what_is_selected(apdu):
                     self._select(apdu, response)
                 after = after_reading(state, apdu, response, self._applications)
-                self._learn(principal, apdu, self._applications, key, response, after, tells=tells)
+                self._learn(principal, apdu, key, response, after, applications=self._applications)
                 self._fetching = fetching_after(key, response)
                 self._place(after)
             case Effect.PROVES:
@@ -431,9 +430,8 @@ class CardMemory:
     def _learn_now(self, said: _Said, which: int) -> None:
         """It is decided in which state the card was."""
         self._place(said.before[which])
-        tells = says_what_is_selected(said.apdu)
         self._learn(
-            said.principal, said.apdu, said.applications, said.key, said.response, said.after[which], tells=tells
+            said.principal, said.apdu, said.key, said.response, said.after[which], applications=said.applications
         )
 
     def _follow_both(self, effect: Effect, apdu: bytes, response: bytes) -> tuple[State, State] | None:
@@ -484,12 +482,11 @@ class CardMemory:
         self,
         principal: Principal,
         apdu: bytes,
-        applications: Applications,
         key: bytes,
         response: bytes,
         after: State,
         *,
-        tells: bool,
+        applications: Applications,
     ) -> None:
         by_name = selects_by_name(apdu)
         where = self.level if by_name else self.state
@@ -528,7 +525,7 @@ class CardMemory:
                 0 if stays else self._number(after),
                 bound,
                 experience,
-                tells,
+                says_what_is_selected(apdu),
                 changed=changed,
             )
             self._add(what, instead_of=known)

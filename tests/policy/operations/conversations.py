@@ -254,7 +254,7 @@ def forgotten(card: str, commands: Sequence[bytes]) -> str | None:
     tracker, lazy = Tracker(), Tracker()
     known: dict[bytes, tuple[int, Action, bytes]] = {}
     with Witness(CARDS[card](blocked=False)) as witness:
-        for apdu in commands * 2:
+        for apdu in (*commands, *commands):
             right = tracker.judge(apdu)
             epoch, action, told = known.get(apdu, (-1, right, b""))
             if epoch != lazy.epoch or apdu[1:2] == b"\xc0":

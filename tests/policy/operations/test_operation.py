@@ -40,6 +40,7 @@ def test_administering_is_more_than_writing() -> None:
         assert not Meaning(Operation.ADMINISTER, "9B").covers(Meaning(operation))
     assert not Meaning(Operation.ADMINISTER).covers(Meaning(Operation.SIGN))
     assert Meaning(Operation.WRITE).joined(Meaning(Operation.MANAGE_PIN)) == Meaning(Operation.ADMINISTER)
+    assert Meaning(Operation.WRITE).joined(Meaning(Operation.ADMINISTER, "9B")) == Meaning(Operation.ADMINISTER)
 
 
 def test_a_command_to_the_reader_is_comparable_with_nothing() -> None:

@@ -84,13 +84,12 @@ class Meaning(NamedTuple):
             return other
         if self.operation is other.operation:
             return Meaning(self.operation)
-        return (
-            Meaning(Operation.ADMINISTER) if {self.operation, other.operation} < _WEAKER_THAN_ADMINISTER else UNCERTAIN
-        )
+        return _ADMINISTER if {self.operation, other.operation} <= _UP_TO_ADMINISTER else UNCERTAIN
 
 
 UNCERTAIN: Final = Meaning(Operation.OTHER)
 _ADMINISTER: Final = Meaning(Operation.ADMINISTER)
+_UP_TO_ADMINISTER: Final = _WEAKER_THAN_ADMINISTER | {Operation.ADMINISTER}
 
 
 def strongest(meanings: Iterable[Meaning]) -> Meaning:
