@@ -13,7 +13,7 @@ from typing import Final
 
 from cardferry.link import messages as m
 from cardferry.link.host_queue import Job
-from cardferry.link.memory import CardMemory, Listener, Recollection
+from cardferry.link.memory import CardMemory, Recollection
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import ResourceManager
@@ -35,7 +35,7 @@ class Memories:
 
     def __init__(self) -> None:
         self._cards: dict[str, CardMemory] = {}
-        self._listeners: set[Listener] = set()
+        self._listeners: set[Telling] = set()
 
     def watch(self, reader: str) -> CardMemory:
         """A reader has come: what feeds its memory."""
@@ -51,11 +51,17 @@ class Memories:
         """Bytes that are remembered."""
         return sum(memory.size for memory in self._cards.values())
 
-    def join(self, listener: Listener) -> None:
+    def tell_anew(self) -> None:
+        """Who may know what has changed: guests forget everything, and hear again what they may know."""
+        for listener in self._listeners:
+            for reader in self._cards:
+                listener.start_anew(reader)
+
+    def join(self, listener: Telling) -> None:
         """Tell somebody from now on."""
         self._listeners.add(listener)
 
-    def leave(self, listener: Listener) -> None:
+    def leave(self, listener: Telling) -> None:
         """And not any more."""
         self._listeners.discard(listener)
 
@@ -160,6 +166,20 @@ class Telling:
         if self._offered(reader):
             self._post(m.Forgotten(m.packed_name(reader), numbers))
 
+    def start_anew(self, reader: str) -> None:
+        """Have the guest forget everything about a card, and tell it soon again what it may know."""
+        self._post(m.Forgotten(m.packed_name(reader), None))
+        if not self._anew:
+            self._again = self._loop.call_later(_ANEW, self._tell_anew)
+        self._anew.add(reader)
+
+    def _tell_anew(self) -> None:
+        for reader in self._anew:
+            memory = self._memories.find(reader)
+            if memory is not None and not self._full():
+                self._tell_all(reader, memory)
+        self._anew.clear()
+
     def with_state(self, reader: str, answer: m.Answer) -> m.Answer:
         """The same answer, with where the card stands now."""
         memory = self._memories.find(reader)
@@ -201,25 +221,11 @@ class Telling:
         self.believed += 1
         self.refuted += refuted
         if refuted:
-            self._start_anew(reader)
+            self.start_anew(reader)  # perhaps it may not read that any more, and the card was not asked
         if self.believed - self._told >= _SOME:
             self._confirm()
         elif self._timer is None:
             self._timer = self._loop.call_later(_SOON, self._confirm)
-
-    def _start_anew(self, reader: str) -> None:
-        """The guest has believed what is not so: perhaps it may not read that any more, and the card was not asked."""
-        self._post(m.Forgotten(m.packed_name(reader), None))
-        if not self._anew:
-            self._again = self._loop.call_later(_ANEW, self._tell_anew)
-        self._anew.add(reader)
-
-    def _tell_anew(self) -> None:
-        for reader in self._anew:
-            memory = self._memories.find(reader)
-            if memory is not None and not self._full():
-                self._tell_all(reader, memory)
-        self._anew.clear()
 
     def _confirm(self) -> None:
         if self._timer is not None:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from cardferry.cards.piv import PivCard
+from cardferry.link import Memories
 from cardferry.manager import LocalManager
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
@@ -98,7 +99,8 @@ class GuardedHost:
         self.card = Recorder(card or PivCard.personalised())
         self.source = VirtualReaderSource()
         self.guard = HostGuard(Rulebook(lambda: self.path, ACCOUNT), audit)
-        self.manager = LocalManager([self.source])
+        self.memories = Memories()
+        self.manager = LocalManager([self.source], watch=self.memories.watch)
 
     async def __aenter__(self) -> Self:
         await self.manager.__aenter__()

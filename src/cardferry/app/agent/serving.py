@@ -131,7 +131,8 @@ async def open_set(
             LocalManager([readers.source], settings, memories.watch) as manager,
             guarding(manager, guard) as guarded,
         ):
-            yield ReaderSet(name, readers, manager, memories, guarded, guard)
+            with nullcontext() if guard is None else guard.telling(memories.tell_anew):
+                yield ReaderSet(name, readers, manager, memories, guarded, guard)
 
 
 class Serving:
