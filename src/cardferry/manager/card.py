@@ -24,8 +24,6 @@ from cardferry.pcsc.reply import DONE, Reply, replying, straight
 
 log = logging.getLogger(__name__)
 
-#: The second byte of commands whose answers may tell what the card is for.
-_TELLING: Final = frozenset(bytes((instruction,)) for instruction in TELLING)
 _RESETS = (Disposition.RESET, Disposition.UNPOWER)
 
 
@@ -280,7 +278,7 @@ class LocalCard:
             lambda: slot.device.reader.transmit(apdu, self._transmit_protocol(protocol)),
             self._patience,
         )
-        return reply.then(partial(self._answered, apdu)) if apdu[1:2] in _TELLING else reply
+        return reply.then(partial(self._answered, apdu)) if apdu[1:3] in TELLING else reply
 
     def _answered(self, apdu: bytes, reply: Reply[bytes]) -> None:
         if reply.error is None:
