@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
 
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy
@@ -285,11 +284,11 @@ class LocalCard:
             note_application(self.slot.device.applications, apdu, reply.result())
 
     def _transmit_protocol(self, protocol: int) -> Protocol:
-        if protocol == Protocol.RAW:
-            return Protocol.RAW
         device = self.slot.device
         if protocol and protocol == device.protocol:
             return device.protocol  # there is a card: it has this protocol
+        if protocol == Protocol.RAW:
+            return Protocol.RAW
         if not device.card_present:
             raise PcscError(ReturnCode.E_NO_SMARTCARD)
         if protocol not in (device.protocol, PROTOCOL_ANY_OLD) or not device.protocol:
