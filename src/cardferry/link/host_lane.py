@@ -235,9 +235,11 @@ class Lane:
         if job is None:  # it ran ahead
             if step.error is not None and not step.cancelled():
                 self._owner.fault()  # the guest counts on what was promised
+        elif step.error is not None:
+            self._failed(job, step)
         else:
-            self._ended(job, step)
-            if step.error is None and job.card.promised is not None:
+            self._owner.done(job, step.result())
+            if job.card.promised is not None:
                 self._ahead = job.card
                 return self._run_ahead(job.card)
         return self._perform(self._queue.take()) if self._queue else None
@@ -260,15 +262,10 @@ class Lane:
             await self._owner.drain()
         return await job.card.perform(job.message, self._start)
 
-    def _ended(self, job: Job, reply: Reply[Any]) -> None:
-        error = reply.error
-        if error is None:
-            self._owner.done(job, reply.result())
-            return
-        if reply.cancelled():
-            error = PcscError(ReturnCode.E_CANCELLED)
+    def _failed(self, job: Job, reply: Reply[Any]) -> None:
+        error = PcscError(ReturnCode.E_CANCELLED) if reply.cancelled() else reply.error
         if not isinstance(error, PcscError):
-            raise error
+            raise cast("BaseException", error)
         unseen = not job.message.call
         job.card.failed(error)
         if unseen and error.code is ReturnCode.F_INTERNAL_ERROR:
