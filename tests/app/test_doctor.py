@@ -372,6 +372,19 @@ async def test_a_probe_that_fails_is_a_finding(error: Exception, says: str, hint
     assert hint in findings[1].hint
 
 
+async def test_a_probe_that_failed_is_made_again_later() -> None:
+    outcomes = iter([OSError(23, "Too many open files in system"), None])
+
+    async def look() -> AsyncIterator[Finding]:
+        if (error := next(outcomes)) is not None:
+            raise error
+        yield ok("second", "fine")
+
+    first, second = [[finding async for finding in guarded("second", look())] for _ in range(2)]
+    assert (first[0].state, first[0].hint) == (State.PROBLEM, "try again later")
+    assert second == [ok("second", "fine")]
+
+
 async def test_a_bug_in_a_probe_is_not_hidden() -> None:
     with pytest.raises(ExceptionGroup):
         _ = [finding async for finding in guarded("x", failing(ExceptionGroup("tasks", [ValueError("bug")])))]

@@ -180,7 +180,10 @@ class _Master(asyncio.SubprocessProtocol):
             async with asyncio.timeout(_ANSWER_TIMEOUT):
                 return await answered
         except TimeoutError:
-            raise ConnectionLostError(f"{self._destination} does not answer", "is it overloaded?") from None
+            raise ConnectionLostError(
+                f"{self._destination} does not answer",
+                f"`ssh {self._destination} uptime` shows whether it is overloaded",
+            ) from None
         finally:
             self._replies.pop(number, None)
 
