@@ -9,6 +9,8 @@ its own and leaves nothing open, so that whoever measures next finds the card al
     {"order": "setup", "reader": NAME, "count": N}     establish, list, connect (disconnecting is not timed)
     {"order": "program", "argv": [WORDS]}              a program from its start to its end
 
+The first two take "command", in hex, to send instead of a SELECT.
+
 Answers: {"durations": [SECONDS]}, a program's with "code", "out" and "err", or {"error": TEXT}.
 """
 
@@ -26,23 +28,23 @@ from tests.lab.pcsc_client import Card, Context, Library, ScardError
 SELECT = bytes.fromhex("00A4040000")
 
 
-def apdus(card: Card, count: int) -> list[float]:
+def apdus(card: Card, command: bytes, count: int) -> list[float]:
     """Time lone transmits."""
     durations = []
     for _ in range(count):
         start = time.perf_counter()
-        card.transmit(SELECT)
+        card.transmit(command)
         durations.append(time.perf_counter() - start)
     return durations
 
 
-def turns(card: Card, count: int) -> list[float]:
+def turns(card: Card, command: bytes, count: int) -> list[float]:
     """Time transactions of one APDU."""
     durations = []
     for _ in range(count):
         start = time.perf_counter()
         card.begin()
-        card.transmit(SELECT)
+        card.transmit(command)
         card.end()
         durations.append(time.perf_counter() - start)
     return durations
@@ -53,7 +55,8 @@ def with_card(library: Library, order: dict[str, Any]) -> list[float]:
     context = Context(library)
     card = context.connect(context.find(order["reader"]))
     card.transmit(SELECT)
-    durations = (apdus if order["order"] == "apdu" else turns)(card, order["count"])
+    command = bytes.fromhex(order["command"]) if "command" in order else SELECT
+    durations = (apdus if order["order"] == "apdu" else turns)(card, command, order["count"])
     card.disconnect()
     context.release()
     return durations

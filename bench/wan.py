@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.lab.cards import PIV_PIN, openpgp_card, piv_card
+from tests.lab.cards import CAC_PIN, PIV_PIN, cac_card, openpgp_card, piv_card
 from tests.lab.computer import REPOSITORY, Computer
 from tests.lab.delay import DelayedPort
 from tests.lab.ferry import attach
@@ -271,7 +271,47 @@ def piv_flows(site: Site) -> list[Flow]:
             program(*sign, "-i", "letter", "-o", "signature", proof="Using signature"),
             most_waits=4,
         ),
+        _login(site),
         Flow("read a 2 KB certificate", program("pkcs15-tool", "--read-certificate", "03", proof="END CERT")),
+    ]
+
+
+def _login(site: Site) -> Flow:
+    """``ssh`` with a key of the card, to the same computer: all the distance is between the program and the card."""
+    module = str(next(Path("/usr/lib").glob("*/opensc-pkcs11.so")))
+    keys = site.recipe.host.run(["ssh-keygen", "-D", module]).check().out
+    configs = {}
+    for computer, sshd in ((site.recipe.host, site.recipe.host_sshd), (site.recipe.guest, site.recipe.guest_sshd)):
+        authorized = computer.outside(Path("/run/sshd/authorized_keys"))
+        authorized.write_text(authorized.read_text() + keys)
+        asking = computer.home / "asking"
+        computer.run(["sh", "-c", f"printf '#!/bin/sh\\necho {PIV_PIN}\\n' >{asking}; chmod 700 {asking}"]).check()
+        options = {"IdentityFile": "none", "IdentitiesOnly": "no", "PKCS11Provider": module, "BatchMode": "no"}
+        config = sshd.config(computer, "itself", options=options)
+        configs[computer.name] = config, {"SSH_ASKPASS": str(asking), "SSH_ASKPASS_REQUIRE": "force"}
+
+    def login(way: Way) -> float:
+        config, env = configs[way.computer.name]
+        done = way.computer.run(["ssh", "-F", config, "itself", "echo", "logged in"], {**env, **way.env}, timeout=300)
+        if "logged in" not in done.out:
+            raise LabError(f"{way.key}: it did not log in: {done}")
+        return done.seconds
+
+    return Flow("ssh, a key of the card", login, most_waits=4)
+
+
+def cac_flows(site: Site) -> list[Flow]:
+    """What people do with a card that nobody here wrote."""
+    cac_card(site.recipe.pcscd)
+    site.open()
+    for computer in (site.recipe.host, site.recipe.guest):
+        computer.run(["sh", "-c", "echo 'Dear card, please sign this.' > letter"]).check()
+    sign = ["pkcs11-tool", "--login", "--pin", CAC_PIN, "--sign", "--id", "0001", "-m", "SHA256-RSA-PKCS"]
+    sign += ["-i", "letter", "-o", "signature"]
+    return [
+        Flow("CAC: pkcs11-tool -L", program("pkcs11-tool", "-L", proof="token label")),
+        Flow("CAC: pkcs11-tool -O", program("pkcs11-tool", "-O", proof="Certificate Object")),
+        Flow("CAC: pkcs11-tool --sign", program(*sign, proof="Using signature"), most_waits=4),
     ]
 
 
@@ -334,19 +374,23 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name} and its picture")
     parser.add_argument("--quick", action="store_true", help="one distance, the PIV card only")
     parser.add_argument("--gpg", action="store_true", help="one distance, the OpenPGP card only")
+    parser.add_argument("--cac", action="store_true", help="one distance, the CAC card only")
     options = parser.parse_args()
     all_distances = [int(word) / 1000 for word in options.round_trips.split(",")]
-    distances = [TABLE] if options.quick or options.gpg else all_distances
+    only = options.quick or options.gpg or options.cac
+    distances = [TABLE] if only else all_distances
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     bench = Bench(distances, say)
     with Lab() as lab:
-        if not options.gpg:
+        if options.quick or not only:
             bench.site(lab, ("host", "guest"), piv_flows)
-        if not options.quick:
+        if options.gpg or not only:
             bench.site(lab, ("hostpgp", "guestpgp"), openpgp_flows)
+        if options.cac or not only:
+            bench.site(lab, ("hostcac", "guestcac"), cac_flows)
     text = table(bench.rows)
     print(text)
     if options.write:

@@ -158,10 +158,10 @@ def _share(site: Site) -> OpenWay:
     return OpenWay(site.guest, path, (_cardferry(site.host, *_share_words(site, path)),))
 
 
-def _attach_linked(site: Site) -> OpenWay:
+def _attach_linked(site: Site, *words: str) -> OpenWay:
     install_cardferry(site.host)
     path = site.new_socket()
-    return OpenWay(site.guest, path, (_linked(site.guest, *_attach_words(site, path)),))
+    return OpenWay(site.guest, path, (_linked(site.guest, *_attach_words(site, path), *words),))
 
 
 def _share_linked(site: Site) -> OpenWay:
@@ -170,14 +170,14 @@ def _share_linked(site: Site) -> OpenWay:
     return OpenWay(site.guest, path, (_linked(site.host, *_share_words(site, path)),))
 
 
-def _attach_neighbour(site: Site) -> OpenWay:
+def _attach_neighbour(site: Site, *words: str) -> OpenWay:
     """Host and guest on one computer, without ssh."""
     folder = site.host.home / "links"
     folder.mkdir(mode=0o700)
     link, path = f"unix:{folder / 'card'}", site.new_socket()
     agent = site.host.popen([CARDFERRY, "host", "--listen", link])
     wait_until(lambda: accepts(folder / "card"), f"the agent listens: {agent}")
-    guest = _linked(site.host, "attach", "--socket", path, link)
+    guest = _linked(site.host, "attach", "--socket", path, link, *words)
     return OpenWay(site.host, path, (guest, agent))
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from bench.figures import Figures
 from bench.lan import DIRECT, LINK, ONE_CARD, SSH, TWO_CARDS, UNIX
 from bench.lan import table as near_table
+from bench.remembered import OFF, Kept
+from bench.remembered import table as remembered_table
 from bench.wan_report import COLD, LOCAL, TABLE, Measured, Row, plot, table
 from bench.wan_report import LINK as FAR_LINK
 from bench.wan_report import SSH as FAR_SSH
@@ -102,3 +104,15 @@ def test_requests_are_counted_by_their_headers(tmp_path: Path) -> None:
     relay.stdin.close()
     relay.wait(5)
     relay.stdout.close()
+
+
+def test_what_memory_costs_is_shown_with_its_goals() -> None:
+    quick, slow = Kept([0.001] * 3, 0.003), Kept([0.002] * 3, 0.006)
+    kept = {("apdu", "reads", UNIX): quick, ("apdu", "reads", UNIX + OFF): slow}
+    kept |= {("turn", "acts", UNIX): slow, ("turn", "acts", UNIX + OFF): quick}
+    text = remembered_table(kept, {DIRECT: [1.0, 0.8], UNIX: [1.2, 0.1], UNIX + OFF: [1.2, 1.1]})
+    assert "| one APDU, reads, link over unix: | 1.00 ms | 2.00 ms | 0.50 | 1.00 ms | 2.00 ms | met |" in text
+    assert (
+        "| begin + APDU + end, acts, link over unix: | 2.00 ms | 1.00 ms | 2.00 | 2.00 ms | 1.00 ms | missed |" in text
+    )
+    assert "| link over unix: | 1.20 s | 100 ms | met |" in text

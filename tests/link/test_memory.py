@@ -278,6 +278,21 @@ def test_nothing_is_believed_inside_a_chain() -> None:
     assert not any(b"signature" in each.answer for each in site.memory.recollections())
 
 
+def test_applets_of_one_name_are_several() -> None:
+    site = Site()
+    first, second = (b"\0\xa4\4\0\7\xa0\0\0\0\x79\1" + number for number in (b"\0", b"\1"))
+    read = bytes.fromhex("00520000020102")
+    for select_it, buffer in ((first, b"one"), (second, b"two")):
+        site.memory.answered(ANN, select_it, OK)
+        site.memory.answered(ANN, read, buffer + OK)
+    assert site.knows(first, read, second, read) == [OK, b"one" + OK, OK, b"two" + OK]
+    site.memory.answered(ANN, bytes.fromhex("0042000008") + bytes(8), b"signature" + OK)
+    assert site.knows(second, read) == [None, None], "not before it was seen to be the same"
+    site.memory.answered(ANN, second, OK)
+    site.memory.answered(ANN, read, b"two" + OK)
+    assert site.knows(second, read) == [OK, b"two" + OK]
+
+
 def test_an_environment_is_set_once_and_repeated() -> None:
     site = Site()
     setting = b"\0\x22\x41\xb6\3\x84\1\1"

@@ -33,6 +33,8 @@ def after(before: Applications, command: str, response: str) -> Applications:
         ("D2760001240103040006123456780000", OPENPGP),
         ("A000000063504B43532D3135", PKCS15),
         ("A000000151000000", GLOBAL_PLATFORM),
+        ("A00000007901FF", {Application.CAC}),
+        ("A000000116DB00", {Application.CAC}),
         ("A000000527471117", {Application.YUBIKEY_MANAGEMENT}),
         ("A000000527200101", {Application.YUBIKEY_OTP}),
         # too short to be sure, or of the same provider

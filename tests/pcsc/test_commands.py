@@ -47,6 +47,11 @@ def test_names() -> None:
         ("00478100000002A400010F", OPENPGP),
         ("00A500040660045C027F21", OPENPGP),
         ("00F1000000", OPENPGP),
+        # CAC, as OpenSC asks it
+        ("00520000020102", Application.CAC),
+        ("005200F202021A", Application.CAC),
+        ("00560100FF", Application.CAC),
+        ("004C100000", Application.CAC),
         # YubiKey
         ("0001100000", Application.YUBIKEY_OTP),
         ("001D000000", Application.YUBIKEY_MANAGEMENT),
@@ -86,6 +91,10 @@ def test_commands_that_read(command: str, application: Application) -> None:
         ("0047810003B6018100", OPENPGP),
         ("0047810002B700", OPENPGP),
         ("0001130000", Application.YUBIKEY_OTP),
+        ("00520000020102", ANY),
+        ("00520000020302", Application.CAC),
+        ("0042000010", Application.CAC),
+        ("0058000002010200", Application.CAC),
         # not this application's, or not certain which it is
         ("00F7009A00", ANY),
         ("00F8000000", OPENPGP),

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from cardferry.link.guest_session import Counters
 from tests.lab import Lab
 from tests.lab.cards import PIV_PIN, piv_card
 from tests.lab.computer import Computer
 from tests.lab.ferry import attach
 from tests.lab.link import all_running, install_cardferry
-from tests.lab.process import Result
+from tests.lab.process import Result, wait_until
 from tests.lab.recipe import Recipe
 
 pytestmark = pytest.mark.real
@@ -50,7 +51,7 @@ def certificates(host: Computer) -> list[str]:
     return shown
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("rounds", [8, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_a_certificate_is_written_while_two_guests_read_and_sign(rounds: int) -> None:
     with Lab() as lab:
         recipe = Recipe(lab)
@@ -82,6 +83,42 @@ def test_a_certificate_is_written_while_two_guests_read_and_sign(rounds: int) ->
                 results = [run(socket, _READ) for _ in range(3)]
                 assert results[-1].check().out == shown[number % 2]
             run(sockets[0], _SIGN).check()
-        links = [link for one in all_running(recipe.guest) for link in one.links]
-        assert sum(link.link.counters.believed for link in links if link.link is not None) > 0
+        believed, refuted = counted(recipe.guest)
+        assert believed > 0
+        print(f"{rounds} rounds: {believed} believed, {refuted} refuted, {told} programs were told of a reset")
         assert told <= rounds
+
+
+def test_a_card_exchanged_for_one_with_the_same_atr_has_said_nothing() -> None:
+    with Lab() as lab:
+        recipe = Recipe(lab)
+        card = piv_card(recipe.pcscd)
+        install_cardferry(recipe.host)
+        attach(recipe, "--socket", str(socket := recipe.new_socket()))
+        read, env = ["pkcs15-tool", "--read-certificate", "01"], {"PCSCLITE_CSOCK_NAME": str(socket)}
+        first = [recipe.guest.run(read, env).check().out for _ in range(2)]
+        assert first[0] == first[1]
+        wait_until(
+            lambda: confirmed(recipe.guest) == counted(recipe.guest)[0] > 0, "all that was believed is carried out"
+        )
+        card.remove()
+        card.insert()
+        second = recipe.guest.run(read, env).check().out
+        assert second != first[0]
+        assert second == recipe.host.run(read).check().out
+        assert counted(recipe.guest)[1] == 0
+
+
+def counters(guest: Computer) -> list[Counters]:
+    """Of all links there."""
+    return [link.link.counters for one in all_running(guest) for link in one.links if link.link is not None]
+
+
+def counted(guest: Computer) -> tuple[int, int]:
+    """Commands that were believed and refuted."""
+    return sum(one.believed for one in counters(guest)), sum(one.refuted for one in counters(guest))
+
+
+def confirmed(guest: Computer) -> int:
+    """Commands that were believed, and found to be right."""
+    return sum(one.confirmed for one in counters(guest))

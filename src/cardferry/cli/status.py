@@ -57,6 +57,8 @@ def _show(one: Running, shown: set[tuple[int, str]]) -> None:
     if one.readers and not readers:
         say("its readers are shown above")
         return
+    if one.remembered:
+        say(f"{one.remembered} bytes of what the cards have said before are kept for guests")
     tables.show(
         ("reader", "card", "held by", "waiting", "clients"),
         [(slot.reader, card(slot), _holder(slot), _waiting(slot), slot.clients) for slot in readers],

@@ -41,6 +41,8 @@ _MASTER_FILE: Final = (b"", b"\x3f\x00")
 _SHORT_IDENTIFIER, _CURRENT_ONLY = 0x80, 0x1F
 #: P1 of VERIFY that takes the proof back (ISO 7816-4, 11.5.6).
 _LOG_OUT: Final = 0xFF
+#: What this is does not say which of several is selected.
+_SEVERAL: Final = (Application.UNKNOWN, Application.CAC)
 #: In place of PINs, with a number behind it: it is not certain whether one is verified.
 UNSURE: Final = "?"
 #: Where names of applications stand: nothing was selected since the reset; a file was, and it is not known after what.
@@ -144,6 +146,8 @@ def _uses_key(apdu: bytes, application: Application) -> bool:
             return True
         case 0x87:
             return application is Application.PIV and apdu[3] != _MANAGEMENT_KEY
+        case 0x42:
+            return application is Application.CAC
     return False
 
 
@@ -199,7 +203,7 @@ def _after_select(state: State, command: CommandApdu, applications: Applications
 def _name_of(applications: Applications) -> bytes:
     """The same name, however it was found out what is selected; empty where that is not certain."""
     only = only_of(applications)
-    return b"" if only is Application.UNKNOWN else only.value.encode()
+    return b"" if only in _SEVERAL else only.value.encode()
 
 
 def after_setting(state: State, apdu: bytes) -> State:

@@ -8,7 +8,8 @@ It cannot always be known. A *set* of applications says what is possible: ``{PIV
 two, ``{UNKNOWN}`` any, also one that is not in the list.
 
 Identifiers: NIST SP 800-73-4 part 1, 2.2 (PIV); OpenPGP card 3.4.1, 4.2.1; ISO 7816-15:2016, 7.2 (PKCS#15);
-GlobalPlatform Card Specification 2.3.1, F.6; Yubico's `yubikit.core.smartcard.AID`.
+GlobalPlatform Card Specification 2.3.1, F.6; NIST IR 6887 (GSC-IS 2.1), 5 and B (CAC: the applets of one provider, and
+its access control applet, all take the same commands); Yubico's `yubikit.core.smartcard.AID`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Application(Enum):
     OPENPGP = "OpenPGP"
     PKCS15 = "PKCS#15"
     GLOBAL_PLATFORM = "GlobalPlatform"
+    CAC = "CAC"
     YUBIKEY_OTP = "YubiKey OTP"
     YUBIKEY_MANAGEMENT = "YubiKey management"
 
@@ -37,20 +39,21 @@ Applications = frozenset[Application]
 ANY: Final[Applications] = frozenset({Application.UNKNOWN})
 
 #: How identifiers begin.
-_IDENTIFIERS: Final = {
-    Application.PIV: bytes.fromhex("A000000308 00001000"),
-    Application.OPENPGP: bytes.fromhex("D276000124 01"),
-    Application.PKCS15: bytes.fromhex("A000000063 504B43532D3135"),
-    Application.GLOBAL_PLATFORM: bytes.fromhex("A000000151 0000"),
-    Application.YUBIKEY_OTP: bytes.fromhex("A000000527 2001"),
-    Application.YUBIKEY_MANAGEMENT: bytes.fromhex("A000000527 471117"),
-}
+_IDENTIFIERS: Final = (
+    (Application.PIV, bytes.fromhex("A000000308 00001000")),
+    (Application.OPENPGP, bytes.fromhex("D276000124 01")),
+    (Application.PKCS15, bytes.fromhex("A000000063 504B43532D3135")),
+    (Application.GLOBAL_PLATFORM, bytes.fromhex("A000000151 0000")),
+    (Application.CAC, bytes.fromhex("A000000079")),
+    (Application.CAC, bytes.fromhex("A000000116 DB00")),
+    (Application.YUBIKEY_OTP, bytes.fromhex("A000000527 2001")),
+    (Application.YUBIKEY_MANAGEMENT, bytes.fromhex("A000000527 471117")),
+)
 #: Names for people of whatever else begins so.
 _FAMILIES: Final = {
     bytes.fromhex("A000000308"): "PIV",
     bytes.fromhex("A000000527"): "Yubico",
     bytes.fromhex("A000000151"): "GlobalPlatform",
-    bytes.fromhex("A000000079"): "CAC",
     bytes.fromhex("A0000006472F0001"): "FIDO",
 }
 #: Bytes of the registered application provider identifier, with which every identifier begins (ISO 7816-4, 12.3.4).
@@ -76,7 +79,7 @@ def name_of_application(identifier: bytes) -> str | None:
     for prefix, name in _FAMILIES.items():
         if identifier.startswith(prefix):
             return name
-    return next((each.value for each, prefix in _IDENTIFIERS.items() if identifier.startswith(prefix)), None)
+    return next((each.value for each, prefix in _IDENTIFIERS if identifier.startswith(prefix)), None)
 
 
 def applications_named(identifier: bytes) -> Applications:
@@ -86,7 +89,7 @@ def applications_named(identifier: bytes) -> Applications:
     has the provider of a known application and goes on differently, may be that application or an unknown one.
     """
     possible = {Application.UNKNOWN}
-    for application, prefix in _IDENTIFIERS.items():
+    for application, prefix in _IDENTIFIERS:
         if identifier.startswith(prefix):
             return frozenset({application})
         if prefix.startswith(identifier):

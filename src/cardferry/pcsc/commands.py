@@ -2,7 +2,7 @@
 
 Sources: ISO 7816-4:2020, table 5, and ISO 7816-8:2021, -9:2017; NIST SP 800-73-4 part 2; Yubico's extensions to PIV
 (https://docs.yubico.com/yesdk/users-manual/application-piv/commands.html) and to OpenPGP; OpenPGP card 3.4.1, 7.1;
-GlobalPlatform Card Specification 2.3.1, 11.
+GlobalPlatform Card Specification 2.3.1, 11; NIST IR 6887 (GSC-IS 2.1), 5.3, and OpenSC's `card-cac.c` (CAC).
 """
 
 from __future__ import annotations
@@ -95,6 +95,13 @@ _APPLICATION_NAMES: Final = {
         0xF0: "SET STATUS",
         0xF2: "GET STATUS",
     },
+    Application.CAC: {
+        0x42: "PRIVATE SIGN/DECRYPT",
+        0x4C: "GET ACR",
+        0x52: "READ BUFFER",
+        0x56: "GET PROPERTIES",
+        0x58: "UPDATE BUFFER",
+    },
     Application.YUBIKEY_OTP: {0x01: "OTP COMMAND", 0x03: "READ STATUS"},
     Application.YUBIKEY_MANAGEMENT: {0x16: "SET MODE", 0x1C: "WRITE CONFIG", 0x1D: "READ CONFIG", 0x1F: "DEVICE RESET"},
 }
@@ -114,6 +121,8 @@ _FIRST_OCCURRENCE_MASK: Final = 0x03
 _BY_NUMBER: Final = frozenset({0b100, 0b101, 0b110})
 #: How the data of a command names data objects: a list of tags; and READ BINARY's offset.
 _TAG_LIST, _OFFSET = 0x5C, 0x54
+#: CAC's buffers: of tags and lengths, and of values (GSC-IS 2.1, 5.3.4).
+_BUFFERS: Final = (1, 2)
 #: OpenPGP's keys where a public key is read (OpenPGP card 3.4.1, 7.2.14).
 _OPENPGP_KEYS: Final = (b"\xb6\x00", b"\xb8\x00", b"\xa4\x00")
 
@@ -137,6 +146,11 @@ def _read_record(command: CommandApdu) -> bool:
 def _holds(tag: int) -> Callable[[CommandApdu], bool]:
     """The data is this one data object, with a short length."""
     return lambda command: command.data[:2] == bytes((tag, len(command.data) - 2 & 0x7F)) and len(command.data) > 2
+
+
+def _read_buffer(command: CommandApdu) -> bool:
+    """At a place of tags or values: which buffer, and how many bytes."""
+    return len(command.data) == len(_BUFFERS) and command.data[0] in _BUFFERS
 
 
 _Check = Callable[[CommandApdu], bool]
@@ -163,6 +177,11 @@ _APPLICATION_READING: Final[dict[Application, dict[tuple[int, int], _Check]]] = 
         (0x00, 0x47): lambda command: (command.p1, command.p2) == (0x81, 0x00) and command.data in _OPENPGP_KEYS,
         (0x00, 0xA5): lambda command: command.p2 == 0x04,
         (0x00, 0xF1): _at(0, 0),
+    },
+    Application.CAC: {
+        (0x00, 0x4C): lambda command: command.p2 == 0,
+        (0x00, 0x52): _read_buffer,
+        (0x00, 0x56): lambda command: command.p2 == 0,
     },
     Application.YUBIKEY_OTP: {(0x00, 0x01): _at(0x10, 0), (0x00, 0x03): _at(0, 0)},
     Application.YUBIKEY_MANAGEMENT: {(0x00, 0x1D): lambda command: command.p2 == 0 and not command.data},

@@ -100,7 +100,9 @@ class Leading:
         links = [
             Link(one.guest, "up" if one.connected else "out of reach", where, "link", guest=one) for one in how.guests
         ] or [Link(self._request.readers, how.state, where)]
-        return Running("host", os.getpid(), self._since, links, how.contexts, how.readers, agent)
+        return Running(
+            "host", os.getpid(), self._since, links, how.contexts, how.readers, agent, how.troubles, how.remembered
+        )
 
 
 def _connected(path: Path) -> socket.socket:

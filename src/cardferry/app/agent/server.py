@@ -225,5 +225,6 @@ class _Agent:
         readers = {slot.reader: slot for one in described for slot in one.readers}
         contexts = sum(one.contexts for one in described)
         troubles = list(dict.fromkeys(trouble for one in described for trouble in one.troubles))
+        remembered = sum({one.served.name: one.host.status.remembered for one in opened}.values())
         own = os.getpid()
-        return Running("host", own, self._since, links, contexts, list(readers.values()), own, troubles)
+        return Running("host", own, self._since, links, contexts, list(readers.values()), own, troubles, remembered)

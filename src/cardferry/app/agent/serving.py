@@ -173,10 +173,12 @@ class Serving:
 
     def describe(self) -> Described:
         """How it is going."""
-        guests = self.host.status.guests
+        status = self.host.status
+        guests = status.guests
         contexts = sum(len(front.contexts) for front in self._fronts) + sum(guest.contexts for guest in guests)
         readers = self._service.offered(self.served.manager.status.readers)
-        return Described(self.served.readers.state(), contexts, readers, guests, troubles_of(self.host.manager))
+        state, troubles = self.served.readers.state(), troubles_of(self.host.manager)
+        return Described(state, contexts, readers, guests, troubles, status.remembered)
 
     def serves(self, user: User) -> bool:
         """Whether that program comes through here, and not in another way in which the same readers are served."""

@@ -80,7 +80,8 @@ async def _in_the_agent(
         async def describe() -> Running:
             how = await lent.describe()
             links = [Link(str(host), how.state, str(listening.path))]
-            return Running("attach", os.getpid(), since, links, how.contexts, how.readers, lent.agent, how.troubles)
+            own, agent = os.getpid(), lent.agent
+            return Running("attach", own, since, links, how.contexts, how.readers, agent, how.troubles, how.remembered)
 
         yield describe
 

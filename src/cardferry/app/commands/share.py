@@ -63,7 +63,8 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
                 how = await readers.describe()
                 links = [target.describe(how) for target in targets]
                 own, agent = os.getpid(), readers.agent
-                return Running("share", own, since, links, how.contexts, how.readers, agent, how.troubles)
+                readers_of_all = how.readers, agent, how.troubles, how.remembered
+                return Running("share", own, since, links, how.contexts, *readers_of_all)
 
             async def lend(target: ShareTarget) -> None:
                 await target.run()

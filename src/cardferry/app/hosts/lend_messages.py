@@ -136,6 +136,7 @@ class Described(msgspec.Struct, frozen=True, tag=True):
         readers: those that are offered, and who uses them, whoever that came through.
         guests: who comes through pipes.
         troubles: what keeps readers away.
+        remembered: bytes of what the cards have said before, see `cardferry.link.Memories`.
     """
 
     state: str
@@ -143,6 +144,7 @@ class Described(msgspec.Struct, frozen=True, tag=True):
     readers: list[SlotStatus]
     guests: list[HostSessionStatus]
     troubles: list[TroubleStatus] = []
+    remembered: int = 0
 
 
 ToAgent = Lend | ProgramSocket | GuestPipe | GuestSocket | Ask | End

@@ -60,7 +60,7 @@ class LocalHost(HostAddress):
         request = Service(settings=way.settings).request(name, timing.grace)
         async with (
             LentReaders(request, own_process(), tells=True) as lent,
-            link_over(lambda: lent.dial(user, own_process()), name, timing, host="") as guest,
+            link_over(lambda: lent.dial(user, own_process()), name, timing, host="", memory=way.memory) as guest,
         ):
             reached = reached_over_link(name, guest)
             yield replace(reached, links=lambda path: [Link(name, link_state(guest), path)])

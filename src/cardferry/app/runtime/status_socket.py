@@ -97,6 +97,7 @@ class Running(msgspec.Struct, frozen=True):
         agent: process id of the agent that serves the readers, 0 where they are served by the command itself. What two
             commands with the same agent tell of a reader is one and the same.
         troubles: why there are no readers, or not those of some host.
+        remembered: bytes of what the readers' cards have said before, for guests.
     """
 
     command: str
@@ -107,6 +108,7 @@ class Running(msgspec.Struct, frozen=True):
     readers: list[SlotStatus]
     agent: int = 0
     troubles: list[TroubleStatus] = []
+    remembered: int = 0
 
     @property
     def serves(self) -> bool:

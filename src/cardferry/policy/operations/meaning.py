@@ -16,6 +16,7 @@ _MEANINGS: Final[dict[Application, Callable[[CommandApdu, bool, Environment], Me
     Application.OPENPGP: openpgp.meaning,
     Application.PKCS15: iso.meaning,
     Application.GLOBAL_PLATFORM: iso.meaning,
+    Application.CAC: iso.meaning,
     Application.YUBIKEY_OTP: yubikey.otp_meaning,
     Application.YUBIKEY_MANAGEMENT: yubikey.management_meaning,
 }
