@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 #: s between two looks at the file.
 _PAUSE: Final = 1.0
 _ELSEWHERE: Final = "name another file with --config"
+#: s after the last change to a file until it is believed to be whole: half of the rules are other rules.
+_SETTLED: Final = 0.2
 #: What is in force without a file.
 NO_FILE: Final = Configuration(audit="off")
 _Stamp = tuple[str, int, int, int] | None
@@ -96,7 +98,10 @@ class Rulebook:
         if now < self._next_look:
             return
         self._next_look = now + _PAUSE
-        if self._stamped() != self._stamp:
+        if (stamp := self._stamped()) != self._stamp:
+            if stamp is not None and 0 <= time.time() - stamp[2] / 1e9 < _SETTLED:
+                self._next_look = now + _SETTLED  # perhaps it is being written, and not whole
+                return
             self.reload()
 
     def reload(self) -> None:
