@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from tests.lab import Lab
-from tests.lab.cards import PIV_PIN, piv_card
+from tests.lab.cards import OPENPGP_PIN, PIV_PIN, piv_card
 from tests.lab.computer import PCSC_CLIENT, Computer
 from tests.lab.ferry import Ferry, cardferry
+from tests.lab.gpg import Gpg
 from tests.lab.link import AGENT, processes
 from tests.lab.namespaces import PLAIN_PYTHON
 from tests.lab.pcscd import SOCKET, Pcscd
-from tests.lab.process import Command, wait_until
+from tests.lab.process import Command, Result, wait_until
 from tests.real.test_rules import _READ, SELECT, SIGN, VERIFY, Team
 
 _JOURNAL = """
@@ -36,7 +37,19 @@ while True:
 _DISK = 128 * 1024
 
 
-class WatchedTeam(Team):
+class SignalledTeam(Team):
+    """A team whose agent is told when there are other rules."""
+
+    def now(self, text: str) -> None:
+        """SIGHUP has the agent read them at once."""
+        before = len(_READ.findall(str(self.ferry.process)))
+        self.write_rules(text)
+        (agent,) = processes(self.host, AGENT)
+        os.kill(agent, signal.SIGHUP)
+        wait_until(lambda: len(_READ.findall(str(self.ferry.process))) > before, "the rules are read again")
+
+
+class WatchedTeam(SignalledTeam):
     """A team whose card is at a pcscd, whose audit is on a small disk of its own, and whose host has a journal."""
 
     def prepare(self) -> None:
@@ -48,14 +61,6 @@ class WatchedTeam(Team):
         self.audit = folder / "audit.jsonl"
         self.journal = self.host.popen([PLAIN_PYTHON, "-c", _JOURNAL])
         self.journal.wait_for("^journal$")
-
-    def now(self, text: str) -> None:
-        """SIGHUP has the agent read them at once."""
-        before = len(_READ.findall(str(self.ferry.process)))
-        self.write_rules(text)
-        (agent,) = processes(self.host, AGENT)
-        os.kill(agent, signal.SIGHUP)
-        wait_until(lambda: len(_READ.findall(str(self.ferry.process))) > before, "the rules are read again")
 
     def audited(self) -> list[dict[str, object]]:
         """All lines."""
@@ -124,6 +129,16 @@ def test_a_guest_that_is_killed_in_its_transaction_leaves_nothing_unlocked(team:
     assert waiting.wait(30).out.rpartition("SW1=")[2].startswith("0x69, SW2=0x82")
 
 
+def test_a_reader_that_is_for_others_is_not_in_a_programs_list(team: WatchedTeam, local: Ferry) -> None:
+    """The rule names a certificate on the card, which the host has read by itself."""
+    guests = team.ferry.env
+    for card, seen in (("CN=cardferry*", [True, False, False]), ("CN=another*", [False] * 3)):
+        team.now(f'[[allow]]\nwho = "ssh:one"\nmay = "read"\ncard = "{card}"\n')
+        everybody = [(team.one, guests), (team.two, guests), (team.host, local.env)]
+        lists = [computer.run(["opensc-tool", "--list-readers"], env).all for computer, env in everybody]
+        assert ["Yubico" in listed for listed in lists] == seen, lists
+
+
 #: A command, and what it needs: the last of it is what the other guest may not.
 PIN: Command = ["--login", "--pin", PIV_PIN]
 YKCS11 = next(Path("/usr/lib").glob("*/libykcs11.so.2"))
@@ -179,6 +194,48 @@ def test_programs_get_on_with_each_operation_denied_and_allowed(team: WatchedTea
     team.run(team.one, *command).check()
     refused = team.run(team.two, *command)
     assert refused.code > 0, f"it says so, and does not die of it: {refused}"
+
+
+@pytest.fixture(scope="module")
+def gpg() -> Iterator[tuple[SignalledTeam, Gpg, str]]:
+    """A guest's GnuPG whose keys are in the host's OpenPGP card, and a letter to it."""
+    with Lab() as lab:
+        team = SignalledTeam(lab, "card_openpgp")
+        gpg = Gpg(team.two, team.ferry.socket, options=("pcsc-shared",))
+        to = ["--armor", "--trust-model", "always", "--recipient", gpg.make_keys(), "--encrypt"]
+        yield team, gpg, gpg.run(*to, stdin="Dear card, please read this.").check().out
+
+
+def name(team: Team, gpg: Gpg, letter: str) -> Result:
+    edit = ["gpg", "--no-tty", "--command-fd=0", "--status-fd=1", "--card-edit"]
+    return team.two.run(edit, gpg.env, stdin="admin\nname\nPerson\nLab\nquit\n")
+
+
+def openpgp_tool(*words: str) -> Callable[[Team, Gpg, str], Result]:
+    return lambda team, gpg, letter: team.run(team.two, "env", "OPENSC_DRIVER=openpgp", "openpgp-tool", *words)
+
+
+OPENPGP: dict[str, tuple[Callable[[Team, Gpg, str], Result], list[str]]] = {
+    "gpg signs": (lambda team, gpg, letter: gpg.sign(letter), ["verify", "sign:SIG"]),
+    "gpg gives a PIN": (lambda team, gpg, letter: gpg.sign(letter), ["sign:SIG", "verify"]),
+    "gpg decrypts": (lambda team, gpg, letter: gpg.run("--decrypt", stdin=letter), ["verify", "decrypt"]),
+    "gpg writes": (name, ["verify", "write"]),
+    "OpenSC reads": (openpgp_tool("--card-info"), ["read"]),
+    "OpenSC gives a PIN": (openpgp_tool("--verify", "CHV1", "--pin", OPENPGP_PIN), ["read", "verify"]),
+}
+
+
+@pytest.mark.parametrize("what", OPENPGP)
+def test_gpg_and_openpgp_tool_get_on_with_each_operation_denied_and_allowed(
+    gpg: tuple[SignalledTeam, Gpg, str], what: str
+) -> None:
+    team, home, letter = gpg
+    run, needs = OPENPGP[what]
+    for may, works in ((needs, True), (needs[:-1] or ["control"], False)):
+        home.stop()
+        team.now(f'[[allow]]\nwho = "ssh:two"\nmay = {may}\n')
+        result = run(team, home, letter)
+        assert (result.code == 0) is works, (may, result)
 
 
 def test_nothing_that_acts_is_done_while_the_disk_of_the_audit_is_full(team: WatchedTeam) -> None:

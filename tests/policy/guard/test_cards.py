@@ -111,7 +111,7 @@ async def test_a_card_that_goes_while_it_is_asked_is_not_taken_for_the_next_one(
         host.reader.remove()
         host.reader.insert(Recorder(a_card(87654321)))
         assert await sees(host) == []
-        assert host.cards.identity(READER).serial == "87654321"
+        assert host.cards.identity(READER).serials == ("87654321",)
 
 
 async def test_who_waits_is_told_when_the_rules_change(tmp_path: Path) -> None:

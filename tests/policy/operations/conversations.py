@@ -249,12 +249,12 @@ def weaker(card: str, commands: Sequence[bytes], *, blocked: bool = False) -> st
 def forgotten(card: str, commands: Sequence[bytes]) -> str | None:
     """What somebody takes a command for who judges nothing twice, if that is wrong; None if it never is.
 
-    As the guard does: what was judged holds while the epoch is the same; an answer that teaches nothing is not told.
+    As the guard: what was judged holds while the epoch is the same, and answers that teach nothing are not told.
     """
     tracker, lazy = Tracker(), Tracker()
     known: dict[bytes, tuple[int, Action, bytes]] = {}
     with Witness(CARDS[card](blocked=False)) as witness:
-        for apdu in (*commands, *commands):
+        for apdu in [*commands, *commands]:
             right = tracker.judge(apdu)
             epoch, action, told = known.get(apdu, (-1, right, b""))
             if epoch != lazy.epoch or apdu[1:2] == b"\xc0":

@@ -158,7 +158,7 @@ def test_a_limit_slides() -> None:
     ],
 )
 def test_a_card_is_known_by_its_reader_its_number_and_its_certificates(pattern: str, about: bool) -> None:
-    card = Identity("12345678", {"9C": "CN=build signing,O=Example"}).names(YUBIKEY)
+    card = Identity(("12345678",), {"9C": "CN=build signing,O=Example"}).names(YUBIKEY)
     rules = Configuration.parse(f'[[allow]]\nwho = "*"\nmay = "read"\ncard = "{pattern}"', "a file").rules
     assert sees(rules, who("ssh:build1"), card) is about
     unknown = Identity().names(YUBIKEY)

@@ -40,21 +40,21 @@ class Identity:
     """What is known of a card.
 
     Attributes:
-        serial: its number, as ``ykman`` and ``gpg --card-status`` show it; empty where it is not known.
+        serials: its numbers, as ``ykman`` and ``gpg --card-status`` show them.
         subjects: by key, as rules name it: whom its certificate is about (RFC 4514).
     """
 
-    serial: str = ""
+    serials: tuple[str, ...] = ()
     subjects: Mapping[str, str] = field(default_factory=dict)
 
     def names(self, reader: str) -> tuple[str, ...]:
         """All that a rule can call the card: its reader, that with its number, and its certificates' subjects."""
-        numbered = (f"{reader} serial {self.serial}",) if self.serial else ()
+        numbered = [f"{reader} serial {serial}" for serial in self.serials]
         return (reader, *numbered, *self.subjects.values())
 
     def __str__(self) -> str:
         """In words, for people."""
-        said = [f"serial {self.serial}"] if self.serial else []
+        said = [f"serial {serial}" for serial in self.serials]
         return "; ".join(said + [f"{key} {subject}" for key, subject in self.subjects.items()])
 
 
@@ -64,20 +64,20 @@ async def identify(send: Send) -> Identity:
     Args:
         send: sends a command, and returns the answer.
     """
-    serial, subjects = "", {}
+    serials, subjects = [], {}
     if (await send(_SELECT_PIV))[-2:] == _SUCCESS:
-        number = await _read(send, _GET_SERIAL)
-        serial = str(int.from_bytes(number, "big")) if number else ""
+        if number := await _read(send, _GET_SERIAL):
+            serials.append(str(int.from_bytes(number, "big")))
         for key, command in _CERTIFICATES.items():
             if subject := _subject(_certificate(await _read(send, command))):
                 subjects[key] = subject
     if (await send(_SELECT_OPENPGP))[-2:] == _SUCCESS:
         identifier = await _read(send, _GET_IDENTIFIER)
         if len(identifier) == _IDENTIFIER_SIZE:
-            serial = serial or identifier[_NUMBER].hex().upper()
+            serials.append(identifier[_NUMBER].hex().upper())
         if subject := _subject(await _read(send, _GET_CARDHOLDER)):
             subjects["AUT"] = subject
-    return Identity(serial, subjects)
+    return Identity(tuple(dict.fromkeys(serials)), subjects)
 
 
 async def _read(send: Send, command: bytes) -> bytes:
