@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -47,6 +48,14 @@ def test_with_nothing_installed_the_embedded_parts_sign_and_verify(monkeypatch: 
     assert "the socket itself (no OpenSSH here)" in text
     assert "Verified OK" in text
     assert "GENERAL AUTHENTICATE" in text
+
+
+@pytest.mark.real
+def test_a_user_without_a_name_whom_ssh_refuses_sees_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    text = told()
+    assert f"the socket itself (user {os.geteuid()} has no name here, as ssh wants)" in text
+    assert "Verified OK" in text
 
 
 @pytest.mark.real

@@ -92,3 +92,14 @@ def link_of(computer: Computer, command: str) -> Link:
 def wait_for_link(computer: Computer, command: str, timeout: float = 20.0) -> None:
     """Wait until that link is up."""
     wait_until(lambda: link_of(computer, command).state == "up", f"the link of {command} is up", timeout)
+
+
+def wait_for_resume(computer: Computer, command: str) -> None:
+    """Wait until that link has broken and is up again: what was killed can live for a moment longer."""
+
+    def resumed() -> bool:
+        link = link_of(computer, command).link
+        return link is not None and link.resumes > 0
+
+    wait_until(resumed, f"the link of {command} goes on")
+    wait_for_link(computer, command)

@@ -415,3 +415,17 @@ async def test_others_on_the_reader_are_a_part_of_its_state() -> None:
         assert seen == [True, False]
         desk.manager.outsiders(FakeReader("stranger"), True)
         assert not desk.state.outsiders
+
+
+async def test_a_command_of_a_program_that_has_died_is_not_repeated() -> None:
+    async with Desk() as desk:
+        alice = await desk.client("alice")
+        desk.reader.reset_by_others = True
+        gate = desk.reader.gates["transmit"] = asyncio.Event()
+        call = desk.start(alice.card.transmit(APDU, T1))
+        await quiet()
+        await alice.context.close()
+        gate.set()
+        await quiet()
+        assert call.done
+        assert desk.reader.calls.count("transmit") == 1

@@ -7,6 +7,8 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.lab import Lab
 from tests.lab.cards import fake_card, piv_card
 from tests.lab.computer import CARDFERRY, SECOND_UID, SECOND_USER
@@ -15,10 +17,11 @@ from tests.lab.namespaces import PLAIN_PYTHON
 from tests.lab.pcscd import Pcscd
 from tests.lab.process import wait_until
 
+pytestmark = pytest.mark.alone
+
 _ECHO = """
 import socket, sys
 
-pytestmark = pytest.mark.alone
 s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.bind(("0.0.0.0", 7007)); s.listen(); print("listening", flush=True)
 while True:

@@ -29,7 +29,7 @@ from tests.lab.link import (
     link_of,
     of_version,
     processes,
-    wait_for_link,
+    wait_for_resume,
 )
 from tests.lab.namespaces import PLAIN_PYTHON
 from tests.lab.process import Running, wait_until
@@ -269,7 +269,7 @@ def test_whatever_is_killed_a_program_in_a_transaction_goes_on(both: Recipe, sid
     holder.write("\n")
     ended = holder.wait()
     assert json.loads(ended.out.splitlines()[-1]) == {"answer": "9000"}
-    wait_for_link(both.guest, "attach")
+    wait_for_resume(both.guest, "attach")
     status = link_of(both.guest, "attach").link
     assert status is not None
     assert (status.sessions, status.resumes) == (1, 1)

@@ -309,7 +309,6 @@ async def test_dialling_where_nobody_listens_is_an_os_error(tmp_path: Path) -> N
         await unix.dial(tmp_path / "nobody")
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def test_streams_whose_other_end_has_gone_before_they_are_a_pipe(
     new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:

@@ -178,7 +178,8 @@ class Slot:
         try:
             return await work()
         except PcscError as error:
-            if error.code is not ReturnCode.W_RESET_CARD or handle.used or handle.happened is not None:
+            told = handle.used or handle.happened is not None
+            if error.code is not ReturnCode.W_RESET_CARD or told or handle.closed:
                 raise
         return await work()
 
@@ -563,7 +564,7 @@ class _Operation(Reply[T]):
     def __init__(self, slot: Slot, handle: HandleState, work: Work[T], until: float | None) -> None:
         super().__init__()
         self._slot, self._handle, self._work, self._until = slot, handle, work, until
-        slot.turns.busy(True)
+        slot.turns.busy(True)  # as `Slot.call` does, with one callback less
         self._doing = slot.device.call(work, handle.check_happened)
         self._doing.then(self._came)
 

@@ -26,6 +26,21 @@ Host key verification failed."""
 
 SAID: list[tuple[str, type[SshError], str, str]] = [
     (
+        "@       WARNING: REVOKED HOST KEY DETECTED!               @\n"
+        "ED25519 host key for computer1 was revoked and you have requested strict checking.\n"
+        "Host key verification failed.",
+        errors.HostKeyRefusedError,
+        "the key of computer1 was revoked",
+        "new key",  # `ssh-keygen -R` leaves the lines with @revoked
+    ),
+    (
+        "Host key ED25519 SHA256:HvsLOLo4YUUM46ynzEpl2MTVzo8ajNVxxgOvPywtJuI revoked by file /home/me/revoked\n"
+        "Host key verification failed.",
+        errors.HostKeyRefusedError,
+        "the key of computer1 was revoked",
+        "new key",
+    ),
+    (
         "ssh: Could not resolve hostname computer1: Temporary failure in name resolution",
         errors.HostUnknownError,
         "no computer is known by the name computer1",

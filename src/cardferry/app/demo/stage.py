@@ -215,6 +215,11 @@ class Stage:
         if not (sshd and ssh and keygen):
             self.connect_directly("no OpenSSH here")
             return
+        try:
+            user = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:  # as in many containers: OpenSSH refuses to run then
+            self.connect_directly(f"user {os.geteuid()} has no name here, as ssh wants")
+            return
         host_key, user_key = self.host.folder / "host_key", self.guest.folder / "id"
         for key in (host_key, user_key):
             subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
@@ -222,7 +227,6 @@ class Stage:
         self._start_sshd(sshd, host_key)
         public = host_key.with_suffix(".pub").read_text()
         (self.guest.folder / "known_hosts").write_text(f"demo-host {public}")
-        user = pwd.getpwuid(os.geteuid()).pw_name
         configuration = self.guest.folder / "ssh_config"
         configuration.write_text(
             f"Host demo-host\n HostName {self.host.address}\n Port {_SSH_PORT}\n User {user}\n"

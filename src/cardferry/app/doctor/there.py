@@ -191,7 +191,7 @@ async def _link(name: str, link: AbstractAsyncContextManager[Guest]) -> AsyncIte
         yield problem(
             probe,
             f"no answer within {_LINK_TIME:g} s",
-            "look over there: cardferry doctor, and what its agent.log says",
+            "if it is not just busy, its agent hangs: `cardferry status` there names it; kill -9 it, and try again",
         )
         return
     except (OSError, CardferryError) as error:

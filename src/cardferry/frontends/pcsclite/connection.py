@@ -26,10 +26,10 @@ from functools import partial, wraps
 from typing import Any, ClassVar, TypeVar, cast
 from typing import Protocol as Interface
 
+from cardferry.frontends.pcsclite.arguments import SHORTEST_RESPONSE, disposition_of, most_needed, share_mode
 from cardferry.frontends.pcsclite.payload import ControlCodes, turned_attribute
-from cardferry.pcsc.apdu import ApduError, CommandApdu
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
-from cardferry.pcsc.constants import MAX_APDU_SIZE, Disposition, Protocol, Scope, ShareMode
+from cardferry.pcsc.constants import MAX_APDU_SIZE, Protocol, Scope
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState
@@ -60,11 +60,6 @@ _AFTER_WAIT = (
     m.WaitReaderStateChange,
     m.StopWaiting,
 )
-#: Bytes of a status word: what a response must have room for.
-_SHORTEST_RESPONSE = 2
-
-
-_DISPOSITIONS = {int(disposition): disposition for disposition in Disposition}
 
 #: Who calls, as long as nobody has looked.
 NOBODY = Caller(Principal(PrincipalKind.LOCAL_USER, ""))
@@ -484,7 +479,7 @@ class Connection(Receiver):
             raise PcscError(ReturnCode.E_INVALID_VALUE, "not this connection's context")
         card = await self._context.connect(
             self._front.reader_called(request.reader, self._codec.dialect.name_size),
-            _share_mode(request.share),
+            share_mode(request.share),
             Protocol(request.protocols & 0xFFFF),
         )
         if self._transport is None:
@@ -503,15 +498,15 @@ class Connection(Receiver):
     @_in_task
     async def _reconnect(self, request: m.Reconnect) -> bytes:
         protocol = await self._card(request.card).reconnect(
-            _share_mode(request.share),
+            share_mode(request.share),
             Protocol(request.protocols & 0xFFFF),
-            _disposition(request.initialization),
+            disposition_of(request.initialization),
         )
         return self._codec.reconnected(request, protocol)
 
     @_in_task
     async def _disconnect(self, request: m.Disconnect) -> bytes:
-        disposition = _disposition(request.disposition)
+        disposition = disposition_of(request.disposition)
         card = self._card(request.card)
         del self._cards[request.card]
         self._front.cards.discard(request.card)
@@ -522,12 +517,12 @@ class Connection(Receiver):
         return self._card(request.card).begin()
 
     def _end(self, request: m.EndTransaction) -> Reply[None]:
-        return self._card(request.card).end(_disposition(request.disposition))
+        return self._card(request.card).end(disposition_of(request.disposition))
 
     def _transmit(self, request: m.Transmit) -> Reply[bytes]:
-        if request.receive_length < _SHORTEST_RESPONSE:
+        if request.receive_length < SHORTEST_RESPONSE:
             # Not executed: a PIN try must not be burnt for an answer that nobody can read.
-            return answered(bytes(_most_needed(request.apdu)))
+            return answered(bytes(most_needed(request.apdu)))
         return self._card(request.card).transmit(request.apdu, request.protocol)
 
     @_in_task
@@ -595,25 +590,3 @@ class Connection(Receiver):
         m.GetAttribute: _get_attribute,
         m.SetAttribute: _set_attribute,
     }
-
-
-def _most_needed(apdu: bytes) -> int:
-    """Bytes that a response to this command has at most, as far as the command says."""
-    try:
-        return CommandApdu.parse(apdu).ne + _SHORTEST_RESPONSE
-    except ApduError:
-        return _SHORTEST_RESPONSE
-
-
-def _share_mode(number: int) -> ShareMode:
-    try:
-        return ShareMode(number)
-    except ValueError:
-        raise PcscError(ReturnCode.E_INVALID_VALUE, f"share mode {number}") from None
-
-
-def _disposition(number: int) -> Disposition:
-    disposition = _DISPOSITIONS.get(number)
-    if disposition is None:
-        raise PcscError(ReturnCode.E_INVALID_VALUE, f"disposition {number}")
-    return disposition

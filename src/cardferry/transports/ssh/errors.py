@@ -120,7 +120,13 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "if that computer was set up anew: ssh-keygen -R '{key}', then `ssh {host}`; if not, somebody is in between",
     ),
     _symptom(
-        r"REMOTE HOST IDENTIFICATION HAS CHANGED|REVOKED HOST KEY",
+        r"REVOKED HOST KEY|^Host key .* revoked by file",
+        HostKeyRefusedError,
+        "the key of {host} was revoked: others may have it, too",
+        "ask who runs that computer for its new key; known_hosts (@revoked) or RevokedHostKeys has the old one",
+    ),
+    _symptom(
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED",
         HostKeyRefusedError,
         "the key of {host} is not the one that is known here",
         "if that computer was set up anew: ssh-keygen -R {name}, then `ssh {host}`; if not, somebody is in between",
