@@ -45,7 +45,7 @@ async def typed(question: str, secret: bool, wait: Callable[[asyncio.Future[byte
         wait: awaits it, for as long as it likes.
 
     Raises:
-        OSError: there is no terminal, another job has it, or it is closed.
+        OSError: there is no terminal, or another job has it.
     """
     loop = asyncio.get_running_loop()
     line: asyncio.Future[bytes] = loop.create_future()
@@ -55,12 +55,10 @@ async def typed(question: str, secret: bool, wait: Callable[[asyncio.Future[byte
             data = os.read(descriptor, _MOST)
         except BlockingIOError:
             return
-        except OSError as error:
-            loop.remove_reader(descriptor)
-            line.set_exception(error)
-        else:
-            loop.remove_reader(descriptor)
-            line.set_result(data)
+        except OSError:
+            data = b""  # it is closed
+        loop.remove_reader(descriptor)
+        line.set_result(data)
 
     with _opened() as descriptor, _silent(descriptor, secret):
         os.write(descriptor, question.encode())

@@ -169,7 +169,8 @@ class Serving:
         guests = self.host.status.guests
         contexts = sum(len(front.contexts) for front in self._fronts) + sum(guest.contexts for guest in guests)
         readers = self._service.offered(self.served.manager.status.readers)
-        return Described(self.served.readers.state(), contexts, readers, guests, troubles_of(self.host.manager))
+        asks = [] if self.served.guard is None else self.served.guard.asks_with
+        return Described(self.served.readers.state(), contexts, readers, guests, troubles_of(self.host.manager), asks)
 
     def serves(self, user: User) -> bool:
         """Whether that program comes through here, and not in another way in which the same readers are served."""

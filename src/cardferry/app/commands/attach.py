@@ -80,7 +80,9 @@ async def _in_the_agent(
         async def describe() -> Running:
             how = await lent.describe()
             links = [Link(str(host), how.state, str(listening.path))]
-            return Running("attach", os.getpid(), since, links, how.contexts, how.readers, lent.agent, how.troubles)
+            return Running(
+                "attach", os.getpid(), since, links, how.contexts, how.readers, lent.agent, how.troubles, how.asks
+            )
 
         yield describe
 

@@ -96,6 +96,8 @@ class Running(msgspec.Struct, frozen=True):
         agent: process id of the agent that serves the readers, 0 where they are served by the command itself. What two
             commands with the same agent tell of a reader is one and the same.
         troubles: why there are no readers, or not those of some host.
+        asks: how the person at this computer is asked for PINs and permission now, the first way first; empty where no
+            rule wants that.
     """
 
     command: str
@@ -106,6 +108,7 @@ class Running(msgspec.Struct, frozen=True):
     readers: list[SlotStatus]
     agent: int = 0
     troubles: list[TroubleStatus] = []
+    asks: list[str] = []
 
     @property
     def serves(self) -> bool:

@@ -11,10 +11,10 @@ import html
 import importlib.util
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from cardferry.pcsc.reply import within
 from cardferry.pcsc.text import shown
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from dbus_fast.aio import MessageBus
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _NAME: Final = "org.freedesktop.Notifications"
 _PATH: Final = "/org/freedesktop/Notifications"
@@ -58,15 +60,15 @@ class Notification:
         """Ask; None when the desktop shows no buttons, or does not answer."""
         from dbus_fast import BusType, DBusError  # noqa: PLC0415 - an extra
         from dbus_fast.aio import MessageBus  # noqa: PLC0415
+        from dbus_fast.errors import AuthError, InvalidAddressError  # noqa: PLC0415
 
-        loop = asyncio.get_running_loop()
         bus: MessageBus | None = None
         try:
             bus = MessageBus(self._environ.get("DBUS_SESSION_BUS_ADDRESS"), BusType.SESSION)
-            await within(bus.connect(), loop.time() + _ANSWER_TIME)
+            await _soon(bus.connect())
             return await self._ask(bus, question)
-        except (OSError, EOFError, DBusError, TimeoutError) as error:
-            log.warning("nobody could be asked by a notification: %s", error or "the desktop does not answer")
+        except (OSError, EOFError, DBusError, AuthError, InvalidAddressError) as error:
+            log.warning("nobody could be asked by a notification: %s", str(error) or "the desktop does not answer")
             return None
         finally:
             if bus is not None:
@@ -144,7 +146,24 @@ async def _call(bus: MessageBus, peer: _Peer, member: str, signature: str = "", 
     message = Message(
         destination=peer[0], path=peer[1], interface=peer[0], member=member, signature=signature, body=list(body)
     )  # fmt: skip
-    reply = await within(bus.call(message), asyncio.get_running_loop().time() + _ANSWER_TIME)
+    reply = await _soon(bus.call(message))
     if reply is None or reply.message_type is MessageType.ERROR:
         raise DBusError(*(("", "no answer") if reply is None else (reply.error_name or "", str(reply.body))))
     return reply
+
+
+async def _soon(work: Awaitable[T]) -> T:
+    """What somebody on the bus does, in time; raises `TimeoutError`, and what it raises."""
+    failed: list[Exception] = []
+
+    async def caught() -> T | None:
+        try:
+            return await work
+        except Exception as error:  # noqa: BLE001 - it goes on below; a reply would take it for a bug of ours
+            failed.append(error)
+            return None
+
+    done = await within(caught(), asyncio.get_running_loop().time() + _ANSWER_TIME)
+    if failed:
+        raise failed[0]
+    return cast("T", done)
