@@ -10,7 +10,7 @@ import socket
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, cast
 
 from cardferry.system.processes import dies_with_parent
 from cardferry.wiping import Receiver
@@ -35,8 +35,7 @@ class Program(Receiver):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It can be talked to."""
-        if isinstance(transport, asyncio.WriteTransport):
-            self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's are not registered as such
 
     def data_received(self, data: bytes) -> None:
         """It has said something."""
