@@ -50,6 +50,10 @@ class SecretPlace:
             return cls(kind, name)
         raise ValueError(f"{text!r} is neither file:/PATH nor credential:NAME nor keyring:SERVICE/USER")
 
+    def __str__(self) -> str:
+        """As it is written."""
+        return f"{self.kind}:{self.name}"
+
     async def read(self, environ: Mapping[str, str] = os.environ) -> bytearray:
         """The PIN, which is the caller's to wipe; raises `SecretError`."""
         if self.kind == "keyring":
@@ -57,7 +61,7 @@ class SecretPlace:
         else:
             pin = self._in_file(self._path(environ))
         if not pin or len(pin) > _MOST or not pin.isascii():
-            raise SecretError(f"what is in {self.kind}:{self.name} is no PIN", "write it on one line")
+            raise SecretError(f"what is in {self} is no PIN", "write it on one line")
         return pin
 
     def _in_file(self, path: Path) -> bytearray:
@@ -81,16 +85,16 @@ class SecretPlace:
             from keyring.errors import KeyringError  # noqa: PLC0415
         except ImportError:
             raise SecretError(
-                f"the PIN in keyring:{self.name} cannot be read: the library keyring is not installed",
+                f"the PIN in {self} cannot be read: the library keyring is not installed",
                 "pip install 'cardferry[keyring]', or keep the PIN in a file",
             ) from None
         try:
             pin = keyring.get_password(service, user)
         except (KeyringError, RuntimeError) as error:
-            raise SecretError(f"the PIN in keyring:{self.name} cannot be read: {error}",
+            raise SecretError(f"the PIN in {self} cannot be read: {error}",
                               "unlock the keyring of the account that has the reader") from None  # fmt: skip
         if pin is None:
-            raise SecretError(f"there is no PIN in keyring:{self.name}", f"keyring set {service} {user}")
+            raise SecretError(f"there is no PIN in {self}", f"keyring set {service} {user}")
         return pin
 
     def _path(self, environ: Mapping[str, str]) -> Path:
