@@ -41,9 +41,14 @@ class Team:
         words = ["share", "one", "two", "--readers", f"vpicc:{PORT}", "--config", str(self.rules), *over(ssh)]
         self.ferry = Ferry(self.host, words)
         self.ferry.wait_until_ready()
-        words = [sys.executable, "-m", f"tests.lab.{card}", f"--port={PORT}"]
+        self._card_words = [sys.executable, "-m", f"tests.lab.{card}", f"--port={PORT}"]
         if card == "card_openpgp":
-            words.append(f"--storage={self.host.folder / 'openpgp'}")
+            self._card_words.append(f"--storage={self.host.folder / 'openpgp'}")
+        self.insert()
+
+    def insert(self) -> None:
+        """Put the card in."""
+        words = self._card_words
         self.card = self.host.popen(words, env={"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}, mounts=False)
         self.card.wait_for("^inserted$")
 

@@ -88,6 +88,5 @@ def show(config: Path | None) -> None:
     )
     say(f"what one principal unlocks is {'locked before another one comes' if settings.isolation else 'open to all'}")
     say(f"guests leave {settings.keep_tries} PIN tries; audit: {settings.audit}")
-    say(
-        f"the person at the host is asked with {', '.join(settings.ask_with)}: the first that can, for {settings.ask_timeout} s"
-    )
+    ways = ", ".join(settings.ask_with)
+    say(f"a person here is asked with the first of these that can: {ways}; for {settings.ask_timeout} s")

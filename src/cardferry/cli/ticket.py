@@ -77,7 +77,7 @@ def make(who: str, may: tuple[str, ...], uses: int, seconds: float, config: Path
     if not any(rule.pin is Pin.TICKET and rule.concerns(who, None) for rule in rules.rules):
         raise UserError(
             f'no rule about {who} says pin = "ticket" in {rules.path or "a configuration, because there is none"}',
-            "write one, or name the file with --config; docs/sharing-with-a-team.md has an example",
+            "write one, or name the file with --config; docs/pin-at-the-host.md has an example",
         )
     try:
         ticket, digits = tickets().make(who, may, uses, seconds)

@@ -114,6 +114,22 @@ async def test_two_programs_with_the_same_wish_are_one_question() -> None:
     assert len(person.questions) == 2
 
 
+async def test_two_programs_that_sign_at_once_ask_once(tmp_path: Path) -> None:
+    person = ScriptedPerson(TEN_MINUTES, after=0.5)
+    async with GuardedHost(rules("first"), folder=tmp_path) as host:
+        one, two = await host.principal("ssh:build1"), await host.principal("ssh:build1")
+        await one.send(SELECT)
+        with host.guard.person.at(person):
+            assert [each[-2:] for each in await asyncio.gather(sign_at_once(one), sign_at_once(two))] == [OK, OK]
+    assert len(person.questions) == 1
+
+
+async def sign_at_once(user: User) -> bytes:
+    async with user:
+        await user.send(verify())
+        return await user.send(SIGN_9C)
+
+
 async def test_a_program_that_goes_while_two_wait_leaves_the_other_its_question() -> None:
     person = ScriptedPerson(NO, YES, after=10)
     consents = Consents(person.ask)

@@ -109,7 +109,7 @@ class Tickets:
         return ended
 
     def find(self, who: Principal, digits: bytes) -> Ticket | None:
-        """The ticket of a principal that has these digits, and can be used or not; takes as long when there is none."""
+        """The ticket of a principal that has these digits, whether it can be used or not; all that it has are tried."""
         found = None
         for ticket in self._read():
             if ticket.who == str(who) and hmac.compare_digest(_digest(digits, ticket.salt), ticket.digest):

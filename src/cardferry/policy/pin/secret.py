@@ -74,7 +74,9 @@ class SecretPlace:
                     raise SecretError(f"others can read the PIN in {path}", f"chmod 600 {path}")
                 del pin[file.readinto(pin) or 0 :]
         except OSError as error:
-            raise SecretError(f"the PIN in {path} cannot be read: {error.strerror}", "see pin-from") from None
+            raise SecretError(
+                f"the PIN in {path} cannot be read: {error.strerror}", "put it there, or name another place by pin-from"
+            ) from None
         del pin[len(pin.rstrip(b"\r\n")) :]
         return pin
 
