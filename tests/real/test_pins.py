@@ -266,6 +266,9 @@ def test_pins_and_tickets_are_written_nowhere(team: Team) -> None:
         wait_until(lambda forms=forms: not any(holds(agent, form) for form in forms), "it is in no memory")  # type: ignore[misc]
     assert limits(agent)["Max core file size"][0] == "0"
     recorded.stop()
+    cardferry(team.host, "guests", "forgive", "ssh:one")
+    team.now("keep-tries = 0")
+    assert team.apdus(team.one, SELECT, VERIFY) == ["9000", "9000"], "the card has all its tries again"
 
 
 def test_systemd_asks_for_the_pin(team: Team) -> None:
