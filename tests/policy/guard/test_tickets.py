@@ -137,6 +137,20 @@ async def test_what_a_ticket_has_opened_is_closed_when_another_principal_comes(t
         assert await one.send(SIGN) == DENIED
 
 
+async def test_it_is_given_again_after_another_principal_was_there(tmp_path: Path) -> None:
+    """Also for a key that the card gives without a PIN."""
+    without_pin = bytes.fromhex(SIGN.hex().replace("0087119a", "0087119e"))
+    text = rules(tmp_path, may='["read", "authenticate:9E"]') + '[[allow]]\nwho = "ssh:two"\nmay = "read"\n'
+    async with GuardedHost(text, folder=tmp_path) as host:
+        _, digits = host.guard.tickets.make(BUILD1, ["authenticate:9E"], 9, 60)
+        one, two = await host.principal(BUILD1), await host.principal("ssh:two")
+        await one.send(SELECT)
+        assert await one.send(verify(digits)) == OK
+        assert (await one.send(without_pin))[-2:] == OK
+        await two.send(SELECT)
+        assert await one.send(without_pin) == DENIED
+
+
 async def test_it_changes_no_pin(tmp_path: Path) -> None:
     async with GuardedHost(rules(tmp_path, may='["all"]'), folder=tmp_path) as host:
         _, digits = host.guard.tickets.make(BUILD1, ["manage-pin"], 9, 60)

@@ -47,6 +47,7 @@ class Desktop:
         self.capabilities = capabilities
         self.shown: list[list[object]] = []
         self.showing = asyncio.Event()
+        self.asked_by: str | None = None
         self.closed: list[int] = []
 
     def received(self, message: Message) -> Message | None:
@@ -57,6 +58,7 @@ class Desktop:
                 return Message.new_method_return(message, "as", [self.capabilities])
             case "Notify":
                 self.shown.append(message.body)
+                self.asked_by = message.sender
                 self.showing.set()
                 asyncio.get_running_loop().call_soon(self._press, 7)
                 return Message.new_method_return(message, "u", [7])
@@ -131,7 +133,9 @@ async def test_another_program_answers_for_nobody(address: str) -> None:
         async with asyncio.TaskGroup() as tasks:
             asking = tasks.create_task(ask(address, Question("May it?", patience=0.5)))
             await shown.showing.wait()
-            await other.send(Message.new_signal(PATH, NAME, "ActionInvoked", "us", [7, "allow"]))
+            forged = Message.new_signal(PATH, NAME, "ActionInvoked", "us", [7, "allow"])
+            forged.destination = shown.asked_by  # what is for everybody, the bus keeps from whom it does not concern
+            await other.send(forged)
         assert asking.result() == NO_ANSWER
         other.disconnect()
 
