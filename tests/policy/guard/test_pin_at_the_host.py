@@ -113,6 +113,17 @@ async def test_the_person_at_the_host_types_it(tmp_path: Path, said: list[Said],
     assert (question.prompt, question.patience) == ("PIN", 30)
 
 
+@pytest.mark.parametrize("typed", ["123456", "999999", "12345678901"], ids=["right", "wrong", "too long"])
+async def test_what_was_typed_is_overwritten(tmp_path: Path, typed: str) -> None:
+    said = pin(typed)
+    async with GuardedHost(TERMINAL + rules(tmp_path, PINPAD), folder=tmp_path) as host:
+        build = await host.principal("ssh:build1")
+        await build.send(SELECT)
+        with host.guard.person.at(ScriptedPerson(said)):
+            await enter(build)
+    assert said.pin == bytearray(len(typed))
+
+
 async def test_without_anybody_to_ask_it_is_as_if_nobody_had_answered(tmp_path: Path) -> None:
     async with GuardedHost(TERMINAL + rules(tmp_path, PINPAD), folder=tmp_path) as host:
         build = await host.principal("ssh:build1")

@@ -170,7 +170,7 @@ async def test_programs_see_no_pinpad(tmp_path: Path) -> None:
 
 
 async def test_the_pin_may_be_typed_at_the_host(tmp_path: Path) -> None:
-    person = ScriptedPerson(pin("123456"), NO)
+    person = ScriptedPerson(typed := pin("123456"), NO)
     async with GuardedHost(TERMINAL + rules(tmp_path, "# no pin-from"), folder=tmp_path) as host:
         _, digits = host.guard.tickets.make(BUILD1, ["sign:9C"], 9, 60)
         build = await host.principal(BUILD1)
@@ -179,6 +179,7 @@ async def test_the_pin_may_be_typed_at_the_host(tmp_path: Path) -> None:
             assert await build.send(verify(digits)) == OK
             assert (await build.send(SIGN_9C))[-2:] == OK
             assert await build.send(verify(digits)) == DENIED
+    assert typed.pin == bytearray(6), "it was overwritten"
 
 
 async def test_a_pin_that_is_not_the_cards_is_not_tried_until_it_is_blocked(tmp_path: Path) -> None:
