@@ -105,6 +105,16 @@ def test_audit_is_shown_and_verified(home: Path) -> None:
     assert "line 2: it was changed" in result.exception.message
 
 
+def test_audit_for_programs_is_one_object_a_line(home: Path) -> None:
+    path = home / "state/cardferry/audit.jsonl"
+    AuditLog(path).add(
+        Entry(1.0, "done", "ssh:build1", what="signed"), Entry(2.0, "denied", "ssh:build2", what="signed")
+    )
+    shown = [json.loads(line) for line in call("audit", "show", "--json").output.splitlines()]
+    assert [entry["event"] for entry in shown] == ["begins", "done", "denied"]
+    assert json.loads(call("audit", "verify", "--json").output)["lines"] == 3
+
+
 def test_without_an_audit_it_is_said(home: Path) -> None:
     result = call("audit", "verify")
     assert isinstance(result.exception, UserError)

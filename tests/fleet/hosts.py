@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Self, cast
 from unittest.mock import AsyncMock
 
 from cardferry.fleet import Member, Union
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.applications import Applications
+from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.interface import Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
 from cardferry.pcsc.trouble import Trouble
@@ -39,6 +40,12 @@ class Said:
         while self.snapshot.serial == serial:
             await self._news.wait()
         return self.snapshot
+
+    def seen_by(self, principal: Principal) -> Self:
+        return self
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        return True
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         return cast("Context", self.context)

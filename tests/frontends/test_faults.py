@@ -13,6 +13,7 @@ import pytest
 
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.frontends.pcsclite.connection import Connection
+from cardferry.frontends.pcsclite.seen import Seen
 from cardferry.wire.pcsclite.server import ServerCodec
 from tests.frontends.at_desk import EVENTS, Post, Program, at_desk
 from tests.frontends.library import CallError
@@ -38,7 +39,8 @@ def functions(kind: type) -> list[tuple[type, str]]:
 
 PLACES = [place for place in functions(Connection) if place[1] != "__init__"]
 PLACES += functions(ServerCodec)
-PLACES += [(PcscliteFrontend, name) for name in ("start", "reader_called", "new_number", "_changed", "_notify")]
+PLACES += [(PcscliteFrontend, name) for name in ("start", "new_number", "seen_by")]
+PLACES += [(Seen, name) for name in ("reader_called", "changed", "_notify")]
 
 
 class Injection:

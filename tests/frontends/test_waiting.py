@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.frontends.pcsclite.frontend import SHARING_DELAY
+from cardferry.frontends.pcsclite.seen import SHARING_DELAY
 from cardferry.pcsc.errors import ReturnCode
 from tests.frontends.at_desk import ARRAY, EVENTS, MODERN, NEWEST, Program, at_desk
 from tests.frontends.library import SIZE, STATES, STOP, VERSION, WAIT, Build

@@ -60,6 +60,11 @@ class Gpg:
         if socket is not None:
             self._env["PCSCLITE_CSOCK_NAME"] = str(socket)
 
+    @property
+    def env(self) -> dict[str, str]:
+        """What leads programs of GnuPG to this home, and to the card."""
+        return dict(self._env)
+
     def run(self, *words: str, stdin: str | None = None, timeout: float = 60.0) -> Result:
         """``gpg --batch WORDS``."""
         return self.computer.run(["gpg", "--batch", "--yes", *words], self._env, timeout, stdin)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import cast
+from typing import Self, cast
 from unittest.mock import AsyncMock
 
 import pytest
 
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.applications import Applications
+from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.constants import CardState, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context
@@ -38,6 +39,12 @@ class Readers:
         async with self._news:
             await self._news.wait_for(lambda: self.snapshot.serial != serial)
             return self.snapshot
+
+    def seen_by(self, principal: Principal) -> Self:
+        return self
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        return True
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         return cast("Context", self.context)

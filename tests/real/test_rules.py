@@ -35,22 +35,28 @@ class Team:
         self.one, self.two = lab.computer("one"), lab.computer("two")
         self.rules = self.host.home / "rules.toml"
         self.audit = self.host.home / "audit.jsonl"
+        self.readers = f"vpicc:{PORT}"
+        self.prepare()
         self.write_rules("")
         ssh = self.host.folder / "ssh_config.guests"
         ssh.write_text("".join(Sshd(guest).config(self.host, guest.name).read_text() for guest in (self.one, self.two)))
-        words = ["share", "one", "two", "--readers", f"vpicc:{PORT}", "--config", str(self.rules), *over(ssh)]
+        words = ["share", "one", "two", "--readers", self.readers, "--config", str(self.rules), *over(ssh)]
         self.ferry = Ferry(self.host, words)
         self.ferry.wait_until_ready()
         self._card_words = [sys.executable, "-m", f"tests.lab.{card}", f"--port={PORT}"]
         if card == "card_openpgp":
             self._card_words.append(f"--storage={self.host.folder / 'openpgp'}")
-        self.insert()
+        if self.readers.startswith("vpicc:"):
+            self.insert()
 
     def insert(self) -> None:
         """Put the card in."""
         words = self._card_words
         self.card = self.host.popen(words, env={"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}, mounts=False)
         self.card.wait_for("^inserted$")
+
+    def prepare(self) -> None:
+        """What the host has before cardferry starts there."""
 
     def write_rules(self, text: str) -> None:
         """Rules that hold once somebody asks for something."""

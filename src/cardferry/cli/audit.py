@@ -29,7 +29,7 @@ def _path(file: Path | None) -> Path:
 @_file
 @json_option
 def show(last: int | None, file: Path | None, as_json: bool) -> None:
-    """Show who has done what, oldest first."""
+    """Show who has done what, oldest first; with --json one object a line."""
     from cardferry.app.commands.audit import entries  # noqa: PLC0415
 
     found = list(entries(_path(file)))
@@ -41,7 +41,7 @@ def show(last: int | None, file: Path | None, as_json: bool) -> None:
 @_file
 @json_option
 def follow(file: Path | None, as_json: bool) -> None:
-    """Show what is done from now on. Runs until Ctrl-C."""
+    """Show what is done from now on; with --json one object a line. Runs until Ctrl-C."""
     from cardferry.app.commands.audit import follow as following  # noqa: PLC0415
     from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415
 
@@ -53,11 +53,15 @@ def follow(file: Path | None, as_json: bool) -> None:
 @click.option("--anchor", type=click.Path(path_type=Path), metavar="FILE", help="FILE has what earlier runs have "
               "found; see that it is still so, and add what is found now. Keep it on another computer")  # fmt: skip
 @_file
-def verify(anchor: Path | None, file: Path | None) -> None:
+@json_option
+def verify(anchor: Path | None, file: Path | None, as_json: bool) -> None:
     """See that no line was changed, left out or moved. The exit code says so, too."""
     from cardferry.app.commands.audit import verify as verified  # noqa: PLC0415
 
     found = verified(_path(file), anchor)
+    if as_json:
+        say_json({"files": found.files, "lines": found.lines, "head": found.head})
+        return
     say(f"{found.lines} lines in {found.files} files, none of them changed; the last one's hash is {found.head}")
 
 
@@ -65,7 +69,7 @@ def _show(entry: dict[str, object], as_json: bool) -> None:
     import time  # noqa: PLC0415
 
     if as_json:
-        say_json(entry)
+        say_json(entry, indent=None)
         return
     at = entry.get("at")
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at if isinstance(at, float) else 0.0))

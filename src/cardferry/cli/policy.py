@@ -36,7 +36,7 @@ def check(config: Path | None) -> None:
 @command.command("explain")
 @click.option("--who", required=True, metavar="PRINCIPAL", help="such as ssh:build1, local-user:alice")
 @click.option("--may", required=True, metavar="OPERATION", help="such as sign:9C, read, manage-pin")
-@click.option("--card", metavar="READER", help="the reader's name; any, if it is left out")
+@click.option("--card", metavar="CARD", help="what a rule calls the card; any, if it is left out")
 @_config
 def explain(who: str, may: str, card: str | None, config: Path | None) -> None:
     """Say whether somebody may do something now, and by which rule. The exit code is 0 if so, else 1."""
@@ -53,7 +53,7 @@ def explain(who: str, may: str, card: str | None, config: Path | None) -> None:
         meaning = Permission.parse(may).meaning or Meaning(Operation.OTHER)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--may") from None
-    decision = rulebook(config).decide(Principal(PrincipalKind(kind), name), card, meaning)
+    decision = rulebook(config).decide(Principal(PrincipalKind(kind), name), None if card is None else (card,), meaning)
     say(f"{decision.verdict.value}: {decision.why}")
     if decision.rule is not None and decision.rule.limit is not None:
         say(f"up to {decision.rule.text_limit}")

@@ -39,8 +39,8 @@ def look_alike(error: UnicodeError) -> tuple[str, int]:
     return "".join(_ALIKE.get(one) or one.encode("ascii", "backslashreplace").decode() for one in missing), error.end
 
 
-def say_json(value: Any) -> None:
-    """Print a value as JSON."""
+def say_json(value: Any, indent: int | None = 2) -> None:
+    """Print a value as JSON; without ``indent`` on one line."""
     from cardferry.app.runtime import ascii_json  # noqa: PLC0415 - msgspec, which sessions of ssh do without
 
-    click.echo(ascii_json.encode(value, indent=2))  # noqa: TID251 - all of it is ASCII
+    click.echo(ascii_json.encode(value, indent=indent))  # noqa: TID251 - all of it is ASCII

@@ -22,7 +22,8 @@ from typing import Final, Self, TypeVar
 
 from cardferry.changes import Changes
 from cardferry.fleet.naming import ReaderNames
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.applications import Applications
+from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, ResourceManager
@@ -222,6 +223,16 @@ class Union:
         while self.snapshot.serial == serial:
             await self._changes.wait()
         return self.snapshot
+
+    def seen_by(self, principal: Principal) -> Self:
+        """The hosts decide what is seen here, for all programs alike."""
+        del principal
+        return self
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        """Hosts decide, of each command."""
+        del reader, applications, apdu
+        return True
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context; hosts hear of it when it is used with their readers."""

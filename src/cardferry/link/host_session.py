@@ -128,6 +128,7 @@ class HostSession:
         self.principal = principal
         self.channel = Channel(session, self)
         self._host = host
+        self._manager = host.manager.seen_by(principal)
         self.number = number
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[int, Lane] = {}
@@ -335,7 +336,7 @@ class HostSession:
 
     async def open_context(self, caller: Caller, patience: float | None) -> Context:
         """Open a context of the manager."""
-        return await self._host.manager.open(caller, patience)
+        return await self._manager.open(caller, patience)
 
     @property
     def full(self) -> bool:
@@ -460,7 +461,7 @@ class HostSession:
             if not self._news_waits:
                 self._news_waits = True
                 self._host.start(self._tell_when_drained())
-        elif self._readers.urgent(self._host.manager.snapshot):
+        elif self._readers.urgent(self._manager.snapshot):
             self._tell_readers()
         else:
             self._tell_later()
@@ -472,7 +473,7 @@ class HostSession:
             if self._readers_due <= due:
                 return
             self._readers_timer.cancel()
-        if self._readers.only_use(self._host.manager.snapshot):
+        if self._readers.only_use(self._manager.snapshot):
             due = max(now, self._told_at + USE_PAUSE)
         self._readers_due = due
         self._readers_timer = self._loop.call_at(due, self.guarded, self._tell_readers)
@@ -483,7 +484,7 @@ class HostSession:
         self.guarded(self._tell_readers)
 
     def _tell_urgent_news(self) -> None:
-        if self._readers.urgent(self._host.manager.snapshot):
+        if self._readers.urgent(self._manager.snapshot):
             self._tell_readers()
 
     def _tell_readers(self) -> None:
@@ -493,7 +494,7 @@ class HostSession:
         if self.channel.ended:
             return
         now = self._loop.time()
-        news = self._readers.news(self._host.manager.snapshot, now)
+        news = self._readers.news(self._manager.snapshot, now)
         if news is not None:
             self._told_at = now
             self._post(news)

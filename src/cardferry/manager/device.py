@@ -146,6 +146,8 @@ class Device:
         self.card_state, self.atr = state, atr
         self.applications.clear()
         self.protocol = Protocol.UNDEFINED
+        if self.guard is not None:
+            self.guard.exchanged()
         self._forgotten()
         self._changed()
 
@@ -161,6 +163,8 @@ class Device:
     def removed(self) -> None:
         """The reader itself is gone."""
         self.gone = True
+        if self.guard is not None:
+            self.guard.exchanged()
         self._stop_lingering()
 
     # calls

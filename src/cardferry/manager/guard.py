@@ -24,6 +24,11 @@ class GuardedReader(Interface):
         ...
 
     @property
+    def atr(self) -> bytes:
+        """The card's answer to reset, empty without one."""
+        ...
+
+    @property
     def protocol(self) -> Protocol:
         """The protocol in force for the card, `Protocol.UNDEFINED` while there is none."""
         ...
@@ -68,6 +73,10 @@ class CardGuard(Interface):
 
     def interrupted(self) -> None:
         """Somebody who is in no queue of ours may have used the card."""
+        ...
+
+    def exchanged(self) -> None:
+        """The card was taken out, or another one was put in; `forgotten` is called as well."""
         ...
 
     def forgotten(self) -> None:

@@ -19,7 +19,8 @@ from cardferry.manager.settings import Settings
 from cardferry.manager.slot import Slot
 from cardferry.manager.sources import keep_running
 from cardferry.manager.status import ManagerStatus, SlotStatus
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.applications import Applications
+from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.pcsc.trouble import Trouble
@@ -53,6 +54,7 @@ class LocalManager:
         self._cleaning: set[asyncio.Task[None]] = set()
         #: Readers that came or went since the snapshot was made.
         self._came_or_went = 0
+        self._again = False
         self._guards: Guards | None = None
 
     def guarded_by(self, guards: Guards) -> None:
@@ -106,6 +108,16 @@ class LocalManager:
         while self.snapshot.serial == serial:
             await self._changes.wait()
         return self.snapshot
+
+    def seen_by(self, principal: Principal) -> Self:
+        """Whoever it is: all readers."""
+        del principal
+        return self
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        """Everybody may read everything."""
+        del reader, applications, apdu
+        return True
 
     async def open(self, caller: Caller, patience: float | None = None) -> LocalContext:
         """Open a context."""
@@ -181,6 +193,11 @@ class LocalManager:
 
     # publishing
 
+    def tell_again(self) -> None:
+        """Publish a new snapshot though the readers are the same: who may know of them may have changed."""
+        self._again = True
+        self._touch()
+
     def _touch(self) -> None:
         if not self._dirty:
             self._dirty = True
@@ -191,9 +208,10 @@ class LocalManager:
         old = self._snapshot
         readers = tuple(slot.state for slot in self._slots.values())
         troubles = tuple(self._troubles.values())
-        if readers != old.readers or self._came_or_went or troubles != old.troubles:
+        if readers != old.readers or self._came_or_went or troubles != old.troubles or self._again:
             self._snapshot = old.followed_by(readers, self._came_or_went, troubles)
             self._came_or_went = 0
+            self._again = False
 
     def _publish(self) -> None:
         if self._dirty:

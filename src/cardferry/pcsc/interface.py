@@ -23,7 +23,8 @@ from __future__ import annotations
 
 from typing import Protocol as Interface
 
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.applications import Applications
+from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.pcsc.reply import Reply
@@ -111,6 +112,18 @@ class ResourceManager(Interface):
 
     async def changed(self, serial: int) -> Snapshot:
         """Wait until the snapshot's serial is another one than ``serial``; return that snapshot."""
+        ...
+
+    def seen_by(self, principal: Principal) -> ResourceManager:
+        """The same, with those readers only that the principal may know of; for its callers. Changes with this one."""
+        ...
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        """Whether those who see this may read the answer to a command, while one of these applications is selected.
+
+        Asks nobody and waits for nothing; what does more than read is not answered so. For answers that are told to
+        somebody who has not asked the card: of `seen_by` the principal.
+        """
         ...
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.applications import Applications
+from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.constants import Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, ResourceManager
@@ -65,6 +66,14 @@ class Offered:
         while self.snapshot.serial == serial:
             await self._manager.changed(self._all.serial)
         return self.snapshot
+
+    def seen_by(self, principal: Principal) -> Offered:
+        """The offered readers that the principal may know of."""
+        return Offered(self._manager.seen_by(principal), self._patterns)
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        """Whether the answer to a command may be read, and the reader is offered."""
+        return rank(reader, self._patterns) is not None and self._manager.may_read(reader, applications, apdu)
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context."""

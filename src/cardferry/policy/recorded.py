@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cardferry.pcsc.caller import Caller, is_by_host_itself
+from cardferry.pcsc.applications import Applications
+from cardferry.pcsc.caller import Caller, Principal, is_by_host_itself
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError
 from cardferry.pcsc.interface import Card, Context, ResourceManager
@@ -71,6 +72,14 @@ class Recorded:
     async def changed(self, serial: int) -> Snapshot:
         """Wait until the snapshot is another one."""
         return await self._manager.changed(serial)
+
+    def seen_by(self, principal: Principal) -> Recorded:
+        """The readers that the principal may know of."""
+        return Recorded(self._manager.seen_by(principal), self._sink)
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        """Whether the answer to a command may be read."""
+        return self._manager.may_read(reader, applications, apdu)
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context."""

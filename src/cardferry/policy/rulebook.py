@@ -21,7 +21,7 @@ from cardferry.policy.operations import Meaning
 from cardferry.policy.rules.configuration import Configuration, ConfigurationError
 from cardferry.policy.rules.decide import Decision, decide, sees
 from cardferry.policy.rules.defaults import default_rules
-from cardferry.policy.rules.rule import Pin, Rule
+from cardferry.policy.rules.rule import ANY_CARD, Card, Pin, Rule
 from cardferry.transports.folders import check_trusted
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 #: s between two looks at the file.
 _PAUSE: Final = 1.0
 _ELSEWHERE: Final = "name another file with --config"
+#: s after the last change to a file until it is believed to be whole: half of the rules are other rules.
+_SETTLED: Final = 0.2
 #: What is in force without a file.
 NO_FILE: Final = Configuration(audit="off")
 _Stamp = tuple[str, int, int, int] | None
@@ -63,7 +65,7 @@ class Rulebook:
     Attributes:
         configuration: what the file says.
         rules: what decides, in order: the file's rules, or those that hold without any.
-        version: another number for each change.
+        told: called after each change.
 
     Raises:
         UserError: the file is wrong; nothing is served without rules that were meant.
@@ -75,7 +77,7 @@ class Rulebook:
         self._next_look = 0.0
         self._stamp: _Stamp = None
         self.path: Path | None = None
-        self.version = 0
+        self.told: Callable[[], None] = lambda: None
         self.configuration = NO_FILE
         self.rules: tuple[Rule, ...] = default_rules(account)
         self._load()
@@ -85,13 +87,21 @@ class Rulebook:
         """Whether what is allowed depends on the time."""
         return any(rule.hours is not None for rule in self.rules)
 
+    @property
+    def names_cards(self) -> bool:
+        """Whether some rule is not about all cards."""
+        return any(rule.card != ANY_CARD for rule in self.rules)
+
     def look(self) -> None:
         """See whether the file has changed, if that was not done just now."""
         now = time.monotonic()
         if now < self._next_look:
             return
         self._next_look = now + _PAUSE
-        if self._stamped() != self._stamp:
+        if (stamp := self._stamped()) != self._stamp:
+            if stamp is not None and 0 <= time.time() - stamp[2] / 1e9 < _SETTLED:
+                self._next_look = now + _SETTLED  # perhaps it is being written, and not whole
+                return
             self.reload()
 
     def reload(self) -> None:
@@ -113,7 +123,7 @@ class Rulebook:
         self.configuration = read(path)
         self.rules = self.configuration.rules or default_rules(self.account)
         self.path = path
-        self.version += 1
+        self.told()
 
     def _stamped(self) -> _Stamp:
         path = self._find()
@@ -123,15 +133,15 @@ class Rulebook:
             found = None
         return None if found is None else (str(path), found.st_ino, found.st_mtime_ns, found.st_size)
 
-    def decide(self, who: Principal, card: str | None, meaning: Meaning, moment: datetime | None = None) -> Decision:
+    def decide(self, who: Principal, card: Card | None, meaning: Meaning, moment: datetime | None = None) -> Decision:
         """What the rules say; see `cardferry.policy.rules.decide.decide`."""
         return decide(self.rules, who, card, meaning, moment or datetime.now())
 
-    def sees(self, who: Principal, card: str) -> bool:
+    def sees(self, who: Principal, card: Card) -> bool:
         """Whether a reader is shown to the principal."""
         return sees(self.rules, who, card)
 
-    def pin_rule(self, who: Principal, card: str) -> Rule | None:
+    def pin_rule(self, who: Principal, card: Card) -> Rule | None:
         """The rule by which the host gives the PIN for the principal now; None where the principal gives its own."""
         for rule in self.rules:
             if rule.pin is not Pin.GUEST and rule.concerns(str(who), card):

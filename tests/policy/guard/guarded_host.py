@@ -18,7 +18,7 @@ from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.interface import Card
 from cardferry.pcsc.virtual_card import VirtualCard
 from cardferry.policy.audit import AuditLog
-from cardferry.policy.guard import HostGuard, guards
+from cardferry.policy.guard import Cards, HostGuard, guards
 from cardferry.policy.guarded import Guarded
 from cardferry.policy.rulebook import Rulebook
 from cardferry.readers.virtual import VirtualReaderSource
@@ -102,9 +102,11 @@ class GuardedHost:
 
     async def __aenter__(self) -> Self:
         await self.manager.__aenter__()
-        self.manager.guarded_by(guards(self.guard))
-        self.source.add_reader(READER).insert(self.card)
-        self.offered = Guarded(self.manager, self.guard.rulebook)
+        self.cards = Cards(self.guard)
+        self.manager.guarded_by(guards(self.guard, self.cards))
+        self.reader = self.source.add_reader(READER)
+        self.reader.insert(self.card)
+        self.offered = Guarded(self.manager, self.guard, self.cards)
         await self.manager.changed(self.manager.snapshot.serial)
         return self
 
@@ -112,6 +114,7 @@ class GuardedHost:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.manager.__aexit__(kind, error, trace)
+        self.guard.write()
 
     async def principal(self, name: str) -> User:
         """Connect on behalf of a principal, written as rules write it."""

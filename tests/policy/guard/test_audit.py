@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
 import pytest
 
 from cardferry.app.commands.audit import entries, verify
-from cardferry.policy.audit import AuditLog
+from cardferry.policy.audit import AuditLog, Entry
 from tests.policy.guard.guarded_host import DENIED, OK, READ, SELECT, SIGN_9C, GuardedHost
 from tests.policy.guard.guarded_host import verify as pin
 
@@ -63,6 +64,29 @@ async def test_a_flood_of_denials_is_counted_and_not_written(tmp_path: Path, mon
         now = 10.0
         await build.send(RESET)
     assert [each.get("times", 1) for each in entries(path) if each["event"] == "denied"] == [1, 100]
+
+
+async def test_what_happens_in_a_moment_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "audit"
+    log = AuditLog(path)
+    calls: list[int] = []
+    add = log.add
+
+    def counted(*entries: Entry) -> bool:
+        calls.append(len(entries))
+        return add(*entries)
+
+    monkeypatch.setattr(log, "add", counted)
+    async with GuardedHost(RULES.format(extra=""), folder=tmp_path, audit=log) as host:
+        build = await host.principal("ssh:build1")
+        for command in (SELECT, pin(), SIGN_9C, SIGN_9C):
+            await build.send(command)
+        assert calls == []
+        await asyncio.sleep(0.06)
+        assert calls == [3]
+        await build.send(pin())
+    assert calls == [3, 1], "the end waits for nothing"
+    assert verify(path).lines == 5
 
 
 async def test_nothing_that_acts_is_done_when_it_must_be_written_and_cannot(

@@ -110,6 +110,7 @@ async def test_rules_that_change_hold_for_those_who_are_connected(
 ) -> None:
     clock = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
+    monkeypatch.setattr(time, "time", lambda: clock)  # a file just written would not be believed to be whole
     async with GuardedHost(RULES, folder=tmp_path) as host:
         build = await host.principal("ssh:build1")
         assert (await build.send(SELECT))[-2:] == OK

@@ -14,7 +14,7 @@ from typing import Final
 from cardferry.pcsc.apdu import CommandApdu
 from cardferry.pcsc.applications import Application
 from cardferry.pcsc.commands import reads
-from cardferry.policy.operations import Operation, Tracker
+from cardferry.policy.operations import Action, Operation, Tracker
 from tests.policy.operations.openpgp_witness import OpenPgpWitness
 from tests.policy.operations.piv_witness import PivWitness
 from tests.policy.operations.witness import Card, Witness
@@ -243,6 +243,31 @@ def weaker(card: str, commands: Sequence[bytes], *, blocked: bool = False) -> st
             acted = [done for done in deeds if all(each.operation is not Operation.READ for each in done)]
             if acted and not in_chain and reads(apdu, application):
                 return f"{apdu.hex()} did {_words(acted[0])}, taken for a command that only reads"
+    return None
+
+
+def forgotten(card: str, commands: Sequence[bytes]) -> str | None:
+    """What somebody takes a command for who judges nothing twice, if that is wrong; None if it never is.
+
+    As the guard: what was judged holds while the epoch is the same, and answers that teach nothing are not told.
+    """
+    tracker, lazy = Tracker(), Tracker()
+    known: dict[bytes, tuple[int, Action, bytes]] = {}
+    with Witness(CARDS[card](blocked=False)) as witness:
+        for apdu in [*commands, *commands]:
+            right = tracker.judge(apdu)
+            epoch, action, told = known.get(apdu, (-1, right, b""))
+            if epoch != lazy.epoch or apdu[1:2] == b"\xc0":
+                epoch, action, told = lazy.epoch, lazy.judge(apdu), b""
+            if action.meaning != right.meaning:
+                return f"{apdu.hex()} is {_words([right.meaning])}, taken for {_words([action.meaning])}"
+            response, _ = witness.process(apdu)
+            tracker.answered(right, response)
+            success = response[-2:] == b"\x90\x00"
+            if response != told and not (action.quiet and success):
+                lazy.answered(action, response)
+                told = response if success and lazy.epoch == epoch else b""
+            known[apdu] = epoch, action, told
     return None
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from cardferry.pcsc import commands
 from cardferry.policy.operations import Meaning, Operation, Tracker, iso, openpgp, piv, tracker
-from tests.policy.operations.conversations import CARDS, conversation, weaker
+from tests.policy.operations.conversations import CARDS, conversation, forgotten, weaker
 
 _QUICK = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 _SLOW = settings(_QUICK, max_examples=20_000)
@@ -45,6 +45,16 @@ def talk(card: str, seed: int) -> None:
 @_CARDS
 def test_what_a_card_does_is_never_taken_for_something_weaker(card: str) -> None:
     _QUICK(given(st.integers(0, 2**64))(lambda seed: talk(card, seed)))()
+
+
+@_CARDS
+def test_what_was_judged_once_holds_as_long_as_the_tracker_says_so(card: str) -> None:
+    def judge(seed: int) -> None:
+        commands = conversation(card, Random(seed))
+        found = forgotten(card, commands)
+        assert found is None, [found, *(each.hex() for each in commands)]
+
+    settings(_QUICK, max_examples=200)(given(st.integers(0, 2**64))(judge))()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cardferry.pcsc.caller import Principal, PrincipalKind
+from cardferry.policy.guard.identity import Identity
 from cardferry.policy.operations import Meaning, Operation
 from cardferry.policy.rules import Configuration, Verdict, decide
 from cardferry.policy.rules.decide import sees
@@ -74,7 +75,7 @@ def what(text: str) -> Meaning:
 def test_who_may_do_what(
     principal: str, card: str | None, operation: str, moment: datetime, verdict: Verdict, number: int | None
 ) -> None:
-    decision = decide(RULES, who(principal), card, what(operation), moment)
+    decision = decide(RULES, who(principal), None if card is None else (card,), what(operation), moment)
     assert (decision.verdict, decision.rule and decision.rule.number) == (verdict, number)
 
 
@@ -93,9 +94,9 @@ def test_why(principal: str, operation: str, why: str) -> None:
 
 
 def test_which_readers_are_there_for_somebody() -> None:
-    assert sees(RULES, who("vsock:7"), YUBIKEY)
-    assert not sees(RULES, who("vsock:7"), OTHER)
-    assert not sees(RULES, who("ssh:nobody"), YUBIKEY)
+    assert sees(RULES, who("vsock:7"), (YUBIKEY,))
+    assert not sees(RULES, who("vsock:7"), (OTHER,))
+    assert not sees(RULES, who("ssh:nobody"), (YUBIKEY,))
 
 
 OPERATIONS = st.sampled_from(list(Operation))
@@ -141,3 +142,24 @@ def test_a_limit_slides() -> None:
     taken = [uses.take("me", limit, now) for now in (0, 30, 59, 60, 61, 89, 90)]
     assert taken == [True, True, False, True, False, False, True]
     assert uses.take("somebody else", limit, 59)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "about"),
+    [
+        ("YUBICO YubiKey * serial 1234*", True),
+        ("*serial 12345678", True),
+        ("*serial 999*", False),
+        ("cn=build signing,*", True),
+        ("CN=somebody else*", False),
+        (YUBIKEY, True),
+        (OTHER, False),
+        ("*", True),
+    ],
+)
+def test_a_card_is_known_by_its_reader_its_number_and_its_certificates(pattern: str, about: bool) -> None:
+    card = Identity(("12345678",), {"9C": "CN=build signing,O=Example"}).names(YUBIKEY)
+    rules = Configuration.parse(f'[[allow]]\nwho = "*"\nmay = "read"\ncard = "{pattern}"', "a file").rules
+    assert sees(rules, who("ssh:build1"), card) is about
+    unknown = Identity().names(YUBIKEY)
+    assert sees(rules, who("ssh:build1"), unknown) is (pattern in (YUBIKEY, "*")), "what was not read does not match"

@@ -18,6 +18,8 @@ _OURS: Final = logging.getLogger("cardferry")
 _QUIET: Final = (logging.getLogger("cardferry.readers.pcscd"),)
 #: Those of what all users of a set of readers share, whoever has given the occasion.
 _OF_ALL: Final = ("cardferry.manager", "cardferry.readers")
+#: That of the rules, which are the same for everybody: whoever notices first that they have changed says so.
+_RULES: Final = "cardferry.policy.rulebook"
 _form: Final = logging.Formatter("%(message)s")
 
 
@@ -55,6 +57,9 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Tell of a line that is for this one."""
         mine = _MARK.get()
+        if record.name == _RULES:
+            self._tell(record.levelno, record.name, _form.format(record))
+            return
         if mine is None or mine.readers != self._wanted.readers:
             return
         if mine.lend in (0, self._wanted.lend) or record.name.startswith(_OF_ALL):

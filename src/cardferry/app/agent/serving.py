@@ -30,6 +30,7 @@ from cardferry.link import LinkServer, Timing
 from cardferry.link.host_session import HostSession
 from cardferry.manager import ExclusivePolicy, LocalManager, Settings
 from cardferry.pcsc.caller import Caller, Principal
+from cardferry.pcsc.interface import ResourceManager
 from cardferry.pcsc.reader_state import User
 from cardferry.policy.guard import HostGuard
 from cardferry.transports.base import Pipe
@@ -65,13 +66,22 @@ class ReaderSet:
         name: as a `HostAddress` is written.
         readers: what is served.
         manager: serves it.
+        guarded: the same, for everybody else.
         guard: decides who may do what; None where nobody does.
     """
 
-    def __init__(self, name: str, readers: OpenedReaders, manager: LocalManager, guard: HostGuard | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        readers: OpenedReaders,
+        manager: LocalManager,
+        guarded: ResourceManager,
+        guard: HostGuard | None,
+    ) -> None:
         self.name = name
         self.readers = readers
         self.manager = manager
+        self.guarded = guarded
         self.guard = guard
         self._wishes: list[_Wish] = []
 
@@ -123,9 +133,9 @@ async def open_set(
         async with (
             parse_host(name).open_readers(way) as readers,
             LocalManager([readers.source], settings) as manager,
+            guarding(manager, guard) as guarded,
         ):
-            guarding(manager, guard)
-            yield ReaderSet(name, readers, manager, guard)
+            yield ReaderSet(name, readers, manager, guarded, guard)
 
 
 class Serving:
@@ -189,11 +199,11 @@ async def serving(
         sessions: see `LinkServer`.
         tells: tell people what keeps readers away, and which of the programs that come through here waits long.
     """
-    service = replace(Service.of(request), guard=served.guard)
+    service = Service.of(request)
     async with (
         GuestListeners() as guests,
         LinkServer(
-            offering(served.manager, service),
+            offering(served.guarded, service),
             timing=Timing(grace=request.grace),
             accelerate=request.accelerate,
             software=SOFTWARE,

@@ -1,15 +1,16 @@
 """Where the configuration is, and what is kept of what happens: the guard of this computer's readers.
 
-One file is used, the first that there is: that of ``--config``, the account's own, the computer's. Folders are those of
-the XDG Base Directory Specification 0.8.
+One file is used, the first that there is: that of ``--config``, the account's own, the computer's. The account's
+folders are those of the XDG Base Directory Specification 0.8.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+from platformdirs import user_config_path, user_state_path
 
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.policy.audit import AuditLog
@@ -21,31 +22,26 @@ from cardferry.system.peers import user_name
 
 #: The computer's own configuration.
 SYSTEM: Final = Path("/etc/cardferry/config.toml")
+_OURS: Final = "cardferry"
 _WRONG_PINS, _TICKETS = "wrong-pins.json", "tickets.json"
 
 
-def _folder(environ: Mapping[str, str], variable: str, default: str) -> Path:
-    named = environ.get(variable, "")
-    return (Path(named) if named.startswith("/") else Path(environ.get("HOME") or "/") / default) / "cardferry"
-
-
-def find_configuration(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
+def find_configuration(named: Path | None = None) -> Path | None:
     """The file that holds; None when there is none.
 
     Args:
         named: by ``--config``; it must be there, whoever reads it will say so otherwise.
-        environ: the environment.
     """
     if named is not None:
         return named
-    own = _folder(environ, "XDG_CONFIG_HOME", ".config") / "config.toml"
+    own = user_config_path(_OURS) / "config.toml"
     return next((path for path in (own, SYSTEM) if path.exists()), None)
 
 
-def audit_path(rulebook: Rulebook, environ: Mapping[str, str] = os.environ) -> Path:
+def audit_path(rulebook: Rulebook) -> Path:
     """Where the audit is: where the configuration says, or in the account's folder for what programs keep."""
     named = rulebook.configuration.audit_file
-    return Path(named).expanduser() if named else _folder(environ, "XDG_STATE_HOME", ".local/state") / "audit.jsonl"
+    return Path(named).expanduser() if named else user_state_path(_OURS) / "audit.jsonl"
 
 
 def rulebook(named: Path | None = None) -> Rulebook:

@@ -17,7 +17,7 @@ from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import MAX_READERNAME
 from cardferry.pcsc.interface import ResourceManager
-from cardferry.policy.guard import HostGuard, guards
+from cardferry.policy.guard import Cards, HostGuard, guards
 from cardferry.policy.guarded import Guarded
 from cardferry.policy.offered import Offered, rank
 from cardferry.policy.record_file import RecordFile
@@ -99,11 +99,9 @@ def offering(manager: ResourceManager, service: Service) -> ResourceManager:
     """The manager as others are to see it: what is noted about its use, and what is offered of it.
 
     All that stands between a manager and those who use it is put there by this function: whoever serves it in several
-    ways, such as to programs and over links, gives all of them what this returns. What decides in the card's order is
-    in the manager itself; see `guarding`.
+    ways, such as to programs and over links, gives all of them what this returns. What decides is around the
+    manager already; see `guarding`.
     """
-    if service.guard is not None and isinstance(manager, LocalManager):
-        manager = Guarded(manager, service.guard.rulebook)
     if log.isEnabledFor(TRAFFIC):
         manager = Recorded(manager, _note)
     if service.record is not None:
@@ -111,10 +109,17 @@ def offering(manager: ResourceManager, service: Service) -> ResourceManager:
     return Offered(manager, service.readers) if service.readers else manager
 
 
-def guarding(manager: LocalManager, guard: HostGuard | None) -> None:
-    """Put a guard into a manager, in front of each reader; before anybody uses it."""
-    if guard is not None:
-        manager.guarded_by(guards(guard))
+@asynccontextmanager
+async def guarding(manager: LocalManager, guard: HostGuard | None) -> AsyncIterator[ResourceManager]:
+    """The manager with what decides about its use: in front of each reader, and around it. Before anybody uses it."""
+    if guard is None:
+        yield manager
+        return
+    cards = Cards(guard)
+    manager.guarded_by(guards(guard, cards))
+    with guard.telling(manager.tell_again):
+        async with cards.asked(manager):
+            yield Guarded(manager, guard, cards)
 
 
 @asynccontextmanager

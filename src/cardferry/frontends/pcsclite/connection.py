@@ -28,10 +28,11 @@ from typing import Protocol as Interface
 
 from cardferry.frontends.pcsclite.arguments import SHORTEST_RESPONSE, disposition_of, most_needed, share_mode
 from cardferry.frontends.pcsclite.payload import ControlCodes, turned_attribute
+from cardferry.frontends.pcsclite.seen import Seen
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 from cardferry.pcsc.constants import MAX_APDU_SIZE, Protocol, Scope
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Card, Context, ResourceManager
+from cardferry.pcsc.interface import Card, Context
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.pcsc.reply import Reply, answered, failed, in_task
 from cardferry.wiping import Receiver, room_for, wipe_soon
@@ -70,13 +71,10 @@ R = TypeVar("R", bound=m.Request)
 class Front(Interface):
     """What a connection asks of who has accepted it, and what all connections share: `PcscliteFrontend`."""
 
-    manager: ResourceManager
     patience: float
     slots: int
     name_size: int
     connections: set[Connection]
-    #: Connections that wait for a change.
-    registered: set[Connection]
     #: Contexts by number, for cancel, which comes on another connection.
     contexts: dict[int, Connection]
     #: Numbers of all card handles: libpcsclite looks them up over all contexts of a process.
@@ -92,14 +90,6 @@ class Front(Interface):
     def overrun(self) -> bool:
         """Whether there are so many more that there is nothing left to tell them so with."""
 
-    @property
-    def most_readers(self) -> int:
-        """How many readers there have been at the same time."""
-
-    @property
-    def changes(self) -> int:
-        """Counts the changes that programs wait for."""
-
     def identify(self, transport: asyncio.Transport) -> Caller:
         """Who is at the other end of a connection."""
 
@@ -109,8 +99,8 @@ class Front(Interface):
     def lost(self, connection: Connection) -> None:
         """A connection is closed and has freed what it had."""
 
-    def reader_called(self, name: str, size: int) -> str:
-        """The reader that a program means which has ``size`` bytes for a name."""
+    def seen_by(self, principal: Principal) -> Seen:
+        """What a principal sees of the readers."""
 
     def new_number(self, taken: Container[int]) -> int:
         """A handle that nobody has and nobody can guess."""
@@ -149,6 +139,7 @@ class Connection(Receiver):
         "_paused",
         "_reading",
         "_requests",
+        "_seen",
         "_told",
         "_transport",
         "_turned_away",
@@ -158,10 +149,11 @@ class Connection(Receiver):
 
     def __init__(self, front: Front) -> None:
         self.caller = NOBODY
-        #: The number of changes (`Front.changes`) when the program began to wait, None while it does not.
+        #: The number of changes (`Seen.changes`) when the program began to wait, None while it does not.
         self.registered: int | None = None
         self._front = front
         self._codec: ServerCodec
+        self._seen: Seen
         self._transport: asyncio.Transport | None = None
         self._requests: deque[m.Request] = deque()
         #: A call is under way.
@@ -200,6 +192,7 @@ class Connection(Receiver):
             self.close()
             return
         self.caller = self._front.identify(cast("asyncio.Transport", self._transport))
+        self._seen = self._front.seen_by(self.caller.principal)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to, at the event loop's next look at the socket."""
@@ -358,28 +351,28 @@ class Connection(Receiver):
         return self._codec.states(self._states()) + self._event_after_states()
 
     def _get_readers_state_size(self, _: m.GetReadersStateSize) -> bytes:
-        return self._codec.state_count(self._front.most_readers)
+        return self._codec.state_count(self._seen.most_readers)
 
     def _get_readers_state_array(self, _: m.GetReadersStateArray) -> bytes:
         return self._codec.state_array(self._states()) + self._event_after_states()
 
     def _states(self) -> tuple[ReaderState, ...]:
-        self._told = self._front.changes
-        return self._front.manager.snapshot.readers
+        self._told = self._seen.changes
+        return self._seen.manager.snapshot.readers
 
     def _get_reader_events(self, _: m.GetReaderEvents) -> bytes:
-        return self._codec.reader_events(self._front.manager.snapshot.reader_events)
+        return self._codec.reader_events(self._seen.manager.snapshot.reader_events)
 
     # Waiting for changes
 
     def _wait(self, _: m.WaitReaderStateChange) -> bytes:
-        changes = self._front.changes
+        changes = self._seen.changes
         told, self._told = self._told, None
-        reply = self._codec.waiting(self._front.manager.snapshot.readers)
+        reply = self._codec.waiting(self._seen.manager.snapshot.readers)
         self._array_due = self._codec.minor >= _ASKS_AFTER_WAIT
         self._cancelled = False
         self.registered = changes
-        self._front.registered.add(self)
+        self._seen.registered.add(self)
         if told not in (None, changes) and not reply and not self._array_due:
             # Up to 4:3 the states were asked for before the wait, and something has changed since.
             return self._end_wait()
@@ -396,7 +389,7 @@ class Connection(Receiver):
         self._array_due = False
         if self._cancelled:
             return self._end_wait(ReturnCode.E_CANCELLED)
-        return b"" if self.registered == self._front.changes else self._end_wait()
+        return b"" if self.registered == self._seen.changes else self._end_wait()
 
     def _stop(self, request: m.StopWaiting) -> bytes:
         if self.registered is None:
@@ -405,9 +398,10 @@ class Connection(Receiver):
         return self._codec.stopped(request)
 
     def _unregister(self) -> None:
+        if self.registered is not None:
+            self._seen.registered.discard(self)
         self.registered = None
         self._array_due = False
-        self._front.registered.discard(self)
 
     def _end_wait(self, rv: int = 0) -> bytes:
         self._unregister()
@@ -415,7 +409,7 @@ class Connection(Receiver):
 
     def notify(self) -> None:
         """Something may have changed: the event goes out, once per registration, unless the states follow anyway."""
-        if self.registered not in (None, self._front.changes) and not self._array_due:
+        if self.registered not in (None, self._seen.changes) and not self._array_due:
             self._write(self._end_wait())
 
     def cancel_wait(self) -> None:
@@ -441,7 +435,7 @@ class Connection(Receiver):
         if request.scope not in Scope.__members__.values():
             raise PcscError(ReturnCode.E_INVALID_VALUE, "no such scope")
         if self._context is None:
-            context = await self._front.manager.open(self.caller, self._front.patience)
+            context = await self._seen.manager.open(self.caller, self._front.patience)
             if self._transport is None:
                 await context.close()
                 return b""
@@ -478,7 +472,7 @@ class Connection(Receiver):
         if self._context is None or request.context != self._context_number:
             raise PcscError(ReturnCode.E_INVALID_VALUE, "not this connection's context")
         card = await self._context.connect(
-            self._front.reader_called(request.reader, self._codec.dialect.name_size),
+            self._seen.reader_called(request.reader, self._codec.dialect.name_size),
             share_mode(request.share),
             Protocol(request.protocols & 0xFFFF),
         )

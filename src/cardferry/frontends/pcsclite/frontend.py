@@ -13,20 +13,15 @@ from typing import Self
 from cardferry.frontends.descriptors import TURNED_AWAY, possible_connections
 from cardferry.frontends.pcsclite.connection import Connection
 from cardferry.frontends.pcsclite.payload import ControlCodes
+from cardferry.frontends.pcsclite.seen import Seen, Waiting
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
 from cardferry.pcsc.constants import MAX_HANDLE, MAX_READERNAME
 from cardferry.pcsc.interface import ResourceManager
-from cardferry.pcsc.reader_name import encode_reader_name
-from cardferry.pcsc.reader_state import Snapshot
 from cardferry.system.peers import peer_credentials, process_name, user_name
 from cardferry.transports.listening import BACKLOG, Listening
-from cardferry.wire.pcsclite.layout import FIXED_SLOTS, encode_name
+from cardferry.wire.pcsclite.layout import FIXED_SLOTS
 
 log = logging.getLogger(__name__)
-
-#: s that a change of nothing but the sharing of readers waits for others like it. pcscd tells it at its next look
-#: at the reader, 0.3 to 0.4 s later; without such a pause every connect would wake every waiting program.
-SHARING_DELAY = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +64,6 @@ class PcscliteFrontend:
         self.slots = slots
         self.name_size = name_size
         self.connections: set[Connection] = set()
-        self.registered: set[Connection] = set()
         self.contexts: dict[int, Connection] = {}
         self.cards: set[int] = set()
         self.control_codes = ControlCodes()
@@ -80,11 +74,8 @@ class PcscliteFrontend:
         self._tasks = asyncio.TaskGroup()
         self._server: asyncio.AbstractServer | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._sharing_timer: asyncio.TimerHandle | None = None
         self._last_gone: asyncio.Future[None] | None = None
-        self._most_readers = 0
-        self._changes = 0
-        self._compared = manager.snapshot
+        self._seen: dict[Principal, Seen] = {}
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -102,8 +93,8 @@ class PcscliteFrontend:
             self._server.close()
         if self._watcher is not None:
             self._watcher.cancel()
-        if self._sharing_timer is not None:
-            self._sharing_timer.cancel()
+        for seen in self._seen.values():
+            seen.close()
         self._last_gone = asyncio.get_running_loop().create_future()
         for connection in tuple(self.connections):
             connection.close()
@@ -152,19 +143,12 @@ class PcscliteFrontend:
         pid, uid = peer_credentials(transport.get_extra_info("socket"))
         return Caller(Principal(PrincipalKind.LOCAL_USER, user_name(uid)), Program(process_name(pid), pid, uid, True))
 
-    @property
-    def most_readers(self) -> int:
-        """How many readers there have been at the same time; never shrinks."""
-        self._most_readers = max(self._most_readers, len(self.manager.snapshot.readers))
-        return self._most_readers
-
-    def reader_called(self, name: str, size: int) -> str:
-        """The reader that a program means which has ``size`` bytes for a name: it knows long names shortened."""
-        snapshot = self.manager.snapshot
-        if snapshot.find(name) is not None:
-            return name
-        raw = encode_reader_name(name)
-        return next((reader.name for reader in snapshot.readers if encode_name(reader.name, size) == raw), name)
+    def seen_by(self, principal: Principal) -> Seen:
+        """What a principal sees. It is kept: its programs may come again, and their library remembers a number."""
+        seen = self._seen.get(principal)
+        if seen is None:
+            seen = self._seen[principal] = Seen(self.manager.seen_by(principal))
+        return seen
 
     def new_number(self, taken: Container[int]) -> int:
         """A handle that nobody has and nobody can guess."""
@@ -173,61 +157,22 @@ class PcscliteFrontend:
             if number not in taken:
                 return number
 
-    # Changes
+    async def _watch(self) -> None:
+        snapshot = self.manager.snapshot
+        while True:
+            snapshot = await self.manager.changed(snapshot.serial)
+            for seen in tuple(self._seen.values()):
+                try:
+                    seen.changed()
+                except Exception:  # programs go on as well as they can
+                    log.exception("a bug behind news of the readers")
 
     @property
-    def changes(self) -> int:
-        """Counts the changes that programs wait for. Protocols and resets are not among them, as with pcscd."""
-        snapshot = self.manager.snapshot
-        if snapshot is not self._compared:
-            if _as_waited_for(snapshot) != _as_waited_for(self._compared):
-                self._changes += 1
-            self._compared = snapshot
-        return self._changes
-
-    async def _watch(self) -> None:
-        before = self.manager.snapshot
-        while True:
-            after = await self.manager.changed(before.serial)
-            try:
-                self._changed(before, after)
-            except Exception:  # programs go on as well as they can
-                log.exception("a bug behind news of the readers")
-            before = after
-
-    def _changed(self, before: Snapshot, after: Snapshot) -> None:
-        if _urgent(before, after):
-            self._notify()
-        elif self._sharing_timer is None:
-            changes = self.changes
-            if any(connection.registered != changes for connection in self.registered):
-                loop = asyncio.get_running_loop()
-                self._sharing_timer = loop.call_later(SHARING_DELAY, self._notify)
-
-    def _notify(self) -> None:
-        if self._sharing_timer is not None:
-            self._sharing_timer.cancel()
-            self._sharing_timer = None
-        for connection in tuple(self.registered):
-            connection.guarded(connection.notify)
+    def registered(self) -> set[Waiting]:
+        """Connections that wait for a change."""
+        return {connection for seen in self._seen.values() for connection in seen.registered}
 
     @property
     def status(self) -> FrontendStatus:
         """How many are served."""
         return FrontendStatus(str(self._listening.path), len(self.connections), len(self.registered))
-
-
-def _as_waited_for(snapshot: Snapshot) -> tuple[object, ...]:
-    """What must be another one for programs to hear of it."""
-    readers = tuple((each.name, each.event_counter, each.state, each.sharing) for each in snapshot.readers)
-    return snapshot.reader_events, readers
-
-
-def _urgent(before: Snapshot, after: Snapshot) -> bool:
-    """Whether waiting programs must hear of it at once: readers or cards came or went, or a reader failed."""
-    if before.reader_events != after.reader_events or len(before.readers) != len(after.readers):
-        return True
-    return any(
-        old is not new and (old.name, old.event_counter, old.state) != (new.name, new.event_counter, new.state)
-        for old, new in zip(before.readers, after.readers, strict=True)
-    )

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+import msgspec
+
 #: What the first line of the first file follows.
 NOTHING: Final = "0" * 64
 BEGINS: Final = "begins"
@@ -70,7 +72,9 @@ def line(said: dict[str, Any], previous: str) -> tuple[bytes, str]:
     Args:
         previous: the hash of the line before it.
     """
-    body = json.dumps(said, separators=(",", ":")).encode()
+    body = msgspec.json.encode(said)
+    if not body.isascii():  # what is not, such as marks that turn the direction of writing, is written out
+        body = json.dumps(said, separators=(",", ":")).encode()
     digest = _hash(previous, body)
     return body[:-1] + _HASH + digest.encode() + _END + b"\n", digest
 

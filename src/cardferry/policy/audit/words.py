@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from cardferry.pcsc.applications import Application
-from cardferry.pcsc.tlv import parse_leading
 from cardferry.policy.operations import Action, Meaning, Operation
+from cardferry.policy.operations.objects import objects
 
 _VERBS: Final = {
     Operation.READ: "read",
@@ -41,14 +41,20 @@ def operation_text(meaning: Meaning) -> str:
     return str(meaning.operation) if meaning.object is None else f"{meaning.operation}:{meaning.object}"
 
 
-def deed(action: Action, digest: str = "", *, done: bool = True) -> str:
-    """What a command does, such as ``signed a SHA-256 digest with PIV 9C``; or will do: ``sign a ...``."""
+def deed(action: Action, digest: str = "", subject: str = "", *, done: bool = True) -> str:
+    """What a command does, such as ``signed a SHA-256 digest with PIV 9C, CN=build``; or will do: ``sign a ...``.
+
+    Args:
+        digest: see `signed_digest`.
+        subject: whom the certificate of the key is about, where that is known.
+    """
     operation, what = action.meaning
     words = _VERBS[operation] if done else operation.value
     if digest and (name := digest.partition(":")[0]):
         words += f" a {name} digest"
     if operation in _WITH_KEY:
         words += f" with {_application(action)}{'some key' if what is None else what}"
+        words += f", {subject}" if subject else ""
     elif what is not None:
         words += f" {'PIN ' if operation in _PINS else ''}{_application(action)}{what}"
     return words
@@ -60,17 +66,19 @@ def signed_digest(action: Action) -> str:
     if command is None or not action.complete or action.operation not in (Operation.SIGN, Operation.AUTHENTICATE):
         return ""
     data = _challenge(command.data) if command.ins == _GENERAL_AUTHENTICATE else command.data
+    if len(data) in _DIGEST_SIZES:
+        return f":{data.hex()}"
     for name, prefix in _DIGEST_INFO.items():
         at = data.rfind(prefix)
         if at >= 0 and len(data) - at - len(prefix) == prefix[-1]:
             return f"{name}:{data[at + len(prefix) :].hex()}"
-    return f":{data.hex()}" if len(data) in _DIGEST_SIZES else ""
+    return ""
 
 
 def _challenge(data: bytes) -> bytes:
-    for template in parse_leading(data):
+    for template in objects(data, partial=True) or ():
         if template.tag == _DYNAMIC_AUTHENTICATION:
-            for each in parse_leading(template.value):
+            for each in objects(template.value, partial=True) or ():
                 if each.tag == _CHALLENGE:
                     return each.value
     return b""

@@ -19,12 +19,13 @@ from typing import Final
 
 from cardferry.manager.guard import GuardedReader
 from cardferry.pcsc.apdu import StatusWord
-from cardferry.pcsc.caller import Caller, Principal
+from cardferry.pcsc.caller import Caller, Principal, is_by_host_itself
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Protocol
 from cardferry.pcsc.errors import PcscError, ReturnCode, UserError
 from cardferry.pcsc.reply import Reply, running
 from cardferry.policy.audit import Entry
 from cardferry.policy.audit.words import deed, operation_text, signed_digest
+from cardferry.policy.guard.cards import Cards
 from cardferry.policy.guard.control import Features
 from cardferry.policy.guard.host import HostGuard
 from cardferry.policy.guard.pin_tries import SUPPOSED, Try, carries_user_pin, takes_back, try_of, was_wrong
@@ -32,6 +33,7 @@ from cardferry.policy.guard.tickets import Ticket, given, with_pin
 from cardferry.policy.guard.unlocked import Unlocked, ask, is_locked, lock
 from cardferry.policy.operations import Action, Meaning, Operation, Tracker
 from cardferry.policy.operations.operation import UNCERTAIN
+from cardferry.policy.operations.tracker import WITHOUT_SECRETS
 from cardferry.policy.pin.entry import (
     CANCELLED,
     INVALID,
@@ -54,7 +56,6 @@ from cardferry.policy.rules.rule import Pin, Rule
 log = logging.getLogger(__name__)
 
 DENIED: Final = StatusWord.SECURITY_STATUS_NOT_SATISFIED.encode()
-_SUCCESS: Final = b"\x90\x00"
 #: What a card says when a wrong PIN has taken the last try, or none is left.
 LAST_TRY: Final = StatusWord.retries(0).encode()
 BLOCKED: Final = StatusWord.AUTHENTICATION_BLOCKED.encode()
@@ -64,6 +65,29 @@ _NOT_COUNTED: Final = frozenset({Operation.READ, Operation.VERIFY})
 _MOST_REMEMBERED: Final = 256
 _PINPAD_CODES: Final = frozenset({GET_FEATURE_REQUEST, VERIFY_CODE, MODIFY_CODE, PROPERTIES_CODE})
 _CONTROL: Final = Meaning(Operation.CONTROL)
+_SUCCESS: Final = b"\x90\x00"
+_GET_RESPONSE: Final = 0xC0
+
+
+class _Known:
+    """A reading command that is allowed to whoever had the card last.
+
+    Attributes:
+        epoch: while the tracker has this one, it means the same.
+        response: the last answer, if it has taught the tracker nothing: nor does it the next time.
+    """
+
+    __slots__ = ("_card", "action", "epoch", "response")
+
+    def __init__(self, card: RuledCard, action: Action, epoch: int) -> None:
+        self._card = card
+        self.action = action
+        self.epoch = epoch
+        self.response = b""
+
+    def answered(self, reply: Reply[bytes]) -> None:
+        """Its answer is there."""
+        self._card.read(self, reply)
 
 
 class RuledCard:
@@ -71,18 +95,21 @@ class RuledCard:
 
     Args:
         host: what all readers share.
+        cards: which card this is.
         reader: what is guarded.
     """
 
-    def __init__(self, host: HostGuard, reader: GuardedReader) -> None:
+    def __init__(self, host: HostGuard, cards: Cards, reader: GuardedReader) -> None:
         self._host = host
+        self._cards = cards
         self._reader = reader
         self._tracker = Tracker()
         self._unlocked = Unlocked()
         self._features = Features()
-        #: Who has sent the last command; what it may do without further ado, by which version of the rules.
+        #: Who has sent the last command; what it may do, by which version of the rules.
         self._principal: Principal | None = None
-        self._free: set[Meaning] = set()
+        self._decisions: dict[Meaning, Decision] = {}
+        self._known: dict[bytes, _Known] = {}
         self._version = -1
         #: Wrong PINs since the last right one, by reference.
         self._wrong: dict[str, int] = {}
@@ -95,6 +122,10 @@ class RuledCard:
         """Somebody who is in no queue of ours may have used the card."""
         self._tracker.interrupted()
 
+    def exchanged(self) -> None:
+        """It is another card, or none."""
+        self._cards.exchanged(self._reader.name)
+
     def forgotten(self) -> None:
         """The card has forgotten everything."""
         self._tracker.reset()
@@ -105,14 +136,41 @@ class RuledCard:
 
     def transmit(self, caller: Caller, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
         """Send a command, or answer it."""
-        rulebook = self._host.rulebook
-        rulebook.look()
-        principal = caller.principal
-        if (principal is self._principal or principal == self._principal) and rulebook.version == self._version:
+        host = self._host
+        host.rulebook.look()
+        principal, action = caller.principal, None
+        if (principal is self._principal or principal == self._principal) and host.version == self._version:
+            known = self._known.get(apdu)
+            if known is not None and known.epoch == self._tracker.epoch:
+                return self._reader.send(apdu, protocol).then(known.answered)
             action = self._tracker.judge(apdu)
-            if action.meaning in self._free:
-                return self._reader.send(apdu, protocol).then(partial(self._answered, action))
-        return running(self._judged(caller, apdu, protocol))
+            if action.operation is Operation.READ and action.meaning in self._decisions:
+                return self._reader.send(apdu, protocol).then(self._knowing(action, apdu).answered)
+        if is_by_host_itself() and caller is not host.itself:
+            return running(self._ahead(caller, apdu, protocol))
+        return running(self._judged(caller, apdu, protocol, action))
+
+    def _knowing(self, action: Action, apdu: bytes) -> _Known:
+        """Remember that a command is allowed, for as long as it means the same."""
+        known = _Known(self, action, self._tracker.epoch)
+        if apdu[1:2] in WITHOUT_SECRETS and apdu[1] != _GET_RESPONSE:
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            self._known[apdu] = known
+        return known
+
+    def read(self, known: _Known, reply: Reply[bytes]) -> None:
+        """A command of which it was known that it is allowed has its answer."""
+        if reply.error is not None:
+            self._answered(known.action, reply)
+            return
+        response = reply.result()
+        if response == known.response or (known.action.quiet and response[-2:] == _SUCCESS):
+            return  # the tracker would learn nothing
+        epoch = self._tracker.epoch
+        self._answered(known.action, reply)
+        if self._tracker.epoch == epoch and response[-2:] == _SUCCESS:
+            known.response = response
 
     def _answered(self, action: Action, reply: Reply[bytes]) -> None:
         error = reply.error
@@ -137,18 +195,21 @@ class RuledCard:
         """A command of ours."""
         return await self._send(self._tracker.judge(apdu), apdu, protocol)
 
-    async def _judged(self, caller: Caller, apdu: bytes, protocol: Protocol) -> bytes:
-        principal = caller.principal
-        await self._enter(principal, protocol)
-        action = self._tracker.judge(apdu)
-        pin_rule = self._host.rulebook.pin_rule(principal, self._reader.name)
+    async def _judged(self, caller: Caller, apdu: bytes, protocol: Protocol, judged: Action | None) -> bytes:
+        """The long way; ``judged`` is what is known of the command if the same principal goes on."""
+        if judged is None:
+            await self._enter(caller.principal, protocol)
+        if caller is self._host.itself:
+            return await self._own(apdu, protocol)
+        action = judged or self._tracker.judge(apdu)
+        pin_rule = self._host.rulebook.pin_rule(caller.principal, self._names)
         if pin_rule is not None and takes_back(action):
             return await self._act(caller, action, Decision(Verdict.ALLOW, pin_rule, "it locks"), apdu, protocol)
         if pin_rule is not None and carries_user_pin(action):
             if pin_rule.pin is Pin.TICKET and action.operation is Operation.VERIFY and action.complete:
                 return await self._with_ticket(caller, pin_rule, action, protocol)
             return self._refused(caller, action, "its PIN is given at the host, and not by the program", DENIED)
-        decision = self._host.rulebook.decide(principal, self._reader.name, action.meaning)
+        decision = self._decide(caller, action.meaning)
         if not decision.allowed:
             return self._refused(caller, action, decision.why, DENIED)
         ticket = None
@@ -164,8 +225,6 @@ class RuledCard:
         if ticket is not None and self._does(action) and (why := self._host.tickets.use(ticket)):
             return self._refused(caller, action, why, DENIED)
         if action.operation is Operation.READ:
-            if not self._host.rulebook.timed:
-                self._remember(action.meaning)
             return await self._send(action, apdu, protocol)
         return await self._act(caller, action, decision, apdu, protocol)
 
@@ -175,12 +234,20 @@ class RuledCard:
         fetches = self._tracker.response_open and command is not None and command.is_get_response
         return action.complete and not fetches and action.operation not in _NOT_COUNTED
 
+    async def _ahead(self, caller: Caller, apdu: bytes, protocol: Protocol) -> bytes:
+        """A command that no program has sent yet. What would be denied is not done, and nobody has asked for it."""
+        await self._enter(caller.principal, protocol)
+        action = self._tracker.judge(apdu)
+        if action.operation is not Operation.READ or not self._decide(caller, action.meaning).allowed:
+            raise PcscError(ReturnCode.E_SHARING_VIOLATION, "the rules do not allow to run ahead")
+        return await self._send(action, apdu, protocol)
+
     async def _consents(self, caller: Caller, action: Action, decision: Decision) -> bool:
         """Ask the person at the host, where the rule says so, about what is done with a key or changes the card."""
         rule = decision.rule
         if decision.verdict is not Verdict.ASK or rule is None or not self._does(action):
             return True
-        what = deed(action, signed_digest(action), done=False)
+        what = deed(action, signed_digest(action), self._subject(action), done=False)
         return await self._host.consents(caller, self._reader.name, rule, action.meaning, what)
 
     async def _with_ticket(self, caller: Caller, rule: Rule, action: Action, protocol: Protocol) -> bytes:
@@ -228,7 +295,7 @@ class RuledCard:
         if not self._within_limit(caller.principal, action, decision):
             return self._refused(caller, action, f"{decision.rule}: {_limit(decision)}", DENIED)
         entry = self._entry(action, decision) if self._host.audits or self._host.must_audit else None
-        if entry is not None and self._host.must_audit and not self._host.note(caller, entry):
+        if entry is not None and self._host.must_audit and not self._host.note_now(caller, entry):
             return self._refused(caller, action, "it cannot be written down", DENIED)
         began = time.perf_counter()
         response = b""
@@ -246,10 +313,26 @@ class RuledCard:
             self._wrong.clear()
         return response
 
-    def _remember(self, meaning: Meaning) -> None:
-        if len(self._free) >= _MOST_REMEMBERED:
-            self._free.clear()
-        self._free.add(meaning)
+    def _allow_nothing(self) -> None:
+        self._decisions.clear()
+        self._known.clear()
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """All that rules may call the card."""
+        return self._cards.names(self._reader.name)
+
+    def _decide(self, caller: Caller, meaning: Meaning) -> Decision:
+        """What the rules say; remembered where it is allowed, and does not depend on the time."""
+        current = caller.principal == self._principal and self._host.version == self._version
+        known = self._decisions.get(meaning) if current else None
+        if known is None:
+            known = self._host.rulebook.decide(caller.principal, self._names, meaning)
+            if current and known.allowed and not self._host.rulebook.timed:
+                if len(self._decisions) >= _MOST_REMEMBERED:
+                    self._decisions.clear()
+                self._decisions[meaning] = known
+        return known
 
     # principals
 
@@ -264,11 +347,11 @@ class RuledCard:
             if self._principal is not None and rulebook.configuration.isolation:
                 await self._lock(protocol)
             self._principal = principal
-            self._free.clear()
+            self._allow_nothing()
             self._tickets.clear()
-        if rulebook.version != self._version:
-            self._version = rulebook.version
-            self._free.clear()
+        if self._host.version != self._version:
+            self._version = self._host.version
+            self._allow_nothing()
 
     async def _lock(self, protocol: Protocol) -> None:
         tracker = self._tracker
@@ -329,17 +412,28 @@ class RuledCard:
 
     # what is written down
 
-    def _entry(self, action: Action, decision: Decision) -> Entry:
-        digest = signed_digest(action)
+    def _said(self, event: str, meaning: Meaning, what: str, rule: str) -> Entry:
+        """What happens to the card that is in now."""
         return Entry(
             time.time(),
-            "asked",
+            event,
             reader=self._reader.name,
-            operation=operation_text(action.meaning),
-            what=deed(action, digest),
-            digest=digest.removeprefix(":"),
-            rule=str(decision),
+            card=self._reader.atr.hex(),
+            operation=operation_text(meaning),
+            what=what,
+            rule=rule,
         )
+
+    def _entry(self, action: Action, decision: Decision) -> Entry:
+        digest = signed_digest(action)
+        what = deed(action, digest, self._subject(action))
+        entry = self._said("asked", action.meaning, what, str(decision))
+        entry.digest = digest.removeprefix(":")
+        return entry
+
+    def _subject(self, action: Action) -> str:
+        """Whom the certificate of the key is about."""
+        return self._cards.identity(self._reader.name).subjects.get(action.object or "", "")
 
     def _refused(self, caller: Caller, action: Action, why: str, answer: bytes) -> bytes:
         entry = self._entry(action, Decision(Verdict.DENY, None, why))
@@ -352,7 +446,7 @@ class RuledCard:
     async def control(self, caller: Caller, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code, if the rules allow what it does."""
         self._host.rulebook.look()
-        pin_rule = self._host.rulebook.pin_rule(caller.principal, self._reader.name)
+        pin_rule = self._host.rulebook.pin_rule(caller.principal, self._names)
         pinpad = pin_rule is not None and pin_rule.pin is not Pin.TICKET
         if pinpad and pin_rule is not None and code in _PINPAD_CODES:
             return await self._pinpad(caller, pin_rule, code, data, max_response)
@@ -409,7 +503,7 @@ class RuledCard:
             return self._refused(caller, action, "what a PIN was asked for is something else", DENIED)
         decision = Decision(Verdict.ALLOW, rule, f"{rule} gives the PIN")
         if changes:
-            decision = self._host.rulebook.decide(caller.principal, self._reader.name, action.meaning)
+            decision = self._decide(caller, action.meaning)
         if not decision.allowed or not (changes or carries_user_pin(action)):
             why = "its PIN is not the administrator's" if decision.allowed else decision.why
             return self._refused(caller, action, why, DENIED)
@@ -449,10 +543,9 @@ class RuledCard:
                 wipe(pin)
 
     def _check(self, caller: Caller, meaning: Meaning) -> Decision:
-        decision = self._host.rulebook.decide(caller.principal, self._reader.name, meaning)
+        decision = self._decide(caller, meaning)
         if decision.verdict is not Verdict.ALLOW:
-            entry = Entry(time.time(), "denied", reader=self._reader.name, operation=operation_text(meaning),
-                          what="a command to the reader", rule=decision.why)  # fmt: skip
+            entry = self._said("denied", meaning, "a command to the reader", decision.why)
             self._host.note_denial(caller, entry)
             raise PcscError(ReturnCode.W_SECURITY_VIOLATION, decision.why)
         return decision
@@ -460,9 +553,8 @@ class RuledCard:
     async def _controlled(self, caller: Caller, meaning: Meaning, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code that may do something to the card, if the rules allow that."""
         decision = self._check(caller, meaning)
-        entry = Entry(time.time(), "asked", reader=self._reader.name, operation=operation_text(meaning),
-                      what=f"sent command {code:#x} to the reader", rule=str(decision.rule or ""))  # fmt: skip
-        if self._host.must_audit and not self._host.note(caller, entry):
+        entry = self._said("asked", meaning, f"sent command {code:#x} to the reader", str(decision.rule or ""))
+        if self._host.must_audit and not self._host.note_now(caller, entry):
             raise PcscError(ReturnCode.W_SECURITY_VIOLATION, "it cannot be written down")
         try:
             return await self._reader.send_control(code, data, max_response)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
-from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
+from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
 from cardferry.policy.audit import AuditLog, Entry
 from cardferry.policy.guard.consent import Consents, Matter
 from cardferry.policy.guard.tickets import Tickets
@@ -25,6 +29,9 @@ log = logging.getLogger(__name__)
 
 #: What needs no PIN, in rules.
 _LITTLE: Final = frozenset({"read", "verify"})
+#: s until what has happened is written down; how much may wait for that.
+_PAUSE: Final = 0.05
+_MOST_UNWRITTEN: Final = 1000
 #: s in which the same refusal is counted, not written anew.
 _SAME: Final = 1.0
 
@@ -44,6 +51,8 @@ class HostGuard:
         wrong_pins: who has given wrong PINs.
         tickets: what programs give in the place of a PIN.
         person: the person at the host.
+        itself: who asks cards which ones they are; whatever the rules say.
+        version: another number whenever what somebody may do can have changed.
     """
 
     def __init__(
@@ -54,13 +63,43 @@ class HostGuard:
         tickets: Tickets | None = None,
     ) -> None:
         self.rulebook = rulebook
+        rulebook.told = self.changed
+        self.itself = Caller(
+            Principal(PrincipalKind.LOCAL_USER, rulebook.account), Program("cardferry", os.getpid(), os.getuid(), True)
+        )
+        self.version = 0
+        self._told: set[Callable[[], None]] = set()
         self.uses = Uses()
         self.wrong_pins = wrong_pins or WrongPins()
         self.tickets = tickets or Tickets()
         self._audit = audit
         self.person = Person(self._ways)
         self._consents = Consents(self.person.ask)
+        #: What happened and is not written down yet, and what will do that.
+        self._unwritten: list[Entry] = []
+        self._writing: asyncio.TimerHandle | None = None
         self._denials: dict[tuple[str, str, str], tuple[float, int]] = {}
+
+    @property
+    def wants_cards(self) -> bool:
+        """Whether cards are asked which ones they are: for rules that name them, or for what is written down."""
+        return self.audits or self.rulebook.names_cards
+
+    def changed(self) -> None:
+        """The rules have changed, or more is known of a card."""
+        self.version += 1
+        for told in tuple(self._told):
+            told()
+
+    @contextmanager
+    def telling(self, told: Callable[[], None]) -> Iterator[None]:
+        """Call this after each change, for the block. At its end all that has happened is written down."""
+        self._told.add(told)
+        try:
+            yield
+        finally:
+            self._told.discard(told)
+            self.write()
 
     def spares_tries_of(self, who: Principal) -> bool:
         """Whether the principal is a guest, which leaves PIN tries; the account itself is none."""
@@ -124,14 +163,31 @@ class HostGuard:
         """Whether nothing that acts may be done that is not written down before."""
         return self.rulebook.configuration.audit == "required"
 
-    def note(self, caller: Caller, entry: Entry) -> bool:
-        """Write something down; whether it is written, or need not be."""
+    def note(self, caller: Caller, entry: Entry) -> None:
+        """Write something down, together with what else happens within `_PAUSE` s: a file costs more than a line."""
         if self._audit is None:
-            return not self.must_audit
+            return
         entry.principal = str(caller.principal)
         entry.program = str(caller)
         entry.proved = caller.program.proved
-        return self._audit.add(entry)
+        self._unwritten.append(entry)
+        if len(self._unwritten) >= _MOST_UNWRITTEN:
+            self.write()
+        elif self._writing is None:
+            self._writing = asyncio.get_running_loop().call_later(_PAUSE, self.write)
+
+    def note_now(self, caller: Caller, entry: Entry) -> bool:
+        """Write something down before anything else is done; whether it is written."""
+        self.note(caller, replace(entry))
+        return self._audit is not None and self.write()
+
+    def write(self) -> bool:
+        """Write down what has happened until now; whether all of it is written."""
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+        entries, self._unwritten = self._unwritten, []
+        return self._audit is None or not entries or self._audit.add(*entries)
 
     def note_denial(self, caller: Caller, entry: Entry) -> None:
         """Write a refusal down. One that comes again at once is counted, so that nobody can fill the disk with it."""

@@ -39,6 +39,7 @@ class WrongPins:
         self._path = path
         self._clock = clock
         self._known: _Wrong = {}
+        self._stamp: tuple[int, int, int] | None = None
 
     def count(self, who: Principal) -> bool:
         """It has given a wrong PIN; whether it must wait from now on."""
@@ -74,10 +75,14 @@ class WrongPins:
         """What is known, but what is long ago."""
         if self._path is not None:
             try:
-                read = json.loads(self._path.read_text())
-                self._known = {str(who): (int(count), float(since)) for who, (count, since) in read.items()}
+                found = self._path.stat()
+                stamp = found.st_ino, found.st_mtime_ns, found.st_size
+                if stamp != self._stamp:
+                    read = json.loads(self._path.read_text())
+                    self._known = {str(who): (int(count), float(since)) for who, (count, since) in read.items()}
+                    self._stamp = stamp
             except FileNotFoundError:
-                self._known = {}
+                self._known, self._stamp = {}, None
             except (OSError, ValueError, TypeError, AttributeError) as error:
                 log.warning("%s: %s", self._path, error)
         now = self._clock()

@@ -8,7 +8,8 @@ same everywhere.
 Whatever is not certain is taken for the strongest of what it can be; see `Operation` for the order.
 """
 
+from cardferry.policy.operations.meaning import reading
 from cardferry.policy.operations.operation import Meaning, Operation
 from cardferry.policy.operations.tracker import Action, Tracker
 
-__all__ = ["Action", "Meaning", "Operation", "Tracker"]
+__all__ = ["Action", "Meaning", "Operation", "Tracker", "reading"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from cardferry.pcsc.apdu import CommandApdu
+from cardferry.pcsc.apdu import ApduError, CommandApdu
 from cardferry.pcsc.applications import Application, Applications
 from cardferry.policy.operations import global_platform, iso, openpgp, piv, yubikey
-from cardferry.policy.operations.iso import Environment
+from cardferry.policy.operations.iso import UNCLEAR, Environment
 from cardferry.policy.operations.operation import UNCERTAIN, Meaning, Operation, strongest
 
 _MEANINGS: Final[dict[Application, Callable[[CommandApdu, bool, Environment], Meaning]]] = {
@@ -46,3 +46,21 @@ def proprietary_meaning(applications: Applications, command: CommandApdu) -> Mea
     if command.cla in global_platform.CLASSES or command.cla in global_platform.CLASSES_PROTECTED:
         return global_platform.meaning(command) if applications == _ONLY_GLOBAL_PLATFORM else UNCERTAIN
     return UNCERTAIN
+
+
+def reading(applications: Applications, apdu: bytes) -> Meaning | None:
+    """What a command reads while one of these applications is selected; None when it may do more than read.
+
+    GET RESPONSE reads what nobody can tell without the command before it, so anything.
+    """
+    try:
+        command = CommandApdu.parse(apdu)
+    except ApduError:
+        return None
+    if command.is_get_response:
+        return Meaning(Operation.READ)
+    plain = command.interindustry and not command.secure_messaging
+    if plain and command.is_chained:
+        return None
+    what = meaning(applications, command, False, UNCLEAR) if plain else proprietary_meaning(applications, command)
+    return what if what.operation is Operation.READ else None

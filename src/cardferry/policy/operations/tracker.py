@@ -36,7 +36,7 @@ _OPEN: Final = 0x00
 _SUCCESS: Final = b"\x90\x00"
 _MORE_DATA: Final = frozenset({0x61, 0x9F})
 #: SELECT, READ BINARY and RECORD, GET RESPONSE and DATA: programs repeat them, and they carry no secrets.
-_WITHOUT_SECRETS: Final = frozenset(bytes((ins,)) for ins in (0xA4, 0xB0, 0xB2, 0xC0, 0xCA, 0xCB))
+WITHOUT_SECRETS: Final = frozenset(bytes((ins,)) for ins in (0xA4, 0xB0, 0xB2, 0xC0, 0xCA, 0xCB))
 _MOST_REMEMBERED: Final = 512
 #: SW1 of a card that has not looked farther than the class byte.
 _CLASS_REFUSED: Final = frozenset({0x68, 0x6E})
@@ -72,6 +72,7 @@ class Action:
         applications: where it may go.
         command: the whole command as far as it has come, with the data of its chain; None for bytes that are none.
         complete: whether it is a whole command or the last piece of one; a card does nothing before.
+        quiet: whether success, told by ``9000``, changes nothing of what later commands do.
     """
 
     meaning: Meaning
@@ -80,6 +81,7 @@ class Action:
     complete: bool
     _raw: bytes = field(repr=False)
     _piece: CommandApdu | None = field(repr=False)
+    quiet: bool = False
 
     @property
     def operation(self) -> Operation:
@@ -125,9 +127,15 @@ class _Channel:
 
 
 class Tracker:
-    """Says what each command to a card does; see the module."""
+    """Says what each command to a card does; see the module.
+
+    Attributes:
+        epoch: another number whenever a command may do something else than before. While it is the same, what was
+            judged need not be judged again, but GET RESPONSE.
+    """
 
     def __init__(self) -> None:
+        self.epoch = 0
         self.reset()
 
     def reset(self) -> None:
@@ -136,12 +144,14 @@ class Tracker:
         self._environment: Environment = {}
         self._chain: _Chain | None = None
         self._waiting: Meaning | None = None
+        self.epoch += 1
 
     def interrupted(self) -> None:
         """Somebody else has had the card, or an answer was lost: what was known is not certain any more."""
         self._channels = {}
         self._environment = UNCLEAR
         self._waiting = None
+        self.epoch += 1
         if self._chain is not None:
             self._chain.certain = False
 
@@ -166,7 +176,7 @@ class Tracker:
     def judge(self, apdu: bytes) -> Action:
         """What this command does, if it is sent next. Changes nothing."""
         try:
-            piece = _parsed(apdu) if apdu[1:2] in _WITHOUT_SECRETS else CommandApdu.parse(apdu)
+            piece = _parsed(apdu) if apdu[1:2] in WITHOUT_SECRETS else CommandApdu.parse(apdu)
         except ApduError:
             return Action(UNCERTAIN, ANY, None, True, apdu, None)
         plain, number = _CLASSES[piece.cla]
@@ -175,13 +185,16 @@ class Tracker:
             what = proprietary_meaning(channel.applications, piece)
             return Action(what, channel.applications, piece, True, apdu, piece)
         partial = piece.cla & _CHAINED != 0
+        quiet = False
         if piece.ins == _GET_RESPONSE and piece.is_get_response:
             what, whole = self._waiting or UNCERTAIN, piece
         elif self._chain is None:
             what, whole = meaning(channel.applications, piece, partial, channel.environment), piece
+            quiet = not (partial or piece.ins in _SELECTING or what.operation is Operation.OTHER)
+            quiet = quiet and not asks_for_name(piece)
         else:
             what, whole = self._in_chain(self._chain, piece, channel)
-        return Action(what, channel.applications, whole, not partial, apdu, piece)
+        return Action(what, channel.applications, whole, not partial, apdu, piece, quiet)
 
     def answered(self, action: Action, response: bytes) -> None:
         """The command was sent, and the card has answered this."""
@@ -197,6 +210,7 @@ class Tracker:
         if piece is not None and action.command is not None and _CLASSES[piece.cla].plain and not fetches:
             self._plain_answered(action, piece, action.command, response)
         elif self._chain is not None:
+            self.epoch += 1
             self._chain.certain = False
         if action.operation is Operation.OTHER:
             self._doubt(action._raw, sw1)
@@ -211,6 +225,7 @@ class Tracker:
         chain = self._chain
         in_order = chain is None or (chain.certain and chain.continued_by(piece))
         if chain is not None or piece.cla & _CHAINED:
+            self.epoch += 1
             self._follow_chain(piece, response[-2])
         if not action.complete or action.operation is Operation.OTHER:
             return
@@ -259,9 +274,14 @@ class Tracker:
         if command.ins in _SELECTING and not (in_order and (channel.opened or not done)):
             self._forget()
             return
+        before = channel.applications, channel.environment
         channel.applications = selected_after(channel.applications, command, response)
-        if not done:
-            return
+        if done:
+            self._follow_done(command, response, channel)
+        if (channel.applications, channel.environment) != before:
+            self.epoch += 1
+
+    def _follow_done(self, command: CommandApdu, response: ResponseApdu, channel: _Channel) -> None:
         if command.ins == _SELECT:
             channel.environment = dict.fromkeys(channel.environment)
         elif command.ins == _SET_ENVIRONMENT:
@@ -269,6 +289,7 @@ class Tracker:
         elif command.ins == _MANAGE_CHANNEL:
             number = _opened_or_closed(command, response)
             self._channels[number] = _Channel(ANY, self._environment, opened=command.p1 == _OPEN or number == 0)
+            self.epoch += 1
 
     def _doubt(self, raw: bytes, sw1: int) -> None:
         """A command has been answered of which nobody knows what it does: perhaps it selects, perhaps it is a piece."""
@@ -280,6 +301,7 @@ class Tracker:
             self._forget()
 
     def _forget(self) -> None:
+        self.epoch += 1
         self._channels = {}
         self._environment = UNCLEAR
 

@@ -18,7 +18,7 @@ from cardferry.pcsc.errors import UserError
 from cardferry.policy.pin.secret import SecretPlace
 from cardferry.policy.rules.hours import Hours
 from cardferry.policy.rules.limits import Limit
-from cardferry.policy.rules.rule import Ask, AskWith, Permission, Pin, Rule
+from cardferry.policy.rules.rule import ANY_CARD, Ask, AskWith, Permission, Pin, Rule
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class ConfigurationError(UserError):
 class _Allow(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     who: str | list[str]
     may: str | list[str]
-    card: str = "*"
+    card: str = ANY_CARD
     pin: Pin = Pin.GUEST
     limit: str | None = None
     ask: Ask = Ask.NEVER

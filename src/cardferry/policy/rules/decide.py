@@ -9,7 +9,7 @@ from enum import Enum
 
 from cardferry.pcsc.caller import Principal
 from cardferry.policy.operations import Meaning
-from cardferry.policy.rules.rule import Ask, Rule
+from cardferry.policy.rules.rule import Ask, Card, Rule
 
 
 class Verdict(Enum):
@@ -46,11 +46,11 @@ class Decision:
         return self.verdict is not Verdict.DENY
 
 
-def decide(rules: Sequence[Rule], who: Principal, card: str | None, meaning: Meaning, moment: datetime) -> Decision:
+def decide(rules: Sequence[Rule], who: Principal, card: Card | None, meaning: Meaning, moment: datetime) -> Decision:
     """The first rule that is about the principal and the card, and allows the operation at this time, decides.
 
     Args:
-        card: the reader's name; None when it does not matter (for questions of people).
+        card: what it may be called; None when it does not matter (for questions of people).
         moment: in local time.
     """
     name = str(who)
@@ -60,12 +60,12 @@ def decide(rules: Sequence[Rule], who: Principal, card: str | None, meaning: Mea
             verdict = Verdict.ALLOW if rule.ask is Ask.NEVER else Verdict.ASK
             return Decision(verdict, rule, f"{rule} allows it")
     if not about:
-        return Decision(Verdict.DENY, None, f"no rule is about {name}" + ("" if card is None else f" and {card}"))
+        return Decision(Verdict.DENY, None, f"no rule is about {name}" + ("" if card is None else f" and {card[0]}"))
     return Decision(Verdict.DENY, None, f"{_listed(about)} {'is' if len(about) == 1 else 'are'} about {name}, "
                     f"but {'does' if len(about) == 1 else 'do'} not allow it{_when(about, meaning)}")  # fmt: skip
 
 
-def sees(rules: Sequence[Rule], who: Principal, card: str) -> bool:
+def sees(rules: Sequence[Rule], who: Principal, card: Card) -> bool:
     """Whether a reader is shown to the principal: some rule is about both."""
     name = str(who)
     return any(rule.concerns(name, card) for rule in rules)

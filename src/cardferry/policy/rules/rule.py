@@ -15,6 +15,10 @@ from cardferry.policy.rules.limits import Limit
 
 #: In ``may``: everything that can be done with a card and its reader.
 ALL: Final = "all"
+#: In ``card``: all of them.
+ANY_CARD: Final = "*"
+#: What rules may call a card: its reader's name first, then that with its number, and its certificates' subjects.
+Card = tuple[str, ...]
 _OPERATIONS: Final = {operation.value: operation for operation in Operation}
 
 
@@ -89,7 +93,7 @@ class Rule:
     Attributes:
         number: its place in the file, from 1; 0 for what holds without a file.
         who: patterns of principals such as ``ssh:build*``.
-        card: a pattern of the reader's name.
+        card: a pattern of one of the card's names.
         may: what is allowed.
         pin: see `Pin`.
         limit: how often it may be done in all, reading and PINs apart; None for as often as they like.
@@ -111,10 +115,10 @@ class Rule:
     text_limit: str = field(default="", compare=False)
     text_hours: str = field(default="", compare=False)
 
-    def concerns(self, who: str, card: str | None) -> bool:
-        """Whether it is about this principal and this reader (None: any)."""
+    def concerns(self, who: str, card: Card | None) -> bool:
+        """Whether it is about this principal and this card (None: any)."""
         return any(fnmatch.fnmatchcase(who, pattern) for pattern in self.who) and (
-            card is None or _matches(card, self.card)
+            card is None or self.card == ANY_CARD or any(_matches(name, self.card) for name in card)
         )
 
     def allows(self, meaning: Meaning, moment: datetime) -> bool:

@@ -1,0 +1,255 @@
+"""The host decides, and unmodified programs get on with it: who finds a card unlocked, and each operation by itself.
+
+With a PIV card and with an OpenPGP card, for OpenSC, Yubico's tools and GnuPG.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Lab
+from tests.lab.cards import OPENPGP_PIN, PIV_PIN, piv_card
+from tests.lab.computer import PCSC_CLIENT, Computer
+from tests.lab.ferry import Ferry, cardferry
+from tests.lab.gpg import Gpg
+from tests.lab.link import AGENT, processes
+from tests.lab.namespaces import PLAIN_PYTHON
+from tests.lab.pcscd import SOCKET, Pcscd
+from tests.lab.process import Command, Result, wait_until
+from tests.real.test_rules import _READ, SELECT, SIGN, VERIFY, Team
+
+_JOURNAL = """
+import os, socket
+os.makedirs("/run/systemd/journal", exist_ok=True)
+journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+journal.bind("/run/systemd/journal/socket")
+print("journal", flush=True)
+while True:
+    print(repr(journal.recv(65536)), flush=True)
+"""
+_DISK = 128 * 1024
+
+
+class SignalledTeam(Team):
+    """A team whose agent is told when there are other rules."""
+
+    def now(self, text: str) -> None:
+        """SIGHUP has the agent read them at once."""
+        before = len(_READ.findall(str(self.ferry.process)))
+        self.write_rules(text)
+        (agent,) = processes(self.host, AGENT)
+        os.kill(agent, signal.SIGHUP)
+        wait_until(lambda: len(_READ.findall(str(self.ferry.process))) > before, "the rules are read again")
+
+
+class WatchedTeam(SignalledTeam):
+    """A team whose card is at a pcscd, whose audit is on a small disk of its own, and whose host has a journal."""
+
+    def prepare(self) -> None:
+        piv_card(Pcscd(self.host, name="Yubico YubiKey OTP+FIDO+CCID"))
+        self.readers = f"pcscd:{SOCKET}"
+        folder = self.host.home / "disk"
+        folder.mkdir(mode=0o700)
+        self.host.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK},mode=700", "none", folder]).check()
+        self.audit = folder / "audit.jsonl"
+        self.journal = self.host.popen([PLAIN_PYTHON, "-c", _JOURNAL])
+        self.journal.wait_for("^journal$")
+
+    def audited(self) -> list[dict[str, object]]:
+        """All lines."""
+        lines = self.host.outside(self.audit).read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def team() -> Iterator[WatchedTeam]:
+    with Lab() as lab:
+        yield WatchedTeam(lab)
+
+
+@pytest.fixture(scope="module")
+def local(team: WatchedTeam) -> Ferry:
+    """Programs of the host itself, in the same queue."""
+    return Ferry(team.host, ["attach", f"pcscd:{SOCKET}"])
+
+
+def pkcs11_tool_signs(team: Team, guest: Computer) -> None:
+    """It signs, and leaves."""
+    words = ["--login", "--pin", PIV_PIN, "--sign", "--id", "01", "-m", "ECDSA-SHA256", "-i", "/dev/null"]
+    team.run(guest, "pkcs11-tool", *words, "-o", guest.home / "signature").check()
+
+
+def opensc_tool_signs(team: Team, guest: Computer) -> None:
+    """A program that resets nothing when it leaves."""
+    assert team.apdus(guest, SELECT, VERIFY, SIGN) == ["9000", "9000", "9000"]
+
+
+def signs_without_a_pin(computer: Computer, env: Mapping[str, str]) -> bool:
+    words = ["opensc-tool", "-c", "default", "-s", SELECT, "-s", SIGN]
+    said = computer.run(words, env).check().out.rpartition("SW1=")[2]
+    assert said.startswith(("0x90", "0x69, SW2=0x82")), said
+    return said.startswith("0x90")
+
+
+@pytest.mark.parametrize("unlock", [pkcs11_tool_signs, opensc_tool_signs], ids=lambda one: one.__name__)
+def test_who_signs_without_a_pin_after_whom(
+    team: WatchedTeam, local: Ferry, unlock: Callable[[Team, Computer], None]
+) -> None:
+    guests = team.ferry.env
+    for more, shared in (("", False), ("isolation = false", True)):
+        team.now(more)
+        unlock(team, team.one)
+        assert signs_without_a_pin(team.one, guests), "within a principal it is as at pcscd"
+        for computer, env in ((team.two, guests), (team.host, local.env)):
+            unlock(team, team.one)
+            assert signs_without_a_pin(computer, env) is shared, (more, computer.name)
+
+
+def test_what_the_hosts_own_program_has_unlocked_is_not_a_guests(team: WatchedTeam, local: Ferry) -> None:
+    team.now("")
+    words = ["opensc-tool", "-c", "default", "-s", SELECT, "-s", VERIFY, "-s", SIGN]
+    assert team.host.run(words, local.env).check().out.count("SW1=0x90") == 3
+    assert not signs_without_a_pin(team.one, team.ferry.env)
+
+
+def test_a_guest_that_is_killed_in_its_transaction_leaves_nothing_unlocked(team: WatchedTeam) -> None:
+    team.now("")
+    opensc_tool_signs(team, team.one)
+    holder = team.one.popen([PLAIN_PYTHON, PCSC_CLIENT, "hold", "Yubico"], team.ferry.env, stdin=True)
+    holder.wait_for("held")
+    waiting = team.two.popen(["opensc-tool", "-c", "default", "-s", SELECT, "-s", SIGN], team.ferry.env)
+    holder.kill()
+    assert waiting.wait(30).out.rpartition("SW1=")[2].startswith("0x69, SW2=0x82")
+
+
+#: A command, and what it needs: the last of it is what the other guest may not.
+PIN: Command = ["--login", "--pin", PIV_PIN]
+YKCS11 = next(Path("/usr/lib").glob("*/libykcs11.so.2"))
+EC: Command = ["-m", "ECDSA-SHA256", "-i", "/etc/hostname", "-o", "/tmp/signature"]
+DERIVE: Command = ["--derive", "-m", "ECDH1-DERIVE", "--id", "03", "-i", "/tmp/other.der", "-o", "/tmp/secret"]
+YUBICO: Command = ["yubico-piv-tool", "-r", "Yubico", "-a"]
+PROGRAMS: dict[str, tuple[Command, list[str]]] = {
+    "OpenSC reads": (["pkcs15-tool", "--read-certificate", "01"], ["read"]),
+    "OpenSC gives a PIN": (["pkcs11-tool", *PIN, "--sign", "--id", "01", *EC], ["authenticate:9A", "verify"]),
+    "OpenSC authenticates": (["pkcs11-tool", *PIN, "--sign", "--id", "01", *EC], ["verify", "authenticate:9A"]),
+    "OpenSC signs": (["pkcs11-tool", *PIN, "--sign", "--id", "02", *EC], ["verify", "sign:9C"]),
+    "OpenSC derives": (["pkcs11-tool", *PIN, *DERIVE], ["verify", "decrypt:9D"]),
+    "OpenSC changes the PIN": (
+        ["pkcs11-tool", *PIN, "--change-pin", "--new-pin", PIV_PIN], ["verify", "manage-pin:80"],
+    ),
+    "ykcs11 reads": (["pkcs11-tool", "--module", YKCS11, "-O"], ["read"]),
+    "ykcs11 gives a PIN": (
+        ["pkcs11-tool", "--module", YKCS11, *PIN, "--sign", "--id", "01", *EC], ["authenticate:9A", "verify"],
+    ),
+    "ykcs11 authenticates": (
+        ["pkcs11-tool", "--module", YKCS11, *PIN, "--sign", "--id", "01", *EC], ["verify", "authenticate:9A"],
+    ),
+    "ykcs11 signs": (
+        ["pkcs11-tool", "--module", YKCS11, *PIN, "--sign", "--id", "02", *EC], ["verify", "sign:9C"],
+    ),
+    "ykcs11 derives": (["pkcs11-tool", "--module", YKCS11, *PIN, *DERIVE], ["verify", "decrypt:9D"]),
+    "yubico-piv-tool reads": ([*YUBICO, "read-certificate", "-s", "9a"], ["read"]),
+    "yubico-piv-tool gives a PIN": ([*YUBICO, "verify-pin", "-P", PIV_PIN], ["read", "verify"]),
+    "yubico-piv-tool changes the PIN": (
+        [*YUBICO, "change-pin", "-P", PIV_PIN, "-N", PIV_PIN], ["verify", "manage-pin"],
+    ),
+    "yubico-piv-tool writes": ([*YUBICO, "set-chuid"], ["administer:9B", "write"]),
+    "yubico-piv-tool generates": ([*YUBICO, "generate", "-s", "82", "-A", "ECCP256"], ["administer:9B", "generate:82"]),
+    "yubico-piv-tool administers": ([*YUBICO, "set-chuid"], ["write", "administer:9B"]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def another_key(team: WatchedTeam) -> None:
+    """What to derive a secret with."""
+    for guest in (team.one, team.two):
+        make = "openssl ecparam -name prime256v1 -genkey -noout | openssl ec -pubout -outform DER -out /tmp/other.der"
+        guest.run(["sh", "-c", make]).check()
+
+
+@pytest.mark.usefixtures("another_key")
+@pytest.mark.parametrize("what", PROGRAMS)
+def test_programs_get_on_with_each_operation_denied_and_allowed(team: WatchedTeam, what: str) -> None:
+    """One guest may, the other one may not: its program says so, and is not the worse for it."""
+    command, needs = PROGRAMS[what]
+    without = needs[:-1] or ["control"]
+    team.now("".join(f'[[allow]]\nwho = "ssh:{who}"\nmay = {may}\n' for who, may in (("one", needs), ("two", without))))
+    team.run(team.one, *command).check()
+    refused = team.run(team.two, *command)
+    assert refused.code > 0, f"it says so, and does not die of it: {refused}"
+
+
+@pytest.fixture(scope="module")
+def gpg() -> Iterator[tuple[SignalledTeam, Gpg, str]]:
+    """A guest's GnuPG whose keys are in the host's OpenPGP card, and a letter to it."""
+    with Lab() as lab:
+        team = SignalledTeam(lab, "card_openpgp")
+        gpg = Gpg(team.two, team.ferry.socket, options=("pcsc-shared",))
+        to = ["--armor", "--trust-model", "always", "--recipient", gpg.make_keys(), "--encrypt"]
+        yield team, gpg, gpg.run(*to, stdin="Dear card, please read this.").check().out
+
+
+def name(team: Team, gpg: Gpg, letter: str) -> Result:
+    edit = ["gpg", "--no-tty", "--command-fd=0", "--status-fd=1", "--card-edit"]
+    return team.two.run(edit, gpg.env, stdin="admin\nname\nPerson\nLab\nquit\n")
+
+
+def openpgp_tool(*words: str) -> Callable[[Team, Gpg, str], Result]:
+    return lambda team, gpg, letter: team.run(team.two, "env", "OPENSC_DRIVER=openpgp", "openpgp-tool", *words)
+
+
+OPENPGP: dict[str, tuple[Callable[[Team, Gpg, str], Result], list[str]]] = {
+    "gpg signs": (lambda team, gpg, letter: gpg.sign(letter), ["verify", "sign:SIG"]),
+    "gpg gives a PIN": (lambda team, gpg, letter: gpg.sign(letter), ["sign:SIG", "verify"]),
+    "gpg decrypts": (lambda team, gpg, letter: gpg.run("--decrypt", stdin=letter), ["verify", "decrypt"]),
+    "gpg writes": (name, ["verify", "write"]),
+    "OpenSC reads": (openpgp_tool("--card-info"), ["read"]),
+    "OpenSC gives a PIN": (openpgp_tool("--verify", "CHV1", "--pin", OPENPGP_PIN), ["read", "verify"]),
+}
+
+
+@pytest.mark.parametrize("what", OPENPGP)
+def test_gpg_and_openpgp_tool_get_on_with_each_operation_denied_and_allowed(
+    gpg: tuple[SignalledTeam, Gpg, str], what: str
+) -> None:
+    team, home, letter = gpg
+    run, needs = OPENPGP[what]
+    for may, works in ((needs, True), (needs[:-1] or ["control"], False)):
+        home.stop()
+        team.now(f'[[allow]]\nwho = "ssh:two"\nmay = {may}\n')
+        result = run(team, home, letter)
+        assert (result.code == 0) is works, (may, result)
+
+
+def test_nothing_that_acts_is_done_while_the_disk_of_the_audit_is_full(team: WatchedTeam) -> None:
+    team.now('audit = "required"')
+    assert team.apdus(team.two, SELECT, VERIFY, SIGN) == ["9000", "9000", "9000"]
+    full = team.audit.parent / "full"
+    team.host.run(["dd", "if=/dev/zero", f"of={full}", "bs=1k"])
+    try:
+        answers = team.apdus(team.two, SELECT, *[VERIFY] * 20, SIGN, SELECT)  # some lines find room in the last page
+        assert answers[-3:] == ["6982", "6982", "9000"], "reading goes on"
+    finally:
+        team.host.run(["rm", full]).check()
+    assert team.apdus(team.two, SELECT, VERIFY, SIGN) == ["9000", "9000", "9000"]
+    assert "none of them changed" in cardferry(team.host, "audit", "verify", "--file", str(team.audit)).check().out
+    assert any(entry["event"] == "missing" for entry in team.audited()), "what could not be written is told"
+
+
+def test_the_journal_gets_what_the_file_gets(team: WatchedTeam) -> None:
+    team.now("")
+    team.apdus(team.two, SELECT, VERIFY, SIGN)
+    told = team.journal.wait_for(r"^b'SYSLOG_IDENTIFIER=cardferry.*ssh:two.*authenticated with PIV 9A.*").string
+    datagrams = [ast.literal_eval(line) for line in told.splitlines() if line.startswith("b")]
+    fields = dict(line.split(b"=", 1) for line in datagrams[-1].splitlines())
+    assert (fields[b"SYSLOG_IDENTIFIER"], fields[b"PRIORITY"]) == (b"cardferry", b"6")
+    line = json.loads(fields[b"MESSAGE"])
+    assert line["what"] == "authenticated with PIV 9A, CN=cardferry,OU=PIV Authentication"
+    assert fields[b"MESSAGE"] in team.host.outside(team.audit).read_bytes()
