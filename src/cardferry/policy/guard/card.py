@@ -21,7 +21,7 @@ from cardferry.manager.guard import GuardedReader
 from cardferry.pcsc.apdu import StatusWord
 from cardferry.pcsc.caller import Caller, Principal, is_by_host_itself
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Protocol
-from cardferry.pcsc.errors import PcscError, ReturnCode, UserError
+from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import Reply, running
 from cardferry.policy.audit import Entry
 from cardferry.policy.audit.words import deed, operation_text, signed_digest
@@ -38,17 +38,14 @@ from cardferry.policy.pin.entry import (
     CANCELLED,
     INVALID,
     MODIFY_CODE,
-    NOT_THE_SAME,
     PROPERTIES,
     PROPERTIES_CODE,
-    TIMED_OUT,
     VERIFY_CODE,
-    WRONG_SIZE,
     PinEntry,
     with_pinpad,
 )
-from cardferry.policy.pin.person import CANCELLED as SAID_NO
-from cardferry.policy.pin.person import Said, wipe
+from cardferry.policy.pin.person import wipe
+from cardferry.policy.pin.typed import typed_command
 from cardferry.policy.redaction import describe_response
 from cardferry.policy.rules.decide import Decision, Verdict
 from cardferry.policy.rules.rule import Pin, Rule
@@ -264,7 +261,7 @@ class RuledCard:
             return self._refused(caller, action, "what was given as PIN is no ticket", answer)
         if why := self._host.tickets.why_not(ticket):
             return self._refused(caller, action, why, DENIED)
-        said = await self._host_pin(caller, rule)
+        said = await self._host.pin(caller, self._reader.name, rule)
         try:
             if said.pin is None:
                 return self._refused(caller, action, "the host has no PIN for it", DENIED)
@@ -279,13 +276,6 @@ class RuledCard:
         if response == _SUCCESS:
             self._tickets = [ticket, *(each for each in self._tickets if each.name != ticket.name)]
         return response
-
-    async def _host_pin(self, caller: Caller, rule: Rule, prompt: str = "PIN", patience: float = 0.0) -> Said:
-        try:
-            return await self._host.pin(caller, self._reader.name, rule, prompt, patience)
-        except UserError as error:
-            log.error("%s; %s", error.message, error.hint)
-            return SAID_NO
 
     async def _act(self, caller: Caller, action: Action, decision: Decision, apdu: bytes, protocol: Protocol) -> bytes:
         """Send a command that does more than read."""
@@ -512,35 +502,13 @@ class RuledCard:
             return refusal
         if not await self._consents(caller, action, decision):
             return self._refused(caller, action, "the person at the host has not allowed it", CANCELLED)
-        command, why = await self._typed(caller, rule, entry)
+        command, why = await typed_command(partial(self._host.pin, caller, self._reader.name, rule), entry)
         if why:
             return self._refused(caller, action, why, command)
         action = self._tracker.judge(command)
         if action.operation is not wanted:
             return INVALID
         return await self._act(caller, action, decision, command, protocol)
-
-    async def _typed(self, caller: Caller, rule: Rule, entry: PinEntry) -> tuple[bytes, str]:
-        """The command with the PINs that the person types; or the answer to the program, and why there is none."""
-        typed: list[bytearray] = []
-        try:
-            for prompt in entry.prompts:
-                said = await self._host_pin(caller, rule, prompt, entry.patience)
-                if said.pin is None:
-                    cancelled = "the person at the host has cancelled it", CANCELLED
-                    why, answer = cancelled if said.cancelled else ("nobody at the host has given a PIN", TIMED_OUT)
-                    return answer, why
-                typed.append(said.pin)
-                if not entry.fits(said.pin):
-                    return WRONG_SIZE, "the PIN has another size than the program wants"
-            if entry.twice and typed[-2] != typed[-1]:
-                return NOT_THE_SAME, "the new PIN was not the same both times"
-            return entry.command(typed[0], typed[-1]), ""
-        except ValueError:
-            return WRONG_SIZE, "there is no room for the PIN"
-        finally:
-            for pin in typed:
-                wipe(pin)
 
     def _check(self, caller: Caller, meaning: Meaning) -> Decision:
         decision = self._decide(caller, meaning)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
+from cardferry.pcsc.errors import UserError
 from cardferry.policy.audit import AuditLog, Entry
 from cardferry.policy.guard.consent import Consents, Matter
 from cardferry.policy.guard.tickets import Tickets
@@ -19,7 +20,7 @@ from cardferry.policy.guard.wrong_pins import WrongPins
 from cardferry.policy.operations import Meaning
 from cardferry.policy.pin.ask_password import AskPassword
 from cardferry.policy.pin.notification import Notification
-from cardferry.policy.pin.person import Person, Question, Said, Way
+from cardferry.policy.pin.person import CANCELLED, Person, Question, Said, Way
 from cardferry.policy.pin.pinentry import Pinentry
 from cardferry.policy.rulebook import Rulebook
 from cardferry.policy.rules.limits import Uses
@@ -141,12 +142,13 @@ class HostGuard:
         Args:
             prompt: which PIN.
             patience: s that the person has to type it; 0 for as long as the configuration says.
-
-        Raises:
-            SecretError: it is kept where it cannot be read.
         """
         if rule.pin_from is not None:
-            return Said(yes=True, pin=await rule.pin_from.read())
+            try:
+                return Said(yes=True, pin=await rule.pin_from.read())
+            except UserError as error:
+                log.error("%s; %s", error.message, error.hint)
+                return CANCELLED
         what = ", ".join(each.text for each in rule.may if each.text not in _LITTLE)
         text = f"{caller.principal} ({caller}) wants the PIN of the card in {reader}, for: {what or 'reading'}."
         return await self.person.ask(
