@@ -167,7 +167,8 @@ def test_the_person_says_yes_no_nothing_or_for_ten_minutes(team: Team) -> None:
 
     assert says("echo OK", "always")
     assert asked.read_text() == (
-        "ssh:two (a program on two) wants to use the card in cardferry vpicc 00 00: authenticate with PIV 9A.\n"
+        "ssh:two (a program on two) wants to use the card in cardferry vpicc 00 00: authenticate with PIV 9A, "
+        "CN=cardferry,OU=PIV Authentication.\n"
     )
     assert not says("echo ERR 83886194 no", "always")
     assert not says("sleep 30", "always")
@@ -210,7 +211,7 @@ def test_the_terminal_of_share_is_where_the_person_is(team: Team) -> None:
         for _ in range(2):  # this key wants a PIN before each use
             terminal.wait_for(r"\nPIN \(.*: ")
             terminal.enter(f"{PIV_PIN}\n")
-        terminal.wait_for(r"ssh:two .*sign with PIV 9C.\r\nyes, no, or ten.*: ")
+        terminal.wait_for(r"ssh:two .*sign with PIV 9C, CN=.*\r\nyes, no, or ten.*: ")
         terminal.enter("ten\n")
         thread.join(20)
         assert done.pop().code == 0
