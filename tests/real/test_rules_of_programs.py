@@ -129,6 +129,16 @@ def test_a_guest_that_is_killed_in_its_transaction_leaves_nothing_unlocked(team:
     assert waiting.wait(30).out.rpartition("SW1=")[2].startswith("0x69, SW2=0x82")
 
 
+def test_a_reader_that_is_for_others_is_not_in_a_programs_list(team: WatchedTeam, local: Ferry) -> None:
+    """The rule names a certificate on the card, which the host has read by itself."""
+    guests = team.ferry.env
+    for card, seen in (("CN=cardferry*", [True, False, False]), ("CN=another*", [False] * 3)):
+        team.now(f'[[allow]]\nwho = "ssh:one"\nmay = "read"\ncard = "{card}"\n')
+        everybody = [(team.one, guests), (team.two, guests), (team.host, local.env)]
+        lists = [computer.run(["opensc-tool", "--list-readers"], env).all for computer, env in everybody]
+        assert ["Yubico" in listed for listed in lists] == seen, lists
+
+
 #: A command, and what it needs: the last of it is what the other guest may not.
 PIN: Command = ["--login", "--pin", PIV_PIN]
 YKCS11 = next(Path("/usr/lib").glob("*/libykcs11.so.2"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Attribute, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.policy.operations import Tracker
+from cardferry.policy.rulebook import Rulebook
 from tests.policy.guard.guarded_host import (
     DENIED,
     OK,
@@ -157,3 +160,30 @@ async def test_other_protocols_and_modes_take_the_same_way(tmp_path: Path) -> No
         raw = await build.card.reconnect(ShareMode.SHARED, Protocol.RAW, 0)  # type: ignore[arg-type]
         assert raw is Protocol.RAW
         assert await build.card.transmit(RESET, Protocol.RAW) == DENIED
+
+
+async def test_what_is_known_to_be_allowed_is_neither_judged_nor_decided_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for kind, name in ((Tracker, "judge"), (Rulebook, "decide")):
+        original = getattr(kind, name)
+
+        def counted(*args: object, name: str = name, original: Callable[..., object] = original) -> object:
+            calls.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(kind, name, counted)
+    async with GuardedHost(RULES, folder=tmp_path) as host:
+        build = await host.principal("ssh:build1")
+        for _ in range(3):
+            await build.send(SELECT)
+            await build.send(READ)
+        calls.clear()
+        for _ in range(100):
+            await build.send(SELECT)
+            await build.send(READ)
+        assert calls == []
+        other = await host.principal("ssh:build2")
+        await other.send(READ)
+        assert calls.count("decide") == 1, "somebody else is asked about anew"
