@@ -245,7 +245,7 @@ class RuledCard:
         if decision.verdict is not Verdict.ASK or rule is None or not self._does(action):
             return True
         what = deed(action, signed_digest(action), self._subject(action), done=False)
-        return await self._host.consents(caller, self._reader.name, rule, action.meaning, what)
+        return await self._host.consents(caller, self._called, rule, action.meaning, what)
 
     async def _with_ticket(self, caller: Caller, rule: Rule, action: Action, protocol: Protocol) -> bytes:
         """The program gives a ticket where a PIN goes: the card gets the PIN in its place."""
@@ -261,7 +261,7 @@ class RuledCard:
             return self._refused(caller, action, "what was given as PIN is no ticket", answer)
         if why := self._host.tickets.why_not(ticket):
             return self._refused(caller, action, why, DENIED)
-        said = await self._host.pin(caller, self._reader.name, rule)
+        said = await self._host.pin(caller, self._called, rule)
         try:
             if said.pin is None:
                 return self._refused(caller, action, "the host has no PIN for it", DENIED)
@@ -311,6 +311,12 @@ class RuledCard:
     def _names(self) -> tuple[str, ...]:
         """All that rules may call the card."""
         return self._cards.names(self._reader.name)
+
+    @property
+    def _called(self) -> str:
+        """The card as a person knows it: by its reader, and its number."""
+        serials = self._cards.identity(self._reader.name).serials
+        return f"{self._reader.name}, serial {' or '.join(serials)}" if serials else self._reader.name
 
     def _decide(self, caller: Caller, meaning: Meaning) -> Decision:
         """What the rules say; remembered where it is allowed, and does not depend on the time."""
@@ -502,7 +508,7 @@ class RuledCard:
             return refusal
         if not await self._consents(caller, action, decision):
             return self._refused(caller, action, "the person at the host has not allowed it", CANCELLED)
-        command, why = await typed_command(partial(self._host.pin, caller, self._reader.name, rule), entry)
+        command, why = await typed_command(partial(self._host.pin, caller, self._called, rule), entry)
         if why:
             return self._refused(caller, action, why, command)
         action = self._tracker.judge(command)

@@ -23,7 +23,7 @@ class Matter(NamedTuple):
     """What is asked about: two questions about the same are one."""
 
     who: Principal
-    reader: str
+    card: str
     meaning: Meaning
 
 

@@ -129,17 +129,18 @@ class HostGuard:
             for what, question in questions.items()
         ]
 
-    async def consents(self, caller: Caller, reader: str, rule: Rule, meaning: Meaning, what: str) -> bool:
-        """Ask the person at the host whether something may be done."""
-        text = f"{caller.principal} ({caller}) wants to use the card in {reader}: {what}."
+    async def consents(self, caller: Caller, card: str, rule: Rule, meaning: Meaning, what: str) -> bool:
+        """Ask the person at the host whether something may be done; ``card`` is how it is known there."""
+        text = f"{caller.principal} ({caller}) wants to use the card in {card}: {what}."
         patience = float(self.rulebook.configuration.ask_timeout)
         question = Question(text, lasting=rule.ask is Ask.FIRST, patience=patience)
-        return (await self._consents.get(Matter(caller.principal, reader, meaning), question)).yes
+        return (await self._consents.get(Matter(caller.principal, card, meaning), question)).yes
 
-    async def pin(self, caller: Caller, reader: str, rule: Rule, prompt: str = "PIN", patience: float = 0.0) -> Said:
+    async def pin(self, caller: Caller, card: str, rule: Rule, prompt: str = "PIN", patience: float = 0.0) -> Said:
         """The PIN of the card, for a principal whose rule says that the host gives it. Whoever has used it wipes it.
 
         Args:
+            card: how it is known at the host.
             prompt: which PIN.
             patience: s that the person has to type it; 0 for as long as the configuration says.
         """
@@ -150,7 +151,7 @@ class HostGuard:
                 log.error("%s; %s", error.message, error.hint)
                 return CANCELLED
         what = ", ".join(each.text for each in rule.may if each.text not in _LITTLE)
-        text = f"{caller.principal} ({caller}) wants the PIN of the card in {reader}, for: {what or 'reading'}."
+        text = f"{caller.principal} ({caller}) wants the PIN of the card in {card}, for: {what or 'reading'}."
         return await self.person.ask(
             Question(text, prompt, patience=patience or self.rulebook.configuration.ask_timeout)
         )
