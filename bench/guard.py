@@ -41,7 +41,7 @@ class AtOnce:
 
     name, protocol, atr = "Reader 00 00", Protocol.T1, bytes.fromhex("3b80800101")
 
-    def send(self, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
+    def send(self, principal: Principal, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
         """It is known what it says."""
         return answered(_ANSWERS[apdu])
 
@@ -77,7 +77,7 @@ async def measure(folder: Path, audit: str) -> dict[str, float]:
         return guard.transmit(caller, apdu, Protocol.T1)
 
     def bare(apdu: bytes) -> Reply[bytes]:
-        return reader.send(apdu, Protocol.T1)
+        return reader.send(caller.principal, apdu, Protocol.T1)
 
     await guarded(_SELECT)
     costs = {}

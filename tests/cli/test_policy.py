@@ -1,4 +1,4 @@
-"""``cardferry policy``, ``guests`` and ``audit``, as a person types them."""
+"""``cardferry policy``, ``guests``, ``ticket`` and ``audit``, as a person types them."""
 
 from __future__ import annotations
 
@@ -119,3 +119,40 @@ def test_without_an_audit_it_is_said(home: Path) -> None:
     result = call("audit", "verify")
     assert isinstance(result.exception, UserError)
     assert "there is no audit" in result.exception.message
+
+
+def test_a_ticket_is_made_shown_and_revoked(home: Path) -> None:
+    words = ("ticket", "ssh:build1", "--may", "sign:9C", "--uses", "20", "--for", "8h")
+    error = call(*words).exception
+    assert isinstance(error, UserError)
+    assert error.message.startswith('no rule about ssh:build1 says pin = "ticket"')
+    (home / "config/cardferry/config.toml").write_text(RULES + 'pin = "ticket"\n')
+    made = call(*words)
+    digits, _, said = made.output.partition("\n")
+    assert digits.isdigit()
+    assert len(digits) == 8
+    assert ": ssh:build1 may sign:9C, 20 times, until 20" in said
+    listed = call("ticket", "list").output
+    assert listed == said
+    name = listed.split()[1].rstrip(":")
+    assert call("ticket", "revoke", name).output == f"ticket {name} of ssh:build1 is good for nothing any more\n"
+    assert call("ticket", "list").output == "there are no tickets\n"
+    error = call("ticket", "revoke", name).exception
+    assert isinstance(error, UserError)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("build1", "--may", "sign:9C"), "is no principal"),
+        (("ssh:build1", "--may", "sing:9C"), "there is no operation"),
+        (("ssh:build1", "--may", "sign:9C", "--for", "32d"), "is no time"),
+        (("ssh:build1", "--may", "sign:9C", "--for", "8"), "is no time"),
+        (("ssh:build1", "--may", "sign:9C", "--uses", "0"), "range"),
+        (("ssh:build1",), "--may"),
+    ],
+)
+def test_a_ticket_that_cannot_be(home: Path, words: tuple[str, ...], said: str) -> None:
+    result = call("ticket", *words)
+    assert result.exit_code == 2
+    assert said in result.output

@@ -43,14 +43,15 @@ class Team:
         words = ["share", "one", "two", "--readers", self.readers, "--config", str(self.rules), *over(ssh)]
         self.ferry = Ferry(self.host, words)
         self.ferry.wait_until_ready()
-        if self.readers.startswith("vpicc:"):
-            self.insert(card)
-
-    def insert(self, card: str) -> None:
-        """A card dials in."""
-        words = [sys.executable, "-m", f"tests.lab.{card}", f"--port={PORT}"]
+        self._card_words = [sys.executable, "-m", f"tests.lab.{card}", f"--port={PORT}"]
         if card == "card_openpgp":
-            words.append(f"--storage={self.host.folder / 'openpgp'}")
+            self._card_words.append(f"--storage={self.host.folder / 'openpgp'}")
+        if self.readers.startswith("vpicc:"):
+            self.insert()
+
+    def insert(self) -> None:
+        """Put the card in."""
+        words = self._card_words
         self.card = self.host.popen(words, env={"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}, mounts=False)
         self.card.wait_for("^inserted$")
 

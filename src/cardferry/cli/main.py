@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "readers": "list readers and their cards",
     "policy": "say who may do what with this computer's cards",
     "guests": "show guests that wait after wrong PINs, and forgive them",
+    "ticket": "make digits that a program gives in the place of a PIN",
     "audit": "show what was done with this computer's cards",
     "doctor": "say what is wrong, and how to mend it",
     "card": "put a built-in PIV card into a virtual reader",

@@ -71,13 +71,15 @@ def show(config: Path | None) -> None:
     say(rules.in_a_line())
     settings = rules.configuration
     tables.show(
-        ("rule", "who", "card", "may", "limit", "when"),
+        ("rule", "who", "card", "may", "PIN", "asks", "limit", "when"),
         [
             (
                 str(rule.number) if rule.number else "default",
                 list(rule.who),
                 rule.card,
                 [each.text for each in rule.may],
+                rule.pin.value if rule.pin_from is None else [rule.pin.value, str(rule.pin_from)],
+                rule.ask.value,
                 rule.text_limit,
                 rule.text_hours,
             )
@@ -86,3 +88,5 @@ def show(config: Path | None) -> None:
     )
     say(f"what one principal unlocks is {'locked before another one comes' if settings.isolation else 'open to all'}")
     say(f"guests leave {settings.keep_tries} PIN tries; audit: {settings.audit}")
+    ways = ", ".join(settings.ask_with)
+    say(f"a person here is asked with the first of these that can: {ways}; for {settings.ask_timeout} s")

@@ -50,6 +50,8 @@ def _show(one: Running, shown: set[tuple[int, str]]) -> None:
         say(f"{link.host}{way}: {link.state}, {link.socket}")
         for line in link_lines(link):
             say(line, before="  ")
+    for line in one.asks:
+        say(f"asks the person here {line}")
     for trouble in one.troubles:
         say(f"{trouble.says}; {trouble.hint}" if trouble.hint else trouble.says)
     readers = [slot for slot in one.readers if not one.agent or (one.agent, slot.reader) not in shown]

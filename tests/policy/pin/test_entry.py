@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -43,7 +44,39 @@ def asked(form: int, block: int, length: int, template: str, least: int = 4, mos
     ],
 )
 def test_where_the_pin_goes(entry: bytes, pin: str, command: str) -> None:
-    assert PinEntry.parse(entry).command(pin) == bytes.fromhex(command)
+    assert PinEntry.parse(entry).command(bytearray(pin.encode())) == bytes.fromhex(command)
+
+
+def to_change(
+    confirm: int, old: int, new: int, template: str, form: int = 0x82, block: int = 0, length: int = 0
+) -> bytes:
+    """The structure PIN_MODIFY, field by field (PC/SC part 10, 2.5.3)."""
+    raw = bytes.fromhex(template)
+    head = bytes((30, 30, form, block, length, old, new, 8, 4, confirm, 2, 3)) + b"\x09\x04" + bytes(3) + bytes(3)
+    return head + struct.pack("<I", len(raw)) + raw
+
+
+@pytest.mark.parametrize(
+    ("entry", "command"),
+    [
+        # OpenSC, a PIV card: both in eight bytes
+        (to_change(3, 0, 8, "0024008010" + "FF" * 16, block=8), "0024008010 313233343536FFFF 3837363534FFFFFF"),
+        # scdaemon, and OpenSC with an OpenPGP card: one behind the other
+        (to_change(3, 0, 0, "00240081"), "002400810B 313233343536 3837363534"),
+        (to_change(3, 0, 0, "0024008100"), "002400810B 313233343536 3837363534"),
+        # the new one alone
+        (to_change(1, 0, 0, "0024018100"), "0024018105 3837363534"),
+        # two "format 2 PIN blocks"
+        (
+            to_change(3, 0, 8, "0024000110" + ("20" + "FF" * 7) * 2, 0x89, 0x47, 0x04),
+            "0024000110 26123456FFFFFFFF 2587654FFFFFFFFF",
+        ),
+    ],
+)
+def test_where_two_pins_go(entry: bytes, command: str) -> None:
+    parsed = PinEntry.parse(entry, changes=True)
+    assert parsed.command(bytearray(b"123456"), bytearray(b"87654")) == bytes.fromhex(command)
+    assert (parsed.patience, parsed.twice) == (30, True)
 
 
 @pytest.mark.parametrize(
@@ -56,8 +89,10 @@ def test_what_is_none(data: bytes) -> None:
 
 @given(st.binary(max_size=40), st.text("0123456789", max_size=20))
 def test_any_bytes_are_an_entry_or_an_error(data: bytes, pin: str) -> None:
+    with suppress(ValueError):
+        PinEntry.parse(data, changes=True).command(bytearray(pin.encode()), bytearray(pin.encode()))
     try:
-        command = PinEntry.parse(data).command(pin)
+        command = PinEntry.parse(data).command(bytearray(pin.encode()))
     except ValueError:
         return
     assert command[:4] == data[19:23]
@@ -67,7 +102,7 @@ def test_any_bytes_are_an_entry_or_an_error(data: bytes, pin: str) -> None:
 @given(st.text("0123456789", min_size=4, max_size=8))
 def test_no_two_pins_become_one_command(pin: str) -> None:
     entry = PinEntry.parse(asked(0x82, 0x08, 0x00, "0020008008" + "FF" * 8))
-    assert entry.command(pin)[5:].rstrip(b"\xff").decode() == pin
+    assert entry.command(bytearray(pin.encode()))[5:].rstrip(b"\xff").decode() == pin
 
 
 @pytest.mark.parametrize(
@@ -81,11 +116,11 @@ def test_no_two_pins_become_one_command(pin: str) -> None:
     ],
 )
 def test_size(form: int, pin: str, fits: bool) -> None:
-    assert PinEntry.parse(asked(form, 8, 0, "0020008000")).fits(pin) is fits
+    assert PinEntry.parse(asked(form, 8, 0, "0020008000")).fits(bytearray(pin.encode())) is fits
 
 
 def test_the_readers_other_features_stay() -> None:
     own = bytes.fromhex("06 04 42330006 0A 04 4233000A 13 04 42330013 12 04 42330012")
-    found = with_pinpad(own)
+    found = with_pinpad(own, changes=False)
     features = {found[at]: int.from_bytes(found[at + 2 : at + 6], "big") for at in range(0, len(found), 6)}
     assert features == {0x13: 0x42330013, 0x06: VERIFY_CODE, 0x12: PROPERTIES_CODE}

@@ -18,6 +18,9 @@ def test_everything_that_a_file_can_say() -> None:
         keep-tries = 2
         audit = "required"
         audit-file = "/var/log/cards"
+        pinentry = "pinentry-qt"
+        ask-with = ["terminal", "pinentry", "terminal"]
+        ask-timeout = 10
         [[allow]]
         who = ["ssh:build*", "vsock:7"]
         card = "Yubico *"
@@ -29,6 +32,7 @@ def test_everything_that_a_file_can_say() -> None:
     )
     (rule,) = said.rules
     assert (said.isolation, said.keep_tries, said.audit, said.audit_file) == (False, 2, "required", "/var/log/cards")
+    assert (said.pinentry, said.ask_with, said.ask_timeout) == ("pinentry-qt", ("terminal", "pinentry"), 10)
     assert (rule.number, rule.who, rule.card, rule.pin) == (1, ("ssh:build*", "vsock:7"), "Yubico *", Pin.GUEST)
     assert [each.meaning and each.meaning.object for each in rule.may] == [None, "9C"]
 
@@ -54,6 +58,9 @@ def test_everything_that_a_file_can_say() -> None:
         (RULE + 'pin = "host"', 4, 'pin = "host" and pin-from go together', "file:/PATH"),
         (RULE + 'pin = "host"\npin-from = "file:pin"', 5, "is neither file:/PATH", "correct pin-from"),
         (RULE + 'pin = "pinpad"\npin-from = "file:/pin"', 5, "go together", ""),
+        ('ask-with = ["telepathy"]', 1, "Invalid enum value 'telepathy'", ""),
+        ("ask-with = []", 1, "ask-with", ""),
+        ("ask-timeout = 121", 1, "ask-timeout", ""),
         ("allow = 3", 1, "Expected `array`", ""),
     ],
 )
@@ -88,6 +95,13 @@ def test_what_is_no_toml_is_an_error_with_its_line() -> None:
 def test_what_is_right_but_perhaps_not_meant(text: str, said: list[str]) -> None:
     found = list(advice(Configuration.parse(text, "x").rules))
     assert [note[: len(start)] for note, start in zip(found, said, strict=True)] == said
+
+
+def test_a_ticket_stands_for_a_pin_that_is_kept_or_typed() -> None:
+    kept = Configuration.parse(RULE + 'pin = "ticket"\npin-from = "keyring:cards/mine"', "x").rules[0]
+    typed = Configuration.parse(RULE + 'pin = "ticket"', "x").rules[0]
+    assert (str(kept.pin_from), typed.pin_from) == ("keyring:cards/mine", None)
+    assert kept.pin is typed.pin is Pin.TICKET
 
 
 def test_a_name_with_brackets_is_that_name_only() -> None:

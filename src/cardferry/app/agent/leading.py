@@ -21,6 +21,7 @@ from cardferry.app.hosts.sources import own_process
 from cardferry.app.runtime.paths import agent_path
 from cardferry.app.runtime.request import Request
 from cardferry.app.runtime.status_socket import Link, Running, controllable
+from cardferry.system.terminal import in_foreground
 from cardferry.transports.base import Listener
 from cardferry.transports.listening import SocketInUseError
 
@@ -59,7 +60,7 @@ class Leading:
             self._again(taken)
             return  # it has just gone
         level = logging.getLogger("cardferry").getEffectiveLevel()
-        link = AgentLink(connection, m.Lend(self._request, own_process(), level, leads=True))
+        link = AgentLink(connection, m.Lend(self._request, own_process(), level, leads=True, terminal=in_foreground()))
         try:
             lent = await link.lent()
             if lent is None:
@@ -101,8 +102,9 @@ class Leading:
             Link(one.guest, "up" if one.connected else "out of reach", where, "link", guest=one) for one in how.guests
         ] or [Link(self._request.readers, how.state, where)]
         return Running(
-            "host", os.getpid(), self._since, links, how.contexts, how.readers, agent, how.troubles, how.remembered
-        )
+            "host", os.getpid(), self._since, links, how.contexts, how.readers, agent, how.troubles,
+            remembered=how.remembered, asks=how.asks,
+        )  # fmt: skip
 
 
 def _connected(path: Path) -> socket.socket:

@@ -18,6 +18,7 @@ from typing import Final
 
 from cardferry.app.agent.handoff_server import HandoffServer
 from cardferry.app.agent.log_lines import Mark, mark, passed_on
+from cardferry.app.agent.remote_terminal import RemoteTerminal
 from cardferry.app.agent.serving import LentSocket, ReaderSet, Serving, serving
 from cardferry.app.agent.shared import Shared
 from cardferry.app.hosts import lend_messages as m
@@ -109,6 +110,8 @@ class Lends:
             passed_on(wanted.level, Mark(wanted.request.readers, lend.number), lambda *line: lend.tell(m.Line(*line)))
         )
         served = await stack.enter_async_context(self._sets.use(wanted.request.readers))
+        if wanted.terminal and served.guard is not None:
+            stack.enter_context(served.guard.person.at(lend.terminal(wanted.who)))
         settings = Service.of(wanted.request).settings
         told = partial(self._told, lend)
         stack.enter_context(served.used(settings, told, leads=wanted.leads))
@@ -141,6 +144,7 @@ class _Lend:
         self._conversation: Conversation[m.ToAgent] = Conversation(connection, m.ToAgent, self._received, said)
         #: The other end has gone without a word: it was killed, say.
         self._lost = False
+        self._terminal = RemoteTerminal(self._conversation.send)
         self._conversation.over.add_done_callback(lambda _: self._hung_up())
         self._conversation.read_early()
 
@@ -154,8 +158,14 @@ class _Lend:
         self._end()
 
     def _end(self) -> None:
+        self._terminal.gone()
         if not self._ended.done():
             self._ended.set_result(None)
+
+    def terminal(self, who: str) -> RemoteTerminal:
+        """The terminal of whoever it is for."""
+        self._terminal.name = f"the terminal of {who}"
+        return self._terminal
 
     def tell(self, message: m.FromAgent) -> None:
         """Say something that is not missed when the other end does not listen."""
@@ -228,6 +238,8 @@ class _Lend:
                 opened.guests.add(parse_listening(address).listener(listening), opened.host.serve)
             case m.Ask(), []:
                 self.tell(opened.describe())
+            case m.PersonSaid(), []:
+                self._terminal.said(message)
             case _:
                 for one in found:
                     one.close()

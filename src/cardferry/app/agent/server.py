@@ -41,6 +41,7 @@ from cardferry.link import Timing
 from cardferry.link.host_session import HostSession
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.errors import UserError
+from cardferry.policy.pin.terminal import Terminal
 from cardferry.system.limits import raise_open_files
 from cardferry.transports.base import Address, Listener, Pipe
 from cardferry.transports.listening import ListeningSocket, SocketInUseError
@@ -148,9 +149,10 @@ class _Agent:
             self._handoffs = HandoffServer(
                 listening.socket, self._receive, idle=self._wanted.idle, talk=self._lends.serve
             )
-            if (guard := self._wanted.service.guard) is not None:
-                log.info("%s", guard.rulebook.in_a_line())
             async with self._sets, self._servings, AsyncExitStack() as stack:
+                if (guard := self._wanted.service.guard) is not None:
+                    log.info("%s", guard.rulebook.in_a_line())
+                    stack.enter_context(guard.person.at(Terminal()))
                 if self._wanted.by_hand or self._listeners:
                     own = await stack.enter_async_context(self._servings.use(self._own))
                     for one in self._listeners:
@@ -227,4 +229,8 @@ class _Agent:
         troubles = list(dict.fromkeys(trouble for one in described for trouble in one.troubles))
         remembered = sum({one.served.name: one.host.status.remembered for one in opened}.values())
         own = os.getpid()
-        return Running("host", own, self._since, links, contexts, list(readers.values()), own, troubles, remembered)
+        asks = guard.asks_with if (guard := self._wanted.service.guard) is not None else []
+        return Running(
+            "host", own, self._since, links, contexts, list(readers.values()), own, troubles,
+            remembered=remembered, asks=asks,
+        )  # fmt: skip

@@ -178,7 +178,8 @@ class Serving:
         contexts = sum(len(front.contexts) for front in self._fronts) + sum(guest.contexts for guest in guests)
         readers = self._service.offered(self.served.manager.status.readers)
         state, troubles = self.served.readers.state(), troubles_of(self.host.manager)
-        return Described(state, contexts, readers, guests, troubles, status.remembered)
+        asks = [] if self.served.guard is None else self.served.guard.asks_with
+        return Described(state, contexts, readers, guests, troubles, remembered=status.remembered, asks=asks)
 
     def serves(self, user: User) -> bool:
         """Whether that program comes through here, and not in another way in which the same readers are served."""

@@ -80,8 +80,10 @@ async def _in_the_agent(
         async def describe() -> Running:
             how = await lent.describe()
             links = [Link(str(host), how.state, str(listening.path))]
-            own, agent = os.getpid(), lent.agent
-            return Running("attach", own, since, links, how.contexts, how.readers, agent, how.troubles, how.remembered)
+            return Running(
+                "attach", os.getpid(), since, links, how.contexts, how.readers, lent.agent, how.troubles,
+                remembered=how.remembered, asks=how.asks,
+            )  # fmt: skip
 
         yield describe
 

@@ -28,6 +28,7 @@ from cardferry.app.runtime.status_socket import Running, controllable
 from cardferry.app.sharing.lending import Lender, Share
 from cardferry.app.sharing.target import ShareTarget
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
+from cardferry.policy.pin.terminal import Terminal
 from cardferry.transports.listening import Listening, ListeningSocket
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,10 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
                 how = await readers.describe()
                 links = [target.describe(how) for target in targets]
                 own, agent = os.getpid(), readers.agent
-                readers_of_all = how.readers, agent, how.troubles, how.remembered
-                return Running("share", own, since, links, how.contexts, *readers_of_all)
+                return Running(
+                    "share", own, since, links, how.contexts, how.readers, agent, how.troubles,
+                    remembered=how.remembered, asks=how.asks,
+                )  # fmt: skip
 
             async def lend(target: ShareTarget) -> None:
                 await target.run()
@@ -92,12 +95,13 @@ async def _served_here(wanted: Share, workdir: Path) -> AsyncIterator[Lender]:
     request = wanted.service.request(str(wanted.readers), wanted.grace)
     way = Way(workdir, wanted.ssh)
     guard = host_guard(wanted.service.config)
-    async with (
-        open_set(request.readers, way, wanted.service.settings, guard) as served,
-        serving(served, request) as opened,
-    ):
-        await served.readers.known()
-        yield _ServedHere(opened, guard.rulebook.in_a_line())
+    with guard.person.at(Terminal()):
+        async with (
+            open_set(request.readers, way, wanted.service.settings, guard) as served,
+            serving(served, request) as opened,
+        ):
+            await served.readers.known()
+            yield _ServedHere(opened, guard.rulebook.in_a_line())
 
 
 class _ServedHere:

@@ -24,6 +24,10 @@ from cardferry.app.runtime.spawn import BackgroundError, reach, start_agent
 from cardferry.backoff import Backoff
 from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.errors import UserError
+from cardferry.pcsc.reply import Reply, running
+from cardferry.policy.pin.person import Question, wipe
+from cardferry.policy.pin.terminal import Terminal
+from cardferry.system.terminal import in_foreground
 from cardferry.transports.base import Pipe
 from cardferry.transports.errors import TransportError
 from cardferry.transports.listening import BACKLOG, Listening, listener
@@ -74,6 +78,8 @@ class AgentLink:
         self._told = told
         self._connection = connection
         self._asked: list[asyncio.Future[m.Described]] = []
+        self._terminal = Terminal()
+        self._asking: Reply[None] | None = None
         self._answer: asyncio.Future[m.Lent | m.NotLent] = asyncio.get_running_loop().create_future()
         self.conversation: Conversation[m.FromAgent] = Conversation(connection, m.FromAgent, self._received)
         self.conversation.send(lend)
@@ -88,9 +94,22 @@ class AgentLink:
                     logger.log(level, "%s", text)
             case m.Gone() | m.Listens():
                 self._told(message)
+            case m.AskPerson():
+                self._asking = running(self._ask(message))
             case m.Described():
                 if self._asked and not (answer := self._asked.pop(0)).done():
                     answer.set_result(message)
+
+    async def _ask(self, message: m.AskPerson) -> None:
+        """Ask the person on the terminal of this process."""
+        said = await self._terminal.ask(Question(message.text, message.prompt, message.lasting, message.patience))
+        if said is None:
+            self.conversation.send(m.PersonSaid(message.number, asked=False))
+            return
+        pin = None if said.pin is None else said.pin.decode(errors="replace")
+        self.conversation.send(m.PersonSaid(message.number, True, said.yes, pin, said.cancelled, said.lasting))
+        if said.pin is not None:
+            wipe(said.pin)
 
     async def lent(self) -> m.Lent | None:
         """Wait until it has lent what it shall; None when it has gone without an answer.
@@ -126,6 +145,8 @@ class AgentLink:
 
     async def end(self) -> None:
         """Have everything given back."""
+        if self._asking is not None:
+            self._asking.cancel()
         self.conversation.send(m.End())
         await self.conversation.ended(_FAREWELL)
         self.conversation.close()
@@ -147,7 +168,8 @@ class LentReaders:
     def __init__(self, request: Request, who: str, *, tells: bool = False) -> None:
         self.agent = 0
         self.rules = ""
-        self._lend = m.Lend(request, who, logging.getLogger("cardferry").getEffectiveLevel(), tells=tells)
+        level = logging.getLogger("cardferry").getEffectiveLevel()
+        self._lend = m.Lend(request, who, level, tells=tells, terminal=in_foreground())
         self._link: AgentLink | None = None
         self._up = asyncio.Event()
         self._sockets: list[tuple[m.ProgramSocket, socket.socket]] = []

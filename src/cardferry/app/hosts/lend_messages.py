@@ -3,7 +3,8 @@
 1. `Lend` comes first. The agent opens the readers and answers `Lent`, or `NotLent`.
 2. `ProgramSocket`, `GuestPipe` and `GuestSocket` bring a descriptor along. Of a pipe that is lost the agent says so.
 3. `Ask` is answered with `Described`. Log lines come as `Line` when there is something to say.
-4. `End` ends what was lent; when all is given back, the agent closes the connection. So does whoever just goes.
+4. `AskPerson` is answered with `PersonSaid`, by who runs on a terminal.
+5. `End` ends what was lent; when all is given back, the agent closes the connection. So does whoever just goes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Lend(msgspec.Struct, frozen=True, tag=True):
         level: of the log lines that shall be passed on, as `logging` counts.
         leads: it is a `cardferry host` that was started by hand, and decides for everybody from now on.
         tells: who asks tells people by itself what keeps readers away, and who waits long.
+        terminal: who asks runs on a terminal, where its person can be asked.
     """
 
     request: Request
@@ -33,6 +35,7 @@ class Lend(msgspec.Struct, frozen=True, tag=True):
     level: int
     leads: bool = False
     tells: bool = False
+    terminal: bool = False
 
 
 class ProgramSocket(msgspec.Struct, frozen=True, tag=True):
@@ -137,6 +140,7 @@ class Described(msgspec.Struct, frozen=True, tag=True):
         guests: who comes through pipes.
         troubles: what keeps readers away.
         remembered: bytes of what the cards have said before, see `cardferry.link.Memories`.
+        asks: see `Running`.
     """
 
     state: str
@@ -145,7 +149,41 @@ class Described(msgspec.Struct, frozen=True, tag=True):
     guests: list[HostSessionStatus]
     troubles: list[TroubleStatus] = []
     remembered: int = 0
+    asks: list[str] = []
 
 
-ToAgent = Lend | ProgramSocket | GuestPipe | GuestSocket | Ask | End
-FromAgent = Lent | NotLent | Gone | Listens | Line | Described
+class AskPerson(msgspec.Struct, frozen=True, tag=True):
+    """Ask the person at the terminal; see `cardferry.policy.pin.person.Question`.
+
+    Attributes:
+        number: of this question, for `PersonSaid`.
+    """
+
+    number: int
+    text: str
+    prompt: str
+    lasting: bool
+    patience: float
+
+
+class PersonSaid(msgspec.Struct, frozen=True, tag=True):
+    """What the person has said; see `cardferry.policy.pin.person.Said`.
+
+    Attributes:
+        asked: whether anybody was asked.
+    """
+
+    number: int
+    asked: bool
+    yes: bool = False
+    pin: str | None = None
+    cancelled: bool = False
+    lasting: bool = False
+
+    def __repr__(self) -> str:
+        """Without the PIN."""
+        return f"PersonSaid(number={self.number}, asked={self.asked}, yes={self.yes})"
+
+
+ToAgent = Lend | ProgramSocket | GuestPipe | GuestSocket | Ask | End | PersonSaid
+FromAgent = Lent | NotLent | Gone | Listens | Line | Described | AskPerson

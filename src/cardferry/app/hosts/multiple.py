@@ -20,11 +20,12 @@ from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.hosts.connect import ReachedHost
 from cardferry.app.runtime.retry import Supervisor
-from cardferry.app.runtime.signals import in_foreground, root_cause
+from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
 from cardferry.fleet import Member, Union
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.errors import UserError
+from cardferry.system.terminal import in_foreground
 from cardferry.transports.errors import TransportError
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from platformdirs import user_config_path, user_state_path
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.policy.audit import AuditLog
 from cardferry.policy.guard import HostGuard
+from cardferry.policy.guard.tickets import Tickets
 from cardferry.policy.guard.wrong_pins import WrongPins
 from cardferry.policy.rulebook import Rulebook
 from cardferry.system.peers import user_name
@@ -22,7 +23,7 @@ from cardferry.system.peers import user_name
 #: The computer's own configuration.
 SYSTEM: Final = Path("/etc/cardferry/config.toml")
 _OURS: Final = "cardferry"
-_WRONG_PINS: Final = "wrong-pins.json"
+_WRONG_PINS, _TICKETS = "wrong-pins.json", "tickets.json"
 
 
 def find_configuration(named: Path | None = None) -> Path | None:
@@ -53,6 +54,11 @@ def wrong_pins() -> WrongPins:
     return WrongPins(runtime_folder() / _WRONG_PINS)
 
 
+def tickets() -> Tickets:
+    """What programs may give in the place of a PIN at this account's readers; gone with the computer's next start."""
+    return Tickets(runtime_folder() / _TICKETS)
+
+
 def host_guard(named: Path | None = None) -> HostGuard:
     """What decides who may do what with this computer's readers.
 
@@ -64,4 +70,4 @@ def host_guard(named: Path | None = None) -> HostGuard:
     """
     rules = rulebook(named)
     audit = None if rules.configuration.audit == "off" else AuditLog(audit_path(rules))
-    return HostGuard(rules, audit, wrong_pins())
+    return HostGuard(rules, audit, wrong_pins(), tickets())

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from cardferry.pcsc.errors import UserError
 from cardferry.system.limits import keep_memory_private
+from cardferry.system.terminal import in_foreground
 
 log = logging.getLogger(__name__)
 
@@ -129,17 +130,3 @@ def signals_to_child() -> Iterator[Callable[[int], None]]:
                 loop.add_signal_handler(number, lambda: None)
             else:
                 loop.remove_signal_handler(number)
-
-
-def in_foreground() -> bool:
-    """Whether we have the terminal, and with it perhaps a person."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)

@@ -98,6 +98,8 @@ class Running(msgspec.Struct, frozen=True):
             commands with the same agent tell of a reader is one and the same.
         troubles: why there are no readers, or not those of some host.
         remembered: bytes of what the readers' cards have said before, for guests.
+        asks: how the person at this computer is asked for PINs and permission now, the first way first; empty where no
+            rule wants that.
     """
 
     command: str
@@ -109,6 +111,7 @@ class Running(msgspec.Struct, frozen=True):
     agent: int = 0
     troubles: list[TroubleStatus] = []
     remembered: int = 0
+    asks: list[str] = []
 
     @property
     def serves(self) -> bool:

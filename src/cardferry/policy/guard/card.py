@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -20,14 +21,15 @@ from cardferry.manager.guard import GuardedReader
 from cardferry.pcsc.apdu import StatusWord
 from cardferry.pcsc.caller import Caller, Principal, is_by_host_itself
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Protocol
-from cardferry.pcsc.errors import PcscError, ReturnCode, UserError
+from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import Reply, running
 from cardferry.policy.audit import Entry
 from cardferry.policy.audit.words import deed, operation_text, signed_digest
 from cardferry.policy.guard.cards import Cards
 from cardferry.policy.guard.control import Features
 from cardferry.policy.guard.host import HostGuard
-from cardferry.policy.guard.pin_tries import SUPPOSED, Try, try_of, was_wrong
+from cardferry.policy.guard.pin_tries import SUPPOSED, Try, carries_user_pin, takes_back, try_of, was_wrong
+from cardferry.policy.guard.tickets import Ticket, given, with_pin
 from cardferry.policy.guard.unlocked import Unlocked, ask, is_locked, lock
 from cardferry.policy.operations import Action, Meaning, Operation, Tracker
 from cardferry.policy.operations.operation import UNCERTAIN
@@ -35,17 +37,18 @@ from cardferry.policy.operations.tracker import WITHOUT_SECRETS
 from cardferry.policy.pin.entry import (
     CANCELLED,
     INVALID,
+    MODIFY_CODE,
     PROPERTIES,
     PROPERTIES_CODE,
-    TIMED_OUT,
     VERIFY_CODE,
-    WRONG_SIZE,
     PinEntry,
     with_pinpad,
 )
+from cardferry.policy.pin.person import wipe
+from cardferry.policy.pin.typed import typed_command
 from cardferry.policy.redaction import describe_response
 from cardferry.policy.rules.decide import Decision, Verdict
-from cardferry.policy.rules.rule import Rule
+from cardferry.policy.rules.rule import Pin, Rule
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,7 @@ BLOCKED: Final = StatusWord.AUTHENTICATION_BLOCKED.encode()
 _NOT_COUNTED: Final = frozenset({Operation.READ, Operation.VERIFY})
 #: Meanings that are remembered of a principal; a guest chooses the names of what it reads.
 _MOST_REMEMBERED: Final = 256
+_PINPAD_CODES: Final = frozenset({GET_FEATURE_REQUEST, VERIFY_CODE, MODIFY_CODE, PROPERTIES_CODE})
 _CONTROL: Final = Meaning(Operation.CONTROL)
 _SUCCESS: Final = b"\x90\x00"
 _GET_RESPONSE: Final = 0xC0
@@ -106,6 +110,8 @@ class RuledCard:
         self._version = -1
         #: Wrong PINs since the last right one, by reference.
         self._wrong: dict[str, int] = {}
+        #: Tickets in whose place the card has got its PIN, since it was locked.
+        self._tickets: list[Ticket] = []
 
     # what happens to the card
 
@@ -121,6 +127,7 @@ class RuledCard:
         """The card has forgotten everything."""
         self._tracker.reset()
         self._unlocked.forget()
+        self._tickets.clear()
 
     # commands to the card
 
@@ -192,18 +199,37 @@ class RuledCard:
         if caller is self._host.itself:
             return await self._own(caller.principal, apdu, protocol)
         action = judged or self._tracker.judge(apdu)
+        pin_rule = self._host.rulebook.pin_rule(caller.principal, self._names)
+        if pin_rule is not None and takes_back(action):
+            return await self._act(caller, action, Decision(Verdict.ALLOW, pin_rule, "it locks"), apdu, protocol)
+        if pin_rule is not None and carries_user_pin(action):
+            if pin_rule.pin is Pin.TICKET and action.operation is Operation.VERIFY and action.complete:
+                return await self._with_ticket(caller, pin_rule, action, protocol)
+            return self._refused(caller, action, "its PIN is given at the host, and not by the program", DENIED)
         decision = self._decide(caller, action.meaning)
         if not decision.allowed:
             return self._refused(caller, action, decision.why, DENIED)
-        if decision.verdict is Verdict.ASK and action.complete and not await self._consents(caller, action, decision):
-            return self._refused(
-                caller, action, f"{decision.rule} asks the person at the host, who has not allowed it", DENIED
-            )
-        if action.operation is Operation.VERIFY and self._host.rulebook.pin_rule(caller.principal, self._names):
-            return self._refused(caller, action, "its PIN is given at the host, and not by the program", DENIED)
+        ticket = None
+        if pin_rule is not None and pin_rule.pin is Pin.TICKET and action.operation not in _NOT_COUNTED:
+            ticket = next((each for each in self._tickets if each.covers(action.meaning)), None)
+            why = "it needs a ticket for that" if ticket is None else self._host.tickets.why_not(ticket)
+            if ticket is None or why:
+                return self._refused(caller, action, why, DENIED)
+            decision = replace(decision, ticket=ticket.name)
+        if not await self._consents(caller, action, decision):
+            why = f"{decision.rule} asks the person at the host, who has not allowed it"
+            return self._refused(caller, action, why, DENIED)
+        if ticket is not None and self._does(action) and (why := self._host.tickets.use(ticket)):
+            return self._refused(caller, action, why, DENIED)
         if action.operation is Operation.READ:
             return await self._send(caller.principal, action, apdu, protocol)
         return await self._act(caller, action, decision, apdu, protocol)
+
+    def _does(self, action: Action) -> bool:
+        """Whether it is a whole command that does something: no piece of one, and not what fetches an answer's rest."""
+        command = action.command
+        fetches = self._tracker.response_open and command is not None and command.is_get_response
+        return action.complete and not fetches and action.operation not in _NOT_COUNTED
 
     async def _ahead(self, caller: Caller, apdu: bytes, protocol: Protocol) -> bytes:
         """A command that no program has sent yet. What would be denied is not done, and nobody has asked for it."""
@@ -216,12 +242,40 @@ class RuledCard:
     async def _consents(self, caller: Caller, action: Action, decision: Decision) -> bool:
         """Ask the person at the host, where the rule says so, about what is done with a key or changes the card."""
         rule = decision.rule
-        if decision.verdict is not Verdict.ASK or rule is None:
-            return True
-        if action.operation in _NOT_COUNTED or not action.complete:
+        if decision.verdict is not Verdict.ASK or rule is None or not self._does(action):
             return True
         what = deed(action, signed_digest(action), self._subject(action), done=False)
-        return await self._host.consents(caller, self._reader.name, rule, action.meaning, what)
+        return await self._host.consents(caller, self._called, rule, action.meaning, what)
+
+    async def _with_ticket(self, caller: Caller, rule: Rule, action: Action, protocol: Protocol) -> bytes:
+        """The program gives a ticket where a PIN goes: the card gets the PIN in its place."""
+        command, principal, wrong_pins = action.command, caller.principal, self._host.wrong_pins
+        if command is None or wrong_pins.waits(principal):
+            return self._refused(
+                caller, action, f"too many wrong PINs; `cardferry guests forgive {principal}`", BLOCKED
+            )
+        ticket = self._host.tickets.find(principal, given(command))
+        if ticket is None:
+            last = self._count_wrong(principal)
+            answer = StatusWord.retries(0 if last else 1).encode()
+            return self._refused(caller, action, "what was given as PIN is no ticket", answer)
+        if why := self._host.tickets.why_not(ticket):
+            return self._refused(caller, action, why, DENIED)
+        said = await self._host.pin(caller, self._called, rule)
+        try:
+            if said.pin is None:
+                return self._refused(caller, action, "the host has no PIN for it", DENIED)
+            apdu = with_pin(action, said.pin)
+        except ValueError as error:
+            return self._refused(caller, action, str(error), DENIED)
+        finally:
+            if said.pin is not None:
+                wipe(said.pin)
+        decision = Decision(Verdict.ALLOW, rule, f"{rule} puts the PIN in its place", ticket.name)
+        response = await self._act(caller, self._tracker.judge(apdu), decision, apdu, protocol)
+        if response == _SUCCESS:
+            self._tickets = [ticket, *(each for each in self._tickets if each.name != ticket.name)]
+        return response
 
     async def _act(self, caller: Caller, action: Action, decision: Decision, apdu: bytes, protocol: Protocol) -> bytes:
         """Send a command that does more than read."""
@@ -245,7 +299,7 @@ class RuledCard:
                 self._host.note(caller, entry)
         if taken is not None:
             self._count(caller, taken, response)
-        elif action.operation is Operation.VERIFY and response == b"\x90\x00":
+        elif action.operation is Operation.VERIFY and response == _SUCCESS:
             self._wrong.clear()
         return response
 
@@ -257,6 +311,12 @@ class RuledCard:
     def _names(self) -> tuple[str, ...]:
         """All that rules may call the card."""
         return self._cards.names(self._reader.name)
+
+    @property
+    def _called(self) -> str:
+        """The card as a person knows it: by its reader, and its number."""
+        serials = self._cards.identity(self._reader.name).serials
+        return f"{self._reader.name}, serial {' or '.join(serials)}" if serials else self._reader.name
 
     def _decide(self, caller: Caller, meaning: Meaning) -> Decision:
         """What the rules say; remembered where it is allowed, and does not depend on the time."""
@@ -284,6 +344,7 @@ class RuledCard:
                 await self._lock(self._principal, protocol)
             self._principal = principal
             self._allow_nothing()
+            self._tickets.clear()
         if self._host.version != self._version:
             self._version = self._host.version
             self._allow_nothing()
@@ -307,7 +368,7 @@ class RuledCard:
 
     def _within_limit(self, principal: Principal, action: Action, decision: Decision) -> bool:
         rule = decision.rule
-        if rule is None or rule.limit is None or action.operation in _NOT_COUNTED or not action.complete:
+        if rule is None or rule.limit is None or not self._does(action):
             return True
         now = asyncio.get_running_loop().time()
         return self._host.uses.take((rule.number, principal), rule.limit, now)
@@ -332,12 +393,18 @@ class RuledCard:
     def _count(self, caller: Caller, taken: Try, response: bytes) -> None:
         if was_wrong(response):
             self._wrong[taken.reference] = self._wrong.get(taken.reference, 0) + 1
-            if self._host.wrong_pins.count(caller.principal):
-                log.warning("%s has given wrong PINs and must wait: cardferry guests forgive %s lets it try again",
-                            caller.principal, caller.principal)  # fmt: skip
-        elif response == b"\x90\x00":
+            self._count_wrong(caller.principal)
+        elif response == _SUCCESS:
             self._wrong.pop(taken.reference, None)
             self._host.wrong_pins.right(caller.principal)
+
+    def _count_wrong(self, principal: Principal) -> bool:
+        """It has given a wrong PIN; whether it must wait from now on."""
+        waits = self._host.wrong_pins.count(principal)
+        if waits:
+            log.warning("%s has given wrong PINs and must wait: cardferry guests forgive %s lets it try again",
+                        principal, principal)  # fmt: skip
+        return waits
 
     # what is written down
 
@@ -356,7 +423,7 @@ class RuledCard:
     def _entry(self, action: Action, decision: Decision) -> Entry:
         digest = signed_digest(action)
         what = deed(action, digest, self._subject(action))
-        entry = self._said("asked", action.meaning, what, str(decision.rule or ""))
+        entry = self._said("asked", action.meaning, what, str(decision))
         entry.digest = digest.removeprefix(":")
         return entry
 
@@ -376,7 +443,8 @@ class RuledCard:
         """Send a control code, if the rules allow what it does."""
         self._host.rulebook.look()
         pin_rule = self._host.rulebook.pin_rule(caller.principal, self._names)
-        if pin_rule is not None and code in (GET_FEATURE_REQUEST, VERIFY_CODE, PROPERTIES_CODE):
+        pinpad = pin_rule is not None and pin_rule.pin is not Pin.TICKET
+        if pinpad and pin_rule is not None and code in _PINPAD_CODES:
             return await self._pinpad(caller, pin_rule, code, data, max_response)
         if self._features.describes(code):
             self._check(caller, Meaning(Operation.READ))
@@ -401,48 +469,52 @@ class RuledCard:
 
     async def _pinpad(self, caller: Caller, rule: Rule, code: int, data: bytes, max_response: int) -> bytes:
         """A control code of the pinpad that the reader seems to have for this principal."""
+        typed = rule.pin is Pin.PINPAD  # a PIN that is kept here must not be another one at the card
         if code == PROPERTIES_CODE:
             return PROPERTIES
-        if code == VERIFY_CODE:
-            return await self._pin_entry(caller, rule, data)
+        if code == VERIFY_CODE or (code == MODIFY_CODE and typed):
+            return await self._pin_entry(caller, rule, data, changes=code == MODIFY_CODE)
+        if code == MODIFY_CODE:
+            raise PcscError(ReturnCode.E_UNSUPPORTED_FEATURE, "the PIN is kept at the host")
         try:
             features = await self._reader.send_control(code, data, max_response)
         except PcscError:
             features = b""  # it has none itself
         self._features.learn(code, features)
-        return with_pinpad(features)[:max_response]
+        return with_pinpad(features, changes=typed)[:max_response]
 
-    async def _pin_entry(self, caller: Caller, rule: Rule, data: bytes) -> bytes:
-        """The program asks for a PIN to be typed; the answer is the card's, or one of a pinpad."""
+    async def _pin_entry(self, caller: Caller, rule: Rule, data: bytes, *, changes: bool) -> bytes:
+        """The program asks for PINs to be typed; the answer is the card's, or one of a pinpad."""
         protocol = self._reader.protocol
         await self._enter(caller.principal, protocol)
         try:
-            entry = PinEntry.parse(data)
-            action = self._tracker.judge(entry.command("0" * max(entry.least, 1)))
+            entry = PinEntry.parse(data, changes=changes)
+            sample = bytearray(b"0" * max(entry.least, 1))
+            apdu = entry.command(sample, sample)
         except ValueError:
             return INVALID
-        if action.operation is not Operation.VERIFY or not action.complete or self._tracker.chain_open:
-            return self._refused(caller, action, "what a PIN was asked for does not verify one", DENIED)
-        taken = try_of(action, data[-len(entry.template) :])
+        action = self._tracker.judge(apdu)
+        wanted = Operation.MANAGE_PIN if changes else Operation.VERIFY
+        if action.operation is not wanted or not action.complete or self._tracker.chain_open:
+            return self._refused(caller, action, "what a PIN was asked for is something else", DENIED)
+        decision = Decision(Verdict.ALLOW, rule, f"{rule} gives the PIN")
+        if changes:
+            decision = self._decide(caller, action.meaning)
+        if not decision.allowed or not (changes or carries_user_pin(action)):
+            why = "its PIN is not the administrator's" if decision.allowed else decision.why
+            return self._refused(caller, action, why, DENIED)
+        taken = try_of(action, apdu) if self._host.spares_tries_of(caller.principal) else None
         if taken is not None and (refusal := await self._refusal(caller, action, taken, protocol)):
             return refusal
-        try:
-            said = await self._host.pin(caller, self._reader.name, rule)
-        except UserError as error:
-            log.error("%s; %s", error.message, error.hint)
-            return self._refused(caller, action, error.message, CANCELLED)
-        if said.pin is None:
-            why = "the person at the host has cancelled it" if said.cancelled else "nobody at the host has given a PIN"
-            return self._refused(caller, action, why, CANCELLED if said.cancelled else TIMED_OUT)
-        if not entry.fits(said.pin):
-            return self._refused(caller, action, "the PIN has another size than the program wants", WRONG_SIZE)
-        command = entry.command(said.pin)
+        if not await self._consents(caller, action, decision):
+            return self._refused(caller, action, "the person at the host has not allowed it", CANCELLED)
+        command, why = await typed_command(partial(self._host.pin, caller, self._called, rule), entry)
+        if why:
+            return self._refused(caller, action, why, command)
         action = self._tracker.judge(command)
-        if action.operation is not Operation.VERIFY:
+        if action.operation is not wanted:
             return INVALID
-        return await self._act(
-            caller, action, Decision(Verdict.ALLOW, rule, f"{rule} gives the PIN"), command, protocol
-        )
+        return await self._act(caller, action, decision, command, protocol)
 
     def _check(self, caller: Caller, meaning: Meaning) -> Decision:
         decision = self._decide(caller, meaning)

@@ -6,24 +6,30 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
+from cardferry.pcsc.errors import UserError
 from cardferry.policy.audit import AuditLog, Entry
+from cardferry.policy.guard.consent import Consents, Matter
+from cardferry.policy.guard.tickets import Tickets
 from cardferry.policy.guard.wrong_pins import WrongPins
 from cardferry.policy.operations import Meaning
-from cardferry.policy.pin.pinentry import Pinentry, Said
+from cardferry.policy.pin.ask_password import AskPassword
+from cardferry.policy.pin.notification import Notification
+from cardferry.policy.pin.person import CANCELLED, Person, Question, Said, Way
+from cardferry.policy.pin.pinentry import Pinentry
 from cardferry.policy.rulebook import Rulebook
 from cardferry.policy.rules.limits import Uses
-from cardferry.policy.rules.rule import Ask, Rule
+from cardferry.policy.rules.rule import Ask, AskWith, Pin, Rule
 
 log = logging.getLogger(__name__)
 
-#: s for which a person's yes holds, with ``ask = "first"``.
-_HOLDS: Final = 600.0
+#: What needs no PIN, in rules.
+_LITTLE: Final = frozenset({"read", "verify"})
 #: s until what has happened is written down; how much may wait for that.
 _PAUSE: Final = 0.05
 _MOST_UNWRITTEN: Final = 1000
@@ -38,16 +44,25 @@ class HostGuard:
         rulebook: the rules in force.
         audit: where it is written; None for nowhere.
         wrong_pins: who has given wrong PINs.
+        tickets: what programs give in the place of a PIN.
 
     Attributes:
         rulebook: the rules in force.
         uses: what has been done under a limit.
         wrong_pins: who has given wrong PINs.
+        tickets: what programs give in the place of a PIN.
+        person: the person at the host.
         itself: who asks cards which ones they are; whatever the rules say.
         version: another number whenever what somebody may do can have changed.
     """
 
-    def __init__(self, rulebook: Rulebook, audit: AuditLog | None = None, wrong_pins: WrongPins | None = None) -> None:
+    def __init__(
+        self,
+        rulebook: Rulebook,
+        audit: AuditLog | None = None,
+        wrong_pins: WrongPins | None = None,
+        tickets: Tickets | None = None,
+    ) -> None:
         self.rulebook = rulebook
         rulebook.told = self.changed
         self.itself = Caller(
@@ -57,10 +72,10 @@ class HostGuard:
         self._told: set[Callable[[], None]] = set()
         self.uses = Uses()
         self.wrong_pins = wrong_pins or WrongPins()
+        self.tickets = tickets or Tickets()
         self._audit = audit
-        self._pinentry: Pinentry | None = None
-        #: What the person has allowed, and until when.
-        self._allowed: dict[tuple[Principal, str, Meaning], float] = {}
+        self.person = Person(self._ways)
+        self._consents = Consents(self.person.ask)
         #: What happened and is not written down yet, and what will do that.
         self._unwritten: list[Entry] = []
         self._writing: asyncio.TimerHandle | None = None
@@ -91,36 +106,55 @@ class HostGuard:
         """Whether the principal is a guest, which leaves PIN tries; the account itself is none."""
         return not (who.kind is PrincipalKind.LOCAL_USER and who.name == self.rulebook.account)
 
-    def _person(self) -> Pinentry:
-        command = self.rulebook.configuration.pinentry
-        if self._pinentry is None or self._pinentry.command != command:
-            self._pinentry = Pinentry(command)
-        return self._pinentry
+    def _ways(self, terminals: Sequence[Way]) -> list[Way]:
+        """The ways to ask the person, in the order of the configuration."""
+        configuration = self.rulebook.configuration
+        ways: dict[AskWith, Sequence[Way]] = {
+            AskWith.DESKTOP: (Notification(),),
+            AskWith.PINENTRY: (Pinentry(configuration.pinentry),),
+            AskWith.TERMINAL: terminals,
+            AskWith.SYSTEMD: (AskPassword(),),
+        }
+        return [way for each in configuration.ask_with for way in ways[each]]
 
-    async def consents(self, caller: Caller, reader: str, rule: Rule, meaning: Meaning, what: str) -> bool:
-        """Ask the person at the host whether something may be done."""
-        which = caller.principal, reader, meaning
-        now = time.monotonic()
-        if rule.ask is Ask.FIRST and now < self._allowed.get(which, 0.0):
-            return True
-        holds = f" Your answer holds for {_HOLDS / 60:g} minutes." if rule.ask is Ask.FIRST else ""
-        said = await self._person().consent(
-            f"{caller.principal} ({caller}) wants to use the card in {reader}: {what}.{holds}"
-        )
-        if said.yes and rule.ask is Ask.FIRST:
-            self._allowed = {each: until for each, until in self._allowed.items() if now < until}
-            self._allowed[which] = time.monotonic() + _HOLDS
-        return said.yes
+    @property
+    def asks_with(self) -> list[str]:
+        """How the person would be asked now, for people; empty when no rule wants that."""
+        rules = self.rulebook.rules
+        questions = {"for a PIN": Question("", "PIN")} if any(map(_typed, rules)) else {}
+        if any(rule.ask is not Ask.NEVER for rule in rules):
+            questions["for yes or no"] = Question("")
+        return [
+            f"{what}: {', then '.join(way.name for way in self.person.ways(question)) or 'nobody can be asked'}"
+            for what, question in questions.items()
+        ]
 
-    async def pin(self, caller: Caller, reader: str, rule: Rule) -> Said:
-        """The PIN of the card, for a principal whose rule says that the host gives it.
+    async def consents(self, caller: Caller, card: str, rule: Rule, meaning: Meaning, what: str) -> bool:
+        """Ask the person at the host whether something may be done; ``card`` is how it is known there."""
+        text = f"{caller.principal} ({caller}) wants to use the card in {card}: {what}."
+        patience = float(self.rulebook.configuration.ask_timeout)
+        question = Question(text, lasting=rule.ask is Ask.FIRST, patience=patience)
+        return (await self._consents.get(Matter(caller.principal, card, meaning), question)).yes
 
-        Raises:
-            SecretError: it is kept where it cannot be read.
+    async def pin(self, caller: Caller, card: str, rule: Rule, prompt: str = "PIN", patience: float = 0.0) -> Said:
+        """The PIN of the card, for a principal whose rule says that the host gives it. Whoever has used it wipes it.
+
+        Args:
+            card: how it is known at the host.
+            prompt: which PIN.
+            patience: s that the person has to type it; 0 for as long as the configuration says.
         """
         if rule.pin_from is not None:
-            return Said(yes=True, pin=rule.pin_from.read())
-        return await self._person().pin(f"{caller.principal} ({caller}) wants the PIN of the card in {reader}.")
+            try:
+                return Said(yes=True, pin=await rule.pin_from.read())
+            except UserError as error:
+                log.error("%s; %s", error.message, error.hint)
+                return CANCELLED
+        what = ", ".join(each.text for each in rule.may if each.text not in _LITTLE)
+        text = f"{caller.principal} ({caller}) wants the PIN of the card in {card}, for: {what or 'reading'}."
+        return await self.person.ask(
+            Question(text, prompt, patience=patience or self.rulebook.configuration.ask_timeout)
+        )
 
     @property
     def audits(self) -> bool:
@@ -170,3 +204,8 @@ class HostGuard:
         entry.times = more + 1
         log.info("denied to %s: %s with %s: %s", caller.principal, entry.what, entry.reader, entry.rule)
         self.note(caller, entry)
+
+
+def _typed(rule: Rule) -> bool:
+    """Whether a person types its PIN at the host."""
+    return rule.pin is not Pin.GUEST and rule.pin_from is None

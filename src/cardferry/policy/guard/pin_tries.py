@@ -30,6 +30,9 @@ _TAG_TRIES: Final = 0x06
 #: How many tries a PIN is supposed to have where the card does not say.
 SUPPOSED: Final = 3
 _WRONG: Final = 0x63
+_VERIFY, _LOG_OUT = 0x20, 0xFF
+#: The administrator's PIN of an OpenPGP card.
+_PW3: Final = 0x83
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,25 @@ def try_of(action: Action, apdu: bytes) -> Try | None:
     if piv and command.p2 == _PIV_PUK:
         return _puk(_PIV_PUK)
     return Try(f"{command.p2:02X}", ask(command.p2, command.cla))
+
+
+def carries_user_pin(action: Action) -> bool:
+    """Whether a command, or a piece of one, carries the PIN of the card's user: to verify it, or to change it."""
+    command = action.command
+    if command is None or action.operation not in (Operation.VERIFY, Operation.MANAGE_PIN):
+        return False
+    administrator = action.applications == {Application.OPENPGP} and command.p2 == _PW3
+    return command.ins in _TAKING - _RESET_RETRY_COUNTER and not administrator and not takes_back(action)
+
+
+def takes_back(action: Action) -> bool:
+    """Whether it locks again what a PIN has unlocked, and does nothing else (VERIFY with P1 = FF, without data)."""
+    command = action.command
+    known = len(action.applications) == 1 and action.applications <= {Application.PIV, Application.OPENPGP}
+    return (
+        known and command is not None and command.ins == _VERIFY and command.p1 == _LOG_OUT
+        and command.cla == 0 and not command.data and action.complete
+    )  # fmt: skip
 
 
 def _puk(reference: int) -> Try:

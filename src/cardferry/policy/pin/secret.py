@@ -1,10 +1,11 @@
-"""A PIN that is kept for machines without a person: in a file that only the account can read, or given by systemd.
+"""A PIN that is kept for machines without a person: in a private file, given by systemd, or in a keyring.
 
 It is read each time it is needed, so that it is in memory no longer than that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import stat
@@ -28,7 +29,11 @@ class SecretError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class SecretPlace:
-    """Where a PIN is kept: ``file:PATH``, or ``credential:NAME`` (systemd.exec(5), ``LoadCredentialEncrypted=``)."""
+    """Where a PIN is kept.
+
+    ``file:PATH``; ``credential:NAME``, given by systemd (systemd.exec(5), ``LoadCredentialEncrypted=``); or
+    ``keyring:SERVICE/USER``, in the keyring of the desktop (the library keyring).
+    """
 
     kind: str
     name: str
@@ -41,23 +46,58 @@ class SecretPlace:
             return cls(kind, name)
         if kind == "credential" and _NAME.fullmatch(name):
             return cls(kind, name)
-        raise ValueError(f"{text!r} is neither file:/PATH nor credential:NAME")
+        if kind == "keyring" and all(name.partition("/")):
+            return cls(kind, name)
+        raise ValueError(f"{text!r} is neither file:/PATH nor credential:NAME nor keyring:SERVICE/USER")
 
-    def read(self, environ: Mapping[str, str] = os.environ) -> str:
-        """The PIN; raises `SecretError`."""
-        path = self._path(environ)
+    def __str__(self) -> str:
+        """As it is written."""
+        return f"{self.kind}:{self.name}"
+
+    async def read(self, environ: Mapping[str, str] = os.environ) -> bytearray:
+        """The PIN, which is the caller's to wipe; raises `SecretError`."""
+        if self.kind == "keyring":
+            pin = bytearray((await asyncio.to_thread(self._in_keyring)).encode())  # a desktop may be slow
+        else:
+            pin = self._in_file(self._path(environ))
+        if not pin or len(pin) > _MOST or not pin.isascii():
+            raise SecretError(f"what is in {self} is no PIN", "write it on one line")
+        return pin
+
+    def _in_file(self, path: Path) -> bytearray:
+        pin = bytearray(_MOST + 2)
         try:
             check_trusted(path.parent, "keep it elsewhere, and name that by pin-from")
-            with path.open("rb") as file:
+            with path.open("rb", buffering=0) as file:
                 found = os.fstat(file.fileno())
                 if found.st_uid not in (os.getuid(), 0) or stat.S_IMODE(found.st_mode) & 0o077:
                     raise SecretError(f"others can read the PIN in {path}", f"chmod 600 {path}")
-                pin = file.read(_MOST + 1).strip(b"\r\n")
+                del pin[file.readinto(pin) or 0 :]
         except OSError as error:
-            raise SecretError(f"the PIN in {path} cannot be read: {error.strerror}", "see pin-from") from None
-        if not pin or len(pin) > _MOST or not pin.isascii():
-            raise SecretError(f"what is in {path} is no PIN", "write it on one line")
-        return pin.decode()
+            raise SecretError(
+                f"the PIN in {path} cannot be read: {error.strerror}", "put it there, or name another place by pin-from"
+            ) from None
+        del pin[len(pin.rstrip(b"\r\n")) :]
+        return pin
+
+    def _in_keyring(self) -> str:
+        service, _, user = self.name.partition("/")
+        try:
+            import keyring  # noqa: PLC0415 - an extra
+            from keyring.errors import KeyringError  # noqa: PLC0415
+        except ImportError:
+            raise SecretError(
+                f"the PIN in {self} cannot be read: the library keyring is not installed",
+                "pip install 'cardferry[keyring]', or keep the PIN in a file",
+            ) from None
+        try:
+            pin = keyring.get_password(service, user)
+        except (KeyringError, RuntimeError) as error:
+            raise SecretError(f"the PIN in {self} cannot be read: {error}",
+                              "unlock the keyring of the account that has the reader") from None  # fmt: skip
+        if pin is None:
+            raise SecretError(f"there is no PIN in {self}", f"keyring set {service} {user}")
+        return pin
 
     def _path(self, environ: Mapping[str, str]) -> Path:
         if self.kind == "file":

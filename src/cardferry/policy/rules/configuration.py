@@ -18,7 +18,7 @@ from cardferry.pcsc.errors import UserError
 from cardferry.policy.pin.secret import SecretPlace
 from cardferry.policy.rules.hours import Hours
 from cardferry.policy.rules.limits import Limit
-from cardferry.policy.rules.rule import ANY_CARD, Ask, Permission, Pin, Rule
+from cardferry.policy.rules.rule import ANY_CARD, Ask, AskWith, Permission, Pin, Rule
 
 T = TypeVar("T")
 
@@ -47,6 +47,8 @@ class _File(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     audit: Literal["off", "on", "required"] = "on"
     audit_file: str | None = None
     pinentry: str = "pinentry"
+    ask_with: Annotated[tuple[AskWith, ...], msgspec.Meta(min_length=1)] = tuple(AskWith)
+    ask_timeout: Annotated[int, msgspec.Meta(ge=1, le=120)] = 30
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -59,6 +61,8 @@ class Configuration(msgspec.Struct, frozen=True):
         audit: ``off``, ``on``, or ``required``: then nothing that acts is done when it cannot be written down.
         audit_file: where it is written; None for the account's own place.
         pinentry: the program that asks the person at the host.
+        ask_with: the ways to ask, the first choice first.
+        ask_timeout: s that the person has to answer.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -67,6 +71,8 @@ class Configuration(msgspec.Struct, frozen=True):
     audit: str = "on"
     audit_file: str | None = None
     pinentry: str = "pinentry"
+    ask_with: tuple[AskWith, ...] = tuple(AskWith)
+    ask_timeout: int = 30
 
     @classmethod
     def parse(cls, text: str, name: str) -> Configuration:
@@ -93,7 +99,10 @@ class Configuration(msgspec.Struct, frozen=True):
                 "leave out isolation, or pin",
             )
         rules = tuple(_rule(allow, number, text, name) for number, allow in enumerate(file.allow, start=1))
-        return cls(rules, file.isolation, file.keep_tries, file.audit, file.audit_file, file.pinentry)
+        return cls(
+            rules, file.isolation, file.keep_tries, file.audit, file.audit_file,
+            file.pinentry, tuple(dict.fromkeys(file.ask_with)), file.ask_timeout,
+        )  # fmt: skip
 
 
 def _rule(allow: _Allow, number: int, text: str, name: str) -> Rule:
@@ -112,11 +121,11 @@ def _rule(allow: _Allow, number: int, text: str, name: str) -> Rule:
         return values
 
     pin_from = None if allow.pin_from is None else parsed("pin-from", SecretPlace.parse, allow.pin_from)
-    if (allow.pin is Pin.HOST) != (pin_from is not None):
+    if (allow.pin is Pin.HOST) != (pin_from is not None) and allow.pin is not Pin.TICKET:
         line = _line_of(text, ("allow", number - 1, "pin-from" if allow.pin_from else "pin"))
         raise ConfigurationError(
             f'{name}, line {line}: pin = "host" and pin-from go together',
-            "pin-from names where the host keeps the PIN: file:/PATH or credential:NAME",
+            "pin-from names where the host keeps the PIN: file:/PATH, credential:NAME or keyring:SERVICE/USER",
         )
     return Rule(
         number,

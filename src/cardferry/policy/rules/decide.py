@@ -27,11 +27,18 @@ class Decision:
     Attributes:
         rule: which has decided; None when no rule allows it.
         why: in words.
+        ticket: the name of the ticket by which it is done, for people.
     """
 
     verdict: Verdict
     rule: Rule | None
     why: str
+    ticket: str = ""
+
+    def __str__(self) -> str:
+        """What has decided, such as ``rule 2, ticket 3f2a``; empty when nothing has."""
+        rule = "" if self.rule is None else str(self.rule)
+        return f"{rule}, ticket {self.ticket}" if self.ticket else rule
 
     @property
     def allowed(self) -> bool:

@@ -31,15 +31,29 @@ class Pin(StrEnum):
     HOST = "host"
     #: The host asks the person in front of it.
     PINPAD = "pinpad"
+    #: Programs give a ticket, and the host puts the PIN in its place.
+    TICKET = "ticket"
 
 
 class Ask(StrEnum):
     """Whether the person at the host is asked."""
 
     NEVER = "never"
-    #: The answer yes holds for ten minutes.
+    #: One of the answers is: for the next 10 minutes.
     FIRST = "first"
     ALWAYS = "always"
+
+
+class AskWith(StrEnum):
+    """A way to ask the person at the host, in the order in which they are tried."""
+
+    #: A notification on the desktop with buttons; not for PINs.
+    DESKTOP = "desktop"
+    PINENTRY = "pinentry"
+    #: The terminal of a `cardferry host` or `cardferry share` in the foreground.
+    TERMINAL = "terminal"
+    #: systemd-ask-password; only for PINs.
+    SYSTEMD = "systemd-ask-password"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +99,7 @@ class Rule:
         limit: how often it may be done in all, reading and PINs apart; None for as often as they like.
         ask: see `Ask`.
         hours: when; None for always.
-        pin_from: where the PIN is kept, for `Pin.HOST`.
+        pin_from: where the PIN is kept, for `Pin.HOST` and `Pin.TICKET`.
         text_hours, text_limit: the last two as they were written.
     """
 
