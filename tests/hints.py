@@ -16,6 +16,8 @@ SOURCE: Final = Path(__file__).parent.parent / "src" / "cardferry"
 _FUNCTIONS: Final = {"_symptom": 3, "problem": 2, "note": 2, "make": 2, "kind": 1, "_fail": 1}
 #: Parameters and variables that are hints, or parts of them.
 _NAMES: Final = ("hint", "elsewhere", "shorter", "mend", "again")
+#: Functions that return hints.
+_MAKERS: Final = ("missing_hint", "restart_hint", "silent_hint", "who_is_in_the_way")
 _BROKEN: Final = re.compile(r"\{\w+\}")
 
 
@@ -76,7 +78,7 @@ def _expressions(node: ast.AST, functions: Mapping[str, int]) -> Iterator[ast.ex
             yield from _assigned(target, node.value)
     elif isinstance(node, ast.AugAssign):
         yield from _assigned(node.target, node.value)
-    elif isinstance(node, ast.FunctionDef) and node.name in ("missing_hint", "restart_hint", "who_is_in_the_way"):
+    elif isinstance(node, ast.FunctionDef) and node.name in _MAKERS:
         yield from (inner.value for inner in ast.walk(node) if isinstance(inner, ast.Return) and inner.value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,16 +60,25 @@ def test_a_user_without_a_name_whom_ssh_refuses_sees_it_too(monkeypatch: pytest.
 
 
 @pytest.mark.real
-def test_where_ssh_does_not_let_us_in_the_socket_itself_is_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = stage.Stage._start_sshd
+@pytest.mark.parametrize(
+    ("computer", "emptied", "why"),
+    [
+        ("host", "authorized_keys", "demo-host refused the login: .*Permission denied"),
+        ("guest", "known_hosts", "the key of demo-host is not known here"),
+    ],
+)
+def test_where_ssh_is_of_no_use_attach_says_why_and_the_socket_itself_is_the_connection(
+    monkeypatch: pytest.MonkeyPatch, computer: str, emptied: str, why: str
+) -> None:
+    whole = stage.Stage._make_connection
 
-    def nobody_may_log_in(self: stage.Stage, sshd: str, host_key: Path) -> None:
-        (self.host.folder / "authorized_keys").write_text("")
-        whole(self, sshd, host_key)
+    def without(self: stage.Stage) -> None:
+        whole(self)
+        (getattr(self, computer).folder / emptied).write_text("")
 
-    monkeypatch.setattr(stage.Stage, "_start_sshd", nobody_may_log_in)
+    monkeypatch.setattr(stage.Stage, "_make_connection", without)
     text = told()
-    assert "the socket itself (ssh does not let this account in here)" in text
+    assert re.search(rf"the socket itself \({why}", text)
     assert "Verified OK" in text
 
 
@@ -82,5 +92,13 @@ def test_the_demo_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, short_f
 
 def test_a_part_that_does_not_start_is_named(tmp_path: Path) -> None:
     computer = stage.Computer("host", tmp_path)
-    with pytest.raises(stage.DemoError, match="sh did not start in the demo: no luck"):
+    with pytest.raises(stage.DemoError, match="sh did not start in the demo: no luck") as told:
         stage.Stage().start(computer, ["sh", "-c", "echo no luck"], b"ready")
+    _, command = told.value.hint.split(": ")
+    assert subprocess.check_output(["sh", "-c", command]) == b"no luck\n"
+
+
+def test_a_step_that_fails_says_why(tmp_path: Path) -> None:
+    guest = programs.Guest(stage.Computer("guest", tmp_path), tmp_path / "none")
+    with pytest.raises(stage.DemoError, match="a step of the demo failed: cat nothing: cat: nothing: No such file"):
+        guest._step("Read", ["cat", "nothing"])

@@ -29,6 +29,7 @@ from cardferry.pcsc.constants import CardState
 from cardferry.pcsc.errors import UserError
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.transports.ssh import SshCommand
+from tests.frontends.served import EchoCard, served
 
 # --- version pairs, as measured with the releases themselves
 
@@ -347,6 +348,28 @@ async def test_what_pcscd_says_of_its_readers(first: bytes, state: State, says: 
     assert any(one.state is state and says in one.says for one in findings), findings
 
 
+async def test_a_card_that_was_turned_over_and_a_reader_that_was_plugged_in_again_are_well(short_folder: Path) -> None:
+    async def found() -> list[tuple[State, str]]:
+        findings = [finding async for finding in reading.look("x", pcscd.path, needed=True)]
+        return [(one.state, one.hint) for one in findings]
+
+    async with served(short_folder, ["A"]) as pcscd:
+        (reader,) = pcscd.readers
+        upside_down = EchoCard()
+        upside_down.atr = b""
+        reader.insert(upside_down)
+        assert await found() == [(State.PROBLEM, "turn it over, clean it, push it in again")]
+        reader.remove()
+        reader.insert(EchoCard())
+        assert await found() == [(State.OK, "")]
+        assert pcscd.source._observer is not None
+        pcscd.source._observer.reader_failed(reader)
+        assert (State.PROBLEM, "unplug it and plug it in again") in await found()
+        pcscd.source.remove_reader(reader)
+        pcscd.source.add_reader("A").insert(EchoCard())
+        assert await found() == [(State.OK, "")]
+
+
 # --- manners
 
 
@@ -370,6 +393,19 @@ async def test_a_probe_that_fails_is_a_finding(error: Exception, says: str, hint
     assert findings[1].state is State.PROBLEM
     assert (findings[1].probe, findings[1].says) == ("second", says)
     assert hint in findings[1].hint
+
+
+async def test_a_probe_that_failed_is_made_again_later() -> None:
+    outcomes = iter([OSError(23, "Too many open files in system"), None])
+
+    async def look() -> AsyncIterator[Finding]:
+        if (error := next(outcomes)) is not None:
+            raise error
+        yield ok("second", "fine")
+
+    first, second = [[finding async for finding in guarded("second", look())] for _ in range(2)]
+    assert (first[0].state, first[0].hint) == (State.PROBLEM, "try again later")
+    assert second == [ok("second", "fine")]
 
 
 async def test_a_bug_in_a_probe_is_not_hidden() -> None:

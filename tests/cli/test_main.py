@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib
 import os
 import pkgutil
@@ -9,16 +11,22 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
+import time
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import click
 import pytest
 
 import cardferry
 from cardferry import __version__
+from cardferry.app.runtime.paths import runtime_folder
 from cardferry.cli.main import COMMANDS, main
 from cardferry.pcsc.errors import UserError
+from tests.app.stopped import stopped
 
 
 def run(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -132,6 +140,14 @@ def test_each_failure_is_two_lines_and_an_exit_code_of_its_own(
 
 def test_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status"], capsys) == (0, "nothing is attached or shared\n", "")
+
+
+def test_status_names_what_is_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("cardferry.app.runtime.status_socket._ANSWER_TIME", 0.01)
+    with stopped(runtime_folder() / "new") as pid:
+        (runtime_folder() / "new").rename(runtime_folder() / f"{pid}.ctl")
+        told = f"process {pid} is stopped: timed out; kill -CONT {pid} lets it go on\n"
+        assert run(["status"], capsys) == (0, "", told)
     assert run(["status", "--json"], capsys) == (0, "[]\n", "")
 
 
@@ -185,6 +201,78 @@ def test_a_full_disk_behind_standard_output_is_an_error_like_others(words: list[
             [sys.executable, "-m", "cardferry", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\nhint: make room on that disk\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENFILE, "end programs that have many files open"),
+        (errno.ENOMEM, "end programs that need much memory"),
+        (errno.EDQUOT, "make room: the account may not use more of that disk"),
+    ],
+)
+def test_what_the_computer_lacks_is_an_error_with_what_helps(
+    number: int, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lack, out = OSError(number, os.strerror(number)), sys.stdout
+    monkeypatch.setattr("cardferry.cli.status.runtime_folder", mock.Mock(side_effect=[lack, runtime_folder()]))
+    assert run(["status"], capsys) == (1, "", f"error: {lack.strerror}\nhint: {hint}\n")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert run(["status"], capsys) == (0, "nothing is attached or shared\n", "")
+
+
+_MUCH = 100_000
+_SAYS_MUCH = f"""
+import signal
+from cardferry.cli import main, say
+signal.signal(signal.SIGUSR1, lambda *_: None)
+main._open_standard_streams()
+say.say_json("x" * {_MUCH})
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_the_kernel_takes_in_pieces_is_written_whole(unbuffered: str) -> None:
+    """A signal ends a write to a pipe that is full; what is left must follow."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _SAYS_MUCH],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    ) as process:
+        assert process.stdout is not None
+        capacity = fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ)
+        waiting = array("i", [0])
+        while waiting[0] < capacity:
+            assert process.poll() is None
+            fcntl.ioctl(process.stdout, termios.FIONREAD, waiting)
+        process.send_signal(signal.SIGUSR1)
+        while (
+            process.poll() is None
+            and "ShdPnd:\t0000000000000000\n" not in Path(f"/proc/{process.pid}/status").read_text()
+        ):
+            pass  # not delivered yet
+        assert process.stdout.read() == b'"' + b"x" * _MUCH + b'"\n'
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_somebody_made_non_blocking_is_waited_for(unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    filling = os.write(writing, bytes(1 << 20))
+    with subprocess.Popen(
+        [sys.executable, "-m", "cardferry", "--help"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    ) as process:
+        while not os.get_blocking(writing) and process.poll() is None:
+            time.sleep(0.001)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            said = pipe.read()[filling:]
+        assert process.stderr is not None
+        assert (process.stderr.read(), process.wait()) == (b"", 0)
+    assert said.endswith(b"put a built-in PIV card into a virtual reader\n")
 
 
 def test_closed_standard_streams_are_not_taken_by_sockets() -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
+import uvloop
 
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import DONE, Reply, answered, failed, in_task, replying, running, within
@@ -375,3 +378,73 @@ async def test_a_task_ends_its_reply() -> None:
     assert replies[1].error is REFUSED
     assert isinstance(replies[2].error, PcscError)
     assert replies[2].error.code is ReturnCode.F_INTERNAL_ERROR
+
+
+# what errors leave behind
+
+
+async def _refused_later() -> int:
+    reply = Reply[int]()
+    asyncio.get_running_loop().call_soon(reply.fail, PcscError(ReturnCode.E_SHARING_VIOLATION))
+    held = [reply]
+    del reply
+    return await held.pop()
+
+
+async def _refused() -> int:
+    raise PcscError(ReturnCode.E_SHARING_VIOLATION)
+
+
+async def _within() -> int:
+    return await within(_refused_later(), asyncio.get_running_loop().time() + 10)
+
+
+async def _too_late() -> int:
+    return await within(Reply[int](), asyncio.get_running_loop().time() + 0.001)
+
+
+async def _for_ever() -> int:
+    return int(await asyncio.get_running_loop().create_future())
+
+
+def _in_task(work: Callable[[], Any]) -> Reply[Any]:
+    return in_task(asyncio.get_running_loop().create_task, work())
+
+
+async def _cancelled() -> int:
+    held = [_in_task(_for_ever)]
+    await passes()
+    held[0].cancel()
+    return int(await held.pop())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        _refused_later,
+        lambda: running(_refused()),
+        lambda: running(_refused_later()),
+        lambda: running(_within()),
+        lambda: _in_task(_refused),
+        lambda: _in_task(_refused_later),
+        _within,
+        _too_late,
+        _cancelled,
+    ],
+)
+def test_a_call_that_fails_leaves_nothing_to_the_garbage_collector(call: Callable[[], Any]) -> None:
+    """Thousands of them would make it stop everybody. On uvloop: the loop of asyncio itself leaves its handles."""
+
+    async def look() -> None:
+        gc.disable()
+        try:
+            for _ in range(2):
+                gc.collect()
+                with suppress(PcscError, TimeoutError, asyncio.CancelledError):
+                    await call()
+                await passes()
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
+
+    uvloop.run(look())

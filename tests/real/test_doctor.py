@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from tests.lab.cards import fake_card, openpgp_card
 from tests.lab.computer import CARDFERRY, PCSC_CLIENT
 from tests.lab.ferry import Ferry, attach, cardferry, over
 from tests.lab.gpg import Gpg
-from tests.lab.link import install_cardferry, of_version
+from tests.lab.link import AGENT, install_cardferry, of_version, processes
 from tests.lab.namespaces import PLAIN_PYTHON
 from tests.lab.pcscd import SOCKET, accepts
 from tests.lab.process import Running, wait_until
@@ -134,6 +135,27 @@ def test_the_link_is_tried_where_cardferry_is_at_both_ends(lab: Lab) -> None:
     assert first.says("ok", "readers on host", f"{READER}: a card")
     assert first.says("note", "pcscd on host", "does not forward", "AllowStreamLocalForwarding")
     assert of_host(recipe).says("ok", "cardferry on host", "its agent runs")
+
+
+def test_a_stopped_agent_is_named_at_both_ends_and_the_hint_helps(recipe: Recipe) -> None:
+    install_cardferry(recipe.host)
+    assert_sound(of_host(recipe))  # that has started the agent
+    (agent,) = processes(recipe.host, AGENT)
+    os.kill(agent, signal.SIGSTOP)
+    told = r"process \d+\)? is stopped"
+    hint = re.search(r"kill -CONT \d+", str(examined(recipe.host)))
+    assert hint is not None
+    report = of_host(recipe)
+    assert report.says("problem", "cardferry on host", told, rf"^over there: {hint[0]} "), report
+    refused = cardferry(recipe.host, "attach", f"pcscd:{SOCKET}")
+    assert re.search(rf"^error: .*{told}\nhint: {hint[0]} ", refused.err, re.M), refused
+    forwarded = attach(recipe)
+    assert re.search(rf"no link to host: .*{told}.*forwarded instead", forwarded.process.err.text)
+    forwarded.stop()
+    recipe.host.run(["sh", "-c", hint[0]]).check()
+    again = of_host(recipe)
+    assert_sound(again)
+    assert again.says("ok", "cardferry on host", "its agent runs")
 
 
 @pytest.mark.parametrize("words", ["virtual:", "vpicc:35999"])

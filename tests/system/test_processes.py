@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 
-from cardferry.system.processes import environment_of, has_process
+from cardferry.system.processes import environment_of, has_process, is_stopped
 
 
 def test_the_environment_of_a_process() -> None:
@@ -17,6 +18,21 @@ def test_the_environment_of_a_process() -> None:
         finally:
             process.kill()
     assert environment_of(process.pid) is None
+
+
+def test_whether_a_process_is_stopped() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            assert not is_stopped(process.pid)
+            process.send_signal(signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            assert is_stopped(process.pid)
+            process.send_signal(signal.SIGCONT)
+            os.waitpid(process.pid, os.WCONTINUED)
+            assert not is_stopped(process.pid)
+        finally:
+            process.kill()
+    assert not is_stopped(process.pid)
 
 
 def test_whether_a_program_runs_also_one_that_is_not_to_be_traced() -> None:

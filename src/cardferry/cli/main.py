@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn, cast
+from typing import Final, NoReturn, TextIO, cast
 
 import click
 
@@ -117,9 +117,22 @@ def _open_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if descriptor and not os.get_blocking(descriptor):
+            os.set_blocking(descriptor, True)  # an ssh at the same terminal or pipe has made it so for all
+    sys.stdout, sys.stderr = _whole(sys.stdout), _whole(sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         codecs.register_error("look-alike", look_alike)
         sys.stdout.reconfigure(errors="look-alike")  # no word ends a command, whatever the encoding lacks
+
+
+def _whole(stream: TextIO) -> TextIO:
+    """The same standard stream, which writes all it is told.
+
+    With ``PYTHONUNBUFFERED`` Python drops the rest of what the kernel takes in part only, as terminals do.
+    """
+    if not (isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.RawIOBase)):
+        return stream
+    return open(stream.fileno(), "w", 1, stream.encoding, stream.errors, closefd=False)
 
 
 def _fail(message: str, hint: str, code: int) -> NoReturn:

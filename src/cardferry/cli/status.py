@@ -22,10 +22,13 @@ from cardferry.manager.status import SlotStatus
 @json_option
 def command(as_json: bool) -> None:
     """Show readers, cards, who holds them and who waits, and how links do."""
-    running = control.running(runtime_folder())
+    silent: list[str] = []
+    running = control.running(runtime_folder(), lambda *words: silent.append("; ".join(words)))
+    for words in silent:
+        say(words, err=True)
     if as_json:
         say_json(running)
-    elif not running:
+    elif not running and not silent:
         say("nothing is attached or shared")
     else:
         shown: set[tuple[int, str]] = set()

@@ -53,7 +53,7 @@ class _Transmit(Call[bytes]):
     __slots__ = ("_card", "_protocol", "_sequence")
 
     def __init__(self, session: GuestSession, size: int, card: GuestCard, sequence: int, protocol: int) -> None:
-        super().__init__(session, size)
+        Call.__init__(self, session, size)
         self._card, self._sequence, self._protocol = card, sequence, protocol
 
     def answered(self, answer: m.Answer) -> None:

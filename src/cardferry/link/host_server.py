@@ -267,6 +267,11 @@ class LinkServer:
         pipe.close()
         asyncio.get_running_loop().call_later(1.0, pipe.abort)
 
+    def hang_up(self) -> None:
+        """Abort all pipes without a word; to guests, this host is out of reach."""
+        for session in tuple(self._own.values()):
+            session.channel.drop()
+
     def forget(self, session: HostSession) -> None:
         """A session is over."""
         self._sessions.pop(session.channel.session.identity, None)

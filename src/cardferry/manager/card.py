@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy
@@ -24,8 +24,6 @@ from cardferry.pcsc.reply import DONE, Reply, replying, straight
 
 log = logging.getLogger(__name__)
 
-#: The second byte of commands whose answers may tell what the card is for.
-_TELLING: Final = frozenset(bytes((instruction,)) for instruction in TELLING)
 _RESETS = (Disposition.RESET, Disposition.UNPOWER)
 
 
@@ -280,18 +278,18 @@ class LocalCard:
             lambda: slot.transmit(self.state, apdu, self._transmit_protocol(protocol)),
             self._patience,
         )
-        return reply.then(partial(self._answered, apdu)) if apdu[1:2] in _TELLING else reply
+        return reply.then(partial(self._answered, apdu)) if apdu[1:3] in TELLING else reply
 
     def _answered(self, apdu: bytes, reply: Reply[bytes]) -> None:
         if reply.error is None:
             note_application(self.slot.device.applications, apdu, reply.result())
 
     def _transmit_protocol(self, protocol: int) -> Protocol:
-        if protocol == Protocol.RAW:
-            return Protocol.RAW
         device = self.slot.device
         if protocol and protocol == device.protocol:
             return device.protocol  # there is a card: it has this protocol
+        if protocol == Protocol.RAW:
+            return Protocol.RAW
         if not device.card_present:
             raise PcscError(ReturnCode.E_NO_SMARTCARD)
         if protocol not in (device.protocol, PROTOCOL_ANY_OLD) or not device.protocol:

@@ -19,6 +19,10 @@ before, because the callers run inside of `Reply.resolve`.
 Where bugs stop. What a callback raises is logged and goes no further. An exception in a coroutine that is no
 `CardferryError` is logged with its traceback, and becomes ``F_INTERNAL_ERROR`` for the one who waits for this reply.
 
+A reply has its error, and an error that was raised has the frames that it went through. A frame that has the reply
+closes the circle, and only Python's garbage collector would free what is in it: it stops everybody when somebody makes
+many calls that fail. So the frames here forget the reply, and an error that has become a reply forgets its frames.
+
 This is the only module of the room that knows asyncio: replies look like futures to its tasks (`asyncio.isfuture`).
 """
 
@@ -69,7 +73,10 @@ class Reply(Generic[T]):
     def result(self) -> T:
         """The value, of a reply that is done; raises the error of a call that failed."""
         if self.error is not None:
-            raise asyncio.CancelledError if self.cancelled() else self.error
+            try:
+                raise asyncio.CancelledError if self.cancelled() else self.error
+            finally:
+                del self  # the error knows this frame: the two would keep each other, see the module
         if not self._done:
             raise asyncio.InvalidStateError("the answer is not there yet")
         return self._value
@@ -84,9 +91,9 @@ class Reply(Generic[T]):
         """
         callbacks = self._callbacks
         if self._done:
-            try:  # as in `_call`, which would cost as much as the rest
+            try:
                 callback(self)
-            except Exception:
+            except Exception:  # as in `_end`
                 log.exception("a bug in %r, which takes an answer", callback)
         elif callbacks is None:
             self._callbacks = callback
@@ -105,10 +112,13 @@ class Reply(Generic[T]):
         return True
 
     def __await__(self) -> Generator[Any, None, T]:
-        if not self._done:
-            self._asyncio_future_blocking = True
-            yield self
-        return self.result()
+        try:
+            if not self._done:
+                self._asyncio_future_blocking = True
+                yield self
+            return self.result()
+        finally:
+            del self  # as in `result`
 
     # for who answers
 
@@ -134,20 +144,11 @@ class Reply(Generic[T]):
         if callbacks is None:
             return
         self._callbacks = None
-        if callbacks.__class__ is list:
-            for callback in callbacks:
-                self._call(callback)
-            return
-        try:  # as above
-            callbacks(self)
-        except Exception:
-            log.exception("a bug in %r, which takes an answer", callbacks)
-
-    def _call(self, callback: Callable[[Reply[T]], object]) -> None:
-        try:
-            callback(self)
-        except Exception:  # the boundary that the module's docstring describes
-            log.exception("a bug in %r, which takes an answer", callback)
+        for callback in callbacks if callbacks.__class__ is list else (callbacks,):
+            try:
+                callback(self)
+            except Exception:  # the boundary that the module's docstring describes
+                log.exception("a bug in %r, which takes an answer", callback)
 
     # what tasks, and `asyncio.wait`, ask of a future
 
@@ -245,7 +246,7 @@ class _Running(Reply[T]):
             self._value = end.value
             self._end(None)
         except (CardferryError, asyncio.CancelledError) as error:
-            self._end(error)
+            self._end(error.with_traceback(None))
         except Exception as error:  # the boundary that the module's docstring describes
             log.exception("a bug in %s", getattr(self._coroutine, "__qualname__", self._coroutine))
             self._end(_internal(error))
@@ -287,9 +288,10 @@ class _InTask(Reply[T]):
         try:
             self._value = await coroutine
         except CardferryError as error:
-            self._end(error)
-        except asyncio.CancelledError as error:
-            self._end(error)
+            self._end(error.with_traceback(None))
+        except asyncio.CancelledError:
+            self._end(asyncio.CancelledError())
+            del self  # the task keeps the error
             raise
         except Exception as error:  # the boundary that the module's docstring describes
             log.exception("a bug in %s", getattr(coroutine, "__qualname__", coroutine))
@@ -398,6 +400,7 @@ async def within(work: Reply[T] | Coroutine[Any, Any, T], until: float | None) -
         return await timed
     finally:
         timed.timer.cancel()
+        del work, reply, timed
 
 
 class _Timed(Reply[T]):

@@ -27,6 +27,15 @@ def has_process(command: str) -> bool:
     return False
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped, by SIGSTOP, Ctrl-Z or a debugger (``T`` and ``t`` in proc_pid_stat(5))."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return state.rpartition(b") ")[2][:1] in (b"T", b"t")  # the name before that may have blanks and brackets
+
+
 def environment_of(pid: int) -> dict[str, str] | None:
     """The environment that a process was started with; None where that may not be seen."""
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cardferry.app.agent import handoff_server as server
-from cardferry.app.agent.handoff_client import Handoff
+from cardferry.app.agent.handoff_client import Handoff, hand_over
 from cardferry.app.agent.handoff_server import HandoffServer, Tell
 from cardferry.app.agent.stdio_session import (
     LinkOnlyError,
@@ -24,11 +24,12 @@ from cardferry.app.agent.stdio_session import (
     principal_of,
     remote_end_path,
 )
-from cardferry.app.runtime.spawn import StartReport
+from cardferry.app.runtime.spawn import BackgroundError, StartReport
 from cardferry.system.peers import user_name
 from cardferry.transports import accepting
 from cardferry.transports.base import Pipe
 from cardferry.transports.listening import ListeningSocket, SocketInUseError
+from tests.app.stopped import stopped
 
 _HAND_OVER = """
 import sys
@@ -162,6 +163,12 @@ async def test_when_nobody_comes_there_is_an_error_and_not_a_loop(tmp_path: Path
     assert complaints.splitlines()[0] == "started"
     assert "nobody listens at" in complaints
     assert code == 52
+
+
+def test_a_process_that_is_stopped_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    with stopped(tmp_path / "s") as pid, pytest.raises(BackgroundError, match=rf"\(process {pid}\) is stopped") as told:
+        hand_over(tmp_path / "s", Handoff("somebody"), lambda: None)
+    assert told.value.hint == f"kill -CONT {pid} lets it go on"
 
 
 async def test_the_server_returns_when_nobody_has_come_for_a_while(tmp_path: Path) -> None:

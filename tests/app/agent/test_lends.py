@@ -18,19 +18,24 @@ import pytest
 from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.server import AgentSettings, serve
 from cardferry.app.agent.serving import Serving, serving
-from cardferry.app.hosts.lend import LentReaders, NotLentError
+from cardferry.app.hosts import lend_messages as m
+from cardferry.app.hosts.lend import AgentLink, LentReaders, NotLentError
 from cardferry.app.hosts.sources import VIRTUAL_READER, VirtualHost
 from cardferry.app.runtime.paths import agent_path, runtime_folder
 from cardferry.app.runtime.request import Request
 from cardferry.app.runtime.service import Service
 from cardferry.app.runtime.spawn import StartReport
-from cardferry.link import Guest
+from cardferry.link import Guest, LinkState
 from cardferry.manager import Settings
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
+from cardferry.pcsc.errors import UserError
+from cardferry.transports.base import Pipe
 from cardferry.transports.listening import ListeningSocket
-from cardferry.transports.unix import UnixAddress
+from cardferry.transports.unix import UnixAddress, adopt
+from cardferry.wire.link.greeting import Bye, Reason
 from tests.app.agent.at_work import BUILD1, SELECT, Agent, agent, use
 from tests.app.handoffs import PATIENCE, Session
+from tests.app.stopped import stopped
 from tests.frontends.library import BEGIN, END, Build, Library
 
 BUILD = Build(4)
@@ -107,6 +112,36 @@ async def test_what_was_lent_ends_with_the_lend_and_the_rest_goes_on(folder: Pat
                 await stack.aclose()
                 assert await library._in.read() == b""
                 assert (await other.transmit(card, protocol, SELECT))[-2:] == b"\x90\0"
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_only_who_says_that_this_is_all_ends_its_guests(folder: Path, killed: bool) -> None:
+    """A `share` that was killed can come back for them; good-bye would end them."""
+    async with agent(SELF_STARTED), lent(), AsyncExitStack() as stack:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(os.fspath(agent_path(runtime_folder())))
+        share = AgentLink(connection, m.Lend(VIRTUAL, "a test", logging.WARNING))
+        assert await share.lent() is not None
+        pipes: asyncio.Queue[socket.socket] = asyncio.Queue()
+        near, far = socket.socketpair()
+        pipes.put_nowait(near)
+        with far:
+            share.conversation.send(m.GuestPipe(1, (ON_FAR.kind, ON_FAR.name), "far"), [far.fileno()])
+            states: asyncio.Queue[LinkState] = asyncio.Queue()
+            guest = await stack.enter_async_context(Guest(lambda: dialled(pipes), report=states.put_nowait))
+            assert await states.get() is LinkState.UP
+            await use(guest)
+        if killed:
+            share.conversation.close()
+        else:
+            await share.end()
+        assert (await states.get(), guest.farewell) == (
+            (LinkState.BROKEN, None) if killed else (LinkState.DOWN, Bye(Reason.CLOSED, "the host stops"))
+        )
+
+
+async def dialled(pipes: asyncio.Queue[socket.socket]) -> Pipe:
+    return await adopt(await pipes.get(), "the agent")
 
 
 async def test_the_agent_leaves_after_the_last_lend_which_waits_for_that(folder: Path) -> None:
@@ -213,6 +248,39 @@ async def test_what_concerns_the_readers_is_said_to_those_who_have_them_lent(cap
     assert len(told) == 2, "once by the agent, in whose own log it is, and once to the one whose guest that is"
 
 
+async def test_a_stopped_agent_is_not_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cardferry.app.hosts.lend.LOOK_AFTER", 0.01)
+    with stopped(agent_path(runtime_folder())) as pid:
+        for start in (lent, lambda: agent(AgentSettings(VirtualHost()))):
+            with pytest.raises(UserError, match=rf"\(process {pid}\) is stopped") as told:
+                async with start():
+                    pass
+            assert told.value.hint == f"kill -CONT {pid} lets it go on"
+
+
+async def test_a_busy_agent_is_waited_for_and_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cardferry.app.hosts.lend.LOOK_AFTER", 0.01)
+    with ListeningSocket(agent_path(runtime_folder())), pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), lent():
+            pass
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len([line for line in told if f"(process {os.getpid()}) does not answer; ps -o" in line]) == 1
+
+
+async def test_who_knows_nothing_of_lends_is_named_and_after_its_end_there_is_an_agent(folder: Path) -> None:
+    """An agent of another version, say."""
+    old = await asyncio.start_unix_server(lambda reader, writer: writer.close(), agent_path(runtime_folder()))
+    with pytest.raises(UserError, match=rf"does not answer: .*\(process {os.getpid()}\)") as told:
+        async with lent():
+            pass
+    assert told.value.hint == "it may be of another version of cardferry: end it, and try again"
+    old.close()
+    async with agent(SELF_STARTED), lent() as readers:
+        assert (await readers.describe()).state == "up"
+
+
 async def test_nonsense_is_sent_away(folder: Path) -> None:
     async with agent(SELF_STARTED), lent() as one:
         for said in (b"{}\n", b'{"message":{"type":"Ask"},"descriptors":0}\n', b'{"message":1,"descriptors":9}\n'):
@@ -263,7 +331,7 @@ async def test_an_agent_that_is_in_use_is_led_and_its_guests_notice_nothing(
 ) -> None:
     record, door = folder / "record", UnixAddress(folder / "door")
     wanted = AgentSettings(VirtualHost(), Service(settings=Settings(max_idle=60), record=record), listen=(door,))
-    async with agent(replace(SELF_STARTED, idle=0.01)) as led:
+    async with agent(SELF_STARTED) as led:
         before = await led.guest(Handoff("before", principal=(PrincipalKind.SSH, "before"), request=VIRTUAL))
         await use(before)
         async with agent(wanted):
@@ -287,7 +355,7 @@ async def test_an_agent_that_is_in_use_is_led_and_its_guests_notice_nothing(
 
 @pytest.mark.usefixtures("elsewhere")
 async def test_a_guest_that_comes_back_after_a_leader_came_finds_its_session(folder: Path) -> None:
-    async with agent(replace(SELF_STARTED, idle=0.01)) as led:
+    async with agent(SELF_STARTED) as led:
         guest = await led.guest(replace_handoff(BUILD1))
         await use(guest)
         async with agent(AgentSettings(VirtualHost(), grace=20.0)):

@@ -175,3 +175,4 @@ def test_a_cardferry_of_another_age_is_named_as_that() -> None:
     told = why(LinkRefusedError(Bye(Reason.VERSION, "version 9 is needed")))
     assert told == "its cardferry is too far from this one in age (version 9 is needed)"
     assert why(BROKEN) == "cardferry on laptop is broken"
+    assert why(TimeoutError("nothing was heard")).startswith("its agent does not answer: nothing was heard; ")

@@ -10,8 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cardferry.app.runtime import status_socket
 from cardferry.app.runtime.status_socket import Link, Running, controllable, running
 from cardferry.manager.status import SlotStatus, WaiterStatus
+from tests.app.stopped import stopped
 
 SLOT = SlotStatus(
     reader="Reader 00 00",
@@ -106,6 +108,16 @@ def test_an_answer_that_is_none_is_passed_over_with_a_word(
     with saying(tmp_path / "4711.ctl", answer):
         assert running(tmp_path) == []
     assert "process 4711 does not answer" in caplog.text
+    assert "if it hangs, kill -9 4711" in caplog.text
+
+
+def test_one_that_was_stopped_is_named_and_how_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_socket, "_ANSWER_TIME", 0.01)
+    silent: list[tuple[str, str]] = []
+    with stopped(tmp_path / "new") as pid:
+        (tmp_path / "new").rename(tmp_path / f"{pid}.ctl")
+        assert running(tmp_path, lambda *one: silent.append(one)) == []
+        assert silent == [(f"process {pid} is stopped: timed out", f"kill -CONT {pid} lets it go on")]
 
 
 def test_several_are_listed_in_the_order_of_their_start(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from cardferry.pcsc import commands
 from cardferry.policy.operations import Meaning, Operation, Tracker, iso, openpgp, piv, tracker
 from tests.policy.operations.conversations import CARDS, conversation, forgotten, weaker
 
-_QUICK = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+_QUICK = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 _SLOW = settings(_QUICK, max_examples=20_000)
 _CARDS = pytest.mark.parametrize("card", CARDS)
 _READ = iso.always(Meaning(Operation.READ))
@@ -117,7 +117,7 @@ def _acting_rows() -> Iterator[tuple[str, str, int]]:
     yield from (("OpenPGP", "iso", instruction) for instruction in (0x20, 0x24, 0x2C, 0x44, 0xE6))
 
 
-@pytest.mark.parametrize(("card", "table", "instruction"), _acting_rows())
+@pytest.mark.parametrize(("card", "table", "instruction"), [*_acting_rows()])
 def test_a_row_that_acts_but_is_taken_for_reading_is_found(
     card: str, table: str, instruction: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

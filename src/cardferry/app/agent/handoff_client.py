@@ -18,6 +18,7 @@ from typing import IO, Final
 import msgspec
 
 from cardferry.app.runtime.request import Request
+from cardferry.app.runtime.silent import check_not_stopped
 from cardferry.app.runtime.spawn import BackgroundError, decode, reach
 from cardferry.pcsc.caller import PrincipalKind
 from cardferry.system.descriptors import receive_descriptors, send_descriptors
@@ -68,10 +69,11 @@ def hand_over(path: Path, handoff: Handoff, start: Callable[[], None]) -> None:
         start: starts that process when nobody listens; returns when it does.
 
     Raises:
-        BackgroundError: they are not taken, or it turned out later that they are of no use.
+        BackgroundError: they are not taken, because that process is stopped, say; or they were of no use later.
     """
     for _ in range(_ATTEMPTS):
         with reach(path, start) as connection, connection.makefile("rb") as reports:
+            check_not_stopped(connection)  # before: sshd waits for streams that are on their way to nowhere
             _send(connection, handoff)
             line = _line(reports)
             if not line:

@@ -99,7 +99,7 @@ class Lends:
             if self._by_hand or self.leader is not None:
                 raise SocketInUseError(
                     f"this account has an agent already: cardferry (process {os.getpid()})",
-                    "end that one first; or set XDG_RUNTIME_DIR to another folder of your own",
+                    "set XDG_RUNTIME_DIR to another folder of your own",
                 )
             if self.place.here == 1:
                 log.info("%s takes over: leaving", wanted.who)
@@ -143,13 +143,19 @@ class _Lend:
         self._ended = asyncio.get_running_loop().create_future()
         self._conversation: Conversation[m.ToAgent] = Conversation(connection, m.ToAgent, self._received, said)
         self._terminal = RemoteTerminal(self._conversation.send)
-        self._conversation.over.add_done_callback(lambda _: self._end())
+        #: The other end has gone without a word: it was killed, say.
+        self._lost = False
+        self._conversation.over.add_done_callback(lambda _: self._hung_up())
         self._conversation.read_early()
 
     def _received(self, message: m.ToAgent, descriptors: list[int]) -> None:
         if isinstance(message, m.End):
             self._end()
         self._messages.put_nowait((message, descriptors))
+
+    def _hung_up(self) -> None:
+        self._lost = not self._ended.done()
+        self._end()
 
     def _end(self) -> None:
         self._terminal.gone()
@@ -194,6 +200,8 @@ class _Lend:
             guard = None if opened is None else opened.served.guard
             rules = guard.rulebook.in_a_line() if guard is not None else ""
             self._conversation.send(m.Lent(os.getpid(), rules, moves=opened is None))
+            if opened is not None:
+                stack.callback(self._leave_guests, opened)
             if opened is not None and wanted.leads:
                 self._pipes.create_task(self._lends.place.count(opened.host))
                 self._pipes.create_task(self._leave_place())
@@ -201,6 +209,11 @@ class _Lend:
                 message, descriptors = await self._messages.get()
                 found = [socket.socket(fileno=descriptor) for descriptor in descriptors]
                 await self._do(message, found, opened, sockets)
+
+    def _leave_guests(self, opened: Serving) -> None:
+        """Say nothing to guests whose `share` was killed: a good-bye ends them, and the next one is to find them."""
+        if self._lost:
+            opened.host.hang_up()
 
     async def _leave_place(self) -> None:
         """Leave the agent's place to its leader as soon as nobody else is there."""

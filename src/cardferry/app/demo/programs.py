@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -22,6 +22,14 @@ from cardferry.app.demo.stage import Computer, DemoError, cardferry, program
 
 _PIN = "123456"
 _DOCUMENT = b"The card stayed where it was; the signature came to the guest.\n"
+
+_REPORT: Final = "please report this"
+
+
+def _failed(command: str, said: bytes) -> DemoError:
+    """A step that ended with an error, and what it said last."""
+    last = (said.decode(errors="replace").strip().splitlines() or ["it gave no reason"])[-1]
+    return DemoError(f"a step of the demo failed: {command}: {last}", _REPORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +116,7 @@ class Guest:
         try:
             key.verify(self.signature.read_bytes(), self.document.read_bytes(), ec.ECDSA(hashes.SHA256()))
         except InvalidSignature:
-            raise DemoError("the signature does not verify", "please report this") from None
+            raise DemoError("the signature does not verify", _REPORT) from None
         return Step(title, "python: cryptography", ["Verified OK"], time.perf_counter() - start)
 
     def all_tokens(self, socket: Path) -> float:
@@ -116,7 +124,7 @@ class Guest:
         start = time.perf_counter()
         done = self._computer.run(["pkcs11-tool", "--list-slots"], PCSCLITE_CSOCK_NAME=str(socket))
         if done.returncode:
-            raise DemoError("pkcs11-tool failed", done.stderr.decode(errors="replace").strip() or "no reason given")
+            raise _failed("pkcs11-tool --list-slots", done.stderr)
         return time.perf_counter() - start
 
     def _built_in(self) -> list[str]:
@@ -129,10 +137,7 @@ class Guest:
         shown = " ".join(Path(word).name if isinstance(word, Path) or "/" in word else word for word in command)
         output = [line.rstrip() for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
         if done.returncode:
-            raise DemoError(
-                f"a step of the demo failed: {shown}",
-                (done.stderr.decode(errors="replace").strip().splitlines() or ["it gave no reason"])[-1],
-            )
+            raise _failed(shown, done.stderr)
         return Step(title, shown, output, seconds)
 
     def signature_text(self) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import subprocess
@@ -36,9 +37,14 @@ _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 class DemoError(UserError):
-    """A part of the demo did not start."""
+    """A part of the demo did not start, or a step failed.
+
+    Attributes:
+        cause: what that part has said of it, in one line.
+    """
 
     exit_code = 50
+    cause = ""
 
 
 def program(name: str) -> str | None:
@@ -151,10 +157,14 @@ class Stage:
                 reader.start()
                 return process
         said = (Path(log.name).read_bytes() + b"".join(heard)).decode(errors="replace").strip().splitlines()
-        raise DemoError(
-            f"{Path(str(command[0])).name} did not start in the demo: {' '.join(said[-2:]) or 'it said nothing'}",
-            f"look into what it says when started by hand: {' '.join(map(str, command))}",
+        errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+        name = " ".join(map(str, command[2:4])) if list(command[:3]) == cardferry() else Path(str(command[0])).name
+        error = DemoError(
+            f"{name} did not start in the demo: {' '.join(said[-2:]) or 'it said nothing'}",
+            f"look into what it says when started by hand: {shlex.join(map(str, command))}",
         )
+        error.cause = (errors or said or [f"{name} said nothing"])[-1]
+        raise error
 
     # The computers
 
@@ -238,7 +248,7 @@ class Stage:
         self.cast.append((_CONNECTION, "a real ssh to a real sshd"))
 
     def connect_directly(self, reason: str) -> None:
-        """Let the guest use the host's socket itself, because ssh is not there or does not let us in."""
+        """Let the guest use the host's socket itself, because ssh is not there, or attach cannot use it."""
         self.source = [f"pcscd:{self.pcscd}"]
         self.plain = None
         self.guest.enter = list(self.host.enter)  # a socket in a file system of its own is not seen from elsewhere

@@ -55,10 +55,10 @@ def _attach(stage: Stage, socket: Path, records: Path) -> None:
     options: list[str | Path] = ["--socket", socket, "--record", records]
     try:
         stage.start(stage.guest, [*cardferry(), "attach", *stage.source, *options], b"export ")
-    except DemoError:
+    except DemoError as error:
         if stage.plain is None:
             raise
-        stage.connect_directly("ssh does not let this account in here")
+        stage.connect_directly(error.cause)
         stage.start(stage.guest, [*cardferry(), "attach", *stage.source, *options], b"export ")
 
 

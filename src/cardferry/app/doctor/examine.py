@@ -29,7 +29,10 @@ async def examine(host: HostAddress | None, ssh: SshCommand, environ: Mapping[st
     running: list[Running] = []
     try:
         folder = runtime_folder(environ)
-        running = control.running(folder)
+        silent: list[tuple[str, str]] = []
+        running = control.running(folder, lambda *one: silent.append(one))
+        for says, hint in silent:
+            yield problem("processes", says, hint)
     except UserError as error:
         yield problem("sockets", error.message, error.hint)
     for finding in here.troubles(running):

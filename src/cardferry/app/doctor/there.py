@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from cardferry.transports.ssh.command import run
 
 #: s that the cardferry over there gets to start its agent and tell its readers.
 _LINK_TIME: Final = 20.0
+#: What `cardferry status` over there complains of, and what it says to do about it.
+_SILENT: Final = re.compile(r"^(process \d+ .*?); (.*)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ async def _over_ssh(connector: SshConnector, workdir: Path, level: int | None) -
     if "cardferry" in facts.installed:
         installed = await _installed(connection)
         yield installed
-        if facts.pcscd and installed.state is State.OK:
+        if facts.pcscd and installed.state is not State.PROBLEM:
             linked = [finding async for finding in _link(host, link_over(session_dial(connector), host, Timing()))]
             for finding in linked:
                 yield finding
@@ -160,8 +163,12 @@ async def _installed(connection: SshConnection) -> Finding:
     if status != 0:
         why = (complaints.strip() or f"exit status {status}").splitlines()[-1]
         return problem(probe, f"it does not start: {why}", "try it there: cardferry --version")
-    _, listing, _ = await run(connection.session_command(remote_command(["status", "--json"])))
-    agent = "its agent runs" if _has_agent(listing) else "its agent does not run; attach starts it"
+    _, listing, complaints = await run(connection.session_command(remote_command(["status", "--json"])))
+    has_agent = _has_agent(listing)
+    if silent := _SILENT.search(complaints):
+        make = note if has_agent else problem
+        return make(probe, f"{said.strip()} is installed there; {silent[1]}", f"over there: {silent[2]}")
+    agent = "its agent runs" if has_agent else "its agent does not run; attach starts it"
     return ok(probe, f"{said.strip()} is installed there, {agent}")
 
 

@@ -19,6 +19,7 @@ from cardferry.app.hosts import lend_messages as m
 from cardferry.app.runtime.conversation import Conversation
 from cardferry.app.runtime.paths import agent_path, runtime_folder
 from cardferry.app.runtime.request import Request
+from cardferry.app.runtime.silent import LOOK_AFTER, check_not_stopped, silent_peer
 from cardferry.app.runtime.spawn import BackgroundError, reach, start_agent
 from cardferry.backoff import Backoff
 from cardferry.pcsc.caller import Caller, Principal
@@ -75,6 +76,7 @@ class AgentLink:
         told: Callable[[m.Gone | m.Listens], None] = lambda message: None,
     ) -> None:
         self._told = told
+        self._connection = connection
         self._asked: list[asyncio.Future[m.Described]] = []
         self._terminal = Terminal()
         self._asking: Reply[None] | None = None
@@ -114,8 +116,18 @@ class AgentLink:
 
         Raises:
             NotLentError: it does not.
+        BackgroundError: it is stopped.
         """
-        await asyncio.wait((self._answer, self.conversation.over), return_when=asyncio.FIRST_COMPLETED)
+        coming = (self._answer, self.conversation.over)
+        level = logging.WARNING
+        while not (await asyncio.wait(coming, timeout=LOOK_AFTER, return_when=asyncio.FIRST_COMPLETED))[0]:
+            try:
+                check_not_stopped(self._connection)
+            except UserError:
+                self.conversation.close()  # it is not waited for, whatever else it is told
+                raise
+            log.log(level, "%s; %s", *silent_peer(self._connection))
+            level = logging.DEBUG
         if not self._answer.done():
             return None
         answer = self._answer.result()

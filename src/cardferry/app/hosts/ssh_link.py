@@ -139,6 +139,8 @@ def why(error: Exception) -> str:
     """Why there is no link, in words for people."""
     if isinstance(error, LinkRefusedError) and error.reason is Reason.VERSION:
         return f"its cardferry is too far from this one in age ({error})"
+    if isinstance(error, TimeoutError):
+        return f"its agent does not answer: {error}; `cardferry doctor` with its name says more"
     return str(error)
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from cardferry.app.runtime import ascii_json
+from cardferry.app.runtime.silent import silence, silent_hint
 from cardferry.link import GuestStatus
 from cardferry.link.host_session import HostSessionStatus
 from cardferry.manager.status import SlotStatus
@@ -161,13 +162,22 @@ async def controllable(
             server.close()
 
 
-def running(folder: Path) -> list[Running]:
-    """Ask everything that runs for this user, oldest first; remove control sockets that are dead."""
-    found = [answer for path in sorted(folder.glob("*" + _SUFFIX)) if (answer := _ask(path)) is not None]
+def _warn(says: str, hint: str) -> None:
+    log.warning("%s; %s", says, hint)
+
+
+def running(folder: Path, silent: Callable[[str, str], None] = _warn) -> list[Running]:
+    """Ask everything that runs for this user, oldest first; remove control sockets that are dead.
+
+    Args:
+        folder: the runtime folder.
+        silent: is told of a process that does not answer, and what to do about it.
+    """
+    found = [answer for path in sorted(folder.glob("*" + _SUFFIX)) if (answer := _ask(path, silent)) is not None]
     return sorted(found, key=lambda one: (one.since, one.pid))
 
 
-def _ask(path: Path) -> Running | None:
+def _ask(path: Path, silent: Callable[[str, str], None]) -> Running | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_ANSWER_TIME)
         try:
@@ -177,7 +187,8 @@ def _ask(path: Path) -> Running | None:
         except ConnectionRefusedError:
             _remove_dead(path)
         except (OSError, ValueError) as error:
-            log.warning("process %s does not answer: %s", path.stem, error)
+            pid = int(path.stem) if path.stem.isdecimal() else 0
+            silent(f"process {path.stem} {silence(pid)}: {error}", silent_hint(pid))
     return None
 
 

@@ -180,7 +180,10 @@ class _Master(asyncio.SubprocessProtocol):
             async with asyncio.timeout(_ANSWER_TIMEOUT):
                 return await answered
         except TimeoutError:
-            raise ConnectionLostError(f"{self._destination} does not answer", "is it overloaded?") from None
+            raise ConnectionLostError(
+                f"{self._destination} does not answer",
+                f"`ssh {self._destination} uptime` shows whether it is overloaded",
+            ) from None
         finally:
             self._replies.pop(number, None)
 
@@ -397,5 +400,7 @@ def _escaped(path: str) -> str:
     `PathUnusableError` for what cannot be told so that ssh takes it literally.
     """
     if wrong := unfit(path):
-        raise PathUnusableError(f"the path {path!r} {wrong}: ssh cannot be told of it", "give it another path")
+        raise PathUnusableError(
+            f"the path {path!r} {wrong}: ssh cannot be told of it", "set XDG_RUNTIME_DIR to another folder of your own"
+        )
     return path.replace(":", "\\:").replace("%", "%%")
