@@ -53,8 +53,9 @@ class Receiver(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes came."""
-        data = _view[:nbytes].tobytes()
-        _view[:nbytes] = _zeros[:nbytes]
+        received = _view[:nbytes]
+        data = received.tobytes()
+        received[:] = _zeros[:nbytes]
         wipe_soon()
         self.data_received(data)
 

@@ -29,6 +29,7 @@ from cardferry.pcsc.constants import CardState
 from cardferry.pcsc.errors import UserError
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.transports.ssh import SshCommand
+from tests.frontends.served import EchoCard, served
 
 # --- version pairs, as measured with the releases themselves
 
@@ -345,6 +346,28 @@ async def test_what_pcscd_says_of_its_readers(first: bytes, state: State, says: 
     async with await asyncio.start_unix_server(serve, path):
         findings = [finding async for finding in reading.look("x", path, needed=True, library=4, direct=True)]
     assert any(one.state is state and says in one.says for one in findings), findings
+
+
+async def test_a_card_that_was_turned_over_and_a_reader_that_was_plugged_in_again_are_well(short_folder: Path) -> None:
+    async def found() -> list[tuple[State, str]]:
+        findings = [finding async for finding in reading.look("x", pcscd.path, needed=True)]
+        return [(one.state, one.hint) for one in findings]
+
+    async with served(short_folder, ["A"]) as pcscd:
+        (reader,) = pcscd.readers
+        upside_down = EchoCard()
+        upside_down.atr = b""
+        reader.insert(upside_down)
+        assert await found() == [(State.PROBLEM, "turn it over, clean it, push it in again")]
+        reader.remove()
+        reader.insert(EchoCard())
+        assert await found() == [(State.OK, "")]
+        assert pcscd.source._observer is not None
+        pcscd.source._observer.reader_failed(reader)
+        assert (State.PROBLEM, "unplug it and plug it in again") in await found()
+        pcscd.source.remove_reader(reader)
+        pcscd.source.add_reader("A").insert(EchoCard())
+        assert await found() == [(State.OK, "")]
 
 
 # --- manners

@@ -110,7 +110,7 @@ def guarded(method: Callable[Concatenate[Channel, Args], None]) -> Callable[Conc
     @wraps(method)
     def stops(channel: Channel, /, *args: Args.args, **named: Args.kwargs) -> None:
         try:
-            method(channel, *args, **named)
+            method(channel, *args, **named) if named else method(channel, *args)  # type: ignore[call-arg]
         except Exception:  # the boundary that the module's docstring describes
             log.exception("%s: a bug behind its session", channel.name)
             channel.fault()

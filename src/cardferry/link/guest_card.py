@@ -58,7 +58,7 @@ class _Transmit(Call[bytes]):
     __slots__ = ("_apdu", "_card", "_protocol", "_sequence")
 
     def __init__(self, session: GuestSession, apdu: bytes, card: GuestCard, sequence: int, protocol: int) -> None:
-        super().__init__(session, len(apdu))
+        Call.__init__(self, session, len(apdu))
         self._apdu, self._card, self._sequence, self._protocol = apdu, card, sequence, protocol
 
     def answered(self, answer: m.Answer) -> None:

@@ -139,7 +139,7 @@ class Call(Reply[T]):
     __slots__ = ("number", "session", "size")
 
     def __init__(self, session: GuestSession, size: int = 0) -> None:
-        super().__init__()
+        Reply.__init__(self)
         self.session = session
         self.number = 0
         self.size = size

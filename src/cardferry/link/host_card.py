@@ -122,7 +122,7 @@ class HostCard:
     time: Callable[[], float] = time.monotonic
     believes: bool = False
     dismissed: bool = False
-    _began: float = 0.0
+    _began: float | None = None
 
     @property
     def has_card(self) -> bool:
@@ -148,6 +148,7 @@ class HostCard:
         if self.ahead is not None and not isinstance(message, m.Transmit):
             self.ahead.stop()
         self.promised = None
+        self._began = None
         perform = self._STRAIGHT.get(type(message))
         if perform is not None:
             return perform(self, message)
@@ -387,11 +388,7 @@ class HostCard:
 
     def _transmit_to(self, card: Card, message: m.Transmit) -> Reply[bytes]:
         self._began = self.time()
-        return card.transmit(message.apdu, message.protocol).then(self._timed)
-
-    def _timed(self, reply: Reply[bytes]) -> None:
-        if reply.error is None:
-            self.seconds = self.time() - self._began
+        return card.transmit(message.apdu, message.protocol)
 
     def foresee(self, message: m.Transmit, response: bytes, round_trip: float | None) -> bytes | None:
         """What comes after this command, if the host is to go on with it by itself.
@@ -403,6 +400,8 @@ class HostCard:
         """
         if self.ahead is None:
             return None
+        if self._began is not None:  # the card was asked, and the response has come in this moment
+            self.seconds = self.time() - self._began
         self.promised = self.ahead.answered(
             message.apdu,
             response,
@@ -418,11 +417,12 @@ class HostCard:
         ahead = self.ahead
         if command is None or ahead is None or self.card is None:
             return m.Ahead(self.origin, self.handle, m.REVOKED)
-        self._began = self.time()
+        began = self.time()
         try:
             with by_host_itself():
                 transmitting = self.card.transmit(command, self.protocol)
-            response = await transmitting.then(self._timed)
+            response = await transmitting
+            self.seconds = self.time() - began
         except PcscError as error:
             ahead.gave_up()
             code = m.REVOKED if error.code is ReturnCode.E_SHARING_VIOLATION else int(error.code)

@@ -22,7 +22,7 @@ from typing import Protocol as Interface
 
 from cardferry.link import messages as m
 from cardferry.link.host_card import Broken, HostCard
-from cardferry.link.host_pace import CALL
+from cardferry.link.host_pace import CALL, Pace
 from cardferry.link.host_queue import Job, JobQueue
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -40,7 +40,13 @@ _SOME: Final = 64
 
 
 class LaneOwner(Interface):
-    """Whom a lane tells what has become of its calls."""
+    """Whom a lane tells what has become of its calls.
+
+    Attributes:
+        pace: how much may be done for the guest now.
+    """
+
+    pace: Pace
 
     async def open_context(self, caller: Caller, patience: float | None) -> Context:
         """Open the manager's context."""
@@ -58,14 +64,6 @@ class LaneOwner(Interface):
 
     async def drain(self) -> None:
         """Wait until an answer can be sent."""
-        ...
-
-    def may(self, steps: int) -> bool:
-        """Whether as much as that may be done for the guest now, see `cardferry.link.host_pace`."""
-        ...
-
-    async def step(self, steps: int) -> None:
-        """Wait until it may."""
         ...
 
     def left(self, cards: Collection[HostCard]) -> None:
@@ -210,7 +208,7 @@ class Lane:
         while self._step is not None and not self._step.done():
             await asyncio.wait((cast("asyncio.Future[None]", self._step),))
         try:
-            await self._owner.step(CALL)
+            await self._owner.pace.step(CALL)
         finally:
             self.cards.clear()  # they know the lane: without that, only the garbage collector would free both
             try:
@@ -257,16 +255,18 @@ class Lane:
         if job is None:  # it ran ahead
             if step.error is not None and not step.cancelled():
                 self._owner.fault()  # the guest counts on what was promised
+        elif step.error is not None:
+            self._failed(job, step)
         else:
-            self._ended(job, step)
-            if step.error is None and job.card.promised is not None:
+            self._owner.done(job, step.result())
+            if job.card.promised is not None:
                 self._ahead = job.card
                 return self._run_ahead(job.card)
         return self._perform(self._queue.take()) if self._queue else None
 
     def _perform(self, job: Job) -> Reply[Any]:
         self._running = job
-        if self._closing or job.behind or self._owner.full or not self._owner.may(CALL):
+        if self._closing or job.behind or self._owner.full or not self._owner.pace.may(CALL):
             return self._perform_later(job)
         return job.card.perform(job.message, self._start)
 
@@ -274,9 +274,9 @@ class Lane:
     async def _perform_later(self, job: Job) -> Any:
         """Likewise, in a pass of the event loop in which it may be done, and if it still may be done then."""
         if not self._too_late(job):
-            await self._owner.step(CALL)
+            await self._owner.pace.step(CALL)
         if self._too_late(job):
-            await self._owner.step(1)
+            await self._owner.pace.step(1)
             raise PcscError(ReturnCode.E_CANCELLED, "the context was closed")
         if job.behind:
             await self._let_pass(job)
@@ -290,15 +290,10 @@ class Lane:
             patience = self._patience if isinstance(job.message, _REPEATED) and job.message.call else None
             await self._owner.let_pass(job, None if patience is None else self._loop.time() + patience)
 
-    def _ended(self, job: Job, reply: Reply[Any]) -> None:
-        error = reply.error
-        if error is None:
-            self._owner.done(job, reply.result())
-            return
-        if reply.cancelled():
-            error = PcscError(ReturnCode.E_CANCELLED)
+    def _failed(self, job: Job, reply: Reply[Any]) -> None:
+        error = PcscError(ReturnCode.E_CANCELLED) if reply.cancelled() else reply.error
         if not isinstance(error, PcscError):
-            raise error
+            raise cast("BaseException", error)
         unseen = not job.message.call
         job.card.failed(error)
         if unseen and error.code is ReturnCode.F_INTERNAL_ERROR:

@@ -11,9 +11,9 @@ from collections import deque
 from typing import Final
 
 #: Steps of one pass.
-_MOST: Final = 32
+_MOST: Final = 16
 #: When so few are left, all are there again in the next pass: calls that come one by one cost no pass of their own.
-_FEW: Final = 16
+_FEW: Final = 8
 #: What carrying out a call, or closing a context, counts; anything smaller is one step.
 CALL: Final = 4
 

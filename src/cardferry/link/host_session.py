@@ -145,7 +145,7 @@ class HostSession:
         self._jobs = self._job_bytes = 0
         #: Contexts of which there is anything left.
         self._contexts = 0
-        self._pace = Pace()
+        self.pace = Pace()
         #: Bytes by which our account may have grown since it was brought up to date.
         self._growth = 0
         #: The guest's handles by reader, also while they are being closed.
@@ -194,7 +194,7 @@ class HostSession:
         self._lanes.clear()
         self._cards.clear()
         self._calls.clear()
-        while self._pace.may(CALL):
+        while self.pace.may(CALL):
             lane = next(lanes, None)
             if lane is None:
                 return
@@ -203,7 +203,7 @@ class HostSession:
 
     async def _give_back(self, lanes: Iterator[Lane]) -> None:
         for lane in lanes:
-            await self._pace.step(CALL)
+            await self.pace.step(CALL)
             self.guarded(lane.close)
 
     def message(self, payload: bytes) -> None:
@@ -392,14 +392,6 @@ class HostSession:
     async def drain(self) -> None:
         """Wait until an answer can be sent."""
         await self.channel.drain()
-
-    def may(self, steps: int) -> bool:
-        """Whether as much as that may be done for the guest now."""
-        return self._pace.may(steps)
-
-    async def step(self, steps: int) -> None:
-        """Wait until it may."""
-        await self._pace.step(steps)
 
     def fault(self) -> None:
         """An error of ours, which was logged: it ends the session."""

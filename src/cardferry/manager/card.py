@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
 
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy
@@ -27,8 +26,6 @@ from cardferry.readers.base import ExecutedError
 
 log = logging.getLogger(__name__)
 
-#: The second byte of commands whose answers may tell what the card is for.
-_TELLING: Final = frozenset(bytes((instruction,)) for instruction in TELLING)
 _RESETS = (Disposition.RESET, Disposition.UNPOWER)
 
 
@@ -279,7 +276,7 @@ class LocalCard:
             raise PcscError(ReturnCode.E_INSUFFICIENT_BUFFER, "command too long")
         slot = self.slot
         reply = slot.operate(self.state, lambda: self._send(apdu, protocol), self._patience)
-        return reply.then(partial(self._answered, apdu)) if apdu[1:2] in _TELLING else reply
+        return reply.then(partial(self._answered, apdu)) if apdu[1:3] in TELLING else reply
 
     def _send(self, apdu: bytes, protocol: int) -> Reply[bytes]:
         reply = self.slot.device.reader.transmit(apdu, self._transmit_protocol(protocol))
@@ -293,11 +290,11 @@ class LocalCard:
             note_application(self.slot.device.applications, apdu, reply.result())
 
     def _transmit_protocol(self, protocol: int) -> Protocol:
-        if protocol == Protocol.RAW:
-            return Protocol.RAW
         device = self.slot.device
         if protocol and protocol == device.protocol:
             return device.protocol  # there is a card: it has this protocol
+        if protocol == Protocol.RAW:
+            return Protocol.RAW
         if not device.card_present:
             raise PcscError(ReturnCode.E_NO_SMARTCARD)
         if protocol not in (device.protocol, PROTOCOL_ANY_OLD) or not device.protocol:

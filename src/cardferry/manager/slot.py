@@ -299,8 +299,7 @@ class Slot:
         until = self.deadline(patience)
         turns = self.turns
         turns.end_overdue()
-        handle.check_happened()  # before it waits for a turn, if it has just lost the one it had
-        if self.device.gone or not handle.used or not turns.take_free(handle):
+        if handle.happened is not None or self.device.gone or not handle.used or not turns.take_free(handle):
             return self._operate_later(handle, work, patience, until)
         return _Operation(self, handle, work, until)
 
@@ -308,6 +307,7 @@ class Slot:
     async def _operate_later(
         self, handle: HandleState, work: Work[T], patience: float | None, until: float | None
     ) -> T:
+        handle.check_happened()  # before it waits for a turn, if it has just lost the one it had
         await self.take(handle, patience)
         if handle.used:
             return await _Operation(self, handle, work, until)
@@ -568,7 +568,7 @@ class _Operation(Reply[T]):
     __slots__ = ("_doing", "_handle", "_slot", "_until", "_work")
 
     def __init__(self, slot: Slot, handle: HandleState, work: Work[T], until: float | None) -> None:
-        super().__init__()
+        Reply.__init__(self)
         self._slot, self._handle, self._work, self._until = slot, handle, work, until
         slot.turns.busy(True)  # as `Slot.call` does, with one callback less
         self._doing = slot.device.call(work, handle.check_happened)

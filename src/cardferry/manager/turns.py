@@ -131,7 +131,8 @@ class Turns:
         self._grant(caller)
         if ticket is not None and ticket.alive(self.owned_since):
             self.wanted_since = ticket.since
-        self._watch()
+        if self._tickets:
+            self._watch()
 
     def _ticket(self, caller: Hashable) -> _Ticket:
         now = self._loop.time()

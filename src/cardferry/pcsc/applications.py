@@ -64,8 +64,8 @@ _GET_DATA, _GET_DATA_ODD = 0xCA, 0xCB
 _DISCOVERY: Final = bytes.fromhex("5C017E")
 #: P1 of SELECT (ISO 7816-4, table 62): a file under the current one, by application name.
 _CHILD_EF, _BY_NAME = 0x02, 0x04
-#: Instructions whose answers may tell which application is selected.
-TELLING: Final = frozenset({_SELECT, _GET_DATA, _GET_DATA_ODD})
+#: INS and P1 of commands whose answers may tell which application is selected, see `identifier_told`.
+TELLING: Final = frozenset(map(bytes, ((_SELECT, _BY_NAME), (_GET_DATA, 0x00), (_GET_DATA_ODD, 0x3F))))
 #: The directory of PKCS#15 where it is not selected by name (PKCS#15 v1.1, 5.4.1).
 _PKCS15_DIRECTORY: Final = bytes.fromhex("5015")
 #: P2 of SELECT: which of several that begin with this name; 0 is the first.

@@ -35,6 +35,8 @@ _PURPOSES: Final = ("PIV", "OpenPGP", "CAC", "PKCS#15")
 #: Where OpenPGP's identifier has its version, in two bytes; and bytes of the whole, which
 #: is as long as any can be (OpenPGP card 3.4.1, 4.2.1; ISO 7816-4, 12.3.4).
 _VERSION, _LONGEST = 6, 16
+#: Bytes of a command without data, and of an answer without any: neither has room for a name.
+_NO_NAME, _STATUS = 5, 2
 
 
 def card_name(atr: bytes, identifiers: Iterable[bytes] = ()) -> str:
@@ -66,11 +68,12 @@ def note_application(known: dict[str, bytes], command: bytes, answer: bytes) -> 
         command: that was sent.
         answer: the card's.
     """
-    if len(command) > 1 and command[1] in TELLING:
-        try:
-            _remember(known, identifier_told(CommandApdu.parse(command), ResponseApdu.parse(answer)))
-        except ApduError:
-            return
+    if command[1:3] not in TELLING or (len(command) <= _NO_NAME and len(answer) <= _STATUS):
+        return  # hardly any command gets further, and each that is made comes here
+    try:
+        _remember(known, identifier_told(CommandApdu.parse(command), ResponseApdu.parse(answer)))
+    except ApduError:
+        return
 
 
 def _remember(known: dict[str, bytes], identifier: bytes) -> None:

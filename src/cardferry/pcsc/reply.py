@@ -91,9 +91,9 @@ class Reply(Generic[T]):
         """
         callbacks = self._callbacks
         if self._done:
-            try:  # as in `_call`, which would cost as much as the rest
+            try:
                 callback(self)
-            except Exception:
+            except Exception:  # as in `_end`
                 log.exception("a bug in %r, which takes an answer", callback)
         elif callbacks is None:
             self._callbacks = callback
@@ -144,20 +144,11 @@ class Reply(Generic[T]):
         if callbacks is None:
             return
         self._callbacks = None
-        if callbacks.__class__ is list:
-            for callback in callbacks:
-                self._call(callback)
-            return
-        try:  # as above
-            callbacks(self)
-        except Exception:
-            log.exception("a bug in %r, which takes an answer", callbacks)
-
-    def _call(self, callback: Callable[[Reply[T]], object]) -> None:
-        try:
-            callback(self)
-        except Exception:  # the boundary that the module's docstring describes
-            log.exception("a bug in %r, which takes an answer", callback)
+        for callback in callbacks if callbacks.__class__ is list else (callbacks,):
+            try:
+                callback(self)
+            except Exception:  # the boundary that the module's docstring describes
+                log.exception("a bug in %r, which takes an answer", callback)
 
     # what tasks, and `asyncio.wait`, ask of a future
 

@@ -312,7 +312,7 @@ async def test_an_agent_that_is_in_use_is_led_and_its_guests_notice_nothing(
 ) -> None:
     record, door = folder / "record", UnixAddress(folder / "door")
     wanted = AgentSettings(VirtualHost(), Service(settings=Settings(max_idle=60), record=record), listen=(door,))
-    async with agent(replace(SELF_STARTED, idle=0.01)) as led:
+    async with agent(SELF_STARTED) as led:
         before = await led.guest(Handoff("before", principal=(PrincipalKind.SSH, "before"), request=VIRTUAL))
         await use(before)
         async with agent(wanted):
@@ -336,7 +336,7 @@ async def test_an_agent_that_is_in_use_is_led_and_its_guests_notice_nothing(
 
 @pytest.mark.usefixtures("elsewhere")
 async def test_a_guest_that_comes_back_after_a_leader_came_finds_its_session(folder: Path) -> None:
-    async with agent(replace(SELF_STARTED, idle=0.01)) as led:
+    async with agent(SELF_STARTED) as led:
         guest = await led.guest(replace_handoff(BUILD1))
         await use(guest)
         async with agent(AgentSettings(VirtualHost(), grace=20.0)):

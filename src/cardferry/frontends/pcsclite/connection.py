@@ -207,26 +207,22 @@ class Connection(Receiver):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: whole requests among them are answered or queued. Garbage ends the connection."""
-        try:
-            self._received(data)
-        except Exception:  # the boundary that the module's docstring describes
-            log.exception("%s: a bug behind its connection, which is closed", self.caller)
-            self.close()
-
-    def _received(self, data: bytes) -> None:
         codec = self._codec
         try:
             requests = codec.receive(data)
+            self._missing = 0 if requests else codec.missing
+            if codec.error is not None:
+                log.warning("%s: connection closed, this is no pcsc-lite request: %s", self.caller, codec.error)
+                self._requests.clear()
+                self.close()
+                return
+            self._requests.extend(requests)
+            self._advance()
         except WireError:
             return  # said already; this was on its way
-        self._missing = 0 if requests else codec.missing
-        if codec.error is not None:
-            log.warning("%s: connection closed, this is no pcsc-lite request: %s", self.caller, codec.error)
-            self._requests.clear()
+        except Exception:  # the boundary that the module's docstring describes
+            log.exception("%s: a bug behind its connection, which is closed", self.caller)
             self.close()
-            return
-        self._requests.extend(requests)
-        self._advance()
 
     def pause_writing(self) -> None:
         """The program does not read its replies: do nothing more for it until it does."""
@@ -573,7 +569,7 @@ class Connection(Receiver):
     _ENCODED: ClassVar[dict[type, Callable[[ServerCodec, Any, Any], bytes]]] = {
         m.BeginTransaction: lambda codec, request, _: codec.acknowledged(request),
         m.EndTransaction: lambda codec, request, _: codec.acknowledged(request),
-        m.Transmit: lambda codec, request, response: codec.transmitted(request, response),
+        m.Transmit: ServerCodec.transmitted,
     }
 
     _CALLS: ClassVar[dict[type, Callable[[Connection, Any], Reply[Any]]]] = {

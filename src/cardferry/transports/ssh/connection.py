@@ -400,5 +400,7 @@ def _escaped(path: str) -> str:
     `PathUnusableError` for what cannot be told so that ssh takes it literally.
     """
     if wrong := unfit(path):
-        raise PathUnusableError(f"the path {path!r} {wrong}: ssh cannot be told of it", "give it another path")
+        raise PathUnusableError(
+            f"the path {path!r} {wrong}: ssh cannot be told of it", "set XDG_RUNTIME_DIR to another folder of your own"
+        )
     return path.replace(":", "\\:").replace("%", "%%")

@@ -87,7 +87,7 @@ class _Command(asyncio.SubprocessProtocol):
         hints = [match[1] for line in self.complaints if (match := _HINT.search(line))]
         if said:
             # Its own words, and marked as such: a hint that we give is one that people follow.
-            hint = f"{self._destination} says: {hints[-1]}" if hints else f"see `ssh {self._destination}`"
+            hint = f"{self._destination} says: {hints[-1]}" if hints else "over there, see what `cardferry doctor` says"
             return SessionError(f"{self._destination} says: {said[-1]}", hint, status or 1, told=True)
         if not status or status < 0:  # it was ended by us, or by a signal: that says nothing about the other side
             return None
