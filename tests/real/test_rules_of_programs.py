@@ -9,7 +9,9 @@ import ast
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,21 @@ journal.bind("/run/systemd/journal/socket")
 print("journal", flush=True)
 while True:
     print(repr(journal.recv(65536)), flush=True)
+"""
+#: Sends a command to the reader (pyscard).
+_CONTROL = """
+from smartcard.scard import *
+def check(code):
+    if code:
+        raise SystemExit(SCardGetErrorMessage(code))
+code, context = SCardEstablishContext(SCARD_SCOPE_USER)
+check(code)
+code, readers = SCardListReaders(context, [])
+check(code)
+code, card, _ = SCardConnect(context, readers[0], SCARD_SHARE_SHARED, SCARD_PROTOCOL_ANY)
+check(code)
+code, _ = SCardControl(card, SCARD_CTL_CODE(1), [1, 2, 3])
+check(code)
 """
 _DISK = 128 * 1024
 
@@ -206,9 +223,23 @@ def gpg() -> Iterator[tuple[SignalledTeam, Gpg, str]]:
         yield team, gpg, gpg.run(*to, stdin="Dear card, please read this.").check().out
 
 
+def edit(team: Team, gpg: Gpg, lines: str) -> Result:
+    words = ["gpg", "--no-tty", "--command-fd=0", "--status-fd=1", "--card-edit"]
+    return team.two.run(words, gpg.env, stdin=lines)
+
+
 def name(team: Team, gpg: Gpg, letter: str) -> Result:
-    edit = ["gpg", "--no-tty", "--command-fd=0", "--status-fd=1", "--card-edit"]
-    return team.two.run(edit, gpg.env, stdin="admin\nname\nPerson\nLab\nquit\n")
+    return edit(team, gpg, "admin\nname\nPerson\nLab\nquit\n")
+
+
+def scd(command: str) -> Callable[[Team, Gpg, str], Result]:
+    """A command to scdaemon, which looks at answers and not at exit codes."""
+
+    def run(team: Team, gpg: Gpg, letter: str) -> Result:
+        result = team.two.run(["gpg-connect-agent", f"SCD {command}", "/bye"], gpg.env)
+        return replace(result, code=result.code or int("ERR" in result.out))
+
+    return run
 
 
 def openpgp_tool(*words: str) -> Callable[[Team, Gpg, str], Result]:
@@ -220,6 +251,10 @@ OPENPGP: dict[str, tuple[Callable[[Team, Gpg, str], Result], list[str]]] = {
     "gpg gives a PIN": (lambda team, gpg, letter: gpg.sign(letter), ["sign:SIG", "verify"]),
     "gpg decrypts": (lambda team, gpg, letter: gpg.run("--decrypt", stdin=letter), ["verify", "decrypt"]),
     "gpg writes": (name, ["verify", "write"]),
+    "scdaemon changes the PIN": (scd("PASSWD 1"), ["verify", "manage-pin:81"]),
+    "scdaemon changes the admin PIN": (scd("PASSWD 3"), ["verify", "manage-pin:83"]),
+    "scdaemon writes": (scd("SETATTR PUBKEY-URL https://example.org/key"), ["verify", "write:5F50"]),
+    "scdaemon generates": (scd("GENKEY --force 3"), ["verify", "write", "generate:AUT"]),
     "OpenSC reads": (openpgp_tool("--card-info"), ["read"]),
     "OpenSC gives a PIN": (openpgp_tool("--verify", "CHV1", "--pin", OPENPGP_PIN), ["read", "verify"]),
 }
@@ -236,6 +271,36 @@ def test_gpg_and_openpgp_tool_get_on_with_each_operation_denied_and_allowed(
         team.now(f'[[allow]]\nwho = "ssh:two"\nmay = {may}\n')
         result = run(team, home, letter)
         assert (result.code == 0) is works, (may, result)
+
+
+def test_a_command_to_the_reader_is_the_readers_to_refuse_where_it_is_allowed(
+    gpg: tuple[SignalledTeam, Gpg, str],
+) -> None:
+    team, _, _ = gpg
+    for may, said in (("control", "Feature not supported"), ("read", "Access denied")):
+        team.now(f'[[allow]]\nwho = "ssh:two"\nmay = "{may}"\n')
+        result = team.run(team.two, sys.executable, "-c", _CONTROL)
+        assert (result.code, said in result.err) == (1, True), (may, result)
+
+
+def test_gpg_takes_a_card_back_to_its_beginning_only_where_it_may(gpg: tuple[SignalledTeam, Gpg, str]) -> None:
+    """The card wants both PINs blocked, which a guest cannot do: the host has done it. gpg says nothing of errors here.
+
+    Runs last: the keys are gone.
+    """
+    team, home, _ = gpg
+    team.now("")
+    local = Ferry(team.host, ["attach", team.readers])
+    wrong = [word for pin in ("81", "83") for _ in range(3) for word in ("-s", f"002000{pin}08" + "39" * 8)]
+    select = ["opensc-tool", "-c", "default", "-s", "00A4040006D27600012401"]
+    assert team.host.run([*select, *wrong], local.env).check().out.count("SW1=0x69, SW2=0x83") == 2
+    for may, keys in ((["verify"], True), (["verify", "administer"], False)):
+        home.stop()
+        team.now(f'[[allow]]\nwho = "ssh:two"\nmay = {may}\n')
+        edit(team, home, "admin\nfactory-reset\ny\nyes\nquit\n").check()
+        home.stop()
+        status = home.card_status().check().out
+        assert ("Signature key ....: [none]" not in status) is keys, (may, status)
 
 
 def test_nothing_that_acts_is_done_while_the_disk_of_the_audit_is_full(team: WatchedTeam) -> None:
