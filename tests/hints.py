@@ -76,7 +76,12 @@ def _expressions(node: ast.AST, functions: Mapping[str, int]) -> Iterator[ast.ex
             yield from _assigned(target, node.value)
     elif isinstance(node, ast.AugAssign):
         yield from _assigned(node.target, node.value)
-    elif isinstance(node, ast.FunctionDef) and node.name in ("missing_hint", "restart_hint", "who_is_in_the_way"):
+    elif isinstance(node, ast.FunctionDef) and node.name in (
+        "missing_hint",
+        "restart_hint",
+        "who_is_in_the_way",
+        "by_itself",
+    ):
         yield from (inner.value for inner in ast.walk(node) if isinstance(inner, ast.Return) and inner.value)
 
 

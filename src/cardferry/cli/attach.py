@@ -46,7 +46,8 @@ def command(
     is needed there; if cardferry is there, too, it is much faster over a distance and survives a broken network.
 
     Without ssh: unix:PATH or vsock://CID:PORT, where `cardferry host --listen` takes links, out of a container or a
-    virtual machine.
+    virtual machine; or exec:COMMAND, any command that runs `cardferry host --stdio` where the reader is, as in
+    'exec:docker exec -i box cardferry host --stdio'.
 
     Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT or vpicc:unix:PATH, for cards that dial in;
     virtual:, the built-in card. Runs until Ctrl-C.
