@@ -13,8 +13,9 @@ from cardferry.app.runtime import logging as logs
 from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.paths import runtime_folder
-from cardferry.cli.options import HostType, ssh_option, verbose_option
+from cardferry.cli.options import HostType, ssh_option
 from cardferry.cli.say import say
+from cardferry.cli.verbosity import verbose_option
 from cardferry.transports.ssh import SshCommand
 
 

@@ -13,16 +13,10 @@ from cardferry.app.runtime import logging as logs
 from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime.service import Service
 from cardferry.app.sharing.lending import Share
-from cardferry.cli.options import (
-    HostType,
-    hosts_argument,
-    service_options,
-    ssh_host,
-    ssh_option,
-    verbose_option,
-)
+from cardferry.cli.options import HostType, hosts_argument, service_options, ssh_host, ssh_option
 from cardferry.cli.say import say
 from cardferry.cli.seconds import SecondsType
+from cardferry.cli.verbosity import verbose_option
 from cardferry.transports.ssh import SshCommand
 
 
