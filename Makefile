@@ -3,7 +3,7 @@ VENV   := .venv/bin
 PYTEST := $(VENV)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-lab packages-demo packages-lab demo check lint test bench conformance pages
+.PHONY: help setup setup-dev setup-lab packages-demo packages-lab demo check lint test bench conformance pages deb
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -41,6 +41,9 @@ test: setup-lab ## all tests, with real pcscd, OpenSSH and PC/SC programs (ARGS=
 
 pages: setup-dev ## write man pages and completions anew (contrib/), after a change of a command or an option
 	$(VENV)/python -m cardferry.cli.manual contrib
+
+deb: ## make a Debian package for this release: dist/cardferry_*.deb
+	@scripts/debian-package
 
 bench: setup-lab ## measure against plain ssh forwarding, side by side (ARGS=... are passed on)
 	$(VENV)/python -m bench $(ARGS)
