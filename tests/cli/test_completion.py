@@ -123,7 +123,7 @@ def test_bash_completes_hosts_of_ssh_and_what_is_attached() -> None:
 
 @pytest.mark.usefixtures("home")
 def test_bash_completes_readers_and_quotes_them() -> None:
-    assert bash("cardferry", "host", "--reader", "ac") == [r"ACME\ \(tm\)\ Reader\,\ 2\ slots\ 00\ 00"]
+    assert bash("cardferry", "host", "--reader", "") == [r"ACME\ \(tm\)\ Reader\,\ 2\ slots\ 00\ 00"]
     assert bash("cardferry", "attach", "--reader", r"ACME\ \(tm") == [r"ACME\ \(tm\)\ Reader\,\ 2\ slots\ 00\ 00"]
     assert bash("cardferry", "share", "--reader", '"ACME (tm) R') == [READER]
 
