@@ -3,7 +3,7 @@ VENV   := .venv/bin
 PYTEST := $(VENV)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-lab packages-demo packages-lab demo check lint test bench conformance
+.PHONY: help setup setup-dev setup-lab packages-demo packages-lab demo check lint test bench conformance pages deb
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -38,6 +38,12 @@ check: lint ## lint and the fast tests; run it before each commit
 test: setup-lab ## all tests, with real pcscd, OpenSSH and PC/SC programs (ARGS="--slow" for more)
 	$(PYTEST) -n 2 --dist loadfile -m "not alone" $(ARGS)
 	$(PYTEST) -m alone $(ARGS)
+
+pages: setup-dev ## write man pages and completions anew (contrib/), after a change of a command or an option
+	$(VENV)/python -m cardferry.cli.manual contrib
+
+deb: ## make a Debian package for this release: dist/cardferry_*.deb
+	@scripts/debian-package
 
 bench: setup-lab ## measure against plain ssh forwarding, side by side (ARGS=... are passed on)
 	$(VENV)/python -m bench $(ARGS)

@@ -25,12 +25,14 @@ _INDENTED = re.compile(r"(?:^    .*\n)+", re.MULTILINE)
 _INLINE = re.compile(r"`([^`]+)`")
 #: Up to where a command goes in a line for a shell.
 _ENDS = re.compile(r"[|;&)`#]|\\?$| > ")
+#: A command that is an address has options of its own.
+_FOREIGN = re.compile(r"'exec:[^']*'")
 _CALL = re.compile(rf"\bcardferry ({'|'.join(COMMANDS)})\b(.*)")
 
 
 def calls(text: str) -> Iterator[tuple[str, list[str]]]:
     """Each command of ours in a text, and the options that it is given there."""
-    for line in text.replace("\\\n", " ").splitlines():
+    for line in _FOREIGN.sub("", text.replace("\\\n", " ")).splitlines():
         for found in _CALL.finditer(line):
             rest = found[2][: end.start()] if (end := _ENDS.search(found[2])) else found[2]
             ours = rest.split(" -- ")[0] if found[1] == "run" else rest

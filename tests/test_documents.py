@@ -23,7 +23,7 @@ _FOLDER = re.compile(
 )
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _TEST = re.compile(r"\btest_\w+\b(?!\.py)")
-_MODULE = re.compile(r"\bcardferry(?:\.(?!service\b)\w+)+")
+_MODULE = re.compile(r"\bcardferry(?:\.(?!(?:service|fish)\b)\w+)+")
 #: It is written by `bench.conformance`, and names the programs of pcsc-lite's own tests.
 GENERATED = ROOT / "docs" / "conformance.md"
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)

@@ -14,9 +14,10 @@ from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.runtime import logging as logs
 from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime.service import Service
-from cardferry.cli.options import hosts_argument, service_options, ssh_option, verbose_option
+from cardferry.cli.options import hosts_argument, service_options, ssh_option
 from cardferry.cli.say import say
 from cardferry.cli.seconds import SecondsType
+from cardferry.cli.verbosity import verbose_option
 from cardferry.transports.ssh import SshCommand
 
 
@@ -46,7 +47,8 @@ def command(
     is needed there; if cardferry is there, too, it is much faster over a distance and survives a broken network.
 
     Without ssh: unix:PATH or vsock://CID:PORT, where `cardferry host --listen` takes links, out of a container or a
-    virtual machine.
+    virtual machine; or exec:COMMAND, any command that runs `cardferry host --stdio` where the reader is, as in
+    'exec:docker exec -i box cardferry host --stdio'.
 
     Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT or vpicc:unix:PATH, for cards that dial in;
     virtual:, the built-in card. Runs until Ctrl-C.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from cardferry.app.commands.run import NotAttachedError, choose
@@ -30,9 +32,9 @@ def command(host: HostAddress | None, imported: bool) -> None:
     """
     found = choose(control.running(runtime_folder()), host)
     if found is None:
-        name = "HOST" if host is None else str(host)
+        name = "HOST" if host is None else shlex.quote(str(host))
         raise NotAttachedError(
-            "nothing is attached" if host is None else f"{name} is not attached",
+            "nothing is attached" if host is None else f"{host} is not attached",
             f"start `cardferry attach {name}` first",
         )
     path = found.socket

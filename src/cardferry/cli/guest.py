@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cardferry.cli.seconds import SecondsType
+from cardferry.cli.verbosity import verbose_option
 
 
 @click.command("guest")
@@ -31,7 +32,7 @@ from cardferry.cli.seconds import SecondsType
     help="programs wait S seconds for a host that is out of reach",
 )
 @click.option("--ready", type=int, hidden=True)
-@click.option("-v", "--verbose", count=True, help="say more; twice: the traffic, secrets left out")
+@verbose_option
 def command(
     *,
     stdio: bool,

@@ -8,6 +8,13 @@ from pathlib import Path
 import click
 
 from cardferry.cli.seconds import SecondsType
+from cardferry.cli.verbosity import verbose_option
+
+
+def _readers(_context: click.Context, _option: click.Parameter, incomplete: str) -> list[str]:
+    from cardferry.cli import names  # noqa: PLC0415 - not for --stdio
+
+    return names.beginning(names.readers(), incomplete)
 
 
 @click.command("host")
@@ -22,7 +29,11 @@ from cardferry.cli.seconds import SecondsType
     help="where the readers are: pcscd:PATH, vpicc:PORT, vpicc:unix:PATH, virtual:",
 )
 @click.option(
-    "--reader", metavar="GLOB", multiple=True, help="offer only readers whose names match, in this order; repeatable"
+    "--reader",
+    metavar="GLOB",
+    multiple=True,
+    shell_complete=_readers,
+    help="offer only readers whose names match, in this order; repeatable",
 )
 @click.option("--record", metavar="FILE", type=click.Path(path_type=Path), help="add each call as a line to FILE")
 @click.option(
@@ -48,7 +59,7 @@ from cardferry.cli.seconds import SecondsType
 @click.option("--max-hold", type=SecondsType(zero=False), default=120.0, show_default=True, metavar="S")
 @click.option("--idle", type=SecondsType(), metavar="S", help="leave after S seconds without a guest")
 @click.option("--ready", type=int, hidden=True)
-@click.option("-v", "--verbose", count=True, help="say more; twice: the traffic, secrets left out")
+@verbose_option
 def command(
     *,
     stdio: bool,

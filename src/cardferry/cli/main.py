@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final, NoReturn, TextIO, cast
 
 import click
+from click.shell_completion import CompletionItem
 
 from cardferry import __version__
 from cardferry.app.runtime import logging as logs
@@ -37,9 +38,14 @@ COMMANDS: Final = {
     "audit": "show what was done with this computer's cards",
     "doctor": "say what is wrong, and how to mend it",
     "card": "put a built-in PIV card into a virtual reader",
+    "completion": "make your shell complete all this",
+    "help": "explain a command",
 }
+_COMPLETE: Final = "_CARDFERRY_COMPLETE"
 _INTERRUPTED: Final = 130
 _WRONG_USAGE: Final = 2
+#: What click knows that is like what was typed.
+_UNKNOWN: Final = (click.NoSuchOption, click.exceptions.NoSuchCommand)
 #: What this computer can run out of wherever something is written or opened, and what helps.
 _SHORTAGES: Final = {
     errno.ENOSPC: "make room on that disk",
@@ -64,6 +70,20 @@ class Commands(click.Group):
         command = importlib.import_module(f"cardferry.cli.{cmd_name}").command
         return cast(click.Command, command)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; one that is none may be like one that is."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands, without importing them, and our own options."""
+        found = [CompletionItem(name, help=says) for name, says in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
@@ -71,7 +91,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="cardferry", message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", prog_name="cardferry", message="%(prog)s %(version)s")
 def cli() -> None:
     """One smart card reader, usable from every computer you work on.
 
@@ -87,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     _open_standard_streams()
     logs.guard_standard_error()
+    if _COMPLETE in os.environ:
+        import cardferry.cli.completion  # noqa: F401, PLC0415 - bash's way to ask is there
     try:
         code = cli.main(args=arguments, prog_name="cardferry", standalone_mode=False)
     except UserError as error:
@@ -94,7 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.exceptions.NoArgsIsHelpError:
         _fail("no command", "see `cardferry --help`", _WRONG_USAGE)
     except click.ClickException as error:
-        _fail(_sentence(error.format_message()), f"see `{_path(error)} --help`", error.exit_code)
+        hint = f"see `{_path(error)} --help`"
+        if isinstance(error, _UNKNOWN) and error.possibilities:
+            hint = f"did you mean {' or '.join(error.possibilities)}? {hint}"
+        says = error.message if isinstance(error, _UNKNOWN) else error.format_message()
+        _fail(_sentence(says), hint, error.exit_code)
     except click.Abort:
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
+from click.shell_completion import CompletionItem
 
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.registry import parse_host
 from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.runtime.service import Service
+from cardferry.cli import names
 from cardferry.cli.seconds import SecondsType
 from cardferry.manager import ExclusivePolicy, Settings
 from cardferry.pcsc.constants import MAX_READERNAME
@@ -33,6 +35,11 @@ class HostType(click.ParamType[HostAddress]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> HostAddress:
         """Parse it; `UserError` has better words than a usage error."""
         return value if not isinstance(value, str) else parse_host(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Hosts that ssh knows, perhaps behind a user's name, and what is attached."""
+        user, at, name = incomplete.rpartition("@")
+        return [CompletionItem(user + at + one) for one in names.beginning(names.hosts(), name)]
 
 
 class ModeType(click.ParamType[int]):
@@ -71,7 +78,6 @@ def _all(*decorators: Callable[[Any], Any]) -> Callable[[Function], Function]:
 ssh_option = click.option(
     "-e", "--ssh", type=SshCommandType(), default="ssh", help='the ssh program, as in -e "ssh -F my_config"'
 )
-verbose_option = click.option("-v", "--verbose", count=True, help="say more; twice: the traffic, secrets left out")
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), metavar="FILE", help="the rules: who may do what with the cards"
 )
@@ -116,6 +122,7 @@ _service_options = _all(
         "reader_patterns",
         metavar="GLOB",
         multiple=True,
+        shell_complete=lambda ctx, param, incomplete: names.beginning(names.readers(), incomplete),
         help="offer only readers with such names; given several times, in this order",
     ),
     click.option(

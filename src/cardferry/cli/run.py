@@ -14,8 +14,9 @@ from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.service import Service
-from cardferry.cli.options import HostType, memory_option, ssh_option, verbose_option
+from cardferry.cli.options import HostType, memory_option, ssh_option
 from cardferry.cli.say import say
+from cardferry.cli.verbosity import verbose_option
 from cardferry.transports.ssh import SshCommand
 
 

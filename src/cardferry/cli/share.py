@@ -23,10 +23,10 @@ from cardferry.cli.options import (
     service_options,
     ssh_host,
     ssh_option,
-    verbose_option,
 )
 from cardferry.cli.say import say
 from cardferry.cli.seconds import SecondsType
+from cardferry.cli.verbosity import verbose_option
 from cardferry.transports.ssh import SshCommand
 
 

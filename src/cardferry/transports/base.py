@@ -24,7 +24,7 @@ from typing import ClassVar, NamedTuple, NoReturn, Self, TypeAlias
 from typing import Protocol as Interface
 
 from cardferry.pcsc.caller import Principal
-from cardferry.transports.errors import TransportError
+from cardferry.transports.errors import NoHostError, TransportError
 from cardferry.transports.sockets import Access
 
 Socket: TypeAlias = socket.socket
@@ -131,10 +131,12 @@ class Address(ABC):
     Attributes:
         FORM: how people write it, for ``--help`` and errors.
         LISTEN_FORM: how they write it after ``--listen``; empty where nobody can listen.
+        GREETING: s until a host that took the connection must have said hello.
     """
 
     __slots__ = ()
     FORM: ClassVar[str]
+    GREETING: ClassVar[float] = 5.0
     LISTEN_FORM: ClassVar[str] = ""
 
     @classmethod
@@ -181,6 +183,12 @@ class Address(ABC):
     def who(self) -> str:
         """Who is at the other end, in words for people, as far as that can be seen from here."""
         return f"who listens at {self}"
+
+    def silent(self) -> TransportError:
+        """What to tell people of somebody who is there and says nothing."""
+        return NoHostError(
+            f"{self.who()} does not say hello", "it must be `cardferry host --listen`; if it is, start it anew"
+        )
 
     async def stranger(self) -> TransportError | None:
         """What to tell people of somebody who is there and does not speak our protocol; None for nothing special."""

@@ -12,10 +12,15 @@ from typing import Final
 
 from cardferry.transports.base import Address
 from cardferry.transports.errors import AddressSyntaxError
+from cardferry.transports.exec import ExecAddress
 from cardferry.transports.unix import UnixAddress
 from cardferry.transports.vsock import VsockAddress
 
-TRANSPORTS: Final[Mapping[str, type[Address]]] = {"unix": UnixAddress, "vsock": VsockAddress}
+TRANSPORTS: Final[Mapping[str, type[Address]]] = {
+    "unix": UnixAddress,
+    "vsock": VsockAddress,
+    "exec": ExecAddress,
+}
 
 
 def parse_listening(text: str) -> Address:

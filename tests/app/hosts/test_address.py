@@ -14,6 +14,7 @@ from cardferry.app.hosts.sources import PcscdHost, VirtualHost, VpiccHost
 from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.errors import AddressSyntaxError
+from cardferry.transports.exec import ExecAddress
 from cardferry.transports.registry import TRANSPORTS
 from cardferry.transports.unix import UnixAddress
 from cardferry.transports.vsock import VsockAddress
@@ -31,6 +32,16 @@ FORMS: list[tuple[str, HostAddress, str]] = [
     ("pcscd:/run/pcscd/pcscd.comm", PcscdHost(Path("/run/pcscd/pcscd.comm")), "pcscd-run-pcscd-pcscd.comm"),
     ("unix:/run/cards/link", LinkHost(UnixAddress(Path("/run/cards/link"))), "unix-run-cards-link"),
     ("vsock://2:35960", LinkHost(VsockAddress(2, 35960)), "vsock-2-35960"),
+    (
+        "exec:cardferry host --stdio",
+        LinkHost(ExecAddress(("cardferry", "host", "--stdio"))),
+        "exec-cardferry-host---stdio",
+    ),
+    (
+        "exec:docker exec -i box cardferry host --stdio",
+        LinkHost(ExecAddress(("docker", "exec", "-i", "box", "cardferry", "host", "--stdio"))),
+        "exec-docker-exec--i-box-cardfer-cf8b4a93",
+    ),
     ("vpicc:35963", VpiccHost(35963), "vpicc-35963"),
     ("vpicc:unix:/run/card", VpiccHost(Path("/run/card")), "vpicc-run-card"),
     ("virtual:", VirtualHost(), "virtual"),
@@ -77,6 +88,8 @@ def test_a_machines_port_can_be_written_in_other_ways(text: str) -> None:
         ("vsock://guest:35960", "vsock://2:35960"),
         ("vsock://any:35960", "vsock://2:35960"),
         ("vsock://4294967295:1", "vsock://2:35960"),
+        ("exec:", "'exec:docker exec -i box"),
+        ("exec:it's", "'exec:docker exec -i box"),
         ("vpicc:unix:card", "vpicc:unix:/"),
         ("vpicc:", "vpicc:35963"),
         ("vpicc:0", "vpicc:35963"),
@@ -99,6 +112,12 @@ def test_any_text_is_a_host_or_a_user_error(text: str) -> None:
     except UserError:
         return
     assert parse_host(str(host)) == host
+
+
+def test_long_names_that_begin_alike_have_labels_of_their_own() -> None:
+    """Two of them attached side by side have two sockets."""
+    boxes = {parse_host(f"exec:docker exec --interactive --user card {box} cardferry host").label for box in "ab"}
+    assert len(boxes) == 2
 
 
 @given(st.text(max_size=60).filter(lambda text: "\0" not in text))

@@ -14,8 +14,8 @@ import pytest
 from cardferry.app.commands.attach import attached
 from cardferry.app.doctor import there
 from cardferry.app.doctor.finding import Finding, State
-from cardferry.app.hosts import direct_link as direct
 from cardferry.app.hosts.attachment import Attachment
+from cardferry.app.hosts.connect import Way
 from cardferry.app.hosts.direct_link import LinkedHostError, LinkHost, linked_directly
 from cardferry.app.hosts.ssh_link import RefusedError
 from cardferry.frontends.pcsclite import PcscliteFrontend
@@ -24,6 +24,7 @@ from cardferry.manager import LocalManager
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.base import Address
 from cardferry.transports.errors import NoHostError, NotCardferryError
+from cardferry.transports.exec import ExecAddress, ExecError, ExecNotStartedError
 from cardferry.transports.listening import ListeningSocket
 from cardferry.transports.sockets import PathUnusableError
 from cardferry.transports.ssh import SshCommand
@@ -32,8 +33,10 @@ from cardferry.transports.vsock import VsockAddress
 from cardferry.wire.link.frames import Kind, encode
 from cardferry.wire.link.greeting import Bye, Reason
 from tests.app.agent.test_listeners import open_at, until
+from tests.lab.namespaces import PLAIN_PYTHON
 from tests.link.desk import READER
 from tests.transports.queues import full_queue
+from tests.transports.test_contract import BRIDGE
 
 
 async def refusal(address: Address) -> UserError:
@@ -142,7 +145,7 @@ async def test_somebody_else_listens(tmp_path: Path, said: bytes) -> None:
 
 
 async def test_somebody_who_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct, "_GREETING_TIME", 0.05)
+    monkeypatch.setattr(UnixAddress, "GREETING", 0.05)
     path = tmp_path / "link"
     async with listener_that_says(path, b"", closes=False):
         told = await refusal(UnixAddress(path))
@@ -172,6 +175,26 @@ async def test_no_way_through_vsock() -> None:
     assert told.exit_code == 33
 
 
+async def test_a_command_that_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = await refusal(ExecAddress(("no-such-thing",)))
+    assert (type(told), told.exit_code) == (ExecNotStartedError, 36)
+    told = await refusal(ExecAddress(("sh", "-c", "echo no such box >&2; exit 1")))
+    assert (type(told), told.exit_code) == (ExecError, 36)
+    assert "no such box" in told.message
+    for script in ("echo Welcome to box; exec cat", "exit 0"):
+        told = await refusal(ExecAddress(("sh", "-c", script)))
+        assert (type(told), told.exit_code) == (NotCardferryError, 35)
+        assert told.message == f"what `sh -c '{script}'` prints is not the protocol of links"
+        assert "cardferry host --stdio" in told.hint
+    monkeypatch.setattr(ExecAddress, "GREETING", 0.05)
+    told = await refusal(ExecAddress(("cat", "/dev/zero")))
+    assert type(told) is NotCardferryError
+    told = await refusal(ExecAddress(("sleep", "60")))
+    assert (type(told), told.exit_code) == (NoHostError, 34)
+    assert "does not say hello" in told.message
+    assert "try it by itself: sleep 60" in told.hint
+
+
 async def test_who_stands_in_for_the_host_for_a_while_does_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "link"
     async with asyncio.timeout(30):
@@ -198,24 +221,32 @@ async def test_what_only_links_is_no_place_with_readers(tmp_path: Path, monkeypa
     assert raised.value.exit_code == 2
 
 
+def test_a_hint_with_a_command_can_be_given_to_a_shell() -> None:
+    with pytest.raises(LinkedHostError) as raised:
+        LinkHost(ExecAddress(("docker", "exec", "-i", "box"))).open_readers(Way(Path()))
+    assert raised.value.hint == "cardferry attach 'exec:docker exec -i box', without --no-link"
+
+
 # --- doctor
 
 
-async def examined(path: Path, folder: Path) -> list[Finding]:
-    return [finding async for finding in there.host(LinkHost(UnixAddress(path)), SshCommand(), folder, [], None)]
+async def examined(address: Address, folder: Path) -> list[Finding]:
+    return [finding async for finding in there.host(LinkHost(address), SshCommand(), folder, [], None)]
 
 
 async def test_the_doctor_goes_the_whole_way(tmp_path: Path) -> None:
     path = tmp_path / "link"
     async with open_at(UnixAddress(path)):
-        found = await examined(path, tmp_path)
+        found = await examined(UnixAddress(path), tmp_path)
+        command = ExecAddress((PLAIN_PYTHON, "-IS", str(BRIDGE), str(path)))
+        assert [one.state for one in await examined(command, tmp_path)] == [State.OK, State.OK]
     assert [finding.state for finding in found] == [State.OK] * len(found)
     assert (found[0].probe, found[0].says) == (f"link to unix:{path}", "it works: cardferry is at both ends")
     assert READER in found[1].says
 
 
 async def test_the_doctor_says_what_a_person_would_be_told(tmp_path: Path) -> None:
-    (found,) = await examined(tmp_path / "link", tmp_path)
+    (found,) = await examined(UnixAddress(tmp_path / "link"), tmp_path)
     assert found.state is State.PROBLEM
     assert "there is no socket" in found.says
     assert "--listen" in found.hint

@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from cardferry.transports.lines import LineSplitter
 from cardferry.transports.ssh import guard
 
 #: Shells that stand in for ``sh`` over there; more are tried where they are installed.
@@ -44,7 +45,7 @@ class LocalGuard:
         self.facts = guard.Facts()
         self._requests = 0
         self._lines: list[str] = []
-        self._splitter = guard.LineSplitter()
+        self._splitter = LineSplitter()
         shells = folder / f"shells-{sh}"
         shells.mkdir(exist_ok=True)
         path = shutil.which(sh)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cardferry.pcsc.errors import UserError
-from cardferry.transports.ssh.command import SshCommand, deaf_to_interrupts, identify
+from cardferry.transports.program import deaf_to_interrupts
+from cardferry.transports.ssh.command import SshCommand, identify
 from cardferry.transports.ssh.errors import SshNotInstalledError
 
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cardferry.pcsc.text import shown
+from cardferry.transports.lines import MAX_LINE, LineSplitter
 from cardferry.transports.ssh import guard
 from tests.other_user import SOMEBODY, needs_root
 from tests.transports.ssh.guards import SHELLS, LocalGuard, installed
@@ -397,7 +398,7 @@ def test_a_guard_without_heartbeats_ends_its_session(tmp_path: Path, sh: str) ->
 @given(st.lists(st.text(st.characters(exclude_categories=["C", "Z"], codec="utf-8"), max_size=20)), st.data())
 def test_lines_come_out_whole_however_they_are_split(lines: list[str], data: st.DataObject) -> None:
     stream = "".join(line + "\n" for line in lines).encode()
-    splitter = guard.LineSplitter()
+    splitter = LineSplitter()
     seen: list[str] = []
     while stream:
         size = data.draw(st.integers(1, len(stream)))
@@ -407,16 +408,16 @@ def test_lines_come_out_whole_however_they_are_split(lines: list[str], data: st.
 
 
 def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
-    splitter = guard.LineSplitter()
+    splitter = LineSplitter()
     for _ in range(100):
         assert list(splitter.feed(b"x" * 1000)) == []
-    assert len(splitter._pending) <= guard.MAX_LINE
+    assert len(splitter._pending) <= MAX_LINE
     assert list(splitter.feed(b"end\nnext\n")) == ["next"]
 
 
 def test_lines_are_what_the_other_side_has_said() -> None:
     """Nothing is replaced: it is escaped where it is shown, and a path with such characters is refused as it is."""
-    (line,) = guard.LineSplitter().feed(b"\x1b[2J\x07 caf\xc3\xa9 \xff\xe2\x80\xae\r\n")
+    (line,) = LineSplitter().feed(b"\x1b[2J\x07 caf\xc3\xa9 \xff\xe2\x80\xae\r\n")
     assert line == "\x1b[2J\x07 caf\u00e9 \udcff\u202e"
     assert shown(line) == r"\x1b[2J\x07 caf\u00e9 \udcff\u202e".replace(r"\u00e9", "\u00e9")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
@@ -31,8 +32,12 @@ class HostAddress(ABC):
 
     @property
     def label(self) -> str:
-        """A short name that can be a file's."""
-        return _UNSAFE.sub("-", self._label()).strip(".-")[:_MAX_LABEL] or "host"
+        """A short name that can be a file's, another one for each host."""
+        name = _UNSAFE.sub("-", self._label()).strip(".-")
+        if len(name) > _MAX_LABEL:  # commands and long paths may begin alike
+            digest = hashlib.sha256(self._label().encode(errors="backslashreplace")).hexdigest()[:8]
+            name = f"{name[: _MAX_LABEL - 9]}-{digest}"
+        return name or "host"
 
     def _label(self) -> str:
         return str(self)

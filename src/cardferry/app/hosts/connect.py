@@ -1,7 +1,7 @@
 """The way to a host's readers, whatever it is: what it needs, and what is served at its end.
 
 Guest( ssh )                         when cardferry is at the other end, too
-Guest( unix, vsock, ... )            where no ssh is needed
+Guest( unix, vsock, exec, ... )      where no ssh is needed
 LocalManager( pcscd over ssh -L )    when only sshd is there
 LocalManager( ... )                  for what is on this computer
 """

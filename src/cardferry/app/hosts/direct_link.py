@@ -2,15 +2,16 @@
 
 The one who listens there is `cardferry.app.agent.listeners`.
 
-Guest( unix, vsock, ... )  ~~~~~  LinkServer( LocalManager( pcscd ) )
+Guest( unix, vsock, exec, ... )  ~~~~~  LinkServer( LocalManager( pcscd ) )
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import OpenedReaders, ReachedHost, Way, reached_over_link
@@ -18,12 +19,9 @@ from cardferry.app.hosts.ssh_link import RefusedError, link_over, patience, why
 from cardferry.link import Guest, LinkRefusedError
 from cardferry.pcsc.errors import CardferryError, UserError
 from cardferry.transports.base import Address
-from cardferry.transports.errors import NoHostError, NotCardferryError
+from cardferry.transports.errors import NotCardferryError
 from cardferry.transports.registry import TRANSPORTS
 from cardferry.wire.link.greeting import Reason
-
-#: s until a host that took the connection must have said hello: nobody types a password on this way.
-_GREETING_TIME: Final = 5.0
 
 
 class LinkedHostError(UserError):
@@ -45,7 +43,8 @@ class LinkHost(HostAddress):
 
     def open_readers(self, way: Way) -> AbstractAsyncContextManager[OpenedReaders]:
         """There is no way to the readers themselves."""
-        raise LinkedHostError(f"{self} can only be linked with", f"cardferry attach {self}, without --no-link")
+        again = f"cardferry attach {shlex.quote(str(self))}, without --no-link"
+        raise LinkedHostError(f"{self} can only be linked with", again)
 
     @asynccontextmanager
     async def reach(self, way: Way) -> AsyncIterator[ReachedHost]:
@@ -68,7 +67,7 @@ async def linked_directly(address: Address, grace: float | None = None, *, memor
     Raises:
         UserError: there was no link at the first attempt.
     """
-    timing = replace(patience(grace), greeting=_GREETING_TIME)
+    timing = replace(patience(grace), greeting=address.GREETING)
     async with AsyncExitStack() as stack:
         try:
             guest = await stack.enter_async_context(link_over(address.dial, str(address), timing, memory=memory))
@@ -89,9 +88,7 @@ async def _explained(address: Address, error: Exception) -> UserError:
         )
         return RefusedError(f"no link to {address}: {why(error)}", hint)
     if isinstance(error, TimeoutError):
-        return NoHostError(
-            f"{address.who()} does not say hello", "it must be `cardferry host --listen`; if it is, start it anew"
-        )
+        return address.silent()
     return await address.stranger() or NotCardferryError(
         f"{address.who()} does not speak the protocol of links: {error}",
         "name the place that `cardferry host --listen` was given, where the reader is",

@@ -65,11 +65,12 @@ def set_up(verbosity: int, *, quiet: bool = False, timed: bool = False) -> None:
     """Send log lines to standard error.
 
     Args:
-        verbosity: how often ``-v`` was given: 0 events, 1 what happens inside, 2 the traffic, redacted.
+        verbosity: how often ``-v`` was given: 0 events, 1 what happens inside, 2 the traffic, redacted; -1 for ``-q``.
         quiet: without ``-v`` only what somebody should do something about.
         timed: with the time also without ``-v``, for files. The journal has its own in any case.
     """
     logging.addLevelName(TRAFFIC, "TRAFFIC")
+    quiet, verbosity = quiet or verbosity < 0, max(verbosity, 0)
     level = _LEVELS[min(verbosity, len(_LEVELS) - 1)]
     if verbosity == 0:
         level = logging.WARNING if quiet else level

@@ -148,8 +148,3 @@ async def run(arguments: list[str]) -> tuple[int, str, str]:
 def environment() -> dict[str, str]:
     """Our environment, with messages in the language that `errors` reads."""
     return {**os.environ, "LC_ALL": "C"}
-
-
-def deaf_to_interrupts(arguments: list[str]) -> list[str]:
-    """The same command, not ended by the terminal's Ctrl-C: that is ours to act on, in order."""
-    return ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *arguments]

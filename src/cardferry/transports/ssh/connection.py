@@ -18,15 +18,11 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from cardferry.system.processes import dies_with_parent
+from cardferry.transports.lines import LineSplitter, last_words
+from cardferry.transports.program import deaf_to_interrupts
 from cardferry.transports.sockets import PATH_LIMIT, PathUnusableError, unfit
 from cardferry.transports.ssh import guard
-from cardferry.transports.ssh.command import (
-    SshCommand,
-    deaf_to_interrupts,
-    environment,
-    identify,
-    run,
-)
+from cardferry.transports.ssh.command import SshCommand, environment, identify, run
 from cardferry.transports.ssh.errors import (
     FORWARDING_SYMPTOMS,
     SYMPTOMS,
@@ -34,7 +30,6 @@ from cardferry.transports.ssh.errors import (
     SshError,
     before_login,
     find,
-    last_words,
 )
 
 log = logging.getLogger("cardferry.ssh")
@@ -72,8 +67,8 @@ class _Master(asyncio.SubprocessProtocol):
         self.gone: asyncio.Future[int | None] = loop.create_future()
         self.farewell: asyncio.Future[None] = loop.create_future()
         self._destination = destination
-        self._output = guard.LineSplitter()
-        self._errors = guard.LineSplitter()
+        self._output = LineSplitter()
+        self._errors = LineSplitter()
         self._replies: dict[int, tuple[guard.Reply, asyncio.Future[guard.Reply]]] = {}
         self._requests = 0
         self._heartbeat: asyncio.TimerHandle | None = None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cardferry.transports.errors import TransportError
+from cardferry.transports.lines import last_words
 
 #: ssh's exit status when ssh itself failed; any other is the remote command's (ssh(1), EXIT STATUS).
 SSH_FAILED: Final = 255
@@ -230,8 +231,3 @@ def before_login(lines: Sequence[str], status: int | None, host: str) -> SshErro
         f"{host} let us in, but runs no commands for this account",
         f"`ssh {host} true` must work: the account needs a login shell, and the key no forced command",
     )
-
-
-def last_words(lines: Sequence[str]) -> str:
-    """The last line that says something."""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Final
 
-#: Bytes of the longest line that is looked at; more is a shell that prints rubbish.
-MAX_LINE: Final = 8192
 #: Seconds between signs of life; the guard gives up after 6 to 9 s without.
 HEARTBEAT_INTERVAL: Final = 2.0
 HEARTBEAT: Final = b".\n"
@@ -122,28 +119,3 @@ class Reply:
         """Take in one line; there are no more keys than the guard's own program has."""
         if key in _REPLY_KEYS:
             self.values[key] = value
-
-
-class LineSplitter:
-    """Bytes in, whole lines out; a line longer than `MAX_LINE` is dropped, so memory stays bounded.
-
-    The lines are the other side's words: whoever shows them does so by `cardferry.pcsc.text.shown`.
-    """
-
-    def __init__(self) -> None:
-        self._pending = bytearray()
-        self._dropping = False
-
-    def feed(self, data: bytes) -> Iterator[str]:
-        """Yield each line that ``data`` completes, without its end."""
-        self._pending += data
-        while (end := self._pending.find(b"\n")) >= 0:
-            line = bytes(self._pending[:end])
-            del self._pending[: end + 1]
-            if not self._dropping and len(line) <= MAX_LINE:
-                # What is no UTF-8 stays what it is: replaced, a path would be printable, and another one.
-                yield line.decode(errors="surrogateescape").rstrip("\r")
-            self._dropping = False
-        if len(self._pending) > MAX_LINE:
-            self._pending.clear()
-            self._dropping = True

@@ -7,31 +7,19 @@ them. `open_alone` makes a connection for this one command: for keys that may do
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import re
 import socket
 from collections.abc import Callable
-from typing import Final, cast
 
-from cardferry.system.processes import dies_with_parent
 from cardferry.transports.base import Pipe
-from cardferry.transports.passed import PassedPipe
-from cardferry.transports.ssh.command import SshCommand, deaf_to_interrupts, environment, identify
+from cardferry.transports.lines import last_words
+from cardferry.transports.program import Program, ProgramPipe
+from cardferry.transports.ssh.command import SshCommand, environment, identify
 from cardferry.transports.ssh.connection import SshConnection
-from cardferry.transports.ssh.errors import SSH_FAILED, SshError, before_login, last_words
-from cardferry.transports.ssh.guard import LineSplitter
+from cardferry.transports.ssh.errors import SSH_FAILED, SshError, before_login
 from cardferry.transports.unix import adopt
 
 log = logging.getLogger("cardferry.ssh")
-
-#: s that the end of the command may come later than the end of its output.
-_LAST_WORDS_TIME: Final = 1.0
-_KEPT_LINES: Final = 20
-#: What lines begin with that are no complaints.
-NEWS: Final = "cardferry is "
-_ERROR: Final = re.compile(r"^error: (.+)")
-_HINT: Final = re.compile(r"^hint: (.+)")
 
 
 class SessionError(SshError):
@@ -48,47 +36,24 @@ class SessionError(SshError):
         self.told = told
 
 
-class _Command(asyncio.SubprocessProtocol):
-    """Notes what the command complains of and how it ends; the event loop reaps it."""
+class _Command(Program):
+    """What ssh runs, and ssh itself."""
 
     def __init__(self, destination: str, heard: Callable[[str], None]) -> None:
-        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.complaints: list[str] = []
+        super().__init__()
         self._destination = destination
         self._heard = heard
-        self._lines = LineSplitter()
-        self._process: asyncio.SubprocessTransport | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._process = cast("asyncio.SubprocessTransport", transport)
-
-    def pipe_data_received(self, fd: int, data: bytes | str) -> None:
-        for line in self._lines.feed(cast("bytes", data)):
-            if line.strip():
-                log.debug("%s: %s", self._destination, line)
-                self._heard(line)
-                if not line.startswith(NEWS):
-                    self.complaints = [*self.complaints[-_KEPT_LINES:], line]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The command has ended, and all that it said was read."""
-        if not self.gone.done():
-            self.gone.set_result(None)
-
-    def end(self) -> None:
-        """It has no pipe any more: it shall end, too."""
-        if self._process is not None:
-            self._process.close()
+    def said(self, line: str) -> None:
+        """Whoever started it may want to hear."""
+        log.debug("%s: %s", self._destination, line)
+        self._heard(line)
 
     def error(self) -> SshError | None:
         """Why it has ended; None when nothing is known to be wrong."""
-        status = self._process.get_returncode() if self._process is not None else None
-        said = [match[1] for line in self.complaints if (match := _ERROR.search(line))]
-        hints = [match[1] for line in self.complaints if (match := _HINT.search(line))]
-        if said:
-            # Its own words, and marked as such: a hint that we give is one that people follow.
-            hint = f"{self._destination} says: {hints[-1]}" if hints else "over there, see what `cardferry doctor` says"
-            return SessionError(f"{self._destination} says: {said[-1]}", hint, status or 1, told=True)
+        status = self.status
+        if told := self.told(self._destination, hint="over there, see what `cardferry doctor` says"):
+            return SessionError(*told, status or 1, told=True)
         if not status or status < 0:  # it was ended by us, or by a signal: that says nothing about the other side
             return None
         if status == SSH_FAILED:
@@ -100,7 +65,7 @@ class _Command(asyncio.SubprocessProtocol):
         )  # fmt: skip
 
 
-class SessionPipe(PassedPipe):
+class SessionPipe(ProgramPipe):
     """The command's standard streams as a pipe; when it is lost, it knows why.
 
     Args:
@@ -109,35 +74,13 @@ class SessionPipe(PassedPipe):
     """
 
     def __init__(self, pipe: Pipe, command: _Command) -> None:
-        super().__init__(pipe)
+        super().__init__(pipe, command)
         self._command = command
-
-    def end(self) -> None:
-        """Be done with the command, whatever it has to say."""
-        self._command.end()
 
     async def ended(self) -> SshError | None:
         """Wait a moment for the command's end, then be done with it; return why it has ended."""
-        await asyncio.wait({self._command.gone}, timeout=_LAST_WORDS_TIME)
-        self._command.end()
+        await self._command.wait()
         return self._command.error()
-
-    def lost(self, error: Exception | None) -> None:
-        """The streams have ended: hear what the command has to say about that.
-
-        It knows better: who ends without reading what was written to it resets its streams.
-        """
-        if self._command.gone.done():
-            super().lost(self._command.error() or error)
-            return
-        loop = asyncio.get_running_loop()
-        waiting = loop.call_later(_LAST_WORDS_TIME, self._command.end)
-
-        def ended(_: object) -> None:
-            waiting.cancel()
-            super(SessionPipe, self).lost(self._command.error() or error)
-
-        self._command.gone.add_done_callback(ended)
 
 
 def _nothing(line: str) -> None:
@@ -188,8 +131,8 @@ class SessionStreams:
 
     async def ended(self) -> SshError | None:
         """Wait a moment for the command's end, then be done with it; return why it has ended."""
-        await asyncio.wait({self._command.gone}, timeout=_LAST_WORDS_TIME)
-        self.end()
+        await self._command.wait()
+        self.near.close()
         return self._command.error()
 
 
@@ -206,16 +149,9 @@ async def _run(words: list[str], destination: str, heard: Callable[[str], None])
 
 async def _start(words: list[str], destination: str, heard: Callable[[str], None]) -> tuple[socket.socket, _Command]:
     near, far = socket.socketpair()
+    command = _Command(destination, heard)
     try:
-        _, command = await asyncio.get_running_loop().subprocess_exec(
-            lambda: _Command(destination, heard),
-            *deaf_to_interrupts(words),
-            stdin=far.fileno(),
-            stdout=far.fileno(),
-            stderr=asyncio.subprocess.PIPE,
-            env=environment(),
-            preexec_fn=dies_with_parent(),
-        )
+        await command.start(words, far.fileno(), far.fileno(), environment())
     except OSError:
         near.close()
         raise
