@@ -115,6 +115,12 @@ class RuledCard:
 
     # what happens to the card
 
+    def keeps(self, principal: Principal) -> bool:
+        """Whether that principal has unlocked something that another one's command would lock."""
+        if self._unlocked.nothing or principal != self._principal:
+            return False
+        return self._host.rulebook.configuration.isolation
+
     def interrupted(self) -> None:
         """Somebody who is in no queue of ours may have used the card."""
         self._tracker.interrupted()
