@@ -34,6 +34,10 @@ class Queue:
     def enter(self, caller: str, patience: float | None = None) -> Call[None]:
         return Call(self.turns.enter(caller, patience), self._tasks)
 
+    def whose(self) -> tuple[Hashable | None, Hashable | None]:
+        """Whose the card is, and for whose kind it is kept."""
+        return self.turns.owner, self.turns.kept_by
+
     @property
     def waiting(self) -> list[Hashable]:
         return [waiting.caller for waiting in self.turns.waiting]
@@ -528,13 +532,11 @@ async def test_a_card_is_kept_for_those_of_a_kind() -> None:
         await a2
         assert queue.turns.owner == "a2"
         queue.turns.leave("a2", of("a"))
-        assert queue.turns.owner is None
-        assert queue.turns.kept_by == "a2"
+        assert queue.whose() == (None, "a2")
         assert queue.turns.take_free("a1"), "also who comes only now"
         queue.turns.leave("a1", of("a"))
         assert await elapsed(b) == pytest.approx(1.0)
-        assert queue.turns.owner == "b"
-        assert queue.turns.kept_by is None
+        assert queue.whose() == ("b", None)
 
 
 async def test_a_card_that_is_kept_is_not_free_for_others() -> None:
