@@ -23,7 +23,7 @@ import msgspec
 from cardferry.app.runtime import ascii_json
 from cardferry.app.runtime.silent import silence, silent_hint
 from cardferry.link import GuestStatus
-from cardferry.link.host_session import HostSessionStatus
+from cardferry.link.host_status import HostSessionStatus
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.interface import ResourceManager
 from cardferry.transports.folders import locked
