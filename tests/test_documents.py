@@ -128,3 +128,11 @@ def test_the_rooms_are_named_where_a_newcomer_looks() -> None:
     for page in ("CONTRIBUTING.md", "docs/architecture.md"):
         text = (ROOT / page).read_text()
         assert sorted(room for room in rooms if not re.search(rf"\b{re.escape(room)}[/`]", text)) == [], page
+
+
+def test_each_threat_names_the_tests_that_hold_it() -> None:
+    """Or says that there is none. That the tests exist is looked at above."""
+    table = (ROOT / "docs" / "threat-model.md").read_text().partition("| threat | defence |")[2].partition("\n\n")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    assert rows
+    assert not [row for row in rows if "`test_" not in row and "`tests/" not in row and "no test of ours" not in row]

@@ -25,7 +25,7 @@ from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.status_socket import Link, Running
 from cardferry.link import Guest, GuestStatus, LinkServer
 from cardferry.link.guest_session import Counters
-from cardferry.link.host_session import HostSessionStatus
+from cardferry.link.host_status import HostSessionStatus
 from cardferry.manager import LocalManager
 from cardferry.manager.status import SlotStatus, WaiterStatus
 from cardferry.pcsc.constants import Protocol, ShareMode

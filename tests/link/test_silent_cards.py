@@ -6,13 +6,26 @@ import asyncio
 
 import pytest
 
+from cardferry.pcsc.constants import Protocol
+from cardferry.pcsc.reply import Reply
 from tests.link.cards import COUNT
 from tests.link.desk import ALICE, ANY, LEAVE, READER, SHARED, T1, Desk
-from tests.link.test_straight import reader_is_silent
 from tests.virtual_time import quiet
 
 #: s that a manager waits for its cards at the end, and a little.
 FAREWELL = 6.0
+
+
+def reader_is_silent(desk: Desk) -> list[Reply[bytes]]:
+    """From now on commands stay at the card; returns the replies that it owes."""
+    asked: list[Reply[bytes]] = []
+
+    def transmit(apdu: bytes, protocol: Protocol) -> Reply[bytes]:
+        asked.append(Reply())
+        return asked[-1]
+
+    desk.reader.transmit = transmit  # type: ignore[method-assign]
+    return asked
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["in its transaction", "after its end"])

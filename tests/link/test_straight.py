@@ -85,18 +85,6 @@ def reader_fails(desk: Desk, code: ReturnCode) -> None:
     desk.reader.transmit = lambda apdu, protocol: failed(PcscError(code))  # type: ignore[method-assign]
 
 
-def reader_is_silent(desk: Desk) -> list[Reply[bytes]]:
-    """From now on commands stay at the card; returns the replies that it owes."""
-    asked: list[Reply[bytes]] = []
-
-    def transmit(apdu: bytes, protocol: Protocol) -> Reply[bytes]:
-        asked.append(Reply())
-        return asked[-1]
-
-    desk.reader.transmit = transmit  # type: ignore[method-assign]
-    return asked
-
-
 # the guest's end
 
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 import pytest
 
-from cardferry.manager.turns import Turns
+from cardferry.manager.turns import Kind, Turns
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from tests.manager.desk import Call, elapsed, quiet, raises
 
@@ -16,10 +16,15 @@ class Queue:
     """A queue with callers that are strings."""
 
     def __init__(
-        self, tasks: asyncio.TaskGroup, max_idle: float = 30.0, max_hold: float = 10_000.0, ticket_life: float = 1.0
+        self,
+        tasks: asyncio.TaskGroup,
+        max_idle: float = 30.0,
+        max_hold: float = 10_000.0,
+        ticket_life: float = 1.0,
+        stay: float = 1.0,
     ) -> None:
         self.evicted: list[Hashable] = []
-        self.turns = Turns(max_idle, max_hold, ticket_life, self._evict)
+        self.turns = Turns(max_idle, max_hold, ticket_life, stay, self._evict)
         self._tasks = tasks
 
     def _evict(self, owner: Hashable, why: str) -> None:
@@ -28,6 +33,10 @@ class Queue:
 
     def enter(self, caller: str, patience: float | None = None) -> Call[None]:
         return Call(self.turns.enter(caller, patience), self._tasks)
+
+    def whose(self) -> tuple[Hashable | None, Hashable | None]:
+        """Whose the card is, and for whose kind it is kept."""
+        return self.turns.owner, self.turns.kept_by
 
     @property
     def waiting(self) -> list[Hashable]:
@@ -358,7 +367,7 @@ async def test_outsiders_count_like_a_ticket() -> None:
 
 async def test_evicting_is_left_to_the_callee() -> None:
     spared: list[Hashable] = []
-    turns = Turns(30, 120, 1, lambda owner, why: spared.append(owner))
+    turns = Turns(30, 120, 1, 1, lambda owner, why: spared.append(owner))
     await turns.enter("a", None)
     for _ in range(3):
         with raises(ReturnCode.E_SHARING_VIOLATION):
@@ -503,3 +512,69 @@ async def test_bounds_that_change_are_the_owners_as_well(bounds: tuple[float, fl
         await waiting
         assert loop.time() - began == pytest.approx(evicted_after, abs=0.01)
         assert queue.evicted == ["a"]
+
+
+# those of one kind
+
+
+def of(letter: str) -> Kind:
+    """Whether a caller's name begins with that."""
+    return lambda caller: str(caller).startswith(letter)
+
+
+async def test_a_card_is_kept_for_those_of_a_kind() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, stay=1.0)
+        await queue.turns.enter("a1", None)
+        b, a2 = queue.enter("b"), queue.enter("a2")
+        await quiet()
+        queue.turns.leave("a1", of("a"))
+        await a2
+        assert queue.turns.owner == "a2"
+        queue.turns.leave("a2", of("a"))
+        assert queue.whose() == (None, "a2")
+        assert queue.turns.take_free("a1"), "also who comes only now"
+        queue.turns.leave("a1", of("a"))
+        assert await elapsed(b) == pytest.approx(1.0)
+        assert queue.whose() == ("b", None)
+
+
+async def test_a_card_that_is_kept_is_not_free_for_others() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, stay=1.0)
+        await queue.turns.enter("a", None)
+        queue.turns.leave("a", of("a"))
+        assert not queue.turns.take_free("b")
+        with raises(ReturnCode.E_SHARING_VIOLATION):
+            await queue.turns.enter("b", 0.5)
+        assert queue.turns.take_free("a")
+        queue.turns.leave("a")
+        assert queue.turns.take_free("b")
+
+
+async def test_it_is_kept_no_more_when_none_of_them_is_left() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, stay=1.0)
+        await queue.turns.enter("a", None)
+        queue.turns.leave("a", of("a"))
+        b = queue.enter("b")
+        queue.turns.look_again(["b", "a2"])
+        await quiet()
+        assert queue.turns.owner is None
+        queue.turns.look_again(["b"])
+        assert await elapsed(b) == 0
+
+
+async def test_those_of_a_kind_have_the_card_for_the_time_of_one_owner_together() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, max_hold=10.0, stay=1.0)
+        await queue.turns.enter("a", None)
+        b = queue.enter("b")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while not b.done:
+            queue.turns.leave("a", of("a"))
+            await asyncio.sleep(0.4)
+            if queue.turns.take_free("a"):
+                queue.turns.begun()
+        assert 10 <= loop.time() - began <= 11.5

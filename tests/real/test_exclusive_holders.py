@@ -69,13 +69,17 @@ class Beside:
 
 
 def beside_own_programs(host: Computer, own: Command, work: Callable[[], bool]) -> Beside:
-    """A holder works (each time telling whether it succeeded) while the host's own program tries again and again."""
+    """A holder works (each time telling whether it succeeded) while the host's own program tries again and again.
+
+    After that it may have lost the card, which it learns when it looks for cards next: scdaemon does so twice a second.
+    """
     local = Loop(host, own, pause=0.2)
     began = time.monotonic()
     failed = [work() for _ in range(4)].count(False)
     busy = time.monotonic() - began
     waited = local.outcome().longest - busy
-    failed += [work() for _ in range(2)].count(False)  # it may have lost the card meanwhile, and gets it back
+    wait_until(work, "it gets the card back", timeout=_SLACK)
+    failed += [work() for _ in range(2)].count(False)
     return Beside(failed, waited)
 
 

@@ -214,6 +214,24 @@ def test_a_pipe_has_one_user(play: Play) -> None:
     play(script)
 
 
+def test_the_last_words_of_who_has_closed_are_heard_by_who_is_writing(play: Play) -> None:
+    async def script(one: Pipe, two: Pipe) -> None:
+        near, far = User(), User()
+        one.start(near)
+        two.start(far)
+        one.pause_reading()
+        two.write(b"good-bye")
+        two.close()
+        await far.until(lambda: bool(far.losses))
+        one.write(b"it fails, before anything is read")
+        one.resume_reading()
+        await near.until(lambda: bool(near.losses))
+        assert near.data == b"good-bye"
+        assert near.after_loss == 0
+
+    play(script)
+
+
 def test_back_pressure_is_told_and_taken_back(play: Play) -> None:
     async def script(one: Pipe, two: Pipe) -> None:
         near, far = User(), User()

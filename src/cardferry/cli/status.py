@@ -14,7 +14,7 @@ from cardferry.cli.options import json_option
 from cardferry.cli.say import say, say_json
 from cardferry.link import GuestStatus
 from cardferry.link.guest_flapping import FEW
-from cardferry.link.host_session import HostSessionStatus
+from cardferry.link.host_status import HostSessionStatus
 from cardferry.manager.status import SlotStatus
 
 

@@ -20,7 +20,8 @@ from cardferry.link.channel import FAULT
 from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_budget import Budget
 from cardferry.link.host_memory import Memories
-from cardferry.link.host_session import HostSession, HostSessionStatus
+from cardferry.link.host_session import HostSession
+from cardferry.link.host_status import HostSessionStatus
 from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST

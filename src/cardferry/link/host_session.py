@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from typing import Protocol as Interface
 
@@ -25,6 +24,7 @@ from cardferry.link.host_pace import CALL, Pace
 from cardferry.link.host_queue import Job
 from cardferry.link.host_readers import ReadersSender
 from cardferry.link.host_run_ahead import RunAhead
+from cardferry.link.host_status import HostSessionStatus
 from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Caller, Principal, Program
 from cardferry.pcsc.constants import MAX_APDU_SIZE, Protocol, ShareMode
@@ -54,29 +54,6 @@ _COMING_OR_GOING: Final = (m.Connect, m.Disconnect)
 _UNSEEN: Final = (m.Connect, m.Begin, m.Transmit)
 #: Calls after which the card may stand elsewhere, or the guest may not know where.
 _MOVING: Final = (m.Connect, m.Begin, m.Transmit, m.Reconnect, m.End, m.Disconnect)
-
-
-@dataclass(frozen=True, slots=True)
-class HostSessionStatus:
-    """What ``cardferry status`` shows of a guest. Times in s."""
-
-    principal: str
-    guest: str
-    software: str
-    connected: bool
-    round_trip: float | None
-    contexts: int
-    handles: int
-    waiting: int
-    messages_sent: int
-    messages_received: int
-    bytes_sent: int
-    bytes_received: int
-    resumes: int
-    ahead_hits: int
-    ahead_waste: int
-    believed: int = 0
-    refuted: int = 0
 
 
 class SessionHost(Interface):

@@ -316,9 +316,7 @@ class LocalCard:
         self._check_usable()
         slot = self.slot
         try:
-            return await slot.spare(
-                self.state, lambda: slot.device.call(lambda: slot.device.reader.attribute(attribute))
-            )
+            return await self.state.spare(lambda: slot.device.call(lambda: slot.device.reader.attribute(attribute)))
         except PcscError as error:
             if error.code is not ReturnCode.E_SHARING_VIOLATION:
                 raise

@@ -71,6 +71,10 @@ class CardGuard(Interface):
         """``W_SECURITY_VIOLATION`` when an attribute may not be set."""
         ...
 
+    def keeps(self, principal: Principal) -> bool:
+        """Whether that principal has unlocked something in the card that another one's command would lock."""
+        ...
+
     def interrupted(self) -> None:
         """Somebody who is in no queue of ours may have used the card."""
         ...

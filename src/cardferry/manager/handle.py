@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
+from cardferry.manager.device import Work, reached_card
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import PcscError, ReturnCode
+
+T = TypeVar("T")
 
 
 class Happened(Enum):
@@ -42,3 +46,26 @@ class HandleState:
         """Raise when the card was reset or removed and this handle has not reconnected yet."""
         if self.happened is not None:
             raise PcscError(self.happened.value)
+
+    async def spare(self, work: Work[T]) -> T:
+        """Do something; once more if all that was in its way is a reset of which the handle is not told."""
+        try:
+            return await work()
+        except PcscError as error:
+            told = self.used or self.happened is not None
+            if error.code is not ReturnCode.W_RESET_CARD or told or self.closed:
+                raise
+        return await work()
+
+    def using(self, work: Work[T]) -> Work[T]:
+        """The same work, for a handle that has not used the card yet: it has when that was executed."""
+
+        async def noted() -> T:
+            self.used = True
+            try:
+                return await work()
+            except PcscError as error:
+                self.used = reached_card(error)
+                raise
+
+        return noted

@@ -27,6 +27,8 @@ class Settings:
             back. libpcsclite comes back after 0.1 s.
         connect_patience: how long a connect waits for its turn. No library repeats a refused connect, so this is
             longer than a caller's patience for other calls (pcscd itself waits for ever).
+        stay: how long a principal's programs, and nobody else, can use a card again after one of them has left it with
+            something unlocked that another principal's command would lock.
         linger: how long the reader stays connected after its last handle went, so that the next program
             finds the card powered.
         farewell: how long the end of the manager waits for cards that must still be reset.
@@ -40,11 +42,12 @@ class Settings:
     max_hold: float = 120.0
     ticket_life: float = 1.0
     connect_patience: float = 60.0
+    stay: float = 1.0
     linger: float = 1.0
     farewell: float = 5.0
     exclusive: ExclusivePolicy = ExclusivePolicy.LEASE
 
     def __post_init__(self) -> None:
-        for name in ("max_idle", "max_hold", "ticket_life", "connect_patience", "linger", "farewell"):
+        for name in ("max_idle", "max_hold", "ticket_life", "connect_patience", "stay", "linger", "farewell"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is more than 0 s")

@@ -16,13 +16,15 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
-from cardferry.manager.device import Device, Work, reached_card
+from cardferry.manager.device import Device, Work
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy, Settings
 from cardferry.manager.turns import Turns
 from cardferry.manager.use import SlotUse
+from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -72,7 +74,9 @@ class Slot:
         self.settings = settings
         self.watcher = watcher
         self.device = Device(reader, settings, start, self.touch, self._reset_by_others, watcher=watcher)
-        self.turns = Turns(settings.max_idle, settings.max_hold, settings.ticket_life, self._evict)
+        self.turns = Turns(
+            settings.max_idle, settings.max_hold, settings.ticket_life, settings.stay, self._evict
+        )  # fmt: skip
         self.use = SlotUse(self.turns, self.touch)
         self.handles: set[HandleState] = set()
         self.exclusive_owner: HandleState | None = None
@@ -163,6 +167,7 @@ class Slot:
     def _without_card(self) -> None:
         self.tell(Happened.REMOVED)
         self._stop_claiming()
+        self.turns.keep_no_more()
         holder = self.holder
         if holder is not None and holder.lock_count:
             self.take_away(holder, reset=False)
@@ -172,6 +177,7 @@ class Slot:
         self.device.removed()
         self.tell(Happened.REMOVED)
         self._stop_claiming()
+        self.turns.keep_no_more()
         if (owner := self.turns.owner) is not None:
             self.turns.leave(owner)
 
@@ -184,30 +190,6 @@ class Slot:
         if self.watcher is not None:
             self.watcher.others(self._outsiders)
         self._mark(Happened.RESET, [handle for handle in self.handles if handle.used])
-
-    async def spare(self, handle: HandleState, work: Work[T]) -> T:
-        """Do something; once more if all that was in its way is a reset of which the handle is not told."""
-        try:
-            return await work()
-        except PcscError as error:
-            told = handle.used or handle.happened is not None
-            if error.code is not ReturnCode.W_RESET_CARD or told or handle.closed:
-                raise
-        return await work()
-
-    @staticmethod
-    def using(handle: HandleState, work: Work[T]) -> Work[T]:
-        """The same work, for a handle that has not used the card yet: it has when that was executed."""
-
-        async def noted() -> T:
-            handle.used = True
-            try:
-                return await work()
-            except PcscError as error:
-                handle.used = reached_card(error)
-                raise
-
-        return noted
 
     def tell(self, happened: Happened, *, but: HandleState | None = None, since: int | None = None) -> None:
         """Mark all handles, so that their next call says what happened.
@@ -249,6 +231,7 @@ class Slot:
         if self.exclusive_owner is handle:
             self.exclusive_owner = None
         self.turns.drop(handle)
+        self.turns.look_again(self.handles)
         self.settle()
 
     def settle(self) -> None:
@@ -283,8 +266,21 @@ class Slot:
         try:
             yield
         finally:
-            if not handle.lock_count:
-                self.turns.leave(handle)
+            self.left(handle)
+
+    def left(self, handle: HandleState) -> None:
+        """The caller's turn is over, unless it has a transaction.
+
+        What its principal has unlocked would be locked before another one's command, and its program would fail in the
+        middle of what it does: PKCS#11 modules verify a PIN in one transaction and sign in the next.
+        """
+        if handle.lock_count:
+            return
+        guard = self.device.guard
+        if guard is not None and guard.keeps(handle.caller.principal):
+            self.turns.leave(handle, partial(_of_principal, handle.caller.principal))
+        else:
+            self.turns.leave(handle)
 
     def operate(self, handle: HandleState, work: Work[T], patience: float | None) -> Reply[T]:
         """Do one thing with the reader in the caller's turn, unless the card was reset or removed.
@@ -309,12 +305,11 @@ class Slot:
         await self.take(handle, patience)
         if handle.used:
             return await _Operation(self, handle, work, until)
-        work = self.using(handle, work)
+        work = handle.using(work)
         try:
-            return await self.spare(handle, lambda: self.insist(handle, work, until, handle.check_happened))
+            return await handle.spare(lambda: self.insist(handle, work, until, handle.check_happened))
         finally:
-            if not handle.lock_count:
-                self.turns.leave(handle)
+            self.left(handle)
 
     async def insist(self, handle: HandleState, work: Work[T], until: float | None, check: Check | None = None) -> T:
         """Do one thing with the reader in a turn that the caller has; for ``check`` see `Device.call`.
@@ -401,7 +396,7 @@ class Slot:
             return self.call(lambda: self.device.reader.claim(alone=alone))
 
         wanted_since = self.turns.wanted_since
-        claiming = self._claiming = claim() if handle.used else running(self.spare(handle, claim))
+        claiming = self._claiming = claim() if handle.used else running(handle.spare(claim))
         try:
             unwanted = claiming.result() if claiming.done() else await self._claimed(claiming, until)
         except (TimeoutError, asyncio.CancelledError) as error:
@@ -485,13 +480,13 @@ class Slot:
         released = self.device.call(self.device.reader.release)
         if not released.done() or released.error is not None:
             return self._unlock(handle, released)
-        self.turns.leave(handle)
+        self.left(handle)
         return DONE
 
     @replying
     async def _unlock(self, handle: HandleState, released: Reply[None]) -> None:
         await self._released(handle, released)
-        self.turns.leave(handle)
+        self.left(handle)
 
     async def _release_for(self, handle: HandleState) -> None:
         await self._released(handle, self.device.call(self.device.reader.release))
@@ -563,6 +558,10 @@ class Slot:
         self.take_away(handle, reset=True)
 
 
+def _of_principal(principal: Principal, handle: object) -> bool:
+    return isinstance(handle, HandleState) and handle.caller.principal == principal
+
+
 class _Operation(Reply[T]):
     """One thing that is done in a turn that the caller has; the turn is over before the caller goes on.
 
@@ -590,8 +589,7 @@ class _Operation(Reply[T]):
             self._over(doing)
 
     def _over(self, doing: Reply[T]) -> None:
-        if not self._handle.lock_count:
-            self._slot.turns.leave(self._handle)
+        self._slot.left(self._handle)
         self.end_as(doing)
 
     def cancel(self, msg: object = None) -> bool:

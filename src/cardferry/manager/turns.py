@@ -12,6 +12,9 @@ because it holds process-wide locks meanwhile, and which sleeps 0.1 s before it 
 4. So is one that has had the card for ``max_hold`` since anybody else wanted it, however busy it is. A command that is
    at the card by then is finished, and the owner has ``max_idle`` more, once, for what must follow a long command.
 
+An owner can leave the card to its own kind only (`leave`): who belongs to it is served first, and nobody else for
+``stay``. All of them together have the card for ``max_hold``, as one owner.
+
 Somebody may want the card who is in no queue of ours: a program on this computer, at pcscd. `outsiders` says that one
 may be waiting; it counts like a ticket.
 
@@ -21,11 +24,14 @@ A caller waits in one place at a time. All times come from the event loop's cloc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from cardferry.pcsc.errors import PcscError, ReturnCode
+
+#: Whether a caller is of somebody's kind.
+Kind = Callable[[Hashable], bool]
 
 #: s by which a timer may be early: loops count in ms, or round.
 _TICK: Final = 0.002
@@ -62,6 +68,7 @@ class Turns:
         max_idle: s of idleness after which a waited-for owner is evicted.
         max_hold: s after which one is evicted that is not idle.
         ticket_life: s for which an absent caller's place is kept.
+        stay: s for which the card is kept for those of an owner's kind.
         evict: called with the owner, and with words why, to follow its name. It must see to it that the owner loses the
             card by `hand_over` or `leave`; an owner that keeps the card is looked at again when the next caller
             comes.
@@ -70,15 +77,17 @@ class Turns:
         owner: whose turn it is, None when the card is free.
         owned_since: since when, on the event loop's clock, in s.
         wanted_since: when the owner first asked for it.
+        kept_by: who has left the card to its own kind, while none of them has it and nobody else can get it.
         moved: called, if it is set, when somebody gets the card, gives it up, or begins to wait.
     """
 
     def __init__(
-        self, max_idle: float, max_hold: float, ticket_life: float, evict: Callable[[Hashable, str], None]
+        self, max_idle: float, max_hold: float, ticket_life: float, stay: float, evict: Callable[[Hashable, str], None]
     ) -> None:
         self._max_idle = max_idle
         self._max_hold = max_hold
         self._ticket_life = ticket_life
+        self._stay = stay
         self._evict = evict
         self._loop = asyncio.get_running_loop()
         self._tickets: dict[Hashable, _Ticket] = {}
@@ -94,12 +103,18 @@ class Turns:
         self._outsiders = False
         self.owner: Hashable | None = None
         self.owned_since = self.wanted_since = 0.0
+        self.kept_by: Hashable | None = None
+        #: Who belongs to it.
+        self._kind: Kind | None = None
+        self._kept: asyncio.TimerHandle | None = None
+        #: The owner has the card after others of its kind; their time is counted together.
+        self._goes_on = False
         self.moved: Callable[[], None] | None = None
 
     def take_free(self, caller: Hashable) -> bool:
         """`enter` when nobody has the card; whether it is the caller's now, or was."""
         owner = self.owner
-        if owner is None:
+        if owner is None and self._free_for(caller):
             self._take(caller)
             return True
         return owner is caller
@@ -116,7 +131,7 @@ class Turns:
             PcscError: ``E_CANCELLED`` when `drop` was called meanwhile.
             RuntimeError: the caller waits already.
         """
-        if self.owner is None:
+        if self.owner is None and self._free_for(caller):
             self._take(caller)
             return
         ticket = self._ticket(caller)
@@ -125,8 +140,11 @@ class Turns:
             raise _impatient()
         await self._wait(ticket, patience)
 
+    def _free_for(self, caller: Hashable) -> bool:
+        return self._kind is None or self._kind(caller)
+
     def _take(self, caller: Hashable) -> None:
-        """The card is free. Then no caller is present: `leave` would have given the card to it."""
+        """The card is free for it. Then no such caller is present: `leave` would have given the card to it."""
         ticket = self._tickets.pop(caller, None) if self._tickets else None
         self._grant(caller)
         if ticket is not None and ticket.alive(self.owned_since):
@@ -177,7 +195,11 @@ class Turns:
         self.owner = caller
         self.owned_since = self.wanted_since = self._last_used = self._loop.time()
         self._busy = self._outsiders = False
-        self._start_hold()
+        self._goes_on = self._kind is not None
+        if self._goes_on:
+            self._keep_no_more()
+        else:
+            self._start_hold()
         if self.moved is not None:
             self.moved()
 
@@ -185,15 +207,46 @@ class Turns:
         self._hold_end = None
         self._extended = self._overdue = False
 
-    def leave(self, caller: Hashable) -> None:
-        """Give the card up, if the caller owns it; the first ticket whose caller is present gets it."""
+    def leave(self, caller: Hashable, kind: Kind | None = None) -> None:
+        """Give the card up, if the caller owns it; the first ticket whose caller is present gets it.
+
+        Args:
+            caller: who has had it.
+            kind: whether somebody is of the caller's kind; then all others wait until none of these has wanted the
+                card for ``stay``, or they have had it for ``max_hold``. None when anybody may have it.
+        """
         if self.owner is not caller:
             return
         self.owner = None
+        if kind is not None and (self._hold_end is None or self._loop.time() < self._hold_end):
+            self.kept_by, self._kind = caller, kind
+            self._kept = self._loop.call_later(self._stay, self.keep_no_more)
         if self.moved is not None:
             self.moved()
+        self._serve()
+
+    def keep_no_more(self) -> None:
+        """Whoever has left the card to its own kind does so no more: anybody may have it."""
+        if self._kind is not None:
+            self._keep_no_more()
+            if self.moved is not None:
+                self.moved()
+            self._serve()
+
+    def look_again(self, callers: Iterable[Hashable]) -> None:
+        """Callers have gone, and these are left: the card is kept only if one of them is of the kind."""
+        if self._kind is not None and not any(map(self._kind, callers)):
+            self.keep_no_more()
+
+    def _keep_no_more(self) -> None:
+        self.kept_by = self._kind = None
+        if self._kept is not None:
+            self._kept.cancel()
+            self._kept = None
+
+    def _serve(self) -> None:
         for ticket in self._tickets.values():
-            if ticket.present() and ticket.granted is not None:
+            if ticket.present() and ticket.granted is not None and self._free_for(ticket.caller):
                 del self._tickets[ticket.caller]
                 self._grant(ticket.caller)
                 self.wanted_since = ticket.since
@@ -253,7 +306,8 @@ class Turns:
 
     def begun(self) -> None:
         """The owner can use the card only from now on: what it waited for until now is not counted as its time."""
-        self._start_hold()
+        if not self._goes_on:
+            self._start_hold()
         self._watch()
 
     def owner_yields(self) -> bool:

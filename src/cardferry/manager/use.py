@@ -56,7 +56,7 @@ class SlotUse:
     def present(self) -> Use | None:
         """Who has the card and who waits at this moment, None for nobody."""
         turns = self._turns
-        owner = turns.owner
+        owner = turns.owner if turns.owner is not None else turns.kept_by
         holder = None
         waiting = [_user(one.caller, one.since) for one in turns.waiting if isinstance(one.caller, HandleState)]
         if isinstance(owner, HandleState):

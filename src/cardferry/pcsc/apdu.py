@@ -67,9 +67,10 @@ class CommandApdu:
             raise ApduError(f"a command carries at most {MAX_EXTENDED_LC} bytes, not {len(self.data)}")
         if not 0 <= self.ne <= MAX_EXTENDED_LE:
             raise ApduError(f"a command expects at most {MAX_EXTENDED_LE} bytes, not {self.ne}")
-        needed = len(self.data) > MAX_SHORT_LC or self.ne > MAX_SHORT_LE
-        has_lengths = bool(self.data) or self.ne > 0
-        object.__setattr__(self, "extended", needed or (self.extended and has_lengths))
+        if len(self.data) > MAX_SHORT_LC or self.ne > MAX_SHORT_LE:
+            object.__setattr__(self, "extended", True)
+        elif self.extended and not self.data and not self.ne:
+            object.__setattr__(self, "extended", False)
 
     @classmethod
     def parse(cls, raw: bytes) -> CommandApdu:

@@ -6,10 +6,11 @@ The kernel says who is at the other end of a Unix socket, so access is decided b
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self, cast
@@ -61,7 +62,15 @@ class SocketPipe(Receiver):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
+        if isinstance(exc, OSError):
+            self._read_rest()
         self._delivery.lost(exc)
+
+    def _read_rest(self) -> None:
+        """A write has failed, perhaps because the other end has gone: its last words are still to be read."""
+        with suppress(OSError), socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno())) as rest:
+            while size := rest.recv_into(self.get_buffer(-1)):
+                self.buffer_updated(size)
 
     # what the user asks
 

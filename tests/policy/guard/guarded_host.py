@@ -13,7 +13,7 @@ from typing import Self
 
 from cardferry.cards.piv import PivCard
 from cardferry.link import Memories
-from cardferry.manager import LocalManager
+from cardferry.manager import LocalManager, Settings
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.interface import Card
@@ -92,6 +92,7 @@ class GuardedHost:
         card: VirtualCard | None = None,
         folder: Path | None = None,
         audit: AuditLog | None = None,
+        stay: float = 0.01,
     ) -> None:
         self.path = folder / "config.toml" if folder is not None else None
         if self.path is not None:
@@ -100,7 +101,7 @@ class GuardedHost:
         self.source = VirtualReaderSource()
         self.guard = HostGuard(Rulebook(lambda: self.path, ACCOUNT), audit)
         self.memories = Memories()
-        self.manager = LocalManager([self.source], watch=self.memories.watch)
+        self.manager = LocalManager([self.source], Settings(stay=stay), watch=self.memories.watch)
 
     async def __aenter__(self) -> Self:
         await self.manager.__aenter__()

@@ -140,3 +140,53 @@ async def test_after_a_reset_nothing_needs_to_be_locked() -> None:
         bob = await host.principal("ssh:bob")
         await bob.send(SELECT)
         assert host.card.seen[seen:] == [SELECT]
+
+
+async def test_who_has_verified_a_pin_goes_on_before_another_principal() -> None:
+    """As PKCS#11 modules do: the PIN in one transaction, the signature in the next."""
+    async with GuardedHost(stay=60) as host:
+        alice, bob = await host.principal("ssh:alice"), await host.principal("ssh:bob")
+        async with alice:
+            await alice.send(SELECT)
+            assert await alice.send(verify()) == OK
+            waiting = bob.card.begin()
+        for _ in range(2):
+            async with alice:
+                assert not waiting.done()
+                assert (await alice.send(SIGN))[-2:] == OK
+        await alice.card.disconnect(Disposition.LEAVE)
+        await waiting
+        assert await bob.send(SIGN) == DENIED
+
+
+async def test_its_other_programs_go_on_as_well_and_another_principal_when_the_last_one_has_gone() -> None:
+    async with GuardedHost(stay=60) as host:
+        alice, bob = await host.principal("ssh:alice"), await host.principal("ssh:bob")
+        other = await host.principal("ssh:alice")
+        async with alice:
+            await alice.send(SELECT)
+            assert await alice.send(verify()) == OK
+            first, second = bob.card.begin(), other.card.begin()
+        await second
+        await alice.card.disconnect(Disposition.LEAVE)
+        await other.card.end(Disposition.LEAVE)
+        assert not first.done()
+        await other.card.disconnect(Disposition.LEAVE)
+        await first
+
+
+async def test_another_principal_waits_for_nothing_when_the_pin_is_locked_again() -> None:
+    async with GuardedHost(stay=60) as host:
+        alice, bob = await host.principal("ssh:alice"), await host.principal("ssh:bob")
+        async with alice:
+            await alice.send(SELECT)
+            assert await alice.send(verify()) == OK
+            assert await alice.send(LOCK) == OK
+        assert await bob.send(SIGN) == DENIED
+
+
+async def test_nobody_waits_without_isolation(tmp_path: Path) -> None:
+    async with GuardedHost("isolation = false", folder=tmp_path, stay=60) as host:
+        await unlocked(host)
+        bob = await host.principal("ssh:bob")
+        assert (await bob.send(SIGN))[-2:] == OK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -30,6 +31,30 @@ async def test_a_credential_of_systemd(tmp_path: Path) -> None:
     assert await place.read({"CREDENTIALS_DIRECTORY": str(tmp_path)}) == b"123456"
     with pytest.raises(SecretError, match="systemd has given none"):
         await place.read({})
+
+
+@pytest.mark.parametrize(("mode", "kind", "taken"), [
+    (0o440, "credential", True), (0o444, "credential", False), (0o440, "file", False),
+])  # fmt: skip
+async def test_a_credential_for_a_user_of_a_unit_has_an_access_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, kind: str, taken: bool
+) -> None:
+    """Its mask is shown as what root's group may do."""
+    path = kept(tmp_path, mode=mode)
+    fstat = os.fstat
+
+    def of_root(file: int) -> os.stat_result:
+        found = list(fstat(file))
+        return os.stat_result([*found[:4], 0, 0, *found[6:]])
+
+    monkeypatch.setattr(os, "fstat", of_root)
+    place = SecretPlace.parse("credential:pin" if kind == "credential" else f"file:{path}")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    if taken:
+        assert await place.read(environ) == b"123456"
+    else:
+        with pytest.raises(SecretError, match="others can read"):
+            await place.read(environ)
 
 
 class InMemory(KeyringBackend):

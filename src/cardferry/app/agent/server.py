@@ -36,7 +36,7 @@ from cardferry.app.runtime.request import Request
 from cardferry.app.runtime.service import Service
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.spawn import BackgroundError, Starter, StartReport, agent_log
-from cardferry.app.runtime.status_socket import Link, Running, controllable
+from cardferry.app.runtime.status_socket import NOT_IN_USE, Link, Running, controllable
 from cardferry.link import Timing
 from cardferry.link.host_session import HostSession
 from cardferry.pcsc.caller import Principal
@@ -223,7 +223,7 @@ class _Agent:
         if not links and not self._wanted.by_hand and self._handoffs.idle == 0:
             return None
         described = [serving.describe() for serving in opened]
-        links = links or [Link(str(self._wanted.readers), described[0].state if described else "not in use", where)]
+        links = links or [Link(str(self._wanted.readers), described[0].state if described else NOT_IN_USE, where)]
         readers = {slot.reader: slot for one in described for slot in one.readers}
         contexts = sum(one.contexts for one in described)
         troubles = list(dict.fromkeys(trouble for one in described for trouble in one.troubles))

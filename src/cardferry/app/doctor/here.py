@@ -14,7 +14,7 @@ from cardferry.app.doctor.levels import release_of
 from cardferry.app.doctor.reading import look
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.sources import LOCAL_PCSCD, check_pcscd
-from cardferry.app.runtime.status_socket import Running
+from cardferry.app.runtime.status_socket import NOT_IN_USE, Running
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.listening import listener
 from cardferry.transports.sockets import PATH_LIMIT
@@ -90,6 +90,8 @@ async def sockets(running: list[Running], folder: Path) -> AsyncIterator[Finding
     for one in running:
         for link in one.links:
             probe = f"{one.command} {link.host}"
+            if link.state == NOT_IN_USE:
+                continue
             if link.state != "up":
                 if link.state not in [trouble.says for trouble in one.troubles]:  # they were told already
                     yield problem(probe, f"is down: {link.state}", "it tries again by itself; see its output")

@@ -13,7 +13,7 @@ import msgspec
 
 from cardferry.app.runtime.request import Request
 from cardferry.app.runtime.status_socket import TroubleStatus
-from cardferry.link.host_session import HostSessionStatus
+from cardferry.link.host_status import HostSessionStatus
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.caller import PrincipalKind
 

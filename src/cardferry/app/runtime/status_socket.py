@@ -23,7 +23,7 @@ import msgspec
 from cardferry.app.runtime import ascii_json
 from cardferry.app.runtime.silent import silence, silent_hint
 from cardferry.link import GuestStatus
-from cardferry.link.host_session import HostSessionStatus
+from cardferry.link.host_status import HostSessionStatus
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.interface import ResourceManager
 from cardferry.transports.folders import locked
@@ -39,12 +39,16 @@ _ANSWER_TIME: Final = 2.0
 _MAX_ANSWER: Final = 16 << 20
 
 
+#: The state of a computer whose readers nobody has asked for.
+NOT_IN_USE: Final = "not in use"
+
+
 class Link(msgspec.Struct, frozen=True):
     """A computer that a command is connected to.
 
     Attributes:
         host: as the user wrote it.
-        state: ``up``, or why it is down.
+        state: ``up``, `NOT_IN_USE`, or why it is down.
         socket: where applications connect: here for ``attach``, over there for ``share``; empty while there is none.
         way: ``link`` when cardferry is at both ends, ``forwarding`` when only sshd is there, empty for this computer,
             and before it is known.

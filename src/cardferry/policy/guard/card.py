@@ -1,8 +1,9 @@
 """The guard of one reader: each command is judged when its turn has come, and answered here if it may not be sent.
 
-The way of a command. A principal that reads what it has read before is not kept (`RuledCard.transmit`): it is known
-that the rules allow it. All else takes the long way (`RuledCard._judged`): what another principal has unlocked is
-locked, the rules are asked, limits and PIN tries are counted, and it is written down.
+The way of a command. A principal that reads what it has read before, or uses the same key again, is not kept
+(`RuledCard.transmit`): it is known that the rules allow it. All else takes the long way (`RuledCard._judged`): what
+another principal has unlocked is locked, the rules are asked, limits and PIN tries are counted. What acts is written
+down after its answer was given, unless it must be written before.
 
 A command that is refused does not reach the card, so that the tracker, which follows the card, does not learn of it.
 It is answered with ``6982``, as a card answers that wants a PIN first: programs know what to do then.
@@ -22,9 +23,10 @@ from cardferry.pcsc.apdu import StatusWord
 from cardferry.pcsc.caller import Caller, Principal, is_by_host_itself
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, Protocol
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import Reply, running
+from cardferry.pcsc.reply import Reply, answered, running
 from cardferry.policy.audit import Entry
 from cardferry.policy.audit.words import deed, operation_text, signed_digest
+from cardferry.policy.guard.act import KEY_USES, Act
 from cardferry.policy.guard.cards import Cards
 from cardferry.policy.guard.control import Features
 from cardferry.policy.guard.host import HostGuard
@@ -46,7 +48,6 @@ from cardferry.policy.pin.entry import (
 )
 from cardferry.policy.pin.person import wipe
 from cardferry.policy.pin.typed import typed_command
-from cardferry.policy.redaction import describe_response
 from cardferry.policy.rules.decide import Decision, Verdict
 from cardferry.policy.rules.rule import Pin, Rule
 
@@ -107,6 +108,8 @@ class RuledCard:
         self._principal: Principal | None = None
         self._decisions: dict[Meaning, Decision] = {}
         self._known: dict[bytes, _Known] = {}
+        #: Uses of keys that need nothing but their rule: no ticket, no yes of a person, nothing written before.
+        self._plain: dict[Meaning, Decision] = {}
         self._version = -1
         #: Wrong PINs since the last right one, by reference.
         self._wrong: dict[str, int] = {}
@@ -114,6 +117,12 @@ class RuledCard:
         self._tickets: list[Ticket] = []
 
     # what happens to the card
+
+    def keeps(self, principal: Principal) -> bool:
+        """Whether that principal has unlocked something that another one's command would lock."""
+        if self._unlocked.nothing or principal != self._principal:
+            return False
+        return self._host.rulebook.configuration.isolation
 
     def interrupted(self) -> None:
         """Somebody who is in no queue of ours may have used the card."""
@@ -141,6 +150,9 @@ class RuledCard:
             if known is not None and known.epoch == self._tracker.epoch:
                 return self._reader.send(principal, apdu, protocol).then(known.answered)
             action = self._tracker.judge(apdu)
+            decision = self._plain.get(action.meaning)
+            if decision is not None and not is_by_host_itself():
+                return self._do(caller, action, decision, apdu, protocol)
             if action.operation is Operation.READ and action.meaning in self._decisions:
                 return self._reader.send(principal, apdu, protocol).then(self._knowing(action, apdu).answered)
         if is_by_host_itself() and caller is not host.itself:
@@ -173,6 +185,8 @@ class RuledCard:
         error = reply.error
         if error is None:
             response = reply.result()
+            if action.quiet and response[-2:] == _SUCCESS and action.operation in KEY_USES:
+                return  # nothing is learnt from it
             self._tracker.answered(action, response)
             if action.meaning.operation is Operation.READ:
                 return
@@ -223,7 +237,15 @@ class RuledCard:
             return self._refused(caller, action, why, DENIED)
         if action.operation is Operation.READ:
             return await self._send(caller.principal, action, apdu, protocol)
+        if pin_rule is None or pin_rule.pin is not Pin.TICKET:
+            self._remember(action, decision)
         return await self._act(caller, action, decision, apdu, protocol)
+
+    def _remember(self, action: Action, decision: Decision) -> None:
+        """The next use of this key is as plain, if it is: as long as the decision is remembered itself."""
+        plain = decision.verdict is Verdict.ALLOW and not self._host.must_audit
+        if plain and action.operation in KEY_USES and self._decisions.get(action.meaning) is decision:
+            self._plain[action.meaning] = decision
 
     def _does(self, action: Action) -> bool:
         """Whether it is a whole command that does something: no piece of one, and not what fetches an answer's rest."""
@@ -282,30 +304,36 @@ class RuledCard:
         taken = try_of(action, apdu) if self._host.spares_tries_of(caller.principal) else None
         if taken is not None and (refusal := await self._refusal(caller, action, taken, protocol)):
             return refusal
-        if not self._within_limit(caller.principal, action, decision):
-            return self._refused(caller, action, f"{decision.rule}: {_limit(decision)}", DENIED)
-        entry = self._entry(action, decision) if self._host.audits or self._host.must_audit else None
-        if entry is not None and self._host.must_audit and not self._host.note_now(caller, entry):
-            return self._refused(caller, action, "it cannot be written down", DENIED)
-        began = time.perf_counter()
-        response = b""
-        try:
-            response = await self._send(caller.principal, action, apdu, protocol)
-        finally:
-            if entry is not None:
-                outcome = describe_response(response) if response else "no answer"
-                entry.at, entry.event, entry.outcome = time.time(), "done", outcome
-                entry.seconds = round(time.perf_counter() - began, 6)
-                self._host.note(caller, entry)
+        response = await self._do(caller, action, decision, apdu, protocol)
         if taken is not None:
             self._count(caller, taken, response)
         elif action.operation is Operation.VERIFY and response == _SUCCESS:
             self._wrong.clear()
         return response
 
+    def _do(self, caller: Caller, action: Action, decision: Decision, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
+        """Send a command that is allowed, within its limit, and have it written down."""
+        if not self._within_limit(caller.principal, action, decision):
+            return answered(self._refused(caller, action, f"{decision.rule}: {_limit(decision)}", DENIED))
+        host = self._host
+        if not (host.audits or host.must_audit):
+            return self._send(caller.principal, action, apdu, protocol)
+        act = self._new_act(caller, action, decision)
+        if host.must_audit and not host.note_now(caller, act.entry()):
+            return answered(self._refused(caller, action, "it cannot be written down", DENIED))
+        return self._reader.send(caller.principal, apdu, protocol).then(partial(self._acted, act))
+
+    def _acted(self, act: Act, reply: Reply[bytes]) -> None:
+        try:
+            self._answered(act.action, reply)
+        finally:
+            act.answered(reply)
+            self._host.note_act(act)
+
     def _allow_nothing(self) -> None:
         self._decisions.clear()
         self._known.clear()
+        self._plain.clear()
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -420,19 +448,15 @@ class RuledCard:
             rule=rule,
         )
 
-    def _entry(self, action: Action, decision: Decision) -> Entry:
-        digest = signed_digest(action)
-        what = deed(action, digest, self._subject(action))
-        entry = self._said("asked", action.meaning, what, str(decision))
-        entry.digest = digest.removeprefix(":")
-        return entry
+    def _new_act(self, caller: Caller, action: Action, decision: Decision) -> Act:
+        return Act(caller, action, decision, self._reader, self._cards.identity(self._reader.name))
 
     def _subject(self, action: Action) -> str:
         """Whom the certificate of the key is about."""
         return self._cards.identity(self._reader.name).subjects.get(action.object or "", "")
 
     def _refused(self, caller: Caller, action: Action, why: str, answer: bytes) -> bytes:
-        entry = self._entry(action, Decision(Verdict.DENY, None, why))
+        entry = self._new_act(caller, action, Decision(Verdict.DENY, None, why)).entry()
         entry.event, entry.rule, entry.outcome = "denied", why, f"answered {answer.hex(' ').upper()}"
         self._host.note_denial(caller, entry)
         return answer

@@ -8,12 +8,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Final
 
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
 from cardferry.pcsc.errors import UserError
 from cardferry.policy.audit import AuditLog, Entry
+from cardferry.policy.guard.act import KEY_USES, Act
 from cardferry.policy.guard.consent import Consents, Matter
 from cardferry.policy.guard.tickets import Tickets
 from cardferry.policy.guard.wrong_pins import WrongPins
@@ -30,8 +30,10 @@ log = logging.getLogger(__name__)
 
 #: What needs no PIN, in rules.
 _LITTLE: Final = frozenset({"read", "verify"})
-#: s until what has happened is written down; how much may wait for that.
+#: s until what has happened is written down. So many lines (2 ms of work) are in the next pass of the event loop, and
+#: what could not wait for that, in a loop that never passes, is written at once.
 _PAUSE: Final = 0.05
+_MANY_UNWRITTEN: Final = 32
 _MOST_UNWRITTEN: Final = 1000
 #: s in which the same refusal is counted, not written anew.
 _SAME: Final = 1.0
@@ -77,8 +79,8 @@ class HostGuard:
         self.person = Person(self._ways)
         self._consents = Consents(self.person.ask)
         #: What happened and is not written down yet, and what will do that.
-        self._unwritten: list[Entry] = []
-        self._writing: asyncio.TimerHandle | None = None
+        self._unwritten: list[Entry | Act] = []
+        self._writing: asyncio.Handle | None = None
         self._denials: dict[tuple[str, str, str], tuple[float, int]] = {}
 
     @property
@@ -168,29 +170,42 @@ class HostGuard:
 
     def note(self, caller: Caller, entry: Entry) -> None:
         """Write something down, together with what else happens within `_PAUSE` s: a file costs more than a line."""
-        if self._audit is None:
-            return
         entry.principal = str(caller.principal)
         entry.program = str(caller)
         entry.proved = caller.program.proved
-        self._unwritten.append(entry)
-        if len(self._unwritten) >= _MOST_UNWRITTEN:
-            self.write()
-        elif self._writing is None:
-            self._writing = asyncio.get_running_loop().call_later(_PAUSE, self.write)
+        self._later(entry)
+
+    def note_act(self, act: Act) -> None:
+        """Write down what was done. The words for what only uses a key are found later, when nobody waits for them."""
+        self._later(act if act.action.operation in KEY_USES else act.entry())
 
     def note_now(self, caller: Caller, entry: Entry) -> bool:
         """Write something down before anything else is done; whether it is written."""
-        self.note(caller, replace(entry))
+        self.note(caller, entry)
         return self._audit is not None and self.write()
+
+    def _later(self, what: Entry | Act) -> None:
+        if self._audit is None:
+            return
+        unwritten = self._unwritten
+        unwritten.append(what)
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().call_later(_PAUSE, self.write)
+        elif len(unwritten) == _MANY_UNWRITTEN:
+            self._writing.cancel()
+            self._writing = asyncio.get_running_loop().call_soon(self.write)
+        elif len(unwritten) >= _MOST_UNWRITTEN:
+            self.write()
 
     def write(self) -> bool:
         """Write down what has happened until now; whether all of it is written."""
         if self._writing is not None:
             self._writing.cancel()
             self._writing = None
-        entries, self._unwritten = self._unwritten, []
-        return self._audit is None or not entries or self._audit.add(*entries)
+        unwritten, self._unwritten = self._unwritten, []
+        if self._audit is None or not unwritten:
+            return True
+        return self._audit.add(*map(_entry, unwritten))
 
     def note_denial(self, caller: Caller, entry: Entry) -> None:
         """Write a refusal down. One that comes again at once is counted, so that nobody can fill the disk with it."""
@@ -204,6 +219,17 @@ class HostGuard:
         entry.times = more + 1
         log.info("denied to %s: %s with %s: %s", caller.principal, entry.what, entry.reader, entry.rule)
         self.note(caller, entry)
+
+
+def _entry(what: Entry | Act) -> Entry:
+    """The line about it. A bug in our words for one must not take the others with it."""
+    if isinstance(what, Entry):
+        return what
+    try:
+        return what.entry()
+    except Exception:  # the boundary between a guest's command and the lines about others
+        log.exception("a bug in the words for what %s has done", what.caller.principal)
+        return Entry(what.at, "done", str(what.caller.principal), what="something that could not be put into words")
 
 
 def _typed(rule: Rule) -> bool:

@@ -31,6 +31,10 @@ def meaning(applications: Applications, command: CommandApdu, partial: bool, env
     Where several applications are possible it is the strongest of what it does to each. Any application is possible
     where it is unknown: then ISO's meaning counts, if no known application gives the command another one.
     """
+    if len(applications) == 1:
+        (only,) = applications
+        if only is not Application.UNKNOWN:
+            return _MEANINGS[only](command, partial, environment)
     if Application.UNKNOWN in applications:
         return strongest(each(command, partial, environment) for each in _ALL)
     return strongest(_MEANINGS[each](command, partial, environment) for each in applications)

@@ -31,16 +31,20 @@ def objects(data: bytes, *, partial: bool = False) -> list[Object] | None:
             the length is there is left out.
     """
     found: list[Object] = []
-    at = 0
-    while at < len(data):
-        header = _header(data, at)
-        if header is None:
-            return found if partial and _cut_short(data, at) else None
-        tag, start, length = header
-        if start + length > len(data) and not partial:
-            return None
-        found.append(Object(tag, length, data[start : start + length]))
+    at, size = 0, len(data)
+    while at < size:
+        tag = data[at]
+        if at + 1 < size and data[at + 1] < _LONG_LENGTH and tag & _LONG_TAG != _LONG_TAG and tag:
+            start, length = at + 2, data[at + 1]  # as nearly always: one byte each
+        else:
+            header = _header(data, at)
+            if header is None:
+                return found if partial and _cut_short(data, at) else None
+            tag, start, length = header
         at = start + length
+        if at > size and not partial:
+            return None
+        found.append(Object(tag, length, data[start:at]))
     return found
 
 

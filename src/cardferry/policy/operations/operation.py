@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 class Operation(StrEnum):
     """What a command does; the value is its name in rules."""
 
+    #: That of the value, without a call in Python: each command looks up what is known of its meaning.
+    __hash__ = str.__hash__
+
     READ = "read"
     #: Proves knowledge of a PIN, or takes the proof back.
     VERIFY = "verify"

@@ -39,6 +39,7 @@ PURPOSE: Final = {
     **dict.fromkeys(_RETIRED, Operation.DECRYPT),
     0xF9: Operation.SIGN,
 }
+_NAMES: Final = {key: f"{key:02X}" for key in PURPOSE}
 #: P1: RSA-3072, -1024, -2048, -4096.
 _RSA: Final = frozenset({0x05, 0x06, 0x07, 0x16})
 #: P-256, P-384, Ed25519, X25519.
@@ -62,23 +63,29 @@ def meaning(command: CommandApdu, partial: bool, environment: Environment) -> Me
 
 
 def _general_authenticate(command: CommandApdu, partial: bool, environment: Environment) -> Meaning:
-    if command.p2 == _MANAGEMENT_KEY:
-        return Meaning(Operation.ADMINISTER, f"{command.p2:02X}")
-    purpose = PURPOSE.get(command.p2)
+    key = command.p2
+    if key == _MANAGEMENT_KEY:
+        return Meaning(Operation.ADMINISTER, f"{key:02X}")
+    purpose = PURPOSE.get(key)
     parts = _template(command.data, partial)
     if purpose is None or parts is None:
         return UNCERTAIN
-    # an empty response asks for one; a response that is there proves something to the card, and is not for these keys
-    response = parts.pop(_RESPONSE, None)
-    if (response is not None and response.length) or any(not each.length for each in parts.values()):
+    tags = []
+    for tag, length, _ in parts:
+        # an empty response asks for one; one that is there proves something to the card, and is not for these keys
+        if (tag == _RESPONSE) == (length > 0):
+            return UNCERTAIN
+        if length:
+            tags.append(tag)
+    if len(parts) > len(tags) + 1:
         return UNCERTAIN
-    if set(parts) == {_CHALLENGE} or (partial and not parts):
-        operation = _of_challenge(command.p1, command.p2, purpose)
-    elif set(parts) == {_EXPONENTIATION}:
+    if tags == [_CHALLENGE] or (partial and not tags):
+        operation = _of_challenge(command.p1, key, purpose)
+    elif tags == [_EXPONENTIATION]:
         operation = Operation.DECRYPT if command.p1 in _CURVES or command.p1 in _RSA else None
     else:
         operation = None
-    return UNCERTAIN if operation is None else Meaning(operation, f"{command.p2:02X}")
+    return UNCERTAIN if operation is None else Meaning(operation, _NAMES[key])
 
 
 def _of_challenge(algorithm: int, key: int, purpose: Operation) -> Operation | None:
@@ -89,19 +96,15 @@ def _of_challenge(algorithm: int, key: int, purpose: Operation) -> Operation | N
     return purpose if algorithm in _SYMMETRIC and key == _CARD_AUTHENTICATION else None
 
 
-def _template(data: bytes, partial: bool) -> dict[int, Object] | None:
-    """The objects in the dynamic authentication template by tag; None when they are not what every card sees."""
+def _template(data: bytes, partial: bool) -> list[Object] | None:
+    """The objects in the dynamic authentication template; None when they are not what every card sees."""
     outer = objects(data, partial=partial)
-    if outer is None or len(outer) > 1 or any(each.tag != _TEMPLATE for each in outer):
+    if outer is None or len(outer) > 1 or (outer and outer[0].tag != _TEMPLATE):
         return None
     if not outer:
-        return {} if partial else None
-    cut = len(outer[0].value) < outer[0].length
-    inner = objects(outer[0].value, partial=cut)
-    if inner is None:
-        return None
-    parts = {each.tag: each for each in inner}
-    return parts if len(parts) == len(inner) else None
+        return [] if partial else None
+    _, length, value = outer[0]
+    return objects(value, partial=len(value) < length)
 
 
 def _put_data(command: CommandApdu, partial: bool, environment: Environment) -> Meaning:

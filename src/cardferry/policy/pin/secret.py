@@ -70,7 +70,7 @@ class SecretPlace:
             check_trusted(path.parent, "keep it elsewhere, and name that by pin-from")
             with path.open("rb", buffering=0) as file:
                 found = os.fstat(file.fileno())
-                if found.st_uid not in (os.getuid(), 0) or stat.S_IMODE(found.st_mode) & 0o077:
+                if found.st_uid not in (os.getuid(), 0) or stat.S_IMODE(found.st_mode) & self._of_others(found):
                     raise SecretError(f"others can read the PIN in {path}", f"chmod 600 {path}")
                 del pin[file.readinto(pin) or 0 :]
         except OSError as error:
@@ -79,6 +79,15 @@ class SecretPlace:
             ) from None
         del pin[len(pin.rstrip(b"\r\n")) :]
         return pin
+
+    def _of_others(self, found: os.stat_result) -> int:
+        """The access rights that nobody but us may have.
+
+        A credential for a unit with ``User=`` is root's and has an access control list for that user, whose mask is
+        shown as the group's right to read (acl(5); systemd's ``add_acls_for_user``).
+        """
+        by_list = self.kind == "credential" and (found.st_uid, found.st_gid) == (0, 0)
+        return 0o037 if by_list else 0o077
 
     def _in_keyring(self) -> str:
         service, _, user = self.name.partition("/")
