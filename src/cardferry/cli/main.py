@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "env": "print the line for your shell",
     "status": "show readers, cards, who holds them and who waits",
     "readers": "list readers and their cards",
+    "config": "check the configuration file, and show what it means",
     "policy": "say who may do what with this computer's cards",
     "guests": "show guests that wait after wrong PINs, and forgive them",
     "ticket": "make digits that a program gives in the place of a PIN",
