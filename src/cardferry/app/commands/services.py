@@ -107,11 +107,13 @@ class Services:
         await self._check()
         await self._must("disable", "--now", "--quiet", name)
         path.unlink()
-        await self._must("daemon-reload")
-        self._tell(f"{name} is stopped and removed")
         file = self._config / "environment.d" / _ENVIRONMENT
-        if not self._system and _owner(file) == name:
+        leads = not self._system and _owner(file) == name
+        if leads:
             file.unlink()
+        await self._must("daemon-reload")  # which reads the environment, too
+        self._tell(f"{name} is stopped and removed")
+        if leads:
             await self._systemctl("unset-environment", VARIABLE)
             self._tell(f"programs that systemd starts have no {VARIABLE} from now on")
 
