@@ -8,6 +8,8 @@ from typing import Final
 
 #: s between two lines that say that the same thing still fails.
 RARELY: Final = 600.0
+#: Likewise, where nobody expects it to go well soon.
+HOURLY: Final = 3600.0
 
 
 class Backoff:
@@ -56,17 +58,19 @@ class Seldom:
 
     Args:
         first: so many different ones in the beginning are told.
+        every: s until it is told again.
     """
 
-    def __init__(self, first: int = 1) -> None:
+    def __init__(self, first: int = 1, every: float = RARELY) -> None:
         self._first = self._left = first
+        self._every = every
         self._words = ""
         self._told_at = 0.0
 
     def due(self, words: str, now: float) -> bool:
         """Whether to tell it; ``now`` is in s, on any clock that goes on."""
         fresh = self._left > 0 and words != self._words
-        if not fresh and now < self._told_at + RARELY:
+        if not fresh and now < self._told_at + self._every:
             return False
         self._left = max(0, self._left - 1)
         self._words, self._told_at = words, now

@@ -124,6 +124,18 @@ async def test_a_host_that_is_away_is_told_once_and_then_rarely(caplog: pytest.L
         assert sum("host cannot be reached" in message for message in caplog.messages) == 3
 
 
+async def test_a_patient_guest_tries_once_a_minute_and_tells_it_hourly(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with Desk(delay=DELAY) as desk:
+        await desk.guest(timing=Timing(patient=True))
+        desk.roads[0].open = False
+        desk.roads[0].cut()
+        before = desk.roads[0].dials
+        await asyncio.sleep(2 * 3600 - 60)
+        assert sum("host cannot be reached" in message for message in caplog.messages) == 2
+        assert desk.roads[0].dials - before < 160
+
+
 async def test_calls_wait_while_the_host_is_away() -> None:
     async with Desk(delay=DELAY) as desk:
         guest = await desk.guest()

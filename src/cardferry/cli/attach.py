@@ -14,14 +14,16 @@ from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.runtime import logging as logs
 from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime.service import Service
-from cardferry.cli.options import hosts_argument, service_options, ssh_option
+from cardferry.cli.configured import Configured
+from cardferry.cli.options import hosts_argument, service_options, ssh_option, wait_option
 from cardferry.cli.say import say
 from cardferry.cli.seconds import SecondsType
 from cardferry.cli.verbosity import verbose_option
+from cardferry.system.service_manager import service_manager
 from cardferry.transports.ssh import SshCommand
 
 
-@click.command("attach")
+@click.command("attach", cls=Configured)
 @hosts_argument
 @ssh_option
 @click.option("--socket", type=click.Path(path_type=Path), help="where programs shall connect")
@@ -29,6 +31,7 @@ from cardferry.transports.ssh import SshCommand
 @click.option(
     "--grace", type=SecondsType(), metavar="S", help="programs wait S seconds for a host that is out of reach"
 )
+@wait_option
 @service_options
 @verbose_option
 def command(
@@ -38,6 +41,7 @@ def command(
     socket: Path | None,
     link: bool,
     grace: float | None,
+    wait: bool,
     service: Service,
     verbose: int,
 ) -> None:
@@ -54,12 +58,13 @@ def command(
     virtual:, the built-in card. Runs until Ctrl-C.
     """
     logs.set_up(verbose)
-    wanted = Attachment(hosts, ssh, socket, service, link, grace)
+    wanted = Attachment(hosts, ssh, socket, service, link, grace, wait)
 
     async def main() -> None:
         async with attached(wanted) as path:
             say(f"ready {path}")
             say(export_line(str(path)))
+            service_manager().tell(READY="1", STATUS=f"programs connect at {path}")
             await asyncio.get_running_loop().create_future()
 
     lifetime.run(main)

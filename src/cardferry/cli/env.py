@@ -7,7 +7,7 @@ import shlex
 import click
 
 from cardferry.app.commands.run import NotAttachedError, choose
-from cardferry.app.commands.user_session import NotImportedError, gpg_agent, import_variable
+from cardferry.app.commands.user_session import NotImportedError, import_variable, stale_agent
 from cardferry.app.commands.variable import export_line
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.runtime import signals as lifetime
@@ -47,9 +47,8 @@ async def _import(path: str) -> None:
     result = await import_variable(path)
     for line in result.done:
         say(line, err=True)
-    agent = await gpg_agent()
-    if agent is not None and agent.runs and agent.value != path:
-        say("gpg-agent runs with its old environment until you end it: gpgconf --kill gpg-agent", err=True)
+    if stale := await stale_agent(path):
+        say(stale, err=True)
     if result.failed:
         raise NotImportedError(
             f"not all have it: {'; '.join(result.failed)}",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from cardferry.cli.configured import Configured
 from cardferry.cli.seconds import SecondsType
 from cardferry.cli.verbosity import verbose_option
 
@@ -17,7 +18,7 @@ def _readers(_context: click.Context, _option: click.Parameter, incomplete: str)
     return names.beginning(names.readers(), incomplete)
 
 
-@click.command("host")
+@click.command("host", cls=Configured)
 @click.option("--stdio", is_flag=True, help="hand standard input and output to the agent; what ssh runs")
 @click.option("--name", default="", help="with --stdio, in authorized_keys: the name of the key, for rules and records")
 @click.option("--called", default="", hidden=True, help="with --stdio: what the guest calls itself")

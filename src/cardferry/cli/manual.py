@@ -1,4 +1,4 @@
-"""Man pages and completions as files, made from the commands themselves: ``python -m cardferry.cli.manual FOLDER``.
+"""Man pages, completions and a unit as files, made from the commands: ``python -m cardferry.cli.manual FOLDER``.
 
 ``make pages`` writes them to ``contrib/``, from where sdist, wheel and Debian package take them; a test compares.
 """
@@ -14,6 +14,7 @@ from typing import Final
 
 import click
 
+from cardferry.app.commands.service_unit import packaged
 from cardferry.cli.completion import SHELLS, script
 from cardferry.cli.main import COMMANDS, cli
 
@@ -42,12 +43,13 @@ its own, and says in two lines, error: and hint:, what is wrong and what to do.
 
 
 def pages() -> dict[str, str]:
-    """Each file of man pages and completions: its path, and what is in it."""
+    """Each file of man pages, completions and units: its path, and what is in it."""
     names = ["cardferry", *(f"cardferry-{name}" for name in COMMANDS)]
     found = {"man/cardferry.1": _page("cardferry", "carry a smart card reader to every computer", cli, names)}
     for name, says in COMMANDS.items():
         command = importlib.import_module(f"cardferry.cli.{name}").command
         found[f"man/cardferry-{name}.1"] = _page(f"cardferry-{name}", says, command, names)
+    found["systemd/cardferry.service"] = packaged()
     found |= {f"completions/{_COMPLETIONS[shell]}": script(shell, cli) for shell in SHELLS}
     return found
 

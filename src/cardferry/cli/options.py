@@ -83,6 +83,7 @@ config_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="for programs")
 hosts_argument = click.argument("hosts", metavar="HOST...", type=HostType(), nargs=-1, required=True)
+wait_option = click.option("--wait", is_flag=True, help="a HOST that is away at the start is waited for, for services")
 memory_option = click.option(
     "--memory/--no-memory",
     default=True,

@@ -16,6 +16,7 @@ from cardferry.app.runtime import logging as logs
 from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime.service import Service
 from cardferry.app.sharing.lending import Share
+from cardferry.cli.configured import Configured
 from cardferry.cli.options import (
     HostType,
     config_option,
@@ -23,14 +24,16 @@ from cardferry.cli.options import (
     service_options,
     ssh_host,
     ssh_option,
+    wait_option,
 )
 from cardferry.cli.say import say
 from cardferry.cli.seconds import SecondsType
 from cardferry.cli.verbosity import verbose_option
+from cardferry.system.service_manager import service_manager
 from cardferry.transports.ssh import SshCommand
 
 
-@click.command("share")
+@click.command("share", cls=Configured)
 @hosts_argument
 @click.option(
     "--readers",
@@ -50,6 +53,7 @@ from cardferry.transports.ssh import SshCommand
     metavar="S",
     help="a guest that is out of reach keeps what it holds for S seconds",
 )
+@wait_option
 @config_option
 @service_options
 @verbose_option
@@ -61,6 +65,7 @@ def command(
     remote_socket: str | None,
     link: bool,
     grace: float,
+    wait: bool,
     config: Path | None,
     service: Service,
     verbose: int,
@@ -74,10 +79,11 @@ def command(
     logs.set_up(verbose)
     guests = tuple(ssh_host(host, "share") for host in hosts)
     service = replace(service, config=config)
-    wanted = Share(guests, readers, ssh, remote_socket, service, link, grace)
+    wanted = Share(guests, readers, ssh, remote_socket, service, link, grace, wait)
 
     def announce(guest: SshHost, path: str) -> None:
         say(f"ready {path} on {guest.destination}")
         say(export_line(path))
+        service_manager().tell(READY="1", STATUS=f"programs on {guest.destination} connect at {path}")
 
     lifetime.run(lambda: share(wanted, announce))

@@ -16,7 +16,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Final, Self
 
-from cardferry.backoff import Backoff, Seldom
+from cardferry.backoff import HOURLY, RARELY, Backoff, Seldom
 from cardferry.changes import Changes
 from cardferry.link.guest_context import GuestContext
 from cardferry.link.guest_flapping import Flapping
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE: Final = 0.05
 _MOST_PAUSE: Final = 1.0
 _MOST_PAUSE_WITHOUT_SESSION: Final = 5.0
+#: Likewise, afterwards, where the guest is patient.
+_MOST_PAUSE_OF_PATIENT: Final = 60.0
 #: So many pipes in a row may be lost within so many s; then there is a pause of so many s before the next one.
 #: A network may break again and again, but a host that greets and hangs up for ever is not to keep us busy.
 _HASTY: Final = 3
@@ -149,8 +151,9 @@ class Guest:
         self._sessions = 0
         self._past = (0, 0, 0, 0, 0)
         self._changes = Changes()
-        self._backoff = Backoff(_FIRST_PAUSE, _MOST_PAUSE_WITHOUT_SESSION)
-        self._seldom = Seldom()
+        patient = self._timing.patient
+        self._backoff = Backoff(_FIRST_PAUSE, _MOST_PAUSE_OF_PATIENT if patient else _MOST_PAUSE_WITHOUT_SESSION)
+        self._seldom = Seldom(every=HOURLY if patient else RARELY)
         #: Why the pipe was lost last, while it is; and what came of such breaks.
         self._break: Exception | None = None
         self._flapping = Flapping()

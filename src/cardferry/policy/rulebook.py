@@ -7,8 +7,6 @@ gone, changes nothing: the rules stay as they are, and that is said once.
 from __future__ import annotations
 
 import logging
-import os
-import stat
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -17,18 +15,17 @@ from typing import Final
 
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.errors import UserError
+from cardferry.policy.configuration_file import ConfigurationError, read_text
 from cardferry.policy.operations import Meaning
-from cardferry.policy.rules.configuration import Configuration, ConfigurationError
+from cardferry.policy.rules.configuration import Configuration
 from cardferry.policy.rules.decide import Decision, decide, sees
 from cardferry.policy.rules.defaults import default_rules
 from cardferry.policy.rules.rule import ANY_CARD, Card, Pin, Rule
-from cardferry.transports.folders import check_trusted
 
 log = logging.getLogger(__name__)
 
 #: s between two looks at the file.
 _PAUSE: Final = 1.0
-_ELSEWHERE: Final = "name another file with --config"
 #: s after the last change to a file until it is believed to be whole: half of the rules are other rules.
 _SETTLED: Final = 0.2
 #: What is in force without a file.
@@ -43,16 +40,7 @@ def read(path: Path) -> Configuration:
         ConfigurationError: it is wrong, cannot be read, or others may write it.
         FolderUnsafeError: others could put something in its place.
     """
-    try:
-        check_trusted(path.parent.absolute(), _ELSEWHERE)
-        found = path.stat()
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ConfigurationError(f"the configuration {path} cannot be read: {why}", _ELSEWHERE) from None
-    if found.st_uid not in (os.getuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigurationError(f"the configuration {path} cannot be trusted: others may write it", "chmod go-w it")
-    return Configuration.parse(text, str(path))
+    return Configuration.parse(read_text(path), str(path))
 
 
 class Rulebook:

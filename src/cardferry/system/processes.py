@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -67,3 +68,15 @@ def dies_with_parent() -> Callable[[], None] | None:
             os._exit(0)
 
     return bind
+
+
+def wait_for_end(pid: int, patience: float) -> bool:
+    """Wait until a process has ended, whoever's child it is, up to ``patience`` s; return whether it has."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], patience)[0])
+    finally:
+        os.close(handle)

@@ -76,9 +76,9 @@ class Hosts:
             self.open.discard(name)
 
     @asynccontextmanager
-    async def all(self, folder: Path) -> AsyncIterator[ReachedHost]:
+    async def all(self, folder: Path, *, wait: bool = False) -> AsyncIterator[ReachedHost]:
         """All of them, as `attach` has them."""
-        wanted = Attachment(tuple(Scripted(name, self) for name in self.script))
+        wanted = Attachment(tuple(Scripted(name, self) for name in self.script), wait=wait)
         async with several.reached_all(wanted, folder) as everything:
             yield everything
         assert self.open == set()
@@ -172,6 +172,27 @@ async def test_errors_that_task_groups_have_wrapped_are_told_like_others(tmp_pat
         assert everything.links("path")[0].state == AWAY.message
         await everything.manager.changed(everything.manager.snapshot.serial)
         assert shown(everything) == ["Reader", "Other"]
+
+
+@pytest.mark.parametrize("error", [AWAY, RefusedError("refused the login", "")], ids=["away", "refused"])
+async def test_a_host_that_is_waited_for_may_be_away_at_first_also_when_it_is_the_only_one(
+    error: TransportError, tmp_path: Path
+) -> None:
+    hosts = Hosts(laptop=[error, error, Said("Reader")])
+    async with hosts.all(tmp_path, wait=True) as everything:
+        await everything.known()
+        assert shown(everything) == []
+        assert everything.links("path")[0].state == error.message
+        await everything.manager.changed(everything.manager.snapshot.serial)
+        assert shown(everything) == ["Reader"]
+
+
+async def test_programs_are_served_soon_while_a_host_that_is_waited_for_says_nothing(tmp_path: Path) -> None:
+    hosts = Hosts(laptop=[asyncio.Event()])
+    start = now()
+    async with hosts.all(tmp_path, wait=True) as everything:
+        await everything.known()
+        assert now() - start == pytest.approx(several._OTHERS_TIME)
 
 
 async def test_a_bug_is_not_taken_for_a_host_that_is_away(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cardferry.app.runtime.retry import FIRST_PAUSE, Supervisor
-from cardferry.backoff import RARELY
+from cardferry.app.runtime.retry import FIRST_PAUSE, REFUSED_PAUSE, Supervisor
+from cardferry.backoff import HOURLY, RARELY
 from cardferry.transports.errors import TransportError
 
 
@@ -162,6 +162,21 @@ async def test_an_enduring_ones_first_failure_is_an_error_all_the_same() -> None
     play.supervisor = Supervisor("computer1", play.dial, play.on_up, play.sleep, lambda: 0.5, enduring=True)
     with pytest.raises(RefusedError):
         await play.supervisor.run()
+
+
+async def test_one_that_waits_is_in_no_hurry_tells_it_hourly_and_never_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    away, refused = TransportError("does not answer", ""), RefusedError("refused the login", "")
+    play = Play([*[away] * 130, refused, "lost", refused])
+    play.supervisor = Supervisor(
+        "computer1", play.dial, play.on_up, play.sleep, lambda: 0.5, clock=lambda: sum(play.delays), waits=True
+    )
+    await play.run()
+    assert play.delays[:8] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert play.delays[130:] == [REFUSED_PAUSE, 1, REFUSED_PAUSE], "who is refused often is locked out"
+    said = [message.partition(";")[0] for message in caplog.messages]
+    assert said[:2] == ["does not answer"] * 2
+    assert said.count("does not answer") == 1 + sum(play.delays[:130]) // HOURLY
 
 
 @pytest.mark.parametrize(("chance", "factor"), [(0.0, 0.9), (1.0, 1.1)])

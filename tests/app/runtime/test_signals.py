@@ -54,6 +54,25 @@ def test_a_hang_up_reads_the_configuration_again_where_no_terminal_was_closed(mo
     assert done == ["read again", "goes on"]
 
 
+def test_systemd_hears_that_it_lives_and_that_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Manager:
+        watchdog = 0.02
+
+        def tell(self, **what: str) -> None:
+            told.extend(what)
+            if len(told) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    async def main() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(lifetime, "service_manager", Manager)
+    assert run(main) is None
+    assert told[:4] == ["WATCHDOG"] * 3 + ["STOPPING"]
+
+
 def test_a_second_signal_does_not_disturb_the_cleaning_up() -> None:
     done: list[str] = []
 

@@ -176,7 +176,7 @@ class Scripted:
         forwarded: how often a socket was forwarded.
     """
 
-    def __init__(self, folder: Path, *steps: Step, guests: int = 1) -> None:
+    def __init__(self, folder: Path, *steps: Step, guests: int = 1, wait: bool = False) -> None:
         self.steps = list(steps)
         self.times: list[float] = []
         self.forwarded = 0
@@ -185,7 +185,7 @@ class Scripted:
         self._all_played = asyncio.Event()
         everybody = tuple(SshHost(name) for name in ("far", "farther")[:guests])
         self.target = ShareTarget(
-            Share(everybody), everybody[0], folder, folder / "front",
+            Share(everybody, wait=wait), everybody[0], folder, folder / "front",
             readers=cast(Lender, self), announce=lambda guest, path: self.announced.append(path),
         )  # fmt: skip
         self.target._connector = self  # type: ignore[assignment]
@@ -344,6 +344,14 @@ async def test_the_only_guest_must_be_there_at_first_one_of_several_need_not(tmp
     one_of_several = Scripted(tmp_path, Step(fails=AWAY), Step(lasts=60), guests=2)
     target = await one_of_several.play()
     assert target.way == "link"
+
+
+async def test_a_guest_that_is_waited_for_may_be_away_or_refuse_us_at_any_time(tmp_path: Path) -> None:
+    refused = RefusedError("far refuses the login", "")
+    away = [Step(fails=AWAY)] * 9
+    far = Scripted(tmp_path, Step(fails=refused), *away, Step(lasts=60), Step(fails=refused), Step(lasts=60), wait=True)
+    assert (await far.play()).way == "link"
+    assert far.pauses == [300, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 300]
 
 
 async def test_one_of_several_that_refuses_us_later_is_given_up_and_says_so(

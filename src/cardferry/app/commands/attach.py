@@ -59,7 +59,7 @@ async def attached(attachment: Attachment) -> AsyncIterator[Path]:
     _check_not_attached(attachment, str(path), running(folder))
     with scratch(folder) as workdir, ListeningSocket(path, service.access.mode, service.access.group) as listening:
         match attachment.hosts:
-            case [LocalHost() as host]:
+            case [LocalHost() as host] if not attachment.wait:
                 serving = _in_the_agent(attachment, host, listening)
             case _:
                 serving = _here(attachment, workdir, listening)
@@ -93,7 +93,7 @@ async def _here(attachment: Attachment, workdir: Path, listening: ListeningSocke
     """Serve programs at our socket in this process."""
     since = time.time()
     service, hosts = attachment.service, attachment.hosts
-    alone = hosts[0].reach(attachment.way(workdir)) if len(hosts) == 1 else None
+    alone = hosts[0].reach(attachment.way(workdir)) if len(hosts) == 1 and not attachment.wait else None
     async with alone or reached_all(attachment, workdir) as readers:
         offered = offering(readers.manager, service)
 

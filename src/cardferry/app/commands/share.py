@@ -29,6 +29,7 @@ from cardferry.app.sharing.lending import Lender, Share
 from cardferry.app.sharing.target import ShareTarget
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
 from cardferry.policy.pin.terminal import Terminal
+from cardferry.system.service_manager import service_manager
 from cardferry.transports.listening import Listening, ListeningSocket
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
             async with controllable(folder, describe):
                 for target in targets:
                     tasks.create_task(lend(target), name=f"connection to {target.guest.destination}")
+                if wanted.wait:
+                    service_manager().tell(READY="1", STATUS="waits for its guests")
                 # The link says good-bye before connections end, so wait here, not for the tasks.
                 await asyncio.get_running_loop().create_future()
 

@@ -116,6 +116,14 @@ async def gpg_agent() -> GpgAgent | None:
     return None
 
 
+async def stale_agent(value: str) -> str:
+    """What to say of a gpg-agent that has another value; empty when there is none such."""
+    agent = await gpg_agent()
+    if agent is None or not agent.runs or agent.value == value:
+        return ""
+    return "gpg-agent runs with its old environment until you end it: gpgconf --kill gpg-agent"
+
+
 @dataclass(slots=True)
 class Import:
     """What has become of an import.

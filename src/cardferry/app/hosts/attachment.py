@@ -22,6 +22,7 @@ class Attachment:
         service: how they are served.
         link: whether to use the cardferry over there, if there is one.
         grace: s that programs wait for a host that is out of reach, None for the link's own.
+        wait: whether hosts may be away at first: programs are served all the same, and see readers when they come.
     """
 
     hosts: tuple[HostAddress, ...]
@@ -30,6 +31,7 @@ class Attachment:
     service: Service = field(default_factory=Service)
     link: bool = True
     grace: float | None = None
+    wait: bool = False
 
     def way(self, workdir: Path, *, one_of_several: bool = False) -> Way:
         """How to reach a host.
@@ -46,4 +48,5 @@ class Attachment:
             self.grace,
             one_of_several=one_of_several,
             memory=self.service.memory,
+            wait=self.wait,
         )

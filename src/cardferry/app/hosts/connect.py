@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cardferry.app.hosts.ssh_link import link_state
+from cardferry.app.hosts.ssh_link import link_state, patience
 from cardferry.app.runtime.status_socket import Link
-from cardferry.link import Guest
+from cardferry.link import Guest, Timing
 from cardferry.manager import LocalManager, Settings
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.interface import ResourceManager
@@ -38,6 +38,7 @@ class Way:
         one_of_several: others wait for it, so the first attempt is given up sooner; and others go on without it, so
             nothing that happens to it later ends the way.
         memory: whether to believe what cards have said before.
+        wait: whether it is waited for whatever happens to it, in no hurry.
     """
 
     workdir: Path
@@ -48,6 +49,12 @@ class Way:
     patient: bool = False
     one_of_several: bool = False
     memory: bool = True
+    wait: bool = False
+
+    @property
+    def timing(self) -> Timing:
+        """The times of a link."""
+        return patience(self.grace, wait=self.wait)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import ClassVar
 
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import OpenedReaders, ReachedHost, Way, reached_over_link
-from cardferry.app.hosts.ssh_link import RefusedError, link_over, patience, why
-from cardferry.link import Guest, LinkRefusedError
+from cardferry.app.hosts.ssh_link import RefusedError, link_over, why
+from cardferry.link import Guest, LinkRefusedError, Timing
 from cardferry.pcsc.errors import CardferryError, UserError
 from cardferry.transports.base import Address
 from cardferry.transports.errors import NotCardferryError
@@ -51,23 +51,28 @@ class LinkHost(HostAddress):
         """The link; whatever breaks is dialled again."""
         if not way.link:
             self.open_readers(way)
-        async with linked_directly(self.address, way.grace, memory=way.memory) as guest:
+        async with linked_directly(self.address, way.timing, memory=way.memory) as guest:
             yield reached_over_link(str(self), guest)
 
 
 @asynccontextmanager
-async def linked_directly(address: Address, grace: float | None = None, *, memory: bool = True) -> AsyncIterator[Guest]:
+async def linked_directly(
+    address: Address,
+    timing: Timing = Timing(),  # noqa: B008 - it is frozen
+    *,
+    memory: bool = True,
+) -> AsyncIterator[Guest]:
     """The host's resource manager for the block; whatever breaks is dialled again.
 
     Args:
         address: where.
-        grace: s that calls wait for a host that is out of reach.
+        timing: see `Timing`.
         memory: whether to believe what cards have said before.
 
     Raises:
         UserError: there was no link at the first attempt.
     """
-    timing = replace(patience(grace), greeting=address.GREETING)
+    timing = replace(timing, greeting=address.GREETING)
     async with AsyncExitStack() as stack:
         try:
             guest = await stack.enter_async_context(link_over(address.dial, str(address), timing, memory=memory))

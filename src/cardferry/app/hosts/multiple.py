@@ -3,7 +3,8 @@
 Union( Guest( ssh ), LocalManager( pcscd over ssh -L ), Guest( unix ), ... )
 
 Whether there is a link to a host can be seen when it is reached, so each is decided about then. One that is away is
-tried again and again, and joins the others when it comes; they do not wait for it.
+tried again and again, and joins the others when it comes; they do not wait for it. With ``--wait`` one host is served
+so, too: programs see no reader of it yet.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class _AttachedHost:
         self._way = wanted.way(workdir, one_of_several=True)
         self._start = start
         self._attempts = 0
-        self._supervisor = Supervisor(str(host), self._dial, lambda: None, patient=True, enduring=True)
+        self._supervisor = Supervisor(
+            str(host), self._dial, lambda: None, patient=True, enduring=True, waits=wanted.wait
+        )
 
     async def run(self) -> None:
         """Serve the host as soon as it can be reached.
@@ -147,8 +150,8 @@ async def reached_all(wanted: Attachment, workdir: Path) -> AsyncIterator[Reache
         workdir: a private folder for sockets between parts of this process.
 
     Raises:
-        UserError: none of them can be reached, or one never will. From the time on when the readers are known, nothing
-            that happens to a host ends the block.
+        UserError: none of them can be reached, or one never will, unless they are waited for. From the time on when the
+            readers are known, nothing that happens to a host ends the block.
     """
     start = _Start(len(wanted.hosts))
     hosts = [_AttachedHost(host, wanted, _folder(workdir, number), start) for number, host in enumerate(wanted.hosts)]
@@ -156,12 +159,13 @@ async def reached_all(wanted: Attachment, workdir: Path) -> AsyncIterator[Reache
         running = [tasks.create_task(host.run(), name=f"host {host.member.host}") for host in hosts]
 
         async def known() -> None:
-            await start.some.wait()
+            if not wanted.wait:
+                await start.some.wait()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_OTHERS_TIME):
                     await union.ready()
             errors = [host.error for host in hosts]
-            if errors[0] is not None and None not in errors:
+            if errors[0] is not None and None not in errors and not wanted.wait:
                 raise errors[0]
             start.over = True
 

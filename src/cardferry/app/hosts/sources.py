@@ -15,7 +15,7 @@ from typing import ClassVar, Final, Self
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import OpenedReaders, ReachedHost, Way, reached_over_link
 from cardferry.app.hosts.lend import LentReaders
-from cardferry.app.hosts.ssh_link import link_over, link_state, patience
+from cardferry.app.hosts.ssh_link import link_over, link_state
 from cardferry.app.runtime.service import Service
 from cardferry.app.runtime.status_socket import Link
 from cardferry.pcsc.caller import Principal, PrincipalKind
@@ -56,7 +56,7 @@ class LocalHost(HostAddress):
     async def reach(self, way: Way) -> AsyncIterator[ReachedHost]:
         """The readers as a guest of the agent sees them; programs that have a socket of their own need no such link."""
         name, user = str(self), Principal(PrincipalKind.LOCAL_USER, user_name(os.getuid()))
-        timing = patience(way.grace)
+        timing = way.timing
         request = Service(settings=way.settings).request(name, timing.grace)
         async with (
             LentReaders(request, own_process(), tells=True) as lent,

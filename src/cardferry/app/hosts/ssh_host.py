@@ -77,7 +77,7 @@ class SshHost(HostAddress):
         async with self._connector(way) as connector, AsyncExitStack() as stack:
             if (
                 way.link
-                and (guest := await stack.enter_async_context(linked(connector, way.grace, memory=way.memory)))
+                and (guest := await stack.enter_async_context(linked(connector, way.timing, memory=way.memory)))
                 is not None
             ):
                 yield reached_over_link(str(self), guest)
@@ -116,7 +116,7 @@ async def forwarded(connector: SshConnector, way: Way) -> AsyncIterator[OpenedRe
     def on_up() -> None:
         watched.source.reconnect_now()
 
-    supervisor = Supervisor(destination, dial, on_up, patient=way.patient, enduring=way.one_of_several)
+    supervisor = Supervisor(destination, dial, on_up, patient=way.patient, enduring=way.one_of_several, waits=way.wait)
     watched = WatchedPcscd(path, destination, lambda: supervisor.state)
     async with asyncio.TaskGroup() as tasks:
         keeping = tasks.create_task(supervisor.run(), name=f"connection to {destination}")

@@ -82,20 +82,23 @@ async def link_over(
             reporter.silent = True
 
 
-def patience(grace: float | None) -> Timing:
-    """The link's times, with ``grace`` in s unless it is None."""
-    return Timing() if grace is None else Timing(grace=grace)
+def patience(grace: float | None, *, wait: bool = False) -> Timing:
+    """The link's times, with ``grace`` in s unless it is None; patient where hosts are waited for."""
+    return Timing(patient=wait) if grace is None else Timing(grace=grace, patient=wait)
 
 
 @asynccontextmanager
 async def linked(
-    connector: SshConnector, grace: float | None = None, *, memory: bool = True
+    connector: SshConnector,
+    timing: Timing = Timing(),  # noqa: B008 - it is frozen
+    *,
+    memory: bool = True,
 ) -> AsyncIterator[Guest | None]:
     """The host's resource manager for the block, if cardferry is there and understands us; None if not.
 
     Args:
         connector: to the host.
-        grace: s that calls wait for a host that is out of reach.
+        timing: see `Timing`.
         memory: whether to believe what cards have said before.
 
     Raises:
@@ -117,7 +120,7 @@ async def linked(
         guest: Guest | None = None
         try:
             guest = await stack.enter_async_context(
-                link_over(session_dial(connector), connector.destination, patience(grace), memory=memory)
+                link_over(session_dial(connector), connector.destination, timing, memory=memory)
             )
         except (OSError, CardferryError) as error:
             if no_shell is not None:

@@ -1,8 +1,4 @@
-"""Where the configuration is, and what is kept of what happens: the guard of this computer's readers.
-
-One file is used, the first that there is: that of ``--config``, the account's own, the computer's. The account's
-folders are those of the XDG Base Directory Specification 0.8.
-"""
+"""What the configuration says, and what is kept of what happens: the guard of this computer's readers."""
 
 from __future__ import annotations
 
@@ -10,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-from platformdirs import user_config_path, user_state_path
+from platformdirs import user_state_path
 
+from cardferry.app.runtime.configuration_path import find_configuration
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.policy.audit import AuditLog
 from cardferry.policy.guard import HostGuard
@@ -20,22 +17,8 @@ from cardferry.policy.guard.wrong_pins import WrongPins
 from cardferry.policy.rulebook import Rulebook
 from cardferry.system.peers import user_name
 
-#: The computer's own configuration.
-SYSTEM: Final = Path("/etc/cardferry/config.toml")
 _OURS: Final = "cardferry"
 _WRONG_PINS, _TICKETS = "wrong-pins.json", "tickets.json"
-
-
-def find_configuration(named: Path | None = None) -> Path | None:
-    """The file that holds; None when there is none.
-
-    Args:
-        named: by ``--config``; it must be there, whoever reads it will say so otherwise.
-    """
-    if named is not None:
-        return named
-    own = user_config_path(_OURS) / "config.toml"
-    return next((path for path in (own, SYSTEM) if path.exists()), None)
 
 
 def audit_path(rulebook: Rulebook) -> Path:

@@ -2,6 +2,8 @@
 
 SIGINT, SIGTERM and SIGHUP cancel the main coroutine, whose ``async with`` blocks then clean up in order, on both
 computers. That is a clean stop: the exit code is 0.
+
+A systemd that has started the command hears when it stops, and all the time that its event loop goes round.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from cardferry.pcsc.errors import UserError
 from cardferry.system.limits import keep_memory_private
+from cardferry.system.service_manager import ServiceManager, service_manager
 from cardferry.system.terminal import in_foreground
 
 log = logging.getLogger(__name__)
@@ -54,15 +57,27 @@ async def _stoppable(main: Coroutine[Any, Any, Result], hang_up: Callable[[], No
         log.debug("%s", number.name)
         if not stopped:
             stopped = True
+            manager.tell(STOPPING="1")
             task.cancel()
 
+    manager = service_manager()
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(main, name="main")
+        if manager.watchdog:
+            living = tasks.create_task(_tell_life(manager), name="signs of life")
+            task.add_done_callback(lambda _: living.cancel())
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, stop, task, number)
         if hang_up is not None:
             loop.add_signal_handler(signal.SIGHUP, hang_up)
     return None if task.cancelled() else task.result()
+
+
+async def _tell_life(manager: ServiceManager) -> None:
+    """Tell systemd's watchdog that the event loop goes round, twice as often as it must be (sd_watchdog_enabled(3))."""
+    while True:
+        manager.tell(WATCHDOG="1")
+        await asyncio.sleep(manager.watchdog / 2)
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from cardferry.app.runtime import ascii_json
 from cardferry.pcsc.errors import UserError
 from cardferry.system.locks import lock
 from cardferry.system.processes import name_this_process
+from cardferry.system.service_manager import service_manager
 
 #: Bytes of a log file; when it has more, it begins anew.
 MAX_LOG: Final = 256 * 1024
@@ -79,7 +81,7 @@ def decode(line: bytes) -> StartReport:
 
 
 class Starter:
-    """Whoever started this process, and waits to hear how that went.
+    """Whoever started this process, and waits to hear how that went: another cardferry, or systemd.
 
     Args:
         descriptor: where to write, None when nobody waits.
@@ -89,7 +91,9 @@ class Starter:
         self._descriptor = descriptor
 
     def tell(self, report: StartReport) -> None:
-        """Tell it, the first time; it does not listen any longer then."""
+        """Tell it, the first time; it does not listen any longer then. A systemd hears that we are ready, each time."""
+        if not report.error:
+            service_manager().tell(READY="1")
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -128,6 +132,26 @@ def start(words: list[str], log_file: Path) -> None:
     Raises:
         BackgroundError: it is not; in its own words, with its own exit code.
     """
+    command = [sys.executable, "-m", "cardferry", *words]
+    scope = own_scope()
+    line = _reported([*scope, *command], log_file)
+    if scope and not line:  # in the unit's own group rather than not at all
+        line = _reported(command, log_file)
+    if not line:
+        raise BackgroundError(f"`cardferry {words[0]}` did not start", f"its last words are in {log_file}")
+    decode(line).check()
+
+
+def own_scope() -> list[str]:
+    """What makes a process that a systemd service starts outlive it, in a scope of its own; nothing elsewhere."""
+    if not service_manager().there or shutil.which("systemd-run") is None:
+        return []
+    user = ["--user"] if "MANAGERPID" in os.environ else []  # systemd.exec(5): only the user manager sets it
+    return ["systemd-run", *user, "--scope", "--quiet", "--collect", "--"]
+
+
+def _reported(command: list[str], log_file: Path) -> bytes:
+    """Run the command in the background and return the line that it reports; empty when it ends without one."""
     import subprocess  # noqa: PLC0415 - hardly any session starts something
 
     reading, writing = os.pipe()
@@ -135,7 +159,7 @@ def start(words: list[str], log_file: Path) -> None:
     try:
         # nobody waits for it: it outlives us, and is then its new parent's
         subprocess.Popen(  # noqa: S603 - this very program
-            [sys.executable, "-m", "cardferry", *words, "--ready", str(writing)],
+            [*command, "--ready", str(writing)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log_to,
@@ -147,10 +171,7 @@ def start(words: list[str], log_file: Path) -> None:
         os.close(writing)
         os.close(log_to)
     with os.fdopen(reading, "rb") as report:
-        line = report.readline(_MAX_REPORT)
-    if not line:
-        raise BackgroundError(f"`cardferry {words[0]}` did not start", f"its last words are in {log_file}")
-    decode(line).check()
+        return report.readline(_MAX_REPORT)
 
 
 def start_agent(folder: Path, idle: float, options: Sequence[str] = ()) -> None:

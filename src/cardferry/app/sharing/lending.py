@@ -57,6 +57,7 @@ class Share:
         service: how applications are served.
         link: whether to use the cardferry over there, if there is one.
         grace: s that a guest that is out of reach keeps what it holds.
+        wait: whether guests may be away at first.
     """
 
     guests: tuple[SshHost, ...]
@@ -66,3 +67,4 @@ class Share:
     service: Service = field(default_factory=Service)
     link: bool = True
     grace: float = Timing().grace
+    wait: bool = False

@@ -14,11 +14,11 @@ from cardferry.app.hosts.lend_messages import Described
 from cardferry.app.hosts.ssh_connection import SshConnector
 from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.hosts.ssh_link import own_name, remote_command
-from cardferry.app.runtime.retry import FIRST_PAUSE, LONGEST_PAUSE, Supervisor
+from cardferry.app.runtime.retry import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, REFUSED_PAUSE, Supervisor
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
 from cardferry.app.sharing.lending import Lender, Share
-from cardferry.backoff import Backoff, Seldom
+from cardferry.backoff import HOURLY, RARELY, Backoff, Seldom
 from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.transports.errors import TransportError
 from cardferry.transports.sockets import unfit
@@ -86,7 +86,9 @@ class ShareTarget:
         self._patient = len(wanted.guests) > 1
         self._connector = SshConnector(guest.destination, wanted.ssh, workdir)
         self._remote = RemoteSocket(wanted.remote_socket, own_name(), access.mode, access.group)
-        self._supervisor = Supervisor(guest.destination, self._dial, self._forwarding, patient=self._patient)
+        self._supervisor = Supervisor(
+            guest.destination, self._dial, self._forwarding, patient=self._patient, waits=wanted.wait
+        )
         self._token = secrets.token_hex(16)
         self._serving = False
         self._told = False
@@ -151,8 +153,9 @@ class ShareTarget:
 
     async def _link_while_possible(self) -> None:
         """Keep the link; return when the other side has no cardferry that understands us."""
-        hurried, patient = Backoff(*_HURRIED_PAUSES), Backoff(FIRST_PAUSE, LONGEST_PAUSE)
-        seldom = Seldom(first=2)
+        waits = self._wanted.wait
+        hurried, patient = Backoff(*_HURRIED_PAUSES), Backoff(FIRST_PAUSE, LONGEST_WAIT if waits else LONGEST_PAUSE)
+        seldom = Seldom(first=2, every=HOURLY if waits else RARELY)
         brief = 0
         ever = False
         loop = asyncio.get_running_loop()
@@ -161,9 +164,9 @@ class ShareTarget:
             try:
                 usable = await self._link()
             except TransportError as error:
-                if not error.heals or not (ever or self._patient):
+                if not waits and (not error.heals or not (ever or self._patient)):
                     raise
-                pause = (hurried if loop.time() < hurry_until else patient).pause()
+                pause = (hurried if loop.time() < hurry_until else patient).pause() if error.heals else REFUSED_PAUSE
                 level = logging.WARNING if seldom.due(error.message, loop.time()) else logging.DEBUG
                 log.log(level, "%s; trying again in %.0f s", error, pause)
                 self.state = error.message

@@ -3,7 +3,8 @@
 `configuration` reads them from a TOML file, `defaults` are those without one, `limits` counts what has been done.
 """
 
-from cardferry.policy.rules.configuration import Configuration, ConfigurationError
+from cardferry.policy.configuration_file import ConfigurationError
+from cardferry.policy.rules.configuration import Configuration
 from cardferry.policy.rules.decide import Decision, Verdict, decide
 from cardferry.policy.rules.rule import Ask, Pin, Rule
 

@@ -6,27 +6,19 @@ types; what is written in words (``60/hour``) is parsed here, so that a file is 
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
-from cardferry.pcsc.errors import UserError
+from cardferry.policy.configuration_file import ConfigurationError, KeyPath, line_of, parse, unknown_key
 from cardferry.policy.pin.secret import SecretPlace
 from cardferry.policy.rules.hours import Hours
 from cardferry.policy.rules.limits import Limit
 from cardferry.policy.rules.rule import ANY_CARD, Ask, AskWith, Permission, Pin, Rule
 
 T = TypeVar("T")
-
-
-class ConfigurationError(UserError):
-    """The configuration file cannot be used: it is not as it must be, cannot be read, or is not ours alone."""
-
-    exit_code = 14
 
 
 class _Allow(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
@@ -49,6 +41,10 @@ class _File(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     pinentry: str = "pinentry"
     ask_with: Annotated[tuple[AskWith, ...], msgspec.Meta(min_length=1)] = tuple(AskWith)
     ask_timeout: Annotated[int, msgspec.Meta(ge=1, le=120)] = 30
+    # options of commands: these know themselves what is right (`cardferry.cli.configured`)
+    attach: dict[str, Any] = {}
+    share: dict[str, Any] = {}
+    host: dict[str, Any] = {}
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -84,10 +80,7 @@ class Configuration(msgspec.Struct, frozen=True):
         Raises:
             ConfigurationError: it is not as it must be.
         """
-        try:
-            raw = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigurationError(f"{name} is no TOML: {error}", "correct it; https://toml.io says how") from None
+        raw = parse(text, name)
         _check_keys(raw, text, name)
         try:
             file = msgspec.convert(raw, _File)
@@ -110,19 +103,19 @@ def _rule(allow: _Allow, number: int, text: str, name: str) -> Rule:
         try:
             return parse(value)
         except ValueError as error:
-            line = _line_of(text, ("allow", number - 1, key))
+            line = line_of(text, ("allow", number - 1, key))
             raise ConfigurationError(f"{name}, line {line}: {error}", f"correct {key} there") from None
 
     def listed(key: str, value: str | list[str]) -> list[str]:
         values = [value] if isinstance(value, str) else value
         if not values:
-            line = _line_of(text, ("allow", number - 1, key))
+            line = line_of(text, ("allow", number - 1, key))
             raise ConfigurationError(f"{name}, line {line}: {key} is empty", "name at least one, or remove the rule")
         return values
 
     pin_from = None if allow.pin_from is None else parsed("pin-from", SecretPlace.parse, allow.pin_from)
     if (allow.pin is Pin.HOST) != (pin_from is not None) and allow.pin is not Pin.TICKET:
-        line = _line_of(text, ("allow", number - 1, "pin-from" if allow.pin_from else "pin"))
+        line = line_of(text, ("allow", number - 1, "pin-from" if allow.pin_from else "pin"))
         raise ConfigurationError(
             f'{name}, line {line}: pin = "host" and pin-from go together',
             "pin-from names where the host keeps the PIN: file:/PATH, credential:NAME or keyring:SERVICE/USER",
@@ -154,7 +147,6 @@ _KNOWN: Final[Mapping[str, Sequence[str]]] = {
     "": [field.encode_name for field in msgspec.structs.fields(_File)],
     "allow": [field.encode_name for field in msgspec.structs.fields(_Allow)],
 }
-_Path = tuple[str | int, ...]
 
 
 def _check_keys(raw: dict[str, Any], text: str, name: str) -> None:
@@ -165,15 +157,11 @@ def _check_keys(raw: dict[str, Any], text: str, name: str) -> None:
             _check(table, "allow", ("allow", number), text, name)
 
 
-def _check(table: dict[str, Any], kind: str, path: _Path, text: str, name: str) -> None:
+def _check(table: dict[str, Any], kind: str, path: KeyPath, text: str, name: str) -> None:
     known = _KNOWN[kind]
     for key in table:
-        if key in known:
-            continue
-        near = difflib.get_close_matches(key, known, 1)
-        where = f"{name}, line {_line_of(text, (*path, key))}"
-        hint = f"is {near[0]!r} meant?" if near else f"what there is: {', '.join(known)}"
-        raise ConfigurationError(f"{where}: there is no key {key!r}" + (" in [[allow]]" if kind else ""), hint)
+        if key not in known:
+            raise unknown_key(key, known, f"{name}, line {line_of(text, (*path, key))}", "[[allow]]" if kind else "")
 
 
 _AT: Final = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
@@ -190,27 +178,6 @@ def _wrong(error: msgspec.ValidationError, text: str, name: str) -> Configuratio
     if about:
         what = f"{about}: {what}"
     return ConfigurationError(
-        f"{name}, line {_line_of(text, tuple(path[:3]))}: {what}",
+        f"{name}, line {line_of(text, tuple(path[:3]))}: {what}",
         "correct it; docs/sharing-with-a-team.md has examples",
     )
-
-
-def _line_of(text: str, path: _Path) -> int:
-    """The line where a key is written, from 1; that of its table where it is not found, or the first one."""
-    in_rule = len(path) > 1 and path[0] == "allow"
-    key = path[2] if in_rule and len(path) > 2 else None if in_rule else path[0] if path else None
-    pattern = re.compile(rf"""\s*["']?{re.escape(str(key))}["']?\s*(=|$)""") if key is not None else None
-    seen, header = -1, 1
-    for number, line in enumerate(text.splitlines(), start=1):
-        if re.match(r"\s*\[", line) and not re.match(r"\s*\[\s*[\"']", line):
-            if re.match(r"\s*\[\[\s*allow\s*\]\]", line):
-                seen += 1
-                if in_rule and seen == path[1]:
-                    header = number
-            if pattern is not None and re.match(rf"\s*\[+\s*{re.escape(str(key))}\s*\]", line) and not in_rule:
-                return number
-            continue
-        wanted = seen == path[1] if in_rule else seen == -1
-        if pattern is not None and wanted and pattern.match(line):
-            return number
-    return header

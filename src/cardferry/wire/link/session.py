@@ -53,6 +53,7 @@ class Timing:
         greeting: a new pipe may be silent for so long before its first hello (ssh may be asking for a password).
         ack_delay: how long an acknowledgement waits for a frame to ride on.
         probe: the round trip is measured so often while there is traffic.
+        patient: a guest takes its time to reach a host that has been away for longer than `grace`.
     """
 
     grace: float = 10.0
@@ -61,6 +62,7 @@ class Timing:
     greeting: float = 30.0
     ack_delay: float = 0.05
     probe: float = 5.0
+    patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)

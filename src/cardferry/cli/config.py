@@ -1,0 +1,79 @@
+"""``cardferry config``: whether the configuration file is right, and what it means: options of commands, and rules."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from cardferry.cli.configured import Table, checked, keys, tables, words
+from cardferry.cli.say import say
+
+_config = click.option(
+    "--config", type=click.Path(path_type=Path), metavar="FILE", help="another file than the account's own"
+)
+
+
+@click.group("config")
+def command() -> None:
+    """Check the configuration file, and show what it means.
+
+    It is ~/.config/cardferry/config.toml, else /etc/cardferry/config.toml. [attach.HOST] and [share.HOST] have options
+    for `cardferry attach HOST` and `cardferry share HOST`, [host] those of `cardferry host`; each key is an option
+    without its dashes. [[allow]] and the keys at the top are the rules: see `cardferry policy`.
+    """
+
+
+@command.command("check")
+@_config
+def check(config: Path | None) -> None:
+    """See whether all of it is right."""
+    path = _file(config)
+    if path is None:
+        return
+    from cardferry.app.runtime.configuration import rulebook  # noqa: PLC0415
+
+    rules = rulebook(config)
+    found = [f"{table}" for _, table in _checked(path)]
+    say(f"{path} is right: {', '.join(found) or 'no options of commands'}; {rules.in_a_line()}")
+
+
+@command.command("show")
+@_config
+@click.pass_context
+def show(context: click.Context, config: Path | None) -> None:
+    """Show what it says and what that means."""
+    path = _file(config)
+    if path is None:
+        return
+    from cardferry.cli import policy  # noqa: PLC0415 - rich
+    from cardferry.cli import tables as shown  # noqa: PLC0415
+
+    say(str(path))
+    for its, table in _checked(path):
+        called = [table.command, *([table.name] if table.name else [])]
+        means = [table.command, *words(its, table)]
+        say(f"{table}: `cardferry {shlex.join(called)}` means cardferry {shlex.join(means)}")
+        helps = {key: getattr(one, "help", None) or "whom it is about" for key, one in keys(its).items()}
+        shown.show(("key", "value", "means"), [(key, str(value), helps[key]) for key, value in table.values.items()])
+    context.invoke(policy.show, config=config)
+
+
+def _file(config: Path | None) -> Path | None:
+    from cardferry.app.runtime.configuration_path import SYSTEM, find_configuration, own_configuration  # noqa: PLC0415
+
+    path = find_configuration(config)
+    if path is None:
+        say(f"there is no configuration: neither {own_configuration()} nor {SYSTEM}")
+    return path
+
+
+def _checked(path: Path) -> Iterator[tuple[click.Command, Table]]:
+    """Each table and its command, once it is known to be right."""
+    for table in tables(path):
+        its: click.Command = importlib.import_module(f"cardferry.cli.{table.command}").command
+        checked(its, click.Context(its, info_name=table.command), table)
+        yield its, table
