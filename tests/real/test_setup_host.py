@@ -79,7 +79,7 @@ def begun(recipe: Recipe) -> Iterator[Running]:
     with closing(far):
         config = recipe.host_sshd.config(recipe.guest, "far", far.address, far.port)
         running = recipe.guest.popen([CARDFERRY, "setup", "far", *over(config)])
-        wait_until(lambda: far.traffic().up > 2 << 20, "a part has been sent")
+        wait_until(lambda: far.traffic().up > 2 << 20, "a part has been sent", 60)
         assert running.code is None
         yield running
 
