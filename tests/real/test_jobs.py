@@ -57,7 +57,7 @@ class Desk:
         return keys
 
     def attach(self) -> None:
-        """What each page says that runs in another terminal; without the empty reader, about which modutil complains."""
+        """What each page says that runs in another terminal; without the empty reader, which modutil minds."""
         self._ferry = Ferry(self.build1, ["attach", "laptop", "--reader", "* 00"])
 
     def types(self, page: str, blocks: slice = slice(None), **env: str) -> Result:
