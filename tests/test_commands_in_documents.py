@@ -45,10 +45,9 @@ def with_its_own(command: click.Command) -> Iterator[click.Command]:
     yield command
     if isinstance(command, click.Group):
         context = click.Context(command)
-        for each in command.list_commands(context):
-            found = command.get_command(context, each)
-            assert found is not None
-            yield from with_its_own(found)
+        for each in [*command.list_commands(context), "HOST"]:  # what has no word of its own
+            if (found := command.get_command(context, each)) is not None:
+                yield from with_its_own(found)
 
 
 def unknown(text: str) -> list[str]:

@@ -62,6 +62,9 @@ class Way:
         assert isinstance(self.said, Facts)
         return self.said
 
+    async def round_trip(self) -> float:
+        return 0.05
+
     async def session(self, command: str) -> Pipe:
         self.commands.append(command)
         there = self.sessions.pop(0) if len(self.sessions) > 1 else self.sessions[0]
@@ -172,7 +175,10 @@ async def test_a_session_that_is_over_is_told_with_what_it_means(caplog: pytest.
 
 
 def test_a_cardferry_of_another_age_is_named_as_that() -> None:
-    told = why(LinkRefusedError(Bye(Reason.VERSION, "version 9 is needed")))
-    assert told == "its cardferry is too far from this one in age (version 9 is needed)"
+    told = why(LinkRefusedError(Bye(Reason.VERSION, "version 9 is needed")), "laptop")
+    assert told == (
+        "its cardferry is too far from this one in age (version 9 is needed); "
+        "to bring it up to date: cardferry setup laptop"
+    )
     assert why(BROKEN) == "cardferry on laptop is broken"
     assert why(TimeoutError("nothing was heard")).startswith("its agent does not answer: nothing was heard; ")

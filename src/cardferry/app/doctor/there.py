@@ -22,6 +22,7 @@ from cardferry.app.doctor.reading import look as readers_at
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import Way
 from cardferry.app.hosts.direct_link import LinkHost, linked_directly
+from cardferry.app.hosts.gain import gain
 from cardferry.app.hosts.sources import VIRTUAL_READER, PcscdHost, VirtualHost, VpiccHost, check_pcscd
 from cardferry.app.hosts.ssh_connection import SshConnector
 from cardferry.app.hosts.ssh_host import SshHost
@@ -152,7 +153,8 @@ async def _over_ssh(connector: SshConnector, workdir: Path, level: int | None) -
             for finding in linked:
                 yield finding
     else:
-        yield note(f"cardferry on {host}", "it is not installed there: plain forwarding is used, which is slower")
+        brings = gain(await connection.round_trip(), host)
+        yield note(f"cardferry on {host}", f"it is not installed there: plain forwarding is used; {brings}")
     if not await _has_driver(connection):
         yield no_driver(f"driver on {host}", " there")
     works = bool(linked) and linked[0].state is State.OK

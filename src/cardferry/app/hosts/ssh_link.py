@@ -15,7 +15,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from cardferry import __version__
+from cardferry.app.hosts.gain import gain
 from cardferry.app.hosts.ssh_connection import SshConnector
+from cardferry.app.hosts.versions import difference, refusal
 from cardferry.app.runtime.paths import this_computer
 from cardferry.link import Guest, LinkRefusedError, LinkState, Timing
 from cardferry.pcsc.errors import CardferryError, UserError
@@ -37,9 +39,10 @@ class RefusedError(UserError):
 def remote_command(words: list[str]) -> str:
     """A cardferry command for the other side's login shell.
 
-    It starts a shell of its own, because login shells differ; people install programs in ``~/.local/bin``.
+    It starts a shell of its own, because login shells differ. What people install, and `cardferry setup` brings, is in
+    ``~/.local/bin``; where they log in, that comes first in PATH.
     """
-    line = f"PATH=$PATH:$HOME/.local/bin; exec cardferry {shlex.join(words)}"
+    line = f"PATH=$HOME/.local/bin:$PATH; exec cardferry {shlex.join(words)}"
     return f"exec sh -c {shlex.quote(line)}"
 
 
@@ -106,14 +109,18 @@ async def linked(
     """
     no_shell: NoShellError | None = None
     try:
-        facts = (await connector.connection()).facts
+        connection = await connector.connection()
     except NoShellError as error:
         no_shell = error
         connector.alone = True
     else:
+        name, facts = connector.destination, connection.facts
+        if "cardferry" not in facts.installed:
+            brings = gain(await connection.round_trip(), name)
+            log.info("%s: plain forwarding, cardferry is not installed there; %s", name, brings)
+        elif not facts.pcscd:
+            log.info("%s: plain forwarding, there is no pcscd", name)
         if "cardferry" not in facts.installed or not facts.pcscd:
-            reason = "there is no pcscd" if "cardferry" in facts.installed else "cardferry is not installed there"
-            log.info("%s: plain forwarding, %s", connector.destination, reason)
             yield None
             return
     async with AsyncExitStack() as stack:
@@ -127,7 +134,10 @@ async def linked(
                 raise no_shell from error
             if not _can_forward(error):
                 raise
-            log.warning("no link to %s: %s; its pcscd is forwarded instead", connector.destination, why(error))
+            reason = why(error, connector.destination)
+            log.warning("no link to %s: %s; its pcscd is forwarded instead", connector.destination, reason)
+        if guest is not None and (told := difference(connector.destination, guest.status.software)):
+            log.info("%s", told)
         yield guest
 
 
@@ -146,10 +156,14 @@ def _can_forward(error: Exception) -> bool:
     return not isinstance(error, SshError) or isinstance(error, SessionError)
 
 
-def why(error: Exception) -> str:
-    """Why there is no link, in words for people."""
+def why(error: Exception, host: str = "") -> str:
+    """Why there is no link, in words for people.
+
+    Args:
+        host: as on the command line, if it is reached with ssh.
+    """
     if isinstance(error, LinkRefusedError) and error.reason is Reason.VERSION:
-        return f"its cardferry is too far from this one in age ({error})"
+        return f"its cardferry is too far from this one in age ({error}); {refusal(host, str(error))}"
     if isinstance(error, TimeoutError):
         return f"its agent does not answer: {error}; `cardferry doctor` with its name says more"
     return str(error)

@@ -14,7 +14,7 @@ COMMANDS: Final[dict[str, str]] = {
     "service": "start attach, share or host with this computer, by systemd",
 }
 #: Whoever types anything else means a HOST, if this says what is done with one: the module, and its line in the help.
-HOST: Final[tuple[str, str] | None] = None
+HOST: Final[tuple[str, str] | None] = ("host", "bring cardferry to another computer")
 _METAVAR: Final = "HOST"
 
 

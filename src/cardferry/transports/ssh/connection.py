@@ -50,6 +50,8 @@ _QUIT_TIMEOUT: Final = 2.0
 _END_TIMEOUT: Final = 2.0
 #: Seconds in which what ssh said last must have arrived after its end.
 _LAST_WORDS_TIME: Final = 0.5
+#: So often the distance is measured; the least counts.
+_MEASUREMENTS: Final = 2
 
 
 class _Master(asyncio.SubprocessProtocol):
@@ -263,6 +265,16 @@ class SshConnection:
     async def ask(self, verb: str, *arguments: str) -> guard.Reply:
         """Ask the guard over there; raises `SshError` when the connection ends meanwhile."""
         return await self._master.ask(verb, *arguments)
+
+    async def round_trip(self) -> float:
+        """s to the other side and back, with the least that has to be done there; raises `SshError`."""
+        loop = asyncio.get_running_loop()
+        times = []
+        for _ in range(_MEASUREMENTS):
+            began = loop.time()
+            await self.ask("echo")
+            times.append(loop.time() - began)
+        return min(times)
 
     async def forward_to_remote(self, local: Path, remote: str) -> None:
         """Listen at ``local`` here; each connection goes to the socket ``remote`` over there (``ssh -L``)."""
