@@ -40,13 +40,23 @@ def calls(text: str) -> Iterator[tuple[str, list[str]]]:
             yield found[1], words
 
 
+def with_its_own(command: click.Command) -> Iterator[click.Command]:
+    """A command and, of a group, all that are in it."""
+    yield command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for each in command.list_commands(context):
+            found = command.get_command(context, each)
+            assert found is not None
+            yield from with_its_own(found)
+
+
 def unknown(text: str) -> list[str]:
     """The options in a text that are none."""
     wrong = []
     for command, words in calls(text):
         known = importlib.import_module(f"cardferry.cli.{command}").command
-        each = [known, *getattr(known, "commands", {}).values()]
-        parameters = [parameter for one in each for parameter in one.params]
+        parameters = [parameter for one in with_its_own(known) for parameter in one.params]
         options = {one for parameter in parameters for one in (*parameter.opts, *parameter.secondary_opts)}
         wrong += [f"{command} {word}" for word in words if word not in options | {"--help"}]
     return wrong

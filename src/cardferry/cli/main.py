@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "ticket": "make digits that a program gives in the place of a PIN",
     "audit": "show what was done with this computer's cards",
     "doctor": "say what is wrong, and how to mend it",
+    "setup": "make it permanent, here and on other computers",
     "card": "put a built-in PIV card into a virtual reader",
     "completion": "make your shell complete all this",
     "help": "explain a command",
