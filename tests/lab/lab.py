@@ -36,10 +36,14 @@ class Lab:
         folder = self.folder / name
         folder.mkdir()
         computer = Computer(name, folder, None if is_root() else self.network.holder, quickack)
+        self.own(computer)
+        return computer
+
+    def own(self, computer: Computer) -> None:
+        """Join a computer to the network, and close it in the end."""
         self._stack.callback(computer.close)
         self.network.join(computer)
-        self.computers[name] = computer
-        return computer
+        self.computers[computer.name] = computer
 
     def close(self) -> None:
         """End everything."""

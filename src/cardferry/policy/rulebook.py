@@ -49,6 +49,7 @@ class Rulebook:
     Args:
         find: says which file, None for none.
         account: whose readers they are.
+        everybody: see `default_rules`.
 
     Attributes:
         configuration: what the file says.
@@ -59,15 +60,16 @@ class Rulebook:
         UserError: the file is wrong; nothing is served without rules that were meant.
     """
 
-    def __init__(self, find: Callable[[], Path | None], account: str) -> None:
+    def __init__(self, find: Callable[[], Path | None], account: str, *, everybody: bool = False) -> None:
         self._find = find
         self.account = account
+        self._everybody = everybody
         self._next_look = 0.0
         self._stamp: _Stamp = None
         self.path: Path | None = None
         self.told: Callable[[], None] = lambda: None
         self.configuration = NO_FILE
-        self.rules: tuple[Rule, ...] = default_rules(account)
+        self.rules: tuple[Rule, ...] = default_rules(account, everybody=everybody)
         self._load()
 
     @property
@@ -109,7 +111,7 @@ class Rulebook:
                 raise ConfigurationError(f"the configuration {self.path} is gone", "put it back, or start anew")
             return
         self.configuration = read(path)
-        self.rules = self.configuration.rules or default_rules(self.account)
+        self.rules = self.configuration.rules or default_rules(self.account, everybody=self._everybody)
         self.path = path
         self.told()
 
@@ -141,7 +143,8 @@ class Rulebook:
         if self.configuration.rules:
             count = len(self.configuration.rules)
             return f"{count} rule{'s' if count > 1 else ''} in {self.path}: what they do not allow is denied"
+        who = "every account of this computer" if self._everybody else self.account
         return (
-            f"no rules: {self.account} and its ssh keys may do everything with the cards; other accounts and machines "
+            f"no rules: {who} and its ssh keys may do everything with the cards; other accounts and machines "
             "may use keys, and what changes a card is denied to them"
         )

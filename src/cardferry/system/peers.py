@@ -26,6 +26,18 @@ def process_name(pid: int) -> str:
         return "another program"
 
 
+def start_time(pid: int) -> int:
+    """When a process began, in clock ticks since the computer did (field 22 of proc_pid_stat(5)); 0 when it has gone.
+
+    With it a process id is that of no later process.
+    """
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return 0
+    return int(status.rpartition(b") ")[2].split()[19])  # the name before that may have blanks and brackets
+
+
 def user_name(uid: int) -> str:
     """The name of an account; its number where it has none."""
     try:

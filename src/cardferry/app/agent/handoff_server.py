@@ -52,6 +52,8 @@ class HandoffServer:
         serve: what to do with each.
         admit: what to tell whoever comes; an error keeps it out, and it keeps its streams.
         idle: s without anybody until `run` returns, None for never.
+        proved: what comes along with the streams, as far as the connection proves it; the agent's own socket is the
+            account's alone, and what comes there is believed.
         talk: what to do with whoever says something else, given the connection and what it has said; returns when
             that is over. None sends them away.
 
@@ -66,6 +68,7 @@ class HandoffServer:
         *,
         admit: Callable[[Handoff], StartReport] = lambda handoff: StartReport(taken=True),
         idle: float | None = None,
+        proved: Callable[[socket.socket, Handoff], Handoff] = lambda connection, handoff: handoff,
         talk: Callable[[socket.socket, bytes], Awaitable[None]] | None = None,
     ) -> None:
         self._listening = listening
@@ -73,6 +76,7 @@ class HandoffServer:
         self._admit = admit
         self.idle = idle
         self._talk = talk
+        self._proved = proved
         self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._here = 0
@@ -184,6 +188,7 @@ class HandoffServer:
                 if said and self._talk is not None:
                     await self._talk(connection, said)
                 return
+            handoff = self._proved(connection, handoff)
             with ExitStack() as stack:
                 for descriptor in descriptors:
                     stack.callback(os.close, descriptor)

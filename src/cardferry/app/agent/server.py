@@ -15,8 +15,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -41,6 +41,7 @@ from cardferry.link import Timing
 from cardferry.link.host_session import HostSession
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.errors import UserError
+from cardferry.pcsc.interface import ResourceManager
 from cardferry.policy.pin.terminal import Terminal
 from cardferry.system.limits import raise_open_files
 from cardferry.transports.base import Address, Listener, Pipe
@@ -66,6 +67,8 @@ class AgentSettings:
         listen: where guests come in besides.
         access: who may come in by those of them that are Unix sockets.
         by_hand: whether a person has started it, or a unit, and not somebody who needed one.
+        around: puts something around the readers as guests and programs of the agent have them.
+        beside: what else serves the readers for as long as the agent does, of one that is started by hand.
     """
 
     readers: HostAddress = LOCAL_PCSCD
@@ -76,6 +79,8 @@ class AgentSettings:
     listen: tuple[Address, ...] = ()
     access: Access = field(default_factory=Access)
     by_hand: bool = True
+    around: Callable[[ResourceManager], ResourceManager] = lambda manager: manager
+    beside: Callable[[Serving], AbstractAsyncContextManager[None]] | None = None
 
     @property
     def request(self) -> Request:
@@ -157,6 +162,8 @@ class _Agent:
                     own = await stack.enter_async_context(self._servings.use(self._own))
                     for one in self._listeners:
                         own.guests.add(one, own.host.serve)
+                    if self._wanted.beside is not None:
+                        await stack.enter_async_context(self._wanted.beside(own))
                 async with controllable(self._folder, lambda: self._describe(where)):
                     self._starter.tell(StartReport(taken=True))
                     await self._handoffs.run()
@@ -178,7 +185,8 @@ class _Agent:
         async with self._sets.use(request.readers) as served:
             settings = Service.of(request).settings
             with served.used(settings, log.warning, leads=by_hand):
-                async with serving(served, request, self._sessions) as opened, asyncio.TaskGroup() as tasks:
+                served_so = serving(served, request, self._sessions, around=self._wanted.around)
+                async with served_so as opened, asyncio.TaskGroup() as tasks:
                     await served.readers.known()
                     counting = tasks.create_task(self._handoffs.count(opened.host))
                     yield opened

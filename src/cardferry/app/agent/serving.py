@@ -190,19 +190,25 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    served: ReaderSet, request: Request, sessions: dict[bytes, HostSession] | None = None, *, tells: bool = True
+    served: ReaderSet,
+    request: Request,
+    sessions: dict[bytes, HostSession] | None = None,
+    *,
+    tells: bool = True,
+    around: Callable[[ResourceManager], ResourceManager] = lambda manager: manager,
 ) -> AsyncIterator[Serving]:
     """Serve readers in the way that is asked for, for the block; raises `UserError` when that cannot be.
 
     Args:
         sessions: see `LinkServer`.
         tells: tell people what keeps readers away, and which of the programs that come through here waits long.
+        around: puts something around the readers.
     """
     service = Service.of(request)
     async with (
         GuestListeners() as guests,
         LinkServer(
-            offering(served.guarded, service),
+            around(offering(served.guarded, service)),
             timing=Timing(grace=request.grace),
             accelerate=request.accelerate,
             software=SOFTWARE,

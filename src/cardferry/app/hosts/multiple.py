@@ -142,12 +142,16 @@ class _AttachedHost:
 
 
 @asynccontextmanager
-async def reached_all(wanted: Attachment, workdir: Path) -> AsyncIterator[ReachedHost]:
+async def reached_all(
+    wanted: Attachment, workdir: Path, beside: Sequence[Member] = (), *, patient: bool = False
+) -> AsyncIterator[ReachedHost]:
     """Reach all hosts for the block; one that is away does not disturb the others.
 
     Args:
         wanted: which, and how.
         workdir: a private folder for sockets between parts of this process.
+        beside: what is served in front of them.
+        patient: nothing that happens to a host ends the block, from the start; nobody need ask when they are known.
 
     Raises:
         UserError: none of them can be reached, or one never will, unless they are waited for. From the time on when the
@@ -155,7 +159,8 @@ async def reached_all(wanted: Attachment, workdir: Path) -> AsyncIterator[Reache
     """
     start = _Start(len(wanted.hosts))
     hosts = [_AttachedHost(host, wanted, _folder(workdir, number), start) for number, host in enumerate(wanted.hosts)]
-    async with Union([host.member for host in hosts]) as union, asyncio.TaskGroup() as tasks:
+    start.over = patient
+    async with Union([*beside, *(host.member for host in hosts)]) as union, asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(host.run(), name=f"host {host.member.host}") for host in hosts]
 
         async def known() -> None:

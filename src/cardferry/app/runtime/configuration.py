@@ -27,9 +27,9 @@ def audit_path(rulebook: Rulebook) -> Path:
     return Path(named).expanduser() if named else user_state_path(_OURS) / "audit.jsonl"
 
 
-def rulebook(named: Path | None = None) -> Rulebook:
-    """The rules in force for this account; raises `UserError` when the file is wrong."""
-    return Rulebook(lambda: find_configuration(named), user_name(os.getuid()))
+def rulebook(named: Path | None = None, *, everybody: bool = False) -> Rulebook:
+    """The rules in force for this account, or for everybody here; raises `UserError` when the file is wrong."""
+    return Rulebook(lambda: find_configuration(named), user_name(os.getuid()), everybody=everybody)
 
 
 def wrong_pins() -> WrongPins:
@@ -42,15 +42,16 @@ def tickets() -> Tickets:
     return Tickets(runtime_folder() / _TICKETS)
 
 
-def host_guard(named: Path | None = None) -> HostGuard:
+def host_guard(named: Path | None = None, *, everybody: bool = False) -> HostGuard:
     """What decides who may do what with this computer's readers.
 
     Args:
         named: the configuration, by ``--config``.
+        everybody: without a configuration all local programs may do everything, as at pcscd.
 
     Raises:
         UserError: the configuration is wrong, or the audit cannot be written.
     """
-    rules = rulebook(named)
+    rules = rulebook(named, everybody=everybody)
     audit = None if rules.configuration.audit == "off" else AuditLog(audit_path(rules))
     return HostGuard(rules, audit, wrong_pins(), tickets())

@@ -16,6 +16,8 @@ from cardferry.system.locks import lock, lock_at_once
 from cardferry.transports.folders import check_trusted, locked
 from cardferry.transports.sockets import FolderUnsafeError
 
+#: Where the service of the whole computer takes guests whose sessions of ssh are other accounts' (`setup system`).
+SYSTEM_GUESTS: Final = Path("/run/cardferry/guests")
 _SCRATCH: Final = ".part-"
 _OF_YOUR_OWN: Final = "set XDG_RUNTIME_DIR to a folder of your own"
 

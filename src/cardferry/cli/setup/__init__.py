@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 #: and their lines in ``cardferry setup --help``, so that help imports nothing.
 COMMANDS: Final[dict[str, str]] = {
     "service": "start attach, share or host with this computer, by systemd",
+    "system": "serve every program on this computer, also sudo, cron and services",
 }
 #: Whoever types anything else means a HOST, if this says what is done with one: the module, and its line in the help.
 HOST: Final[tuple[str, str] | None] = ("host", "bring cardferry to another computer")

@@ -102,6 +102,9 @@ class Front(Interface):
     def seen_by(self, principal: Principal) -> Seen:
         """What a principal sees of the readers."""
 
+    def admission(self, connection: Connection) -> Reply[Seen] | None:
+        """What a program sees that must be admitted first; None where nobody must be."""
+
     def new_number(self, taken: Container[int]) -> int:
         """A handle that nobody has and nobody can guess."""
 
@@ -193,6 +196,17 @@ class Connection(Receiver):
             return
         self.caller = self._front.identify(cast("asyncio.Transport", self._transport))
         self._seen = self._front.seen_by(self.caller.principal)
+        if (admission := self._front.admission(self)) is not None:
+            self._busy = True
+            admission.then(self._admitted)
+
+    def _admitted(self, reply: Reply[Seen]) -> None:
+        if reply.error is not None:
+            self.close()
+            return
+        self._busy = False
+        self._seen = reply.result()
+        self.guarded(self._advance)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to, at the event loop's next look at the socket."""

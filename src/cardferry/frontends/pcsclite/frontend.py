@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Container, Coroutine
+from collections.abc import Awaitable, Callable, Container, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from cardferry.frontends.descriptors import TURNED_AWAY, possible_connections
 from cardferry.frontends.pcsclite.connection import Connection
 from cardferry.frontends.pcsclite.payload import ControlCodes
-from cardferry.frontends.pcsclite.seen import Seen, Waiting
+from cardferry.frontends.pcsclite.seen import Nothing, Seen, Waiting
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
 from cardferry.pcsc.constants import MAX_HANDLE, MAX_READERNAME
 from cardferry.pcsc.interface import ResourceManager
+from cardferry.pcsc.reply import Reply, in_task
 from cardferry.system.peers import peer_credentials, process_name, user_name
 from cardferry.transports.listening import BACKLOG, Listening
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS
@@ -44,6 +46,8 @@ class PcscliteFrontend:
         slots: readers that clients up to protocol 4:5 can see, and the size of their state array.
         name_size: bytes of a reader name in the protocol 4:2 of very old clients.
         caller: who all callers are, where the kernel cannot tell (they come through ssh); None asks the kernel.
+        admit: says whether a program may come in, which it is told nothing before; one that may not sees no reader, and
+            gets ``W_SECURITY_VIOLATION`` for a context. None lets all come in.
         max_connections: programs beyond this are told that memory is short (``E_NO_MEMORY``); None is as many as the
             process may have file descriptors for.
     """
@@ -57,6 +61,7 @@ class PcscliteFrontend:
         slots: int = FIXED_SLOTS,
         name_size: int = MAX_READERNAME,
         caller: Caller | None = None,
+        admit: Callable[[Caller], Awaitable[bool]] | None = None,
         max_connections: int | None = None,
     ) -> None:
         self.manager = manager
@@ -69,6 +74,8 @@ class PcscliteFrontend:
         self.control_codes = ControlCodes()
         self._listening = listening
         self._caller = caller
+        self._admit = admit
+        self._nothing = Seen(Nothing())
         self._max_connections = possible_connections() if max_connections is None else max_connections
         self._full_reported = False
         self._tasks = asyncio.TaskGroup()
@@ -149,6 +156,15 @@ class PcscliteFrontend:
         if seen is None:
             seen = self._seen[principal] = Seen(self.manager.seen_by(principal))
         return seen
+
+    def admission(self, connection: Connection) -> Reply[Seen] | None:
+        """What a program sees that must be admitted first; None where nobody must be."""
+        if self._admit is None:
+            return None
+        return in_task(partial(self.start, connection), self._admitted(self._admit, connection.caller))
+
+    async def _admitted(self, admit: Callable[[Caller], Awaitable[bool]], caller: Caller) -> Seen:
+        return self.seen_by(caller.principal) if await admit(caller) else self._nothing
 
     def new_number(self, taken: Container[int]) -> int:
         """A handle that nobody has and nobody can guess."""

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Final
 from typing import Protocol as Interface
 
-from cardferry.pcsc.interface import ResourceManager
+from cardferry.pcsc.applications import Applications
+from cardferry.pcsc.caller import Caller, Principal
+from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import Context, ResourceManager
 from cardferry.pcsc.reader_name import encode_reader_name
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.wire.pcsclite.layout import encode_name
@@ -15,6 +18,33 @@ from cardferry.wire.pcsclite.layout import encode_name
 #: s that a change of nothing but the sharing of readers waits for others like it. pcscd tells it at its next look
 #: at the reader, 0.3 to 0.4 s later; without such a pause every connect would wake every waiting program.
 SHARING_DELAY: Final = 0.3
+
+
+class Nothing:
+    """The manager of those who may not come in: there is no reader, never any news, and no context."""
+
+    snapshot = Snapshot()
+
+    async def changed(self, serial: int) -> Snapshot:
+        """Wait, for ever."""
+        del serial
+        never: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
+        return await never
+
+    def seen_by(self, principal: Principal) -> Nothing:
+        """Nor is there for anybody else."""
+        del principal
+        return self
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        """There is nothing to be read."""
+        del reader, applications, apdu
+        return False
+
+    async def open(self, caller: Caller, patience: float | None = None) -> Context:
+        """Refuse."""
+        del patience
+        raise PcscError(ReturnCode.W_SECURITY_VIOLATION, f"{caller} may not come in")
 
 
 class Waiting(Interface):

@@ -16,9 +16,14 @@ from cardferry.policy.rules.rule import ALL, Permission, Rule
 DOOR: Final = (Operation.READ, Operation.VERIFY, Operation.SIGN, Operation.DECRYPT, Operation.AUTHENTICATE)
 
 
-def default_rules(account: str) -> tuple[Rule, ...]:
-    """The rules without a configuration, for the account that has the readers."""
-    owner = ("ssh:*", f"local-user:{_literally(account)}", f"unix:{_literally(account)}")
+def default_rules(account: str, *, everybody: bool = False) -> tuple[Rule, ...]:
+    """The rules without a configuration, for the account that has the readers.
+
+    Args:
+        everybody: the readers are all local programs', as those of pcscd are.
+    """
+    local = "*" if everybody else _literally(account)
+    owner = ("ssh:*", f"local-user:{local}", f"unix:{_literally(account)}")
     return (
         Rule(0, owner, "*", (Permission.parse(ALL),)),
         Rule(0, ("*",), "*", tuple(Permission.parse(operation.value) for operation in DOOR)),
