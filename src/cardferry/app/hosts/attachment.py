@@ -8,6 +8,7 @@ from pathlib import Path
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import Way
 from cardferry.app.runtime.service import Service
+from cardferry.frontends.card_ports import CardPort
 from cardferry.transports.ssh import SshCommand
 
 
@@ -22,6 +23,7 @@ class Attachment:
         service: how they are served.
         link: whether to use the cardferry over there, if there is one.
         grace: s that programs wait for a host that is out of reach, None for the link's own.
+        ports: where cards are shown beside that, such as the virtual readers of another pcscd.
     """
 
     hosts: tuple[HostAddress, ...]
@@ -30,6 +32,7 @@ class Attachment:
     service: Service = field(default_factory=Service)
     link: bool = True
     grace: float | None = None
+    ports: tuple[CardPort, ...] = ()
 
     def way(self, workdir: Path, *, one_of_several: bool = False) -> Way:
         """How to reach a host.
