@@ -15,6 +15,8 @@ from cardferry.frontends.lease import Lease, LostCardError
 from cardferry.wire.vpcd import MAX_PAYLOAD, CardSide, Control
 
 _READ_SIZE: Final = 0x10000
+#: "No precise diagnosis" (ISO/IEC 7816-4, 5.6).
+_NO_ANSWER: Final = b"\x6f\x00"
 
 
 class VpcdPort(CardPort):
@@ -41,17 +43,24 @@ class VpcdPort(CardPort):
         reader, writer = connection
         codec = CardSide()
         sock = writer.get_extra_info("socket")
-        while True:
-            # vpcd 3.3 writes a command in two pieces and waits, by Nagle's rule, for an acknowledgement in between:
-            # 40 ms for each command, unless we acknowledge at once. The system forgets that it was asked to.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            data = await reader.read(_READ_SIZE)
-            if not data:
-                return
-            for message in codec.receive(data):
-                answer = await _answered(lease, message)
-                if answer is not None:
-                    writer.write(codec.answer(answer))
+        asked = False
+        try:
+            while True:
+                # vpcd 3.3 writes a command in two pieces and waits, by Nagle's rule, for an acknowledgement in between:
+                # 40 ms for each command, unless we acknowledge at once. The system forgets that it was asked to.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+                data = await reader.read(_READ_SIZE)
+                if not data:
+                    return
+                for message in codec.receive(data):
+                    asked = isinstance(message, bytes)
+                    answer = await _answered(lease, message)
+                    if answer is not None:
+                        writer.write(codec.answer(answer))
+                    asked = False
+        finally:
+            if asked:  # the driver would make a success without any bytes of a card that goes away meanwhile
+                writer.write(codec.answer(_NO_ANSWER))
 
 
 async def _answered(lease: Lease, message: Control | bytes) -> bytes | None:
