@@ -126,7 +126,7 @@ def test_a_reset_by_a_program_resets_the_card(native: Native) -> None:
     held.wait_for("held")
     held.write("go\n")
     held.wait_for('"answer": "9000"')
-    assert resets(native) == before + 1
+    assert resets(native) > before  # power that pcscd takes and gives back at once, for its own reasons, is another one
 
 
 def test_no_guest_comes_between_the_commands_of_the_other_one(native: Native) -> None:

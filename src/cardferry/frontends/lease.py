@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 IDLE: Final = 1.0
 #: s; power that comes back so soon was taken for a cold reset. pcscd does that without a pause; it also takes the
 #: power when nobody is connected any more, and gives it back to the next program.
-_COLD_RESET: Final = 1.0
+_COLD_RESET: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
