@@ -64,6 +64,15 @@ def test_a_long_one_in_parts_and_the_cards_own_rest_from_the_card() -> None:
     assert exchange(adapter, "00 c0 00 00 05", card) == "01 02 03 04 05 90 00"
 
 
+def test_a_card_of_t0_answers_by_itself() -> None:
+    adapter = T0Adapter()
+    for tpdu, response in (("00a4040001 02", "61 05"), ("00c0000005", "0102030405 9000"), ("00ca006e00", "6c 03")):
+        step = adapter.take(bytes.fromhex(tpdu))
+        assert isinstance(step, Command)
+        assert step.tpdu == bytes.fromhex(tpdu)
+        assert adapter.answer(bytes.fromhex(response)) == bytes.fromhex(response)
+
+
 def test_another_command_forgets_the_rest() -> None:
     adapter = T0Adapter()
     card = says({"00 cb 3f ff 01 7e 00": "0102 9000", "00 ca 00 00 00": "6a82", "00 c0 00 00 02": "6d00"})

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from cardferry.pcsc.atr import Atr, AtrError
 from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import CardferryError, PcscError, ReturnCode
@@ -94,14 +93,6 @@ class Lease:
         #: The end of a turn, which nobody has waited for yet.
         self._ending = DONE
 
-    @property
-    def protocol(self) -> Protocol:
-        """The protocol that the card's answer to reset names first."""
-        try:
-            return Atr.parse(self.atr).default or Protocol.ANY
-        except AtrError:
-            return Protocol.ANY
-
     async def __aenter__(self) -> Self:
         return self
 
@@ -113,18 +104,23 @@ class Lease:
         if self._context is not None:
             await self._context.close()
 
-    async def transmit(self, apdu: bytes) -> bytes:
-        """Let the card answer a command, when it is our turn."""
+    async def transmit(self, apdu: bytes, of_t0: bytes | None = None) -> bytes:
+        """Let the card answer a command, when it is our turn.
+
+        Args:
+            apdu: the command.
+            of_t0: the same for a card that speaks T=0 at this moment, None for the same bytes.
+        """
         self._stop_timer()
         try:
             try:
-                response = await self._transmit(apdu)
+                response = await self._transmit(apdu, of_t0 or apdu)
             except PcscError as error:
                 # Somebody has reset a card of which we know nothing yet. The command was not carried out.
                 if error.code is not ReturnCode.W_RESET_CARD or self._used:
                     raise
                 await self._let_go()
-                response = await self._transmit(apdu)
+                response = await self._transmit(apdu, of_t0 or apdu)
         except PcscError as error:
             raise LostCardError(str(error)) from None
         self._used = True
@@ -148,7 +144,7 @@ class Lease:
         self._stop_timer()
         try:
             card = await self._turn()
-            await card.reconnect(ShareMode.SHARED, self.protocol, Disposition.RESET)
+            await card.reconnect(ShareMode.SHARED, Protocol.ANY, Disposition.RESET)
         except PcscError as error:
             if error.code is not ReturnCode.W_RESET_CARD:  # otherwise somebody else has been quicker
                 raise LostCardError(str(error)) from None
@@ -156,9 +152,9 @@ class Lease:
         self._used = False
         self._start_timer()
 
-    async def _transmit(self, apdu: bytes) -> bytes:
+    async def _transmit(self, apdu: bytes, of_t0: bytes) -> bytes:
         card = await self._turn()
-        return await card.transmit(apdu, card.protocol)
+        return await card.transmit(of_t0 if card.protocol is Protocol.T0 else apdu, card.protocol)
 
     async def _turn(self) -> Card:
         """The card, when it is our turn."""
@@ -166,7 +162,7 @@ class Lease:
         if self._context is None:
             self._context = await self._manager.open(self._caller)
         if self._card is None:
-            self._card = await self._context.connect(self.reader, ShareMode.SHARED, self.protocol)
+            self._card = await self._context.connect(self.reader, ShareMode.SHARED, Protocol.ANY)
         if not self._held:
             await self._card.begin()
             self._held = True

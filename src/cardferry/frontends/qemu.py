@@ -14,19 +14,15 @@ from pathlib import Path
 from typing import Final
 
 from cardferry.frontends.card_ports import ABSENCE, CardPort, Connection
-from cardferry.frontends.lease import Lease, LostCardError
-from cardferry.pcsc.constants import Protocol
+from cardferry.frontends.lease import Lease
 from cardferry.wire.t0 import Command, T0Adapter, t0_atr
-from cardferry.wire.vscard import MAX_PAYLOAD, TO_CARD, Kind, Message, MessageStream
+from cardferry.wire.vscard import TO_CARD, Kind, Message, MessageStream
 
 log = logging.getLogger(__name__)
 
 #: s; see `Lease`.
 KEEP: Final = 60.0
 _READ_SIZE: Final = 0x10000
-#: Bytes of the shortest command.
-_SHORTEST: Final = 4
-_WRONG_LENGTH: Final = b"\x67\x00"
 
 
 class QemuPort(CardPort):
@@ -67,12 +63,13 @@ class QemuPort(CardPort):
 
     async def _serve(self, lease: Lease, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         stream = MessageStream(TO_CARD)
-        adapter = T0Adapter() if lease.protocol is Protocol.T1 else None
+        adapter = T0Adapter()
         while data := await reader.read(_READ_SIZE):
             for message in stream.receive(data):
                 match message.kind:
                     case Kind.APDU:
-                        _send(writer, await _answered(lease, adapter, message.payload))
+                        answer = await _answered(lease, adapter, message.payload)
+                        writer.write(Message(Kind.APDU, answer).encoded())
                     case Kind.FLUSH:
                         writer.write(Message(Kind.FLUSH_COMPLETE, reader=message.reader).encoded())
                     case Kind.ERROR if message.number:
@@ -81,16 +78,8 @@ class QemuPort(CardPort):
                         pass  # its greeting, and that what it was told has succeeded
 
 
-async def _answered(lease: Lease, adapter: T0Adapter | None, command: bytes) -> bytes:
-    if adapter is None:
-        return _WRONG_LENGTH if len(command) < _SHORTEST else await lease.transmit(command)
-    step = adapter.take(command)
+async def _answered(lease: Lease, adapter: T0Adapter, tpdu: bytes) -> bytes:
+    step = adapter.take(tpdu)
     while isinstance(step, Command):
-        step = adapter.answer(await lease.transmit(step.apdu))
+        step = adapter.answer(await lease.transmit(step.apdu, step.tpdu))
     return step
-
-
-def _send(writer: asyncio.StreamWriter, answer: bytes) -> None:
-    if len(answer) > MAX_PAYLOAD:
-        raise LostCardError(f"a response of {len(answer)} bytes is too long for a machine's reader")
-    writer.write(Message(Kind.APDU, answer).encoded())

@@ -37,9 +37,15 @@ _T0_AND_PATIENCE: Final = b"\x40\x8f"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A whole command for the card."""
+    """A command for the card.
+
+    Attributes:
+        apdu: a whole one.
+        tpdu: as it came from the reader, for a card that speaks T=0 itself: its answers can go through `answer`, too.
+    """
 
     apdu: bytes
+    tpdu: bytes
 
 
 def t0_atr(raw: bytes) -> bytes:
@@ -81,11 +87,11 @@ class T0Adapter:
         self._rest = b""
         self._with_data = size > _HEADER
         if instruction in _WITHOUT_RESPONSE or tpdu[0] & _CHAINED:
-            return Command(tpdu if self._with_data or size < _HEADER or tpdu[4] else tpdu[:-1])
+            return Command(tpdu if self._with_data or size < _HEADER or tpdu[4] else tpdu[:-1], tpdu)
         if not self._with_data:
-            return Command(tpdu)
-        self._again = Command(tpdu)
-        return Command(tpdu + b"\x00")
+            return Command(tpdu, tpdu)
+        self._again = Command(tpdu, tpdu)
+        return Command(tpdu + b"\x00", tpdu)
 
     def answer(self, response: bytes) -> bytes | Command:
         """Take the card's response.
