@@ -2,7 +2,7 @@
 
 SELECT gives 9000; `80 10 hh hh` gives hhhh bytes and 9000; `80 20 00 00` gives the number of APDUs so far (4 bytes,
 big-endian) and 9000; `80 30 hh hh` takes hhhh ms; `80 40` gives what came: the APDU's length (4 bytes, big-endian)
-and the sum of its body's bytes (2 bytes); everything else 6D00.
+and the sum of its body's bytes (2 bytes); `80 50 00 00` gives how often it was reset (4 bytes); everything else 6D00.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import time
 
-from tests.lab.dial_in import command_line, serve
+from tests.lab.dial_in import RESET, command_line, serve
 
 _ATR = bytes.fromhex("3B80800101")
 
@@ -21,14 +21,15 @@ class FakeCard:
     def __init__(self, delay: float, atr: bytes = _ATR) -> None:
         self._delay = delay
         self._atr = atr
-        self._count = 0
+        self._count = self._resets = 0
 
     def atr(self) -> bytes:
         """The shortest ATR that offers T=1."""
         return self._atr
 
     def power(self, order: int) -> None:
-        """Nothing is forgotten: the counter counts for ever."""
+        """Nothing is forgotten: the counters count for ever."""
+        self._resets += order == RESET
 
     def process(self, apdu: bytes) -> bytes:
         """See the module."""
@@ -43,6 +44,8 @@ class FakeCard:
                 return bytes(index & 0xFF for index in range(argument)) + b"\x90\x00"
             case b"\x80\x20":
                 return struct.pack(">I", self._count) + b"\x90\x00"
+            case b"\x80\x50":
+                return struct.pack(">I", self._resets) + b"\x90\x00"
             case b"\x80\x30":
                 time.sleep(argument / 1000)
                 return b"\x90\x00"

@@ -10,7 +10,8 @@ project is. Prints one JSON object on standard output (`watch` and `hold`: one a
                                                        begin, transmit, end, again and again; with timing
     pcsc_client.py transmit READER --count N [--apdu HEX]   one APDU after another, no transaction, with timing
     pcsc_client.py setup READER --count N              establish, list, connect, disconnect, release, with timing
-    pcsc_client.py hold READER [--exclusive] [--reset] connect, begin, say "held", keep it until a line comes in
+    pcsc_client.py hold READER [--exclusive] [--reset] [--first HEX]
+                                                       connect, begin, say "held", keep it until a line comes in
     pcsc_client.py begin READER                        connect, say "connected", one transaction when a line comes in
     pcsc_client.py switch FIRST SECOND                 establish with PCSCLITE_CSOCK_NAME=FIRST, then, in the same
                                                        process, with SECOND: the two results
@@ -314,6 +315,8 @@ def do_hold(options: argparse.Namespace) -> None:
     context = Context(Library())
     card = context.connect(context.find(options.reader), EXCLUSIVE if options.exclusive else SHARED)
     card.begin()
+    if options.first:
+        card.transmit(bytes.fromhex(options.first))
     say(held=True, pid=os.getpid())
     sys.stdin.readline()
     answer = card.transmit(bytes.fromhex(options.apdu)).hex()
@@ -393,7 +396,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     command("loop", do_loop)
     command("transmit", do_transmit)
     command("setup", do_setup)
-    command("hold", do_hold).add_argument("--reset", action="store_true", help="end with a reset of the card")
+    hold = command("hold", do_hold)
+    hold.add_argument("--reset", action="store_true", help="end with a reset of the card")
+    hold.add_argument("--first", default="", help="a command before it says so")
     command("begin", do_begin)
     command("watch", do_watch)
     switch = command("switch", do_switch)

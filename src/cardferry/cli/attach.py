@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cardferry.app.commands.attach import attached
+from cardferry.app.commands.card_ports import card_ports
 from cardferry.app.commands.variable import export_line
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.attachment import Attachment
@@ -32,6 +33,21 @@ from cardferry.transports.ssh import SshCommand
     "--grace", type=SecondsType(), metavar="S", help="programs wait S seconds for a host that is out of reach"
 )
 @wait_option
+@click.option("--native", is_flag=True, help="show the readers in this computer's pcscd, too, at the slots of its vpcd")
+@click.option(
+    "--native-port",
+    "native_ports",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    multiple=True,
+    help="with --native: a slot's TCP port, instead of those in /etc/reader.conf.d; may be given several times",
+)
+@click.option(
+    "--qemu",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="show the first reader in a virtual machine, too, whose QEMU listens at PATH for its ccid-card-passthru",
+)
 @service_options
 @verbose_option
 def command(
@@ -42,6 +58,9 @@ def command(
     link: bool,
     grace: float | None,
     wait: bool,
+    native: bool,
+    native_ports: tuple[int, ...],
+    qemu: Path | None,
     service: Service,
     verbose: int,
 ) -> None:
@@ -58,9 +77,10 @@ def command(
     virtual:, the built-in card. Runs until Ctrl-C.
     """
     logs.set_up(verbose)
-    wanted = Attachment(hosts, ssh, socket, service, link, grace, wait)
 
     async def main() -> None:
+        ports = await card_ports(hosts, native_ports, qemu, native=native)
+        wanted = Attachment(hosts, ssh, socket, service, link, grace, wait, ports)
         async with attached(wanted) as path:
             say(f"ready {path}")
             say(export_line(str(path)))

@@ -3,6 +3,7 @@
 Frontend( Guest( ssh ) )                                                    one host; see `HostAddress.reach` for others
 Frontend( Union( Guest( ssh ), LocalManager( pcscd over ssh -L ), ... ) )   several
 Frontend( LocalManager( pcscd ) )                                           this computer's: in the agent, at our socket
+CardPorts( ... )                                                            beside it, with --native or --qemu
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from cardferry.app.commands.card_ports import carried
 from cardferry.app.commands.variable import export_line
 from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.hosts.lend import LentReaders
@@ -59,7 +61,7 @@ async def attached(attachment: Attachment) -> AsyncIterator[Path]:
     _check_not_attached(attachment, str(path), running(folder))
     with scratch(folder) as workdir, ListeningSocket(path, service.access.mode, service.access.group) as listening:
         match attachment.hosts:
-            case [LocalHost() as host] if not attachment.wait:
+            case [LocalHost() as host] if not (attachment.wait or attachment.ports):
                 serving = _in_the_agent(attachment, host, listening)
             case _:
                 serving = _here(attachment, workdir, listening)
@@ -103,6 +105,6 @@ async def _here(attachment: Attachment, workdir: Path, listening: ListeningSocke
             slots = service.offered(slots)
             return Running("attach", os.getpid(), since, links, contexts, slots, troubles=troubles_of(offered))
 
-        async with fronts(offered, [(listening, None)], service), telling(offered):
+        async with fronts(offered, [(listening, None)], service), telling(offered), carried(offered, attachment.ports):
             await readers.known()
             yield describe

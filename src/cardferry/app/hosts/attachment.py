@@ -8,6 +8,7 @@ from pathlib import Path
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import Way
 from cardferry.app.runtime.service import Service
+from cardferry.frontends.card_ports import CardPort
 from cardferry.transports.ssh import SshCommand
 
 
@@ -23,6 +24,7 @@ class Attachment:
         link: whether to use the cardferry over there, if there is one.
         grace: s that programs wait for a host that is out of reach, None for the link's own.
         wait: whether hosts may be away at first: programs are served all the same, and see readers when they come.
+        ports: where cards are shown beside that, such as the virtual readers of another pcscd.
     """
 
     hosts: tuple[HostAddress, ...]
@@ -32,6 +34,7 @@ class Attachment:
     link: bool = True
     grace: float | None = None
     wait: bool = False
+    ports: tuple[CardPort, ...] = ()
 
     def way(self, workdir: Path, *, one_of_several: bool = False) -> Way:
         """How to reach a host.
