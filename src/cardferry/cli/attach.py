@@ -14,9 +14,10 @@ from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.runtime import logging as logs
 from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime.service import Service
-from cardferry.cli.options import hosts_argument, service_options, ssh_option
+from cardferry.cli.options import hosts_argument, service_options, ssh_option, with_tls
 from cardferry.cli.say import say
 from cardferry.cli.seconds import SecondsType
+from cardferry.cli.tls_options import TlsFiles, tls_options
 from cardferry.cli.verbosity import verbose_option
 from cardferry.transports.ssh import SshCommand
 
@@ -29,6 +30,7 @@ from cardferry.transports.ssh import SshCommand
 @click.option(
     "--grace", type=SecondsType(), metavar="S", help="programs wait S seconds for a host that is out of reach"
 )
+@tls_options
 @service_options
 @verbose_option
 def command(
@@ -39,6 +41,7 @@ def command(
     link: bool,
     grace: float | None,
     service: Service,
+    tls_files: TlsFiles,
     verbose: int,
 ) -> None:
     """Use HOST's readers here, or those of several HOSTs side by side, each in the best way there is.
@@ -48,13 +51,14 @@ def command(
 
     Without ssh: unix:PATH or vsock://CID:PORT, where `cardferry host --listen` takes links, out of a container or a
     virtual machine; or exec:COMMAND, any command that runs `cardferry host --stdio` where the reader is, as in
-    'exec:docker exec -i box cardferry host --stdio'.
+    'exec:docker exec -i box cardferry host --stdio'; or tls://HOST, a host that takes links over TLS: `cardferry join`
+    lets you in, and from then on its name alone will do.
 
     Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT or vpicc:unix:PATH, for cards that dial in;
     virtual:, the built-in card. Runs until Ctrl-C.
     """
     logs.set_up(verbose)
-    wanted = Attachment(hosts, ssh, socket, service, link, grace)
+    wanted = Attachment(tuple(with_tls(host, tls_files) for host in hosts), ssh, socket, service, link, grace)
 
     async def main() -> None:
         async with attached(wanted) as path:
