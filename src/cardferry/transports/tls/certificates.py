@@ -180,7 +180,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - min(_LEEWAY, life))  # of a short life two thirds must not be over at once
+        .not_valid_before(now - min(_LEEWAY, abs(life)))  # of a short life two thirds must not be over at once
         .not_valid_after(now + life)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)

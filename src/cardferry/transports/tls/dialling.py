@@ -12,6 +12,8 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 from typing import Protocol as Interface
 
@@ -22,7 +24,7 @@ from cardferry.transports.errors import NoHostError, TransportError
 from cardferry.transports.tls import certificates as c
 from cardferry.transports.tls.errors import InvitationError, TlsError, what_is_wrong
 from cardferry.transports.tls.files import data_folder, joined_folder
-from cardferry.transports.tls.identity import JoinedHost, Line, Pki, context
+from cardferry.transports.tls.identity import JoinedHost, Line, Pki, context, read_certificate
 from cardferry.transports.tls.pipe import TlsPipe
 from cardferry.wire import enrolment as e
 from cardferry.wire.errors import WireError
@@ -65,6 +67,7 @@ def joined_host(address: Target) -> JoinedHost:
 async def dial(address: Target) -> TlsPipe:
     """Connect; raises `TransportError`."""
     if address.pki is not None:
+        _check_not_expired(address.pki.certificate, "renew it, and name that")
         return await _connect(address, address.pki.context(server=False))
     host = joined_host(address)
     if not host.joined:
@@ -72,12 +75,22 @@ async def dial(address: Target) -> TlsPipe:
             f"this computer has not joined {address}",
             "at the host: cardferry invite NAME; here: cardferry join, with the line that it prints",
         )
+    _check_not_expired(
+        host.own, "at the host: cardferry invite NAME; here: cardferry join, with the line that it prints"
+    )
     if host.due() <= 0:
         await _renew(address, host)
     pipe = await _connect(address, host.context())
     due = host.due()
     pipe.abort_in(due if due > 0 else max(_RENEWAL_PAUSE, host.left().total_seconds() / 2))
     return pipe
+
+
+def _check_not_expired(path: Path, mend: str) -> None:
+    """See that a certificate is still good: the other end could not say so; raises `TlsError`."""
+    certificate = read_certificate(path)
+    if certificate.not_valid_after_utc <= datetime.now(UTC):
+        raise TlsError(f"the certificate {path} has expired on {certificate.not_valid_after_utc:%Y-%m-%d}", mend)
 
 
 async def _connect(address: Target, using: ssl.SSLContext) -> TlsPipe:
@@ -188,7 +201,7 @@ async def _converse(
                 writer.transport.abort()
     except OSError as error:
         raise _explained(address, error) from error
-    except (WireError, ValueError, EOFError):
+    except (WireError, ValueError, EOFError, asyncio.LimitOverrunError):
         hint = f"where the reader is: cardferry host --listen tls::{address.port}"
         raise NotTlsError(f"who answers at {address} gives no certificates", hint) from None
     if isinstance(answer, e.Refused):
@@ -197,6 +210,6 @@ async def _converse(
 
 
 async def _line(reader: asyncio.StreamReader, kind: Any) -> Any:
-    """The next message; raises `WireError`, or `EOFError` or `ValueError` when the stream has no end or ends before."""
+    """The next message; raises what `_converse` knows when there is none."""
     (message,) = e.LineReader[Any](kind).receive(await reader.readuntil(b"\n"))
     return message

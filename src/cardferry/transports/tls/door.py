@@ -103,9 +103,7 @@ class HostDoor:
         """See `PkiDoor.admitted`."""
         name = c.principal_name(certificate)
         known = self._host.guests.find(name, c.key_fingerprint(certificate.public_key()))
-        refusal = (
-            "" if known else f"{name or 'it'} is not, or no longer, a guest of this host: see `cardferry guests` there"
-        )
+        refusal = "" if known else f"{name or 'it'} is no guest of this host (any more): see `cardferry guests` there"
         return name or "unknown", refusal
 
     def seen(self, certificate: x509.Certificate, address: str, software: str = "") -> None:

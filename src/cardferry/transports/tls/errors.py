@@ -25,7 +25,7 @@ class InvitationError(UserError):
 #: What OpenSSL says (the reasons of ssl.h, the codes of x509_vfy.h), in words that follow who it is about.
 _EXPIRED: Final = 10
 _NOT_YET: Final = 9
-_FOREIGN: Final = (18, 19, 20, 21)
+_FOREIGN: Final = (7, 18, 19, 20, 21)
 _REASONS: Final = {
     "UNSUPPORTED_PROTOCOL": "speaks no TLS 1.3",
     "TLSV1_ALERT_PROTOCOL_VERSION": "speaks no TLS 1.3",

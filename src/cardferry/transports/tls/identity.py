@@ -62,6 +62,15 @@ def trust(made: ssl.SSLContext, authority: Path) -> None:
         raise TlsError(f"the authority's certificate {authority} cannot be used: {why}", "name a file in PEM") from None
 
 
+def read_certificate(path: Path) -> x509.Certificate:
+    """Read the first certificate of a file in PEM; raises `TlsError`."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is none"
+        raise TlsError(f"the certificate {path} cannot be read: {why}", "name another file, or join anew") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Pki:
     """Files of a public key infrastructure, the same at a host and at a guest.
@@ -204,12 +213,14 @@ class JoinedHost:
         trust(made, self.folder / _AUTHORITY)
         return made
 
+    @property
+    def own(self) -> Path:
+        """The file with the guest's own certificate."""
+        return self.folder / _CERTIFICATE
+
     def certificate(self) -> x509.Certificate:
         """The guest's own; raises `TlsError`."""
-        try:
-            return x509.load_pem_x509_certificate((self.folder / _CERTIFICATE).read_bytes())
-        except (OSError, ValueError) as error:
-            raise TlsError(f"the certificate in {self.folder} cannot be read: {error}", "join the host anew") from None
+        return read_certificate(self.own)
 
     def due(self) -> float:
         """In how many s the certificate is to be renewed; not more than 0 when that is now."""

@@ -86,7 +86,8 @@ class TlsListener:
         async with asyncio.TaskGroup() as tasks:
 
             async def taken(connection: socket.socket, address: Any) -> None:
-                task = tasks.create_task(self._take(connection, address[0], take), name=address[0])
+                where = address[0].removeprefix("::ffff:")  # an IPv4 address at a socket that takes both
+                task = tasks.create_task(self._take(connection, where, take), name=where)
                 self._unproved[task] = None
                 task.add_done_callback(lambda done: self._unproved.pop(done, None))
                 self._dismiss(_MOST_UNPROVED)

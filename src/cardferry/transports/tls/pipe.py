@@ -17,7 +17,7 @@ class TlsPipe(SocketPipe):
 
     Args:
         name: where it leads.
-        peer: the other end in words, for the error when it breaks off the connection with an alert; empty at a host.
+        peer: the other end in words, for the error when it says nothing and hangs up; empty at a host.
     """
 
     def __init__(self, name: str, peer: str = "") -> None:
@@ -44,7 +44,11 @@ class TlsPipe(SocketPipe):
 
     def abort_in(self, seconds: float) -> None:
         """End after so many s."""
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self.abort)
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self._expire)
+
+    def _expire(self) -> None:
+        self._peer = ""  # which has done nothing wrong
+        self.abort()
 
     def close(self) -> None:
         """Deliver what was written, then end."""
@@ -61,6 +65,12 @@ class TlsPipe(SocketPipe):
         self._revoked = RevokedError(why)
         self.abort()
 
+    def data_received(self, data: bytes) -> None:
+        """Bytes came, for the first time."""
+        self._peer = ""
+        self.data_received = self._delivery.received  # type: ignore[method-assign]
+        self._delivery.received(data)
+
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
         if self._timer is not None:
@@ -69,10 +79,12 @@ class TlsPipe(SocketPipe):
         self.gone()
         if self._revoked is not None:
             error = self._revoked
-        elif self._peer and isinstance(error, ssl.SSLError):
-            # In TLS 1.3 a host looks at the guest's certificate when the guest believes that all is said.
+        elif self._peer:
+            # In TLS 1.3 a host looks at the guest's certificate when the guest believes that all is said; and loops do
+            # not send the alert with which it says what is wrong.
+            says = what_is_wrong(error) if isinstance(error, ssl.SSLError) else "has hung up without a word"
             hint = (
-                "see `cardferry guests` there; where it is not in the list: cardferry invite NAME there, and join anew"
+                "the log of cardferry host there says why; where this computer was removed: cardferry invite NAME there"
             )
-            error = TlsError(f"{self._peer} {what_is_wrong(error)}", hint)
+            error = TlsError(f"{self._peer} {says}: it does not want the certificate of this computer", hint)
         super().connection_lost(error)
