@@ -39,6 +39,11 @@ def joined_folder(place: str) -> Path:
     return _folder() / f"joined-{place}"
 
 
+def joined_places() -> list[str]:
+    """All hosts that were joined, ``HOST:PORT``."""
+    return [path.name.partition("-")[2] for path in sorted(_folder().glob("joined-*"))]
+
+
 def _folder() -> Path:
     return user_data_path("cardferry") / "tls"
 

@@ -83,8 +83,6 @@ class TlsPipe(SocketPipe):
             # In TLS 1.3 a host looks at the guest's certificate when the guest believes that all is said; and loops do
             # not send the alert with which it says what is wrong.
             says = what_is_wrong(error) if isinstance(error, ssl.SSLError) else "has hung up without a word"
-            hint = (
-                "the log of cardferry host there says why; where this computer was removed: cardferry invite NAME there"
-            )
+            hint = "the log of cardferry host there says why; for a new one: cardferry invite NAME there, and join anew"
             error = TlsError(f"{self._peer} {says}: it does not want the certificate of this computer", hint)
         super().connection_lost(error)
