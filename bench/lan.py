@@ -26,6 +26,7 @@ from bench.ways import (
     Site,
     _attach,
     _attach_neighbour,
+    _attach_tls,
     _direct,
     _nothing_twice,
     _ssh,
@@ -33,7 +34,7 @@ from bench.ways import (
 
 _COUNT = 25
 DIRECT, SSH, LINK, ECHO = "on the host itself", "ssh -N -L", "link over ssh", "ssh HOST cat"
-UNIX = "link over unix:"
+UNIX, TLS = "link over unix:", "link over TLS"
 #: What two Python processes in the places of ours cost that do nothing but pass bytes on.
 BARE = "bare relays over ssh"
 #: What a program is asked to find: a PIV card and an empty reader, or an empty OpenPGP card in that one. The second
@@ -75,6 +76,7 @@ GOALS = (
     *(Goal(metric, "p50", DIRECT, 2.0) for metric in (ONE_CARD, TWO_CARDS)),
     *(Goal(metric, "p50", SSH, 0.05) for metric in (ONE_CARD, TWO_CARDS)),
     Goal("one APDU", "p50", LINK, 1.0, UNIX),
+    Goal("begin + APDU + end", "p50", LINK, 1.0, TLS),
 )
 
 
@@ -82,7 +84,7 @@ def measure(rounds: int) -> dict[tuple[str, str], Figures]:
     """By metric and way."""
     durations: dict[tuple[str, str], list[float]] = {}
     with Lab() as lab:
-        sites = [Site(lab, number) for number in range(5)]
+        sites = [Site(lab, number) for number in range(6)]
         install_cardferry(sites[2].host)
         cards = [fake_card(site.recipe.pcscd) for site in sites]
         ways = {
@@ -91,6 +93,7 @@ def measure(rounds: int) -> dict[tuple[str, str], Figures]:
             LINK: _attach(sites[2]),
             UNIX: _attach_neighbour(sites[3]),
             BARE: _nothing_twice(sites[4]),
+            TLS: _attach_tls(sites[5]),
         }
         for number in range(rounds):
             for name in _turned(list(ways), number):
@@ -137,7 +140,7 @@ def _list(way: OpenWay) -> list[float]:
 
 def table(figures: dict[tuple[str, str], Figures]) -> str:
     """Figures, then goals."""
-    ways = (DIRECT, ECHO, SSH, BARE, LINK, UNIX)
+    ways = (DIRECT, ECHO, SSH, BARE, LINK, UNIX, TLS)
     lines = ["| | " + " | ".join(ways) + " |", "|---" * (len(ways) + 1) + "|"]
     for metric in dict.fromkeys(metric for metric, _ in figures):
         for figure in ("p50", "p99"):

@@ -181,6 +181,20 @@ def _attach_neighbour(site: Site, *words: str) -> OpenWay:
     return OpenWay(site.host, path, (guest, agent))
 
 
+def _attach_tls(site: Site) -> OpenWay:
+    """The two computers without ssh between them."""
+    agent = site.host.popen([CARDFERRY, "host", "--listen", "tls::7764"])
+    line = site.host.run([CARDFERRY, "invite", "bench", "--address", site.host.address]).check().out.strip()
+
+    def joined() -> bool:
+        return site.guest.run([CARDFERRY, "join", line]).code == 0
+
+    wait_until(joined, f"the agent listens: {agent}")
+    path = site.new_socket()
+    guest = _linked(site.guest, "attach", "--socket", path, f"tls://{site.host.address}")
+    return OpenWay(site.guest, path, (guest, agent))
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
     """One column of the comparison.

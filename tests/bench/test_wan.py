@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from bench.figures import Figures
-from bench.lan import DIRECT, LINK, ONE_CARD, SSH, TWO_CARDS, UNIX
+from bench.lan import DIRECT, LINK, ONE_CARD, SSH, TLS, TWO_CARDS, UNIX
 from bench.lan import table as near_table
 from bench.remembered import OFF, Kept
 from bench.remembered import table as remembered_table
@@ -57,11 +57,12 @@ def test_goals_next_door_are_judged() -> None:
     figures = {
         (metric, way): Figures(10, seconds, 2 * seconds, seconds, 2 * seconds)
         for metric in ("one APDU", "begin + APDU + end", ONE_CARD, TWO_CARDS)
-        for way, seconds in ((DIRECT, 0.001), (SSH, 0.002), (LINK, 0.0025), (UNIX, 0.0015))
+        for way, seconds in ((DIRECT, 0.001), (SSH, 0.002), (LINK, 0.0025), (UNIX, 0.0015), (TLS, 0.002))
     }
     text = near_table(figures)
     assert "| one APDU, p50: link over ssh at most 1.5 of ssh -N -L | 1.25 | met |" in text
     assert "| begin + APDU + end, p50: link over ssh at most 0.7 of ssh -N -L | 1.25 | missed |" in text
+    assert "| begin + APDU + end, p50: link over TLS at most 1 of link over ssh | 0.80 | met |" in text
     assert "| one APDU, p50: link over unix: at most 1 of link over ssh | 0.60 | met |" in text
 
 

@@ -27,6 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable, folder in (("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "state"), ("XDG_RUNTIME_DIR", "run")):
         (tmp_path / folder / "cardferry").mkdir(parents=True, mode=0o700)
         monkeypatch.setenv(variable, str(tmp_path / folder))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     (tmp_path / "config/cardferry/config.toml").write_text(RULES)
     return tmp_path
 

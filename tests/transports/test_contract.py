@@ -25,6 +25,7 @@ from cardferry.transports.vsock import VsockAddress
 from tests.lab.namespaces import PLAIN_PYTHON
 from tests.transports.machines import Machines
 from tests.transports.taking import listening
+from tests.transports.tls import tls_lab
 
 Pair = tuple[Pipe, Pipe]
 #: A program that passes on what comes: its standard streams, and a Unix socket.
@@ -85,6 +86,7 @@ def a_command(folder: Path, _: pytest.MonkeyPatch) -> Address:
 EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], Address]] = {
     "unix": a_unix_socket,
     "vsock": a_machines_port,
+    "tls": tls_lab.joined_port,
     "exec": a_command,
 }
 #: Those at which this process can listen.

@@ -9,6 +9,7 @@ import click
 
 from cardferry.cli.configured import Configured
 from cardferry.cli.seconds import SecondsType
+from cardferry.cli.tls_options import TlsFiles, tls_options
 from cardferry.cli.verbosity import verbose_option
 
 
@@ -41,8 +42,10 @@ def _readers(_context: click.Context, _option: click.Parameter, incomplete: str)
     "--listen",
     metavar="ADDRESS",
     multiple=True,
-    help="also take guests at unix:PATH, vsock::PORT (any machine), vsock:CID:PORT (that one); repeatable",
+    help="also take guests at unix:PATH, vsock::PORT (any machine), vsock:CID:PORT (that one), tls::PORT, "
+    "tls:ADDRESS:PORT; repeatable",
 )
+@tls_options
 @click.option("--mode", default="0600", show_default=True, help="access rights of --listen unix:PATH")
 @click.option("--group", metavar="GROUP", help="the group that gets --listen unix:PATH")
 @click.option("--accelerate/--no-accelerate", default=True, show_default=True, help="run ahead where that is safe")
@@ -80,14 +83,17 @@ def command(
     max_hold: float,
     idle: float | None,
     ready: int | None,
+    tls_files: TlsFiles,
     verbose: int,
 ) -> None:
     """Serve this computer's readers to guests that have cardferry, too.
 
     `cardferry attach` on another computer runs `cardferry host --stdio` here by itself, through ssh; that starts the
     agent and it leaves when nobody needs it. Run `cardferry host` to have one all the time, or for guests that need no
-    ssh: in a container (--listen unix:PATH, in a folder that it shares) or a virtual machine (--listen vsock::PORT).
+    ssh: in a container (--listen unix:PATH, in a folder that it shares), a virtual machine (--listen vsock::PORT), or
+    anywhere (--listen tls::7764; `cardferry invite` lets them in).
     """
+    listen = tuple(map(tls_files.into, listen))
     if stdio:
         from cardferry.app.agent.stdio_session import hand_to_agent  # noqa: PLC0415 - all that a session of ssh needs
         from cardferry.app.runtime.request import Request, whole_path  # noqa: PLC0415

@@ -23,7 +23,7 @@ _COMPLETIONS: Final = {"bash": "cardferry", "zsh": "_cardferry", "fish": "cardfe
 _MAIN: Final = """\
 .SH HOST
 A name or user@name, as \\fBssh\\fR(1) and \\fI~/.ssh/config\\fR know it, or one of
-ssh://, unix:, vsock://, exec:, pcscd:, vpicc:, virtual:, which \\fBcardferry\\-attach\\fR(1) explains.
+ssh://, unix:, vsock://, exec:, tls://, pcscd:, vpicc:, virtual:, which \\fBcardferry\\-attach\\fR(1) explains.
 .SH ENVIRONMENT
 .TP
 .B PCSCLITE_CSOCK_NAME

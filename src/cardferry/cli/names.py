@@ -24,7 +24,15 @@ def hosts() -> list[str]:
     """What ``HOST`` may be: the names of ``Host`` lines that are no patterns, and what is attached."""
     own = Path.home() / ".ssh"
     named = [*ssh_hosts(own / "config", own), *ssh_hosts(_SYSTEM, _SYSTEM.parent)]
-    return _fit([*named, *(link.host for one in _running() for link in one.links if one.serves)])
+    return _fit([*named, *joined_hosts(), *(link.host for one in _running() for link in one.links if one.serves)])
+
+
+def joined_hosts() -> list[str]:
+    """Hosts that this computer has joined over TLS, as `attach` takes them."""
+    from cardferry.transports.tls.files import joined_places  # noqa: PLC0415 - not for who has no names to complete
+
+    return [host if port == "7764" else f"tls://{place}" for place in joined_places()
+            for host, _, port in [place.rpartition(":")]]  # fmt: skip
 
 
 def readers() -> list[str]:

@@ -12,11 +12,13 @@ import click
 from click.shell_completion import CompletionItem
 
 from cardferry.app.hosts.address import HostAddress
+from cardferry.app.hosts.direct_link import LinkHost
 from cardferry.app.hosts.registry import parse_host
 from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.runtime.service import Service
 from cardferry.cli import names
 from cardferry.cli.seconds import SecondsType
+from cardferry.cli.tls_options import TlsFiles
 from cardferry.manager import ExclusivePolicy, Settings
 from cardferry.pcsc.constants import MAX_READERNAME
 from cardferry.transports.errors import AddressSyntaxError
@@ -169,6 +171,11 @@ def service_options(function: Function) -> Function:
         return function(service=service, **rest)
 
     return cast(Function, _service_options(command))
+
+
+def with_tls(host: HostAddress, files: TlsFiles) -> HostAddress:
+    """The host, with the files if it is one that is reached over TLS."""
+    return parse_host(files.into(str(host))) if isinstance(host, LinkHost) else host
 
 
 def ssh_host(host: HostAddress, command: str) -> SshHost:

@@ -14,8 +14,9 @@ from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.service import Service
-from cardferry.cli.options import HostType, memory_option, ssh_option
+from cardferry.cli.options import HostType, memory_option, ssh_option, with_tls
 from cardferry.cli.say import say
+from cardferry.cli.tls_options import TlsFiles, tls_options
 from cardferry.cli.verbosity import verbose_option
 from cardferry.transports.ssh import SshCommand
 
@@ -24,15 +25,25 @@ from cardferry.transports.ssh import SshCommand
 @click.option("--from", "host", type=HostType(), help="where the readers are; attached meanwhile if it is not")
 @ssh_option
 @memory_option
+@tls_options
 @verbose_option
 @click.argument("words", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
-def command(host: HostAddress | None, ssh: SshCommand, memory: bool, verbose: int, words: tuple[str, ...]) -> None:
+def command(
+    *,
+    host: HostAddress | None,
+    ssh: SshCommand,
+    memory: bool,
+    tls_files: TlsFiles,
+    verbose: int,
+    words: tuple[str, ...],
+) -> None:
     """Run COMMAND with the remote readers.
 
     Without --from it uses what `cardferry attach` has attached. The exit code is COMMAND's own, 128 + n when signal
     n ended it.
     """
     logs.set_up(verbose, quiet=True)
+    host = host and with_tls(host, tls_files)
     found = choose(control.running(runtime_folder()), host)
     if found is not None:
         if not found.readers:

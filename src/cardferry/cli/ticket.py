@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
-from typing import Any, Final
 
 import click
 
 from cardferry.cli.say import say
-
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-#: s: the longest that a ticket is good.
-_LONGEST: Final = 31 * 86400
-
-
-class DurationType(click.ParamType[float]):
-    """A time such as ``8h``, in s."""
-
-    name = "TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse it."""
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d{1,6})([smhd])", value)
-        if found is None or not 0 < (seconds := int(found[1]) * _UNITS[found[2]]) <= _LONGEST:
-            self.fail(f"{value!r} is no time such as 30m, 8h or 2d, 31d at most", param, ctx)
-        return float(seconds)
+from cardferry.cli.seconds import DurationType
 
 
 class Tickets(click.Group):

@@ -22,6 +22,7 @@ from typing import Protocol as Interface
 
 from cardferry.pcsc.errors import CardferryError
 from cardferry.transports.base import Pipe
+from cardferry.transports.errors import RevokedError
 from cardferry.wire.errors import WireError
 from cardferry.wire.link.greeting import Bye, Reason
 from cardferry.wire.link.session import Due, Phase, Session, SessionOverflowError
@@ -190,6 +191,9 @@ class Channel:
     def drop(self, error: Exception | None = None) -> None:
         """The pipe is lost, or of no use: go on without it."""
         if self.end is None:
+            return
+        if isinstance(error, RevokedError):
+            self.close(Bye(Reason.REFUSED, str(error)))
             return
         self._forget_pipe()
         self.session.detach()

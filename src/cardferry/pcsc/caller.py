@@ -28,6 +28,8 @@ class PrincipalKind(StrEnum):
     UNIX = "unix"
     #: A link from a virtual machine; the kernel has told its CID.
     VSOCK = "vsock"
+    #: A link over TLS: the name in the certificate of the guest.
+    TLS = "tls"
 
 
 @dataclass(frozen=True, slots=True)

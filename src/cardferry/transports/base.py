@@ -94,12 +94,14 @@ class Arrival(NamedTuple):
         principal: who that is, as this computer has proved it.
         name: likewise, in words for people.
         refusal: why it must not come in; empty when it may.
+        greeted: is told the name and version of its program, once it has said hello.
     """
 
     pipe: Pipe
     principal: Principal
     name: str
     refusal: str = ""
+    greeted: Callable[[str], None] = lambda software: None
 
 
 class Listener(Interface):

@@ -33,6 +33,10 @@ class NotCardferryError(TransportError):
     exit_code = 35
 
 
+class RevokedError(ConnectionError):
+    """Whoever is at the other end must not be here any more: its session ends with the pipe."""
+
+
 class PcscdMissingError(TransportError):
     """There is no pcscd socket where the readers are."""
 

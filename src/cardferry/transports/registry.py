@@ -13,12 +13,14 @@ from typing import Final
 from cardferry.transports.base import Address
 from cardferry.transports.errors import AddressSyntaxError
 from cardferry.transports.exec import ExecAddress
+from cardferry.transports.tls.address import TlsAddress
 from cardferry.transports.unix import UnixAddress
 from cardferry.transports.vsock import VsockAddress
 
 TRANSPORTS: Final[Mapping[str, type[Address]]] = {
     "unix": UnixAddress,
     "vsock": VsockAddress,
+    "tls": TlsAddress,
     "exec": ExecAddress,
 }
 

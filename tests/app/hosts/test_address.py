@@ -12,10 +12,12 @@ from cardferry.app.hosts.direct_link import LinkHost
 from cardferry.app.hosts.registry import KINDS, SCHEMES, parse_host
 from cardferry.app.hosts.sources import PcscdHost, VirtualHost, VpiccHost
 from cardferry.app.hosts.ssh_host import SshHost
+from cardferry.cli import names
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.errors import AddressSyntaxError
 from cardferry.transports.exec import ExecAddress
 from cardferry.transports.registry import TRANSPORTS
+from cardferry.transports.tls.address import TlsAddress
 from cardferry.transports.unix import UnixAddress
 from cardferry.transports.vsock import VsockAddress
 
@@ -32,6 +34,9 @@ FORMS: list[tuple[str, HostAddress, str]] = [
     ("pcscd:/run/pcscd/pcscd.comm", PcscdHost(Path("/run/pcscd/pcscd.comm")), "pcscd-run-pcscd-pcscd.comm"),
     ("unix:/run/cards/link", LinkHost(UnixAddress(Path("/run/cards/link"))), "unix-run-cards-link"),
     ("vsock://2:35960", LinkHost(VsockAddress(2, 35960)), "vsock-2-35960"),
+    ("tls://laptop", LinkHost(TlsAddress("laptop")), "tls-laptop"),
+    ("tls://laptop:7000", LinkHost(TlsAddress("laptop", 7000)), "tls-laptop-7000"),
+    ("tls://[2001:db8::1]", LinkHost(TlsAddress("2001:db8::1")), "tls-2001-db8-1"),
     (
         "exec:cardferry host --stdio",
         LinkHost(ExecAddress(("cardferry", "host", "--stdio"))),
@@ -53,6 +58,19 @@ def test_each_form_is_parsed_spelled_and_named(text: str, host: HostAddress, nam
     assert parse_host(text) == host
     assert str(host) == text
     assert host.label == name
+
+
+def test_the_name_of_a_host_that_was_joined_means_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert parse_host("laptop") == SshHost("laptop")
+    for place in ("laptop:7764", "other:7000"):
+        (tmp_path / "cardferry" / "tls" / f"joined-{place}").mkdir(parents=True)
+    assert parse_host("laptop") == parse_host("Laptop") == LinkHost(TlsAddress("laptop"))
+    assert parse_host("ssh://laptop") == SshHost("ssh://laptop")
+    assert [parse_host(text) for text in ("me@laptop", "other", "::1")] == [
+        SshHost("me@laptop"), SshHost("other"), SshHost("::1"),
+    ]  # fmt: skip
+    assert names.joined_hosts() == ["laptop", "tls://other:7000"]
 
 
 @pytest.mark.parametrize("text", ["vsock:2:35960", "vsock://host:35960", "VSOCK://host:35960"])

@@ -31,6 +31,7 @@ from cardferry.pcsc.errors import UserError
 from cardferry.transports.errors import TransportError
 from cardferry.transports.listening import SocketInUseError
 from cardferry.transports.registry import parse_listening
+from cardferry.transports.tls import recheck
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +185,8 @@ class _Lend:
                 wanted, descriptors = await self._messages.get()
         except TimeoutError:
             return
+        if isinstance(wanted, m.Recheck):
+            recheck()
         if not isinstance(wanted, m.Lend) or descriptors:
             self._messages.put_nowait((wanted, descriptors))
             return

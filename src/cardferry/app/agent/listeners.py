@@ -21,7 +21,7 @@ from cardferry.transports.delivery import Delivery
 from cardferry.transports.passed import PassedPipe
 from cardferry.wire.errors import WireError
 from cardferry.wire.link.frames import FrameReader, Kind, encode
-from cardferry.wire.link.greeting import Bye, Reason
+from cardferry.wire.link.greeting import Bye, Hello, Reason
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,9 @@ _GREETING_TIME: Final = 5.0
 _MOST_SILENT: Final = 64
 #: Bytes within which a hello ends.
 _MOST_HELLO: Final = 4096
+
+#: Principals of which it is known that they were turned away.
+_MOST_AWAY: Final = 256
 
 #: Serves the guest at the other end of a pipe until the pipe is lost, given who it is and what to call it.
 Serve = Callable[[Pipe, Principal, str], Awaitable[None]]
@@ -51,6 +54,8 @@ class GuestListeners:
         self._accepting: list[asyncio.Task[None]] = []
         #: Those who have not said hello, who came first in front.
         self._silent: dict[asyncio.Task[Any] | None, None] = {}
+        #: Who was turned away, and why: they may come again every few seconds, and are told of once.
+        self._away: dict[Principal, str] = {}
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -116,9 +121,16 @@ class GuestListeners:
             log.debug("%s has gone, or has said nothing", pipe.name)
             pipe.abort()
         elif arrival.refusal:
-            log.warning("%s: turned away: %s", pipe.name, arrival.refusal)
+            again = self._away.get(arrival.principal) == arrival.refusal
+            if len(self._away) >= _MOST_AWAY:
+                self._away.clear()
+            self._away[arrival.principal] = arrival.refusal
+            log.log(logging.DEBUG if again else logging.WARNING, "%s: turned away: %s", pipe.name, arrival.refusal)
             pipe.write(encode(Kind.BYE, 0, 0, Bye(Reason.REFUSED, arrival.refusal).encode()))
             pipe.close()
+        else:
+            self._away.pop(arrival.principal, None)
+            arrival.greeted(pipe.software)
         return said and not arrival.refusal
 
 
@@ -131,6 +143,7 @@ class _GreetedPipe(PassedPipe):
     Attributes:
         hello: whether what came first is a frame, as soon as it has ended; what is none counts as well, because who
             serves says what is wrong with it. False when there is no end to it, or the pipe is lost.
+        software: name and version of its program, as the hello says.
     """
 
     def __init__(self, pipe: Pipe) -> None:
@@ -138,6 +151,7 @@ class _GreetedPipe(PassedPipe):
         self.hello: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._reader = FrameReader()
         self._size = 0
+        self.software = ""
         delivery = self._delivery = Delivery(pipe.pause_reading, pipe.resume_reading)
         self.start, self.congested = delivery.start, delivery.congested  # type: ignore[method-assign]
         self.pause_reading, self.resume_reading = delivery.pause, delivery.resume
@@ -148,7 +162,10 @@ class _GreetedPipe(PassedPipe):
         self._delivery.received(data)
         self._size += len(data)
         try:
-            said = bool(self._reader.receive(data))
+            frames = self._reader.receive(data)
+            said = bool(frames)
+            if said:
+                self.software = Hello.parse(frames[0].payload).software
         except WireError:
             said = True
         if self.hello.done():

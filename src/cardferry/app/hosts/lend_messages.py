@@ -74,6 +74,10 @@ class GuestSocket(msgspec.Struct, frozen=True, tag=True):
     address: str
 
 
+class Recheck(msgspec.Struct, frozen=True, tag=True):
+    """Guests were removed: cut off those who may not be here any more. The first and only word of who says it."""
+
+
 class Ask(msgspec.Struct, frozen=True, tag=True):
     """How is it going?"""
 
@@ -185,5 +189,5 @@ class PersonSaid(msgspec.Struct, frozen=True, tag=True):
         return f"PersonSaid(number={self.number}, asked={self.asked}, yes={self.yes})"
 
 
-ToAgent = Lend | ProgramSocket | GuestPipe | GuestSocket | Ask | End | PersonSaid
+ToAgent = Lend | ProgramSocket | GuestPipe | GuestSocket | Recheck | Ask | End | PersonSaid
 FromAgent = Lent | NotLent | Gone | Listens | Line | Described | AskPerson

@@ -1,7 +1,8 @@
 """All ways of writing ``HOST``, by their schemes.
 
 An ssh destination is anything without a scheme (``name``, ``user@name``, an alias of ``~/.ssh/config``) or an
-``ssh://`` URL; the transports of links bring their own schemes along; the rest names something on this computer.
+``ssh://`` URL, unless it is the name of a host that was joined (`cardferry join`); the transports of links bring their
+own schemes along; the rest names something on this computer.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.transports.base import Address
 from cardferry.transports.errors import AddressSyntaxError
 from cardferry.transports.registry import TRANSPORTS
+from cardferry.transports.tls.address import TlsAddress
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 
@@ -45,6 +47,8 @@ SCHEMES: Final[Mapping[str, Callable[[str, str], HostAddress | None]]] = {
 def parse_host(text: str) -> HostAddress:
     """Parse ``HOST``; raises `AddressSyntaxError`."""
     match = _SCHEME.fullmatch(text)
+    if (match is None or _is_address(text)) and (joined := TlsAddress.joined(text)) is not None:
+        return LinkHost(joined)
     if match is None or _is_address(text):
         scheme, rest = "ssh", f"//{text}"
     else:

@@ -74,7 +74,7 @@ class Conversation(Generic[Message]):
         """
         if self._number < 0 or (missable and self._waiting_size > _MOST_WAITING):
             return
-        line = memoryview(ascii_json.encode(_Envelope(message, len(descriptors))).encode() + b"\n")
+        line = memoryview(line_of(message, len(descriptors)))
         self._waiting.append((line, [os.dup(descriptor) for descriptor in descriptors]))
         self._waiting_size += len(line)
         if len(self._waiting) == 1:
@@ -164,6 +164,15 @@ class Conversation(Generic[Message]):
         """Be over; what was sent last is on its way, unless the other end did not keep up."""
         if self._number >= 0:
             self.detach().close()
+
+
+def line_of(message: msgspec.Struct, descriptors: int = 0) -> bytes:
+    """A message as it is sent, for those who say one word and need no conversation.
+
+    Args:
+        descriptors: how many come along.
+    """
+    return ascii_json.encode(_Envelope(message, descriptors)).encode() + b"\n"
 
 
 class _Envelope(msgspec.Struct):

@@ -1,0 +1,129 @@
+"""Guests that come in over TLS: invited and removed at a host, which they join from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+
+import msgspec
+
+from cardferry.app.hosts import lend_messages as m
+from cardferry.app.runtime.conversation import line_of
+from cardferry.app.runtime.paths import agent_path, runtime_folder
+from cardferry.app.runtime.silent import check_not_stopped
+from cardferry.app.runtime.status_socket import Running
+from cardferry.transports.errors import AddressSyntaxError
+from cardferry.transports.tls import certificates, dialling
+from cardferry.transports.tls.address import PORT, TlsAddress
+from cardferry.transports.tls.errors import InvitationError
+from cardferry.transports.tls.files import host_folder
+from cardferry.transports.tls.guests import Guests
+from cardferry.transports.tls.host import own_host
+from cardferry.transports.tls.identity import Line
+
+#: s that the agent gets to cut somebody off.
+_ANSWER_TIME = 5.0
+
+
+def invite(name: str, seconds: float, life: float, address: str | None) -> tuple[str, list[str]]:
+    """The line for a guest, and what else there is to say.
+
+    Args:
+        seconds: for which it is good.
+        life: s for which the guest's certificates are valid.
+        address: where it finds this computer, None for its own name.
+
+    Raises:
+        UserError: there can be no such line.
+    """
+    host = own_host()
+    listens = TlsAddress.parse_listening(known, known) if (known := host.guests.listens) else None
+    port = PORT if listens is None else listens.port
+    named = address or (listens.host if listens is not None else "") or socket.gethostname()
+    target = TlsAddress.parse(f"//{named}" if _has_port(named) else f"//{named}:{port}", f"tls://{named}")
+    again = name in host.guests.known
+    secret = host.guests.invite(name, seconds, life)
+    print_ = certificates.fingerprint(host.authority().certificate)
+    until = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
+    notes = [f"good once, until {until}, where {target.host} leads to this computer; there: cardferry join LINE"]
+    if listens is None:
+        notes.append(f"nobody can come in yet; start: cardferry host --listen tls::{port}")
+    if again:
+        notes.append(f"{name} has joined before: whoever joins with this line takes its place")
+    return str(Line(f"tls://{target.place_written}", name, print_, secret)), notes
+
+
+def _has_port(text: str) -> bool:
+    return text.rpartition(":")[2].isdecimal() and (text.count(":") == 1 or "]:" in text)
+
+
+async def join(text: str) -> tuple[str, str]:
+    """Join the host that a line is from; returns the own name there, and what to attach. Raises `UserError`."""
+    line = Line.parse(text)
+    try:
+        address = TlsAddress.parse(line.address.removeprefix("tls:"), line.address)
+    except AddressSyntaxError as error:
+        raise InvitationError(error.message, "give all of the line of `cardferry invite`, without blanks") from None
+    name = await dialling.join(line, address)
+    return name, address.host if address.port == PORT else str(address)
+
+
+class Guest(msgspec.Struct, frozen=True):
+    """A guest for people. Times in s since 1970.
+
+    Attributes:
+        name: as in ``tls:NAME``.
+        here: whether it is linked now.
+        joined: when.
+        seen, address: when it was here last, and from where; 0 and empty for never.
+        software: name and version of its program, as it says itself.
+        invited_until: of an invitation that was not used yet; 0 for none.
+    """
+
+    name: str
+    here: bool = False
+    joined: float = 0.0
+    seen: float = 0.0
+    address: str = ""
+    software: str = ""
+    invited_until: float = 0.0
+
+
+def listed(running: list[Running]) -> list[Guest]:
+    """All guests and invitations; ``running`` is what runs of ours."""
+    here = {link.guest.principal for one in running for link in one.links if link.guest and link.guest.connected}
+    guests = Guests(host_folder())
+    found = {
+        name: Guest(name, f"tls:{name}" in here, one.joined, one.seen, one.address, one.software)
+        for name, one in guests.known.items()
+    }
+    for one in guests.invitations:
+        before = found.get(one.name, Guest(one.name))
+        found[one.name] = msgspec.structs.replace(before, invited_until=one.until)
+    return [found[name] for name in sorted(found)]
+
+
+def wrong_secrets() -> str:
+    """How many secrets were wrong, in words; empty for none."""
+    wrong = Guests(host_folder()).wrong
+    if not wrong.count:
+        return ""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(wrong.last))
+    return f"wrong secrets of invitations: {wrong.count}, the last one from {wrong.address} at {when}"
+
+
+def remove(name: str) -> None:
+    """Forget a guest, or its invitation, and cut it off. Raises `UserError` when there is none."""
+    guests = Guests(host_folder())
+    short = name.removeprefix("tls:")
+    if not (short in guests.known or any(one.name == short for one in guests.invitations)):
+        raise InvitationError(f"there is no guest {name}", "`cardferry guests` shows all")
+    guests.remove(short)
+    with suppress(FileNotFoundError, ConnectionError, TimeoutError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_ANSWER_TIME)
+        connection.connect(os.fspath(agent_path(runtime_folder())))
+        check_not_stopped(connection)
+        connection.sendall(line_of(m.Recheck()))
+        connection.recv(1)  # it hangs up when that is done
