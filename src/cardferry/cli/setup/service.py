@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import click
 from click.core import ParameterSource
@@ -56,15 +56,15 @@ class _Service(click.Command):
 
 def _service(name: str) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
-        made = command.command(
+        decorating = command.command(
             name,
             cls=_Service,
             short_help=_LINES[name],
             options_metavar="[OPTIONS]",
             context_settings={"ignore_unknown_options": True},
             epilog=f"All options of `cardferry {name}` can be given, too.",
-        )(function)
-        assert isinstance(made, _Service)
+        )
+        made = cast(_Service, decorating(function))
         made.runs = importlib.import_module(f"cardferry.cli.{name}").command
         return made
 
