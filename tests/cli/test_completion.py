@@ -98,7 +98,7 @@ def bash(*words: str) -> list[str]:
 
 @pytest.mark.usefixtures("home")
 def test_bash_completes_commands_options_and_their_values() -> None:
-    assert bash("cardferry", "s") == ["share", "status"]
+    assert bash("cardferry", "s") == ["share", "status", "setup"]
     assert bash("cardferry", "") == list(COMMANDS)
     assert bash("cardferry", "help", "at") == ["attach"]
     assert bash("cardferry", "attach", "--gr") == ["--grace", "--group"]
