@@ -33,3 +33,10 @@ def test_each_command_has_a_page_that_man_shows_without_a_warning(tmp_path: Path
         if path.name == "cardferry-attach.1":
             assert "-e, --ssh COMMAND" in done.stdout
             assert "'exec:docker exec -i box cardferry host --stdio'" in " ".join(done.stdout.split())
+
+
+def test_a_group_s_page_has_its_commands_and_their_options() -> None:
+    page = pages()["man/cardferry-setup.1"]
+    assert ".B cardferry setup\n[OPTIONS] HOST\n" in page
+    assert "\\fB\\-\\-remove\\fR\n" in page
+    assert "\\fB\\-\\-anchor FILE\\fR\n" in pages()["man/cardferry-audit.1"]

@@ -92,6 +92,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Computer]:
     with Lab() as lab:
         computer = lab.computer("machine")
         computer.holder.ask("mount", "cgroup2", "/sys/fs/cgroup", "cgroup2", "0", "")
+        computer.holder.mount_tmpfs("/dev/shm", 0o1777)  # where Podman has its locks
         computer.run(["mkdir", "-p", "/run/cdi"]).check()
         fake_card(Pcscd(computer))
         image(computer.outside("/run/cards.tar"))

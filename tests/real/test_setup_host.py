@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,9 @@ def everything(computer: Computer) -> dict[str, str]:
     for top in (computer.home, computer.outside(computer.runtime)):
         for folder, _, names in os.walk(top):
             found[folder] = ""
-            found |= {f"{folder}/{name}": str((Path(folder) / name).lstat().st_size) for name in names}
+            for path in (Path(folder) / name for name in names):
+                with suppress(FileNotFoundError):  # what is being removed
+                    found[str(path)] = str(path.lstat().st_size)
     return found
 
 
@@ -70,6 +73,14 @@ def test_it_is_brought_attach_makes_a_link_and_remove_leaves_nothing(pair: Recip
     assert everything(pair.host) == before
     assert not processes(pair.host, "cardferry")
     assert "nothing that setup has brought" in setup(pair, "--remove").check().out
+
+
+def test_ctrl_c_is_no_success_and_leaves_nothing(pair: Recipe) -> None:
+    before = everything(pair.host)
+    with begun(pair) as running:
+        os.kill(processes(pair.guest, r"cardferry setup")[-1], signal.SIGINT)
+        assert running.wait().code == 130
+        wait_until(lambda: everything(pair.host) == before, "the other end has cleaned up")
 
 
 @contextmanager

@@ -68,9 +68,32 @@ def _page(name: str, says: str, command: click.Command, names: list[str]) -> str
             f".SH DESCRIPTION\n{_paragraphs(command.help or '')}",
             ".SH COMMANDS\n" + "".join(map(_item, COMMANDS, COMMANDS.values())) if main else "",
             ".SH OPTIONS\n" + "".join(_item(*one) for one in _options(command, context)),
+            "" if main else "".join(_part(inner, context) for inner in _parts(command, context)),
             _MAIN if main else "",
             _EXIT,
             f".SH SEE ALSO\n{others}, \\fBssh\\fR(1), \\fBpcscd\\fR(8)\n",
+        ]
+    )
+
+
+def _parts(command: click.Command, context: click.Context) -> Iterator[click.Command]:
+    """The commands of a group; also the one that has no word of its own, but a HOST."""
+    if isinstance(command, click.Group):
+        for name in ["HOST", *command.list_commands(context)]:
+            if (inner := command.get_command(context, name)) is not None:
+                yield inner
+
+
+def _part(command: click.Command, parent: click.Context) -> str:
+    """A command of a group, as a section of the group's page; what is in that is shown behind it."""
+    context = click.Context(command, info_name="" if command.name == "HOST" else command.name, parent=parent)
+    name, usage = context.command_path.strip(), " ".join(command.collect_usage_pieces(context))
+    return "".join(
+        [
+            f".SH {_roff(name.upper())}\n.B {_roff(name)}\n{_roff(usage)}\n.PP\n",
+            _paragraphs(command.help or ""),
+            *(_item(*one) for one in _options(command, context)),
+            *(_part(inner, context) for inner in _parts(command, context)),
         ]
     )
 

@@ -22,7 +22,7 @@ from cardferry.app.hosts.ssh_connection import SshConnector
 from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.install.bundle import bundle, trial
 from cardferry.app.install.own_files import Package, own_abi, own_packages
-from cardferry.app.install.there import Python, SetupError, There, complaint, look, started, told
+from cardferry.app.install.there import Python, SetupError, There, bounded, complaint, look, started, told
 from cardferry.app.install.wheels import fetch
 from cardferry.app.runtime.paths import runtime_folder, scratch
 from cardferry.transports.ssh import SshCommand, SshConnection
@@ -123,14 +123,14 @@ async def _send(connection: SshConnection, python: Python, request: dict[str, An
     mark = secrets.token_hex(8)
     program = resources.files(__package__).joinpath("receive.py").read_bytes()
     line = json.dumps({"mark": mark, "size": len(data), **request}).encode()
-    process = await started(connection, _BOOT.format(python=shlex.quote(python.path)))
+    process = await started(connection, _BOOT.format(python=shlex.quote(python.path)), complaints=True)
     source, sink, errors = process.stdout, process.stdin, process.stderr
     if source is None or sink is None or errors is None:
         raise RuntimeError("a process without pipes")
     done = False
     async with asyncio.TaskGroup() as tasks:
-        complaints = tasks.create_task(errors.read(), name=f"complaints of {connection.destination}")
-        with suppress(BrokenPipeError, ConnectionResetError):
+        complaints = tasks.create_task(bounded(errors), name=f"complaints of {connection.destination}")
+        with suppress(BrokenPipeError, ConnectionResetError, ValueError):  # ValueError: a line without an end
             sink.write(b"%d\n%s%s\n" % (len(program), program, line))
             for start in range(0, len(data), _PIECE):
                 sink.write(data[start : start + _PIECE])

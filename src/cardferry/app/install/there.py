@@ -22,6 +22,8 @@ _PROGRAM: Final = (
 )
 #: CPython's name for what it loads: ``cpython-311-x86_64-linux-gnu`` (PEP 3149); ``313t`` is another ABI.
 _ABI: Final = re.compile(r"cpython-(3)(\d+)-([a-z0-9_]+)-linux-(gnu|musl)\w*")
+#: Bytes that are kept of what a program over there writes.
+_MOST: Final = 1 << 18
 _COMPLAINT: Final = re.compile(r"^error: (.+)$", re.MULTILINE)
 
 
@@ -127,21 +129,39 @@ async def told(connection: SshConnection, script: str, **variables: str) -> list
     mark = secrets.token_hex(8)
     text = resources.files(__package__).joinpath(script).read_text(encoding="utf-8")
     first = "; ".join(f'{name}="{value}"' for name, value in {"mark": mark, **variables}.items())
-    process = await started(connection, "exec sh -s")
-    output, _ = await process.communicate(f"{first}\n{text}".encode())
+    process = await started(connection, "exec sh -s", complaints=False)
+    sink, source = process.stdin, process.stdout
+    if sink is None or source is None:
+        raise RuntimeError("a process without pipes")
+    sink.write(f"{first}\n{text}".encode())
+    sink.write_eof()
+    output = await bounded(source)
+    await process.wait()
     lines = output.decode(errors="replace").splitlines()
     return [line.removeprefix(f"{mark} ") for line in lines if line.startswith(f"{mark} ")]
 
 
-async def started(connection: SshConnection, command: str) -> asyncio.subprocess.Process:
-    """Start a command over there, with pipes."""
+async def started(connection: SshConnection, command: str, *, complaints: bool) -> asyncio.subprocess.Process:
+    """Start a command over there, with pipes.
+
+    Args:
+        complaints: whether its standard error is one of them.
+    """
     return await asyncio.create_subprocess_exec(
         *connection.session_command(command),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE if complaints else asyncio.subprocess.DEVNULL,
         env=environment(),
     )
+
+
+async def bounded(stream: asyncio.StreamReader) -> bytes:
+    """All that a program over there writes; of more than it can have to say, the beginning."""
+    kept = bytearray()
+    while data := await stream.read(_MOST):
+        kept += data[: _MOST - len(kept)]
+    return bytes(kept)
 
 
 def complaint(said: str, status: int | None) -> str:

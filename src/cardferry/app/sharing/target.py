@@ -193,7 +193,7 @@ class ShareTarget:
         await self._readers.ready()
         facts = (await self._connector.connection(hurry=True)).facts
         if "cardferry" not in facts.installed:
-            log.info("%s: plain forwarding, cardferry is not installed there", name)
+            log.info("%s: plain forwarding, cardferry is not installed there: cardferry setup %s brings it", name, name)
             return False
         streams = await self._connector.streams(remote_command(self._words()), self._heard)
         streams.write(f"{self._token}\n".encode())

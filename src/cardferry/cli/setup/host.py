@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Final
+
 import click
 
 from cardferry.app.hosts.address import HostAddress
@@ -12,6 +15,8 @@ from cardferry.cli.options import HostType, ssh_host, ssh_option
 from cardferry.cli.say import say
 from cardferry.cli.verbosity import verbose_option
 from cardferry.transports.ssh import SshCommand
+
+_INTERRUPTED: Final = 130
 
 
 @click.command("HOST")
@@ -28,9 +33,15 @@ def command(host: HostAddress, ssh: SshCommand, program: str | None, removing: b
     """
     logs.set_up(verbose)
     there = ssh_host(host, "setup")
-    if removing:
-        lifetime.run(lambda: remove(there, ssh, say))
-    elif program is not None:
-        lifetime.run(lambda: use(there, ssh, program, say))
-    else:
-        lifetime.run(lambda: bring(there, ssh, say))
+
+    async def main() -> bool:
+        if removing:
+            await remove(there, ssh, say)
+        elif program is not None:
+            await use(there, ssh, program, say)
+        else:
+            await bring(there, ssh, say)
+        return True
+
+    if not lifetime.run(main):
+        sys.exit(_INTERRUPTED)
