@@ -177,6 +177,12 @@ def test_list_and_remove_leave_nothing(machines: Machines) -> None:
     assert (wrong.code, wrong.err.splitlines()[1]) == (60, "hint: cardferry setup service list shows which there are")
 
 
+def test_a_computer_without_systemd_is_an_error_for_people(machines: Machines) -> None:
+    wrong = machines.guest.cardferry("setup", "service", "attach", "host", "--system")
+    assert (wrong.code, wrong.out) == (60, "")
+    assert wrong.err.startswith("error: systemd does not run this computer\nhint: have what starts"), wrong
+
+
 def test_one_that_cannot_start_says_where_it_has_said_why(machines: Machines) -> None:
     wrong = machines.guest.cardferry(
         "setup", "service", "attach", "host", "--user", "--socket", "/no/such/folder/x", *over(machines.recipe.to_host)

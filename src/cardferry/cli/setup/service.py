@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import click
 from click.core import ParameterSource
@@ -64,8 +64,7 @@ def _service(name: str) -> Callable[[Any], Any]:
             context_settings={"ignore_unknown_options": True},
             epilog=f"All options of `cardferry {name}` can be given, too.",
         )(function)
-        assert isinstance(made, _Service)
-        made.runs = importlib.import_module(f"cardferry.cli.{name}").command
+        cast(_Service, made).runs = importlib.import_module(f"cardferry.cli.{name}").command
         return made
 
     return decorate
