@@ -114,6 +114,14 @@ def test_the_watchdog_starts_one_that_was_stopped_anew(machines: Machines) -> No
     guest.setup("attach", "host", *over(machines.recipe.to_host))
     machines.wait_for_readers()
     first = guest.main_process(ATTACH)
+
+    def told() -> int:
+        """When the watchdog was told that it lives, in µs."""
+        return int(guest.systemctl("show", "--property=WatchdogTimestampMonotonic", "--value", ATTACH).out)
+
+    at_first = told()
+    wait_until(lambda: told() > at_first + 2_500_000, "it tells the watchdog that it lives")
+    assert guest.main_process(ATTACH) == first
     os.kill(first, signal.SIGSTOP)
     wait_until(lambda: guest.main_process(ATTACH) not in (0, first), "another process has its place", 30)
     machines.wait_for_readers()
