@@ -41,8 +41,10 @@ def calls(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def with_its_own(command: click.Command) -> Iterator[click.Command]:
-    """A command and, of a group, all that are in it."""
+    """A command and, of a group, all that are in it; a service's also the one that it runs."""
     yield command
+    if (runs := getattr(command, "runs", None)) is not None:
+        yield runs
     if isinstance(command, click.Group):
         context = click.Context(command)
         for each in [*command.list_commands(context), "HOST"]:  # what has no word of its own

@@ -18,6 +18,7 @@ CONTRIB = REPOSITORY / "contrib"
 def test_the_files_are_what_the_commands_say() -> None:
     """After a change of a command or an option: make pages."""
     files = [path for folder in ("man", "completions") for path in (CONTRIB / folder).iterdir()]
+    files.append(CONTRIB / "systemd" / "cardferry.service")
     assert {str(path.relative_to(CONTRIB)): path.read_text() for path in files} == pages()
 
 

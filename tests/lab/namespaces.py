@@ -43,6 +43,7 @@ PARTS = {
     PLAIN_PYTHON: "python3",
     "/usr/bin/unshare": "util-linux",
     "/usr/bin/nsenter": "util-linux",
+    "/lib/systemd/systemd": "systemd",
 }
 
 

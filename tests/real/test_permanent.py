@@ -114,6 +114,14 @@ def test_the_watchdog_starts_one_that_was_stopped_anew(machines: Machines) -> No
     guest.setup("attach", "host", *over(machines.recipe.to_host))
     machines.wait_for_readers()
     first = guest.main_process(ATTACH)
+
+    def told() -> int:
+        """When the watchdog was told that it lives, in µs."""
+        return int(guest.systemctl("show", "--property=WatchdogTimestampMonotonic", "--value", ATTACH).out)
+
+    at_first = told()
+    wait_until(lambda: told() > at_first + 2_500_000, "it tells the watchdog that it lives")
+    assert guest.main_process(ATTACH) == first
     os.kill(first, signal.SIGSTOP)
     wait_until(lambda: guest.main_process(ATTACH) not in (0, first), "another process has its place", 30)
     machines.wait_for_readers()
@@ -175,6 +183,12 @@ def test_list_and_remove_leave_nothing(machines: Machines) -> None:
     assert not cardferry(machines.recipe.guest, "status").out.startswith("attach")
     wrong = guest.cardferry("setup", "service", "remove", "attach", "host", "--user")
     assert (wrong.code, wrong.err.splitlines()[1]) == (60, "hint: cardferry setup service list shows which there are")
+
+
+def test_a_computer_without_systemd_is_an_error_for_people(machines: Machines) -> None:
+    wrong = machines.guest.cardferry("setup", "service", "attach", "host", "--system")
+    assert (wrong.code, wrong.out) == (60, "")
+    assert wrong.err.startswith("error: systemd does not run this computer\nhint: have what starts"), wrong
 
 
 def test_one_that_cannot_start_says_where_it_has_said_why(machines: Machines) -> None:

@@ -147,7 +147,10 @@ class Services:
         if (await self._systemctl("show-environment")).code == 0:
             return
         if self._system:
-            raise ServiceError("systemd does not run this computer", "start `cardferry` from whatever does")
+            raise ServiceError(
+                "systemd does not run this computer",
+                "have what starts this computer's services run the command; SIGTERM ends it",
+            )
         raise ServiceError(
             "this account has no systemd manager here",
             f"log in as {user_name(os.getuid())}, not with su or sudo; without a login: loginctl enable-linger",

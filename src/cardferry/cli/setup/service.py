@@ -63,9 +63,8 @@ def _service(name: str) -> Callable[[Any], Any]:
             options_metavar="[OPTIONS]",
             context_settings={"ignore_unknown_options": True},
             epilog=f"All options of `cardferry {name}` can be given, too.",
-        )
-        made = cast(_Service, decorating(function))
-        made.runs = importlib.import_module(f"cardferry.cli.{name}").command
+        )(function)
+        cast(_Service, made).runs = importlib.import_module(f"cardferry.cli.{name}").command
         return made
 
     return decorate
