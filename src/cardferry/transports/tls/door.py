@@ -16,6 +16,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
+from cardferry.pcsc.errors import UserError
 from cardferry.transports.tls import certificates as c
 from cardferry.transports.tls import files
 from cardferry.transports.tls.errors import TlsError
@@ -205,7 +206,11 @@ class Enrolment:
             return
         for asked in messages[:1]:
             self._answered = True
-            answer = self._door.answer(asked, self._shown, self._address)
+            try:
+                answer = self._door.answer(asked, self._shown, self._address)
+            except (UserError, OSError) as error:
+                log.error("no certificate can be given: %s", error)
+                answer = e.Refused("the host cannot give one now; its log says why")
             if isinstance(answer, e.Refused):
                 log.warning("%s: gets no certificate: %s", self._address, answer.why)
             self._pipe.write(e.encode(answer))
