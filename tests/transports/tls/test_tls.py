@@ -236,6 +236,16 @@ async def test_who_wants_a_certificate_and_asks_in_no_way_that_is_known(
         assert (await comes_in(address, arrivals)).refusal == ""
 
 
+async def test_who_joins_with_the_same_name_takes_the_place_of_the_one_before(address: TlsAddress) -> None:
+    async with listening(address) as arrivals:
+        pipe = await address.dial()
+        before = (await arrivals.get()).pipe
+        assert await dialling.join(invitation(address, "build1"), address) == "build1"
+        assert isinstance(await asyncio.wait_for(lost(before), 5), RevokedError)
+        assert (await comes_in(address, arrivals)).refusal == ""
+        pipe.abort()
+
+
 async def test_a_host_that_cannot_write_gives_no_certificate_and_goes_on(
     address: TlsAddress, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from cardferry.pcsc.errors import UserError
+from cardferry.transports import tls
 from cardferry.transports.tls import certificates as c
 from cardferry.transports.tls import files
 from cardferry.transports.tls.errors import TlsError
@@ -163,6 +164,7 @@ class HostDoor:
             log.warning("%s: a wrong secret (%d from there)", address, self._count(address))
             return e.Refused(_NO_INVITATION)
         log.warning("%s has joined, from %s", invitation.name, address)
+        tls.recheck()  # whoever had that name before has gone
         return self._issue(invitation.name, key, invitation.life)
 
     def _issue(self, name: str, key: CertificatePublicKeyTypes, life: float) -> e.Issued:
