@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,8 @@ async def test_who_is_removed_is_out_at_once(
         assert own_host().guests.known["build1"].software.startswith("cardferry ")
         own_host().guests.remove("build1")
         tls.recheck()
-        await until(lambda: not host.status.guests)  # and not after the grace of 10 s
+        async with asyncio.timeout(4):  # and not after the grace of 10 s
+            await until(lambda: not host.status.guests)
         await until(lambda: guest.state is LinkState.DOWN)
         with pytest.raises(RefusedError, match="build1 is no guest of this host"):
             async with linked_directly(address):

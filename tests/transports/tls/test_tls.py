@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import socket
@@ -233,6 +234,37 @@ async def test_who_wants_a_certificate_and_asks_in_no_way_that_is_known(
             writer.transport.abort()
             await until(lambda: told in caplog.text)  # noqa: B023
         assert (await comes_in(address, arrivals)).refusal == ""
+
+
+async def test_who_joins_with_the_same_name_takes_the_place_of_the_one_before(address: TlsAddress) -> None:
+    async with listening(address) as arrivals:
+        pipe = await address.dial()
+        before = (await arrivals.get()).pipe
+        assert await dialling.join(invitation(address, "build1"), address) == "build1"
+        assert isinstance(await asyncio.wait_for(lost(before), 5), RevokedError)
+        assert (await comes_in(address, arrivals)).refusal == ""
+        pipe.abort()
+
+
+async def test_a_host_that_cannot_write_gives_no_certificate_and_goes_on(
+    address: TlsAddress, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = invitation(address)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with listening(address) as arrivals:
+        with monkeypatch.context() as patched:
+            patched.setattr("cardferry.transports.tls.guests.write", full)
+            with pytest.raises(InvitationError, match="cannot give one now"):
+                await dialling.join(line, address)
+            assert (await comes_in(address, arrivals)).refusal == ""
+            patched.setattr(door.HostDoor, "context", full)
+            with pytest.raises(UserError):
+                await address.dial()
+        assert "nobody can come in: [Errno 28]" in caplog.text
+        assert await dialling.join(line, address) == "build2", "it is not used up"
 
 
 # --- certificates that expire, and those of others

@@ -18,7 +18,7 @@ from cardferry.transports.errors import AddressSyntaxError
 from cardferry.transports.tls import certificates, dialling
 from cardferry.transports.tls.address import PORT, TlsAddress
 from cardferry.transports.tls.errors import InvitationError
-from cardferry.transports.tls.files import host_folder
+from cardferry.transports.tls.files import cannot_be_written, host_folder
 from cardferry.transports.tls.guests import Guests
 from cardferry.transports.tls.host import own_host
 from cardferry.transports.tls.identity import Line
@@ -44,8 +44,11 @@ def invite(name: str, seconds: float, life: float, address: str | None) -> tuple
     named = address or (listens.host if listens is not None else "") or socket.gethostname()
     target = TlsAddress.parse(f"//{named}" if _has_port(named) else f"//{named}:{port}", f"tls://{named}")
     again = name in host.guests.known
-    secret = host.guests.invite(name, seconds, life)
-    print_ = certificates.fingerprint(host.authority().certificate)
+    try:
+        print_ = certificates.fingerprint(host.authority().certificate)
+        secret = host.guests.invite(name, seconds, life)
+    except OSError as error:
+        raise cannot_be_written(error) from None
     until = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
     notes = [f"good once, until {until}, where {target.host} leads to this computer; there: cardferry join LINE"]
     if listens is None:
@@ -120,7 +123,10 @@ def remove(name: str) -> None:
     short = name.removeprefix("tls:")
     if not (short in guests.known or any(one.name == short for one in guests.invitations)):
         raise InvitationError(f"there is no guest {name}", "`cardferry guests` shows all")
-    guests.remove(short)
+    try:
+        guests.remove(short)
+    except OSError as error:
+        raise cannot_be_written(error) from None
     with suppress(FileNotFoundError, ConnectionError, TimeoutError), socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_ANSWER_TIME)
         connection.connect(os.fspath(agent_path(runtime_folder())))

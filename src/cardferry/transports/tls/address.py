@@ -151,16 +151,20 @@ class TlsAddress(Address):
     def listener(self, listening: socket.socket) -> Listener:
         """Take who comes to the port; raises `TlsError`."""
         from cardferry.transports.tls.door import HostDoor, PkiDoor  # noqa: PLC0415 - ssl and cryptography
+        from cardferry.transports.tls.files import cannot_be_written  # noqa: PLC0415
         from cardferry.transports.tls.host import own_host  # noqa: PLC0415
         from cardferry.transports.tls.listener import TlsListener  # noqa: PLC0415
 
-        if self.pki is not None:
-            door: HostDoor | PkiDoor = PkiDoor(self.pki)
-        else:
-            host = own_host()
-            host.guests.listens = f"{self._host}:{self.port}"
-            door = HostDoor(host)
-        door.context()  # what is wrong with it is said now
+        try:
+            if self.pki is not None:
+                door: HostDoor | PkiDoor = PkiDoor(self.pki)
+            else:
+                host = own_host()
+                host.guests.listens = f"{self._host}:{self.port}"
+                door = HostDoor(host)
+            door.context()  # what is wrong with it is said now
+        except OSError as error:
+            raise cannot_be_written(error) from None
         return TlsListener(self.written(False), listening, door)
 
     def _bound(self) -> socket.socket:

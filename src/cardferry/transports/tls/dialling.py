@@ -23,7 +23,7 @@ from cardferry import __version__
 from cardferry.transports.errors import NoHostError, TransportError
 from cardferry.transports.tls import certificates as c
 from cardferry.transports.tls.errors import InvitationError, TlsError, what_is_wrong
-from cardferry.transports.tls.files import data_folder, joined_folder
+from cardferry.transports.tls.files import cannot_be_written, data_folder, joined_folder
 from cardferry.transports.tls.identity import JoinedHost, Line, Pki, context, read_certificate
 from cardferry.transports.tls.pipe import TlsPipe
 from cardferry.wire import enrolment as e
@@ -155,7 +155,10 @@ async def join(line: Line, address: Target) -> str:
         return e.Join(line.secret, c.request(key), _SOFTWARE)
 
     issued = await _converse(address, made, ask)
-    joined_host(address).keep(key, issued.certificate, authority)
+    try:
+        joined_host(address).keep(key, issued.certificate, authority)
+    except OSError as error:
+        raise cannot_be_written(error) from None
     return issued.name
 
 
@@ -173,8 +176,8 @@ async def _renew(address: Target, host: JoinedHost) -> None:
     try:
         issued = await _converse(address, made, lambda greeting, shown: e.Renew(_SOFTWARE))
         host.renewed(issued.certificate)
-    except (TransportError, InvitationError) as error:
-        log.warning("the certificate for %s is not renewed: %s", address, error.message)
+    except (TransportError, InvitationError, OSError) as error:
+        log.warning("the certificate for %s is not renewed: %s", address, error)
     else:
         log.info("the certificate for %s is renewed", address)
 

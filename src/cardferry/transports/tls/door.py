@@ -16,6 +16,8 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
+from cardferry.pcsc.errors import UserError
+from cardferry.transports import tls
 from cardferry.transports.tls import certificates as c
 from cardferry.transports.tls import files
 from cardferry.transports.tls.errors import TlsError
@@ -162,6 +164,7 @@ class HostDoor:
             log.warning("%s: a wrong secret (%d from there)", address, self._count(address))
             return e.Refused(_NO_INVITATION)
         log.warning("%s has joined, from %s", invitation.name, address)
+        tls.recheck()  # whoever had that name before has gone
         return self._issue(invitation.name, key, invitation.life)
 
     def _issue(self, name: str, key: CertificatePublicKeyTypes, life: float) -> e.Issued:
@@ -205,7 +208,11 @@ class Enrolment:
             return
         for asked in messages[:1]:
             self._answered = True
-            answer = self._door.answer(asked, self._shown, self._address)
+            try:
+                answer = self._door.answer(asked, self._shown, self._address)
+            except (UserError, OSError) as error:
+                log.error("no certificate can be given: %s", error)
+                answer = e.Refused("the host cannot give one now; its log says why")
             if isinstance(answer, e.Refused):
                 log.warning("%s: gets no certificate: %s", self._address, answer.why)
             self._pipe.write(e.encode(answer))

@@ -29,6 +29,11 @@ def data_folder() -> Path:
     return folder
 
 
+def cannot_be_written(error: OSError) -> TlsError:
+    """What to tell people when something in the folder cannot be written."""
+    return TlsError(f"{error.filename or _folder()} cannot be written: {error.strerror}", _ELSEWHERE)
+
+
 def host_folder() -> Path:
     """Where this account has what it needs as a host; it need not be there."""
     return _folder() / "host"

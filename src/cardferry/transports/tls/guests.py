@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from cardferry.pcsc.errors import UserError
 from cardferry.transports.folders import locked
 from cardferry.transports.tls.errors import InvitationError
 from cardferry.transports.tls.files import stamp, write
@@ -167,7 +168,7 @@ class Guests:
                         address=address,
                         software=software[:_MOST_SOFTWARE] or found.software,
                     )
-        except OSError as error:
+        except (UserError, OSError) as error:
             log.warning("%s cannot be written: %s", self._path, error)
 
     def remove(self, name: str) -> bool:

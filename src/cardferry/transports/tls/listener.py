@@ -17,11 +17,12 @@ from typing import Any, Final, NoReturn
 from cryptography import x509
 
 from cardferry.pcsc.caller import Principal, PrincipalKind
+from cardferry.pcsc.errors import UserError
 from cardferry.transports import tls
 from cardferry.transports.accepting import accept
 from cardferry.transports.base import Arrival
 from cardferry.transports.tls.door import Enrolment, HostDoor, PkiDoor
-from cardferry.transports.tls.errors import TlsError, what_is_wrong
+from cardferry.transports.tls.errors import what_is_wrong
 from cardferry.transports.tls.pipe import TlsPipe
 from cardferry.wire.enrolment import ENROLMENT, LINK
 
@@ -110,9 +111,9 @@ class TlsListener:
         pipe = TlsPipe(f"{where} at {self.name}")
         try:
             context = self._door.context()
-        except TlsError as error:
+        except (UserError, OSError) as error:
             connection.close()
-            log.error("nobody can come in: %s; %s", error.message, error.hint)
+            log.error("nobody can come in: %s", error)
             return
         loop = asyncio.get_running_loop()
         try:
