@@ -60,6 +60,17 @@ user emulation). *works* means that both of these went through, as they would on
 - `pcsc_scan`: it lists the reader and shows the card coming and going.
 """
 
+_WITHOUT_SOCKET = """\
+## Where no socket gets in
+
+`cardferry attach --native` and `--qemu`: programs of bookworm at a resource manager that knows nothing of cardferry.
+
+| programs at | how the card gets there | `opensc-tool -a` | PIV signature | card out and in | tested by |
+| --- | --- | --- | --- | --- | --- |
+| bookworm's pcscd 1.9.9 | vpcd 3.3 | works | works | works | `tests/real/test_native_readers.py` |
+| a virtual machine's pcscd 1.9.9, libccid 1.5.2, Linux 6.1 | QEMU 7.2, `ccid-card-passthru` | works | works | works | `tests/real/test_virtual_machine.py` |
+"""
+
 _NO_PACKAGE = """\
 ## What no package supplies
 
@@ -95,6 +106,7 @@ def render(cells: Cells) -> str:
             _versions(),
             _table(_WITH, cells),
             _table(_WITHOUT, cells),
+            _WITHOUT_SOCKET,
             _NO_PACKAGE,
         )
     )
