@@ -60,17 +60,6 @@ user emulation). *works* means that both of these went through, as they would on
 - `pcsc_scan`: it lists the reader and shows the card coming and going.
 """
 
-_WITHOUT_SOCKET = """\
-## Where no socket gets in
-
-`cardferry attach --native` and `--qemu`: programs of bookworm at a resource manager that knows nothing of cardferry.
-
-| programs at | how the card gets there | `opensc-tool -a` | PIV signature | card out and in | tested by |
-| --- | --- | --- | --- | --- | --- |
-| bookworm's pcscd 1.9.9 | vpcd 3.3 | works | works | works | `tests/real/test_native_readers.py` |
-| a virtual machine's pcscd 1.9.9, libccid 1.5.2, Linux 6.1 | QEMU 7.2, `ccid-card-passthru` | works | works | works | `tests/real/test_virtual_machine.py` |
-"""
-
 _NO_PACKAGE = """\
 ## What no package supplies
 
@@ -98,6 +87,17 @@ for PIN pads in its own order: `src/cardferry/frontends/pcsclite/payload.py` say
 """
 
 
+#: Ways that these programs cannot take: where they run, how the card gets there, and the tests, by which *works* is held.
+_WITHOUT_SOCKET = (
+    ("bookworm's pcscd 1.9.9", "vpcd 3.3", "test_native_readers"),
+    (
+        "a virtual machine's pcscd 1.9.9, libccid 1.5.2, Linux 6.1",
+        "QEMU 7.2, `ccid-card-passthru`",
+        "test_virtual_machine",
+    ),
+)
+
+
 def render(cells: Cells) -> str:
     """The whole document."""
     return "\n".join(
@@ -106,7 +106,7 @@ def render(cells: Cells) -> str:
             _versions(),
             _table(_WITH, cells),
             _table(_WITHOUT, cells),
-            _WITHOUT_SOCKET,
+            _without_socket(),
             _NO_PACKAGE,
         )
     )
@@ -159,6 +159,13 @@ def _table(section: _Section, cells: Cells) -> str:
     works = [cells.get((release, where)) == WORKS for release in CLIENTS for where in section.deployments]
     summary = f"{section.words} {works.count(True)} of {len(works)} work."
     return f"{section.heading}\n\n{summary}\n\n" + _markdown(header, rows)
+
+
+def _without_socket() -> str:
+    header = ("programs at", "how the card gets there", "`opensc-tool -a`", "PIV signature", "card out and in", "tests")
+    rows = [(where, how, WORKS, WORKS, WORKS, f"`tests/real/{test}.py`") for where, how, test in _WITHOUT_SOCKET]
+    words = "`cardferry attach --native` and `--qemu`: programs of bookworm at a resource manager that is not ours."
+    return f"## Where no socket gets in\n\n{words}\n\n" + _markdown(header, rows)
 
 
 def _column(deployment: Deployment) -> str:
