@@ -87,7 +87,7 @@ for PIN pads in its own order: `src/cardferry/frontends/pcsclite/payload.py` say
 """
 
 
-#: Ways that these programs cannot take: where they run, how the card gets there, and the tests, by which *works* is held.
+#: Where programs run that no socket reaches, how the card gets there, and the tests by which *works* is held.
 _WITHOUT_SOCKET = (
     ("bookworm's pcscd 1.9.9", "vpcd 3.3", "test_native_readers"),
     (
