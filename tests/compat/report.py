@@ -87,6 +87,17 @@ for PIN pads in its own order: `src/cardferry/frontends/pcsclite/payload.py` say
 """
 
 
+#: Where programs run that no socket reaches, how the card gets there, and the tests by which *works* is held.
+_WITHOUT_SOCKET = (
+    ("bookworm's pcscd 1.9.9", "vpcd 3.3", "test_native_readers"),
+    (
+        "a virtual machine's pcscd 1.9.9, libccid 1.5.2, Linux 6.1",
+        "QEMU 7.2, `ccid-card-passthru`",
+        "test_virtual_machine",
+    ),
+)
+
+
 def render(cells: Cells) -> str:
     """The whole document."""
     return "\n".join(
@@ -95,6 +106,7 @@ def render(cells: Cells) -> str:
             _versions(),
             _table(_WITH, cells),
             _table(_WITHOUT, cells),
+            _without_socket(),
             _NO_PACKAGE,
         )
     )
@@ -147,6 +159,13 @@ def _table(section: _Section, cells: Cells) -> str:
     works = [cells.get((release, where)) == WORKS for release in CLIENTS for where in section.deployments]
     summary = f"{section.words} {works.count(True)} of {len(works)} work."
     return f"{section.heading}\n\n{summary}\n\n" + _markdown(header, rows)
+
+
+def _without_socket() -> str:
+    header = ("programs at", "how the card gets there", "`opensc-tool -a`", "PIV signature", "card out and in", "tests")
+    rows = [(where, how, WORKS, WORKS, WORKS, f"`tests/real/{test}.py`") for where, how, test in _WITHOUT_SOCKET]
+    words = "`cardferry attach --native` and `--qemu`: programs of bookworm at a resource manager that is not ours."
+    return f"## Where no socket gets in\n\n{words}\n\n" + _markdown(header, rows)
 
 
 def _column(deployment: Deployment) -> str:

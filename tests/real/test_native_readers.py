@@ -82,6 +82,8 @@ def test_readers_of_the_host_are_in_the_guests_own_pcscd(native: Native) -> None
     here = native.guest.pcsc("list")["readers"]
     assert [one["atr"] for one in here] == [*(one["atr"] for one in there), "", ""]
     assert [one["name"] for one in here] == [native.local.reader(slot) for slot in range(4)]
+    tool = native.guest.run(["opensc-tool", "-r", str(PIV), "-a"]).check().out
+    assert tool.strip().replace(":", "") == there[PIV]["atr"]
 
 
 def test_extended_commands_and_responses(native: Native) -> None:

@@ -28,6 +28,8 @@ _PAUSES: Final = (0.5, 5.0)
 class CardPortsError(UserError):
     """What was asked for does not go together."""
 
+    exit_code = 2
+
 
 async def card_ports(
     hosts: Sequence[HostAddress], native_ports: Sequence[int], qemu: Path | None, *, native: bool

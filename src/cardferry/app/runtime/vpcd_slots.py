@@ -28,6 +28,8 @@ _LISTENS: Final = "/dev/null"
 class NoSlotsError(UserError):
     """pcscd has no virtual readers that could be used."""
 
+    exit_code = 38
+
 
 def vpcd_ports(folder: Path = FOLDER) -> list[int]:
     """The ports of all slots, in the order of their entries; raises `NoSlotsError`."""

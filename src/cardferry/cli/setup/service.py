@@ -56,7 +56,7 @@ class _Service(click.Command):
 
 def _service(name: str) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
-        decorating = command.command(
+        made = command.command(
             name,
             cls=_Service,
             short_help=_LINES[name],
