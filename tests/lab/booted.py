@@ -87,8 +87,9 @@ class Booted(Computer):
         self._group = _new_group(f"lab-{os.getpid()}-{self.name}")
         lab = str(self.folder.parent.relative_to("/var"))
         spaces = ["--mount", "--pid", "--fork", "--ipc", "--cgroup", "--kill-child"]
-        words = ["unshare", *spaces, "sh", "-c", _BOOT, "boot", self.folder, lab, sys.base_prefix, self.runtime]
-        join = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', self._group, *words]
+        arguments = (self.folder, lab, sys.base_prefix, self.runtime)
+        words = ["unshare", *spaces, "sh", "-c", _BOOT, "boot", *map(str, arguments)]
+        join = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self._group), *words]
         self._unshare = Running(super().command(join), self.env)
         self._stack.enter_context(self._unshare)
         self._unshare.wait_for("^booting$")

@@ -89,8 +89,8 @@ class Everything:
                     self.files[str(here / name)] = (oct(found.st_mode), found.st_uid, found.st_gid, target, content)
         listed = computer.run(["systemctl", "list-unit-files", "--no-legend", "--plain"]).check().out
         self.unit_files = sorted(listed.splitlines())
-        listed = computer.run(["systemctl", "list-units", "--all", "--no-legend", "--plain", "--type=service,socket"])
-        states = (line.split()[:4] for line in listed.check().out.splitlines())
+        words = ["systemctl", "list-units", "--all", "--no-legend", "--plain", "--type=service,socket"]
+        states = (line.split()[:4] for line in computer.run(words).check().out.splitlines())
         # a pcscd that nobody uses leaves by itself, and comes when it is called
         self.units = sorted(" ".join(one) for one in states if one[0] not in ("pcscd.service", SERVICE))
 
