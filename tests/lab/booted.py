@@ -29,6 +29,8 @@ mount --bind "$1/actions" /usr/share/polkit-1/actions
 case "$3" in /root/*) # nobody else may go in there
   mkdir -p "$1/root/${3#/root/}" && mount --bind "$3" "$1/root/${3#/root/}" && mount --rbind "$1/root" /root ;;
 esac
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/sshd "$4" && chmod 700 "$4" && mkdir -m 1777 /run/lock
 mount -t proc proc /proc
 umount -l /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -67,6 +69,8 @@ class Booted(Computer):
         units = self.etc / "systemd" / "system"
         for link in units.glob("*.wants/*"):
             link.unlink()
+        for folder in units.glob("*.wants"):
+            folder.rmdir()
         for unit in _MASKED:
             (units / unit).unlink(missing_ok=True)
             (units / unit).symlink_to("/dev/null")
@@ -82,30 +86,11 @@ class Booted(Computer):
         """Start systemd, and wait until it has started everything."""
         self._group = _new_group(f"lab-{os.getpid()}-{self.name}")
         lab = str(self.folder.parent.relative_to("/var"))
-        words = [
-            "unshare",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--ipc",
-            "--cgroup",
-            "--kill-child",
-            "sh",
-            "-c",
-            _BOOT,
-            "boot",
-        ]
-        join = [
-            "sh",
-            "-c",
-            'echo $$ >"$0/cgroup.procs" && exec "$@"',
-            self._group,
-            *words,
-            self.folder,
-            lab,
-            sys.base_prefix,
-        ]
-        self._unshare = Running(super().command(join), {**self.env})
+        spaces = ["--mount", "--pid", "--fork", "--ipc", "--cgroup", "--kill-child"]
+        arguments = (self.folder, lab, sys.base_prefix, self.runtime)
+        words = ["unshare", *spaces, "sh", "-c", _BOOT, "boot", *map(str, arguments)]
+        join = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self._group), *words]
+        self._unshare = Running(super().command(join), self.env)
         self._stack.enter_context(self._unshare)
         self._unshare.wait_for("^booting$")
         self._init = wait_until(self._find_init, "systemd is there")
@@ -132,7 +117,9 @@ class Booted(Computer):
         if not self._init or not mounts:
             return super().command(argv, mounts)
         spaces = ["--mount", "--net", "--uts", "--ipc", "--pid", "--cgroup"]
-        return ["nsenter", f"--target={self._init}", *spaces, "--wd=/", "--", *(str(word) for word in argv)]
+        # nsenter stays, as the parent of what it runs: whoever ends it means that
+        words = ["setpriv", "--pdeathsig", "TERM", "--", *(str(word) for word in argv)]
+        return ["nsenter", f"--target={self._init}", *spaces, "--wd=/", "--", *words]
 
     def outside(self, path: str | Path) -> Path:
         """See `Computer.outside`."""
@@ -198,7 +185,7 @@ def _read(path: Path) -> str:
 
 
 class UnitPcscd(Pcscd):
-    """The pcscd of a booted computer, which systemd starts for whoever connects; its reader is vpcd's, as Debian has it."""
+    """The pcscd of a booted computer, with vpcd's reader as Debian has it; systemd starts it."""
 
     def __init__(self, computer: Booted) -> None:
         self.computer = computer

@@ -1,4 +1,4 @@
-"""``cardferry setup system`` on computers that have booted: programs that lose or ignore the variable find the reader."""
+"""``cardferry setup system`` on a computer that has booted: programs that lose the variable find the reader."""
 
 from __future__ import annotations
 
@@ -77,28 +77,26 @@ class Everything:
         for root in ("/etc", "/run", "/usr/local", "/var/lib"):
             outside = computer.outside(root)
             for at, folders, names in os.walk(outside):
-                folders[:] = [
-                    name for name in folders if f"{root}/{Path(at, name).relative_to(outside)}" not in _LIVING
-                ]
-                for name in [*folders, *names]:
+                here = Path(root) / Path(at).relative_to(outside)
+                folders[:] = [name for name in folders if str(here / name) not in _LIVING]
+                for name in {*folders, *names} - {"pcscd.pid"}:  # which pcscd leaves
                     path = Path(at, name)
                     found = path.lstat()
                     if stat.S_ISSOCK(found.st_mode) and "systemd" in at:
                         continue
                     content = path.read_bytes() if stat.S_ISREG(found.st_mode) else b""
                     target = str(path.readlink()) if path.is_symlink() else ""
-                    key = f"{root}/{path.relative_to(outside)}"
-                    self.files[key] = (oct(found.st_mode), found.st_uid, found.st_gid, target, content)
+                    self.files[str(here / name)] = (oct(found.st_mode), found.st_uid, found.st_gid, target, content)
         listed = computer.run(["systemctl", "list-unit-files", "--no-legend", "--plain"]).check().out
         self.unit_files = sorted(listed.splitlines())
-        listed = computer.run(["systemctl", "list-units", "--all", "--no-legend", "--plain", "--type=service,socket"])
-        states = (line.split()[:4] for line in listed.check().out.splitlines())
+        words = ["systemctl", "list-units", "--all", "--no-legend", "--plain", "--type=service,socket"]
+        states = (line.split()[:4] for line in computer.run(words).check().out.splitlines())
         # a pcscd that nobody uses leaves by itself, and comes when it is called
         self.units = sorted(" ".join(one) for one in states if one[0] not in ("pcscd.service", SERVICE))
 
 
 #: What systemd keeps of what happens.
-_LIVING = {"/run/systemd", "/run/log", "/run/user", "/run/udev", "/var/lib/systemd", "/run/dbus", "/run/pcscd-keep"}
+_LIVING = {"/run/systemd", "/run/log", "/run/user", "/run/udev", "/var/lib/systemd", "/run/dbus"}
 
 
 class Desk:

@@ -149,12 +149,12 @@ class SystemSetup:
         if not self.running():
             raise SystemSetupError(
                 "systemd does not run here, and this is about its units",
-                f"without it, as root: cardferry attach HOST --socket {PUBLIC} --mode 0666",
+                "without it, serve one account: cardferry attach HOST",
             )
         if not hosts and not self.has_pcscd():
             raise SystemSetupError(
                 "there is no pcscd here, and no HOST was named: programs would find nothing",
-                "name the computer that has it: cardferry setup system HOST; if it is this one: apt install pcscd",
+                "name the computer that has it: cardferry setup system HOST; only if it is this one: apt install pcscd",
             )
         for program in (Path(cardferry.__file__), Path(sys.executable), Path(sys.executable).resolve()):
             check_trusted(program.parent, _FOR_ALL)  # root will run it
@@ -199,14 +199,14 @@ class SystemSetup:
                 folder.rmdir()
         for link in self.units.glob(f"*.wants/{NAME}.*"):  # where no systemd was there to disable it
             link.unlink()
+        for left in (PUBLIC, BEHIND):  # nobody is asked later: who connects to pcscd's socket starts it
+            if left.is_socket() and listener(left) is None:
+                left.unlink()
         if self.running():
             self.systemctl("daemon-reload")
             self.systemctl("reset-failed", f"{NAME}.service", f"{NAME}.socket", check=False)
             if before == "active":
                 self.systemctl("start", "pcscd.socket", check=False)
-        for left in (PUBLIC, BEHIND):
-            if left.is_socket() and listener(left) is None:
-                left.unlink()
         return True
 
     def _state(self, unit: str) -> str:
