@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 
-from cardferry.system.processes import environment_of, has_process, is_stopped
+from cardferry.system.processes import command_line, environment_of, has_process, is_stopped
+from tests.lab.process import wait_until
 
 
 def test_the_environment_of_a_process() -> None:
     with subprocess.Popen(["sleep", "60"], env={"PCSCLITE_CSOCK_NAME": "/x=y", "EMPTY": ""}) as process:
         try:
+            wait_until(lambda: command_line(process.pid) == ["sleep", "60"], "it is what was started")
             assert environment_of(process.pid) == {"PCSCLITE_CSOCK_NAME": "/x=y", "EMPTY": ""}
         finally:
             process.kill()
     assert environment_of(process.pid) is None
+    assert command_line(process.pid) == []
 
 
 def test_whether_a_process_is_stopped() -> None:

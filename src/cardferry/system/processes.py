@@ -37,6 +37,13 @@ def is_stopped(pid: int) -> bool:
     return state.rpartition(b") ")[2][:1] in (b"T", b"t")  # the name before that may have blanks and brackets
 
 
+def command_line(pid: int) -> list[str]:
+    """The words that a process was started with; none when it cannot be told."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="surrogateescape").split("\0")[:-1]
+    return []
+
+
 def environment_of(pid: int) -> dict[str, str] | None:
     """The environment that a process was started with; None where that may not be seen."""
     try:

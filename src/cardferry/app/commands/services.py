@@ -22,7 +22,7 @@ from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.status_socket import Running, running
 from cardferry.pcsc.errors import UserError
 from cardferry.system.peers import user_name
-from cardferry.system.processes import wait_for_end
+from cardferry.system.processes import command_line, wait_for_end
 
 #: s for a command that runs by hand to say good-bye.
 _FAREWELL: Final = 20.0
@@ -234,9 +234,7 @@ class Services:
 
 def _started_itself(pid: int) -> bool:
     """Whether it is an agent that nobody has started by hand: it had somebody to tell that it is ready."""
-    with suppress(OSError):
-        return b"--ready" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return False
+    return "--ready" in command_line(pid)
 
 
 def _is_ours(path: Path) -> bool:

@@ -52,6 +52,7 @@ class TlsPipe(SocketPipe):
 
     def close(self) -> None:
         """Deliver what was written, then end."""
+        self._peer = ""  # it may have nothing to say
         if not self._transport.is_closing():  # asyncio's own must not be closed twice
             super().close()
 
@@ -70,6 +71,9 @@ class TlsPipe(SocketPipe):
         self._peer = ""
         self.data_received = self._delivery.received  # type: ignore[method-assign]
         self._delivery.received(data)
+
+    def _read_rest(self) -> None:
+        """What is left cannot be read without the keys, which the event loop has."""
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone."""
