@@ -14,6 +14,7 @@ from cardferry.app.agent.server import AgentSettings
 from cardferry.app.hosts.sources import PcscdHost, VirtualHost
 from cardferry.app.runtime import signals
 from cardferry.app.runtime.request import Request
+from cardferry.cli import host
 from cardferry.cli.main import cli
 from cardferry.manager import Settings
 from cardferry.transports.registry import TRANSPORTS
