@@ -53,7 +53,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def parsed(command: click.Command, *words: str) -> dict[str, Any]:
-    return command.make_context(command.name, list(words)).params
+    return command.make_context(command.name, list(words), parent=click.Context(cli, **cli.context_settings)).params
 
 
 def call(*words: str) -> Result:

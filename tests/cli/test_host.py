@@ -15,6 +15,7 @@ from cardferry.app.hosts.sources import PcscdHost, VirtualHost
 from cardferry.app.runtime import signals
 from cardferry.app.runtime.request import Request
 from cardferry.cli import host
+from cardferry.cli.main import cli
 from cardferry.manager import Settings
 from cardferry.transports.registry import TRANSPORTS
 from cardferry.transports.sockets import Access
@@ -41,7 +42,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[AgentSettings]:
 
 
 def host_with(*options: str) -> None:
-    result = CliRunner().invoke(host.command, options, catch_exceptions=False)
+    result = CliRunner().invoke(cli, ["host", *options], catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
 
