@@ -282,24 +282,23 @@ class CardHandle:
         if self.closed:
             return Outcome.ANSWERED, Acknowledged(ReturnCode.W_RESET_CARD)
         if self.lock is not Lock.ASKED:
-            return await self._outcome(cast(CardReply, await self._connection.post(request)), None)
+            answered = cast(CardReply, await self._connection.post(request))
+            if answered.rv == ReturnCode.E_SHARING_VIOLATION:
+                self._begins = []
+                self._others()
+                return Outcome.REFUSED, answered
+            return Outcome.ANSWERED, answered
         answer, begin = self._connection.post_all(request, BeginTransaction(self._card))
         self._begins.append(begin)
         return await self._outcome(cast(CardReply, await answer), begin)
 
-    async def _outcome(self, reply: CardReply, begin: Pending | None) -> tuple[Outcome, CardReply]:
-        """What the reply to a request means.
+    async def _outcome(self, reply: CardReply, begin: Pending) -> tuple[Outcome, CardReply]:
+        """What the reply to a request means that was sent when the lock was ASKED.
 
         Args:
             reply: the reply.
-            begin: the reply to the BEGIN behind it, None when the lock was not ASKED when it was sent.
+            begin: the reply to the BEGIN behind it.
         """
-        if begin is None:
-            if reply.rv != ReturnCode.E_SHARING_VIOLATION:
-                return Outcome.ANSWERED, reply
-            self._begins = []
-            self._others()
-            return Outcome.REFUSED, reply
         if reply.rv == ReturnCode.E_SHARING_VIOLATION:
             outcome = Outcome.REFUSED
         elif reply.rv or self.is_ours:
