@@ -175,9 +175,7 @@ class CardHandle:
     @property
     def lock(self) -> Lock:
         """Whether pcscd's lock is ours, as far as its answers have come."""
-        if self.exclusive:
-            return Lock.HELD
-        if self._ours:
+        if self._ours or self.exclusive:
             return Lock.HELD
         return Lock.ASKED if self._begins else Lock.FREE
 

@@ -284,10 +284,11 @@ class PcscdReader:
             handle = self._handle
             if handle is None:
                 handle = await (self._reopened() if self._claimed else self._reopened_soon())
-            if self._claimed and handle.lock is Lock.FREE:
+            lock = handle.lock
+            if self._claimed and lock is Lock.FREE:
                 await self._take(handle)
-            asked = handle.lock is Lock.ASKED
-            request = request_for(handle)
+                lock = handle.lock
+            request, asked = request_for(handle), lock is Lock.ASKED
             outcome, reply = await handle.exchange(request)
             if outcome is Outcome.ANSWERED and not reply.rv:
                 if isinstance(request, Transmit):  # some others are carried out although a reset was not told
