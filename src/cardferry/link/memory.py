@@ -95,6 +95,7 @@ class Recollection:
         tells: whether it says what is selected.
         doubts: kinds of operations since, after which it may be another one.
         changed: kinds of operations after which it was another one.
+        selected: what might be selected before it the last time, and after it.
     """
 
     number: int
@@ -110,6 +111,7 @@ class Recollection:
     tells: bool
     doubts: set[bytes] = field(default_factory=set)
     changed: set[bytes] = field(default_factory=set)
+    selected: tuple[Applications, Applications] | None = None
 
     @property
     def size(self) -> int:
@@ -222,6 +224,7 @@ class CardMemory:
         self._applications = ANY
         #: Who has verified the PINs; None when none is, or nobody knows who.
         self._owner: Principal | None = None
+        self.state = self.level = 0
         self._chained = False
         self._fetching = b""
         #: The card was let go: as it was left, or as after a reset. What follows decides it.
@@ -268,7 +271,7 @@ class CardMemory:
         if known is not None and known.answer == response and not known.doubts:
             self._fetching = fetching_after(key, response)
             if known.tells:
-                self._select(apdu, response)
+                self._select_again(known)
             if known.after is not None:
                 self._place(known.after, known.next)
             return
@@ -310,6 +313,7 @@ class CardMemory:
         self._states.clear()
         self._full.clear()
         self._owner, self._found = None, State()
+        self.state = self.level = 0
         self._lose(unsure=False)
 
     # following the card
@@ -320,12 +324,15 @@ class CardMemory:
         return self._found.name is None and any(pin.startswith(UNSURE) for pin in self._found.pins) and not self._full
 
     def _place(self, state: State, number: int = 0) -> None:
-        self._found = state
+        before, self._found = self._found, state
         if self._chained or self._others or len(self._fickle) > _MOST_FICKLE:
             self.state = self.level = 0
             return
-        self.state = number or self._number(state)
-        self.level = self._number(state.level)
+        # Looking a number up takes longer than everything else that is done for most commands.
+        if state is not before or not self.state:
+            self.state = number or self._number(state)
+        if not self.level or state.pins != before.pins:
+            self.level = self._number(state.level)
 
     def _number(self, state: State) -> int:
         number = self._states.get(state)
@@ -361,6 +368,16 @@ class CardMemory:
     def _select(self, apdu: bytes, response: bytes) -> None:
         command, answer = CommandApdu.parse(apdu), ResponseApdu.parse(response)
         self._applications = selected_after(self._applications, command, answer)
+
+    def _select_again(self, known: Recollection) -> None:
+        """Likewise, for an answer that was given before; mostly when the same may be selected as the last time."""
+        before = self._applications
+        if known.selected is None or known.selected[0] is not before:
+            self._select(known.command, known.answer)
+            if self._applications == before:
+                self._applications = before
+            known.selected = before, self._applications
+        self._applications = known.selected[1]
 
     def _lost(self, principal: Principal, apdu: bytes) -> None:
         effect = self._effect(apdu)

@@ -85,7 +85,7 @@ class _Seen:
     def snapshot(self) -> Snapshot:
         """The principal's readers as they are known now."""
         self._host.rulebook.look()
-        everything, version = self._guarded.snapshot, self._host.version
+        everything, version = self._guarded.manager.snapshot, self._host.version
         if everything is not self._all or version != self._version:
             if version != self._version or everything.reader_events != self._all.reader_events:
                 self._sees.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final
 
 from cardferry.pcsc.apdu import ApduError, CommandApdu
@@ -20,7 +20,14 @@ _MEANINGS: Final[dict[Application, Callable[[CommandApdu, bool, Environment], Me
     Application.YUBIKEY_OTP: yubikey.otp_meaning,
     Application.YUBIKEY_MANAGEMENT: yubikey.management_meaning,
 }
-_ALL: Final = tuple(dict.fromkeys(_MEANINGS.values()))
+#: All of them, each with the instructions for which it is not ISO's.
+_ALL: Final[tuple[tuple[Callable[[CommandApdu, bool, Environment], Meaning], Container[int]], ...]] = (
+    (piv.meaning, piv.RULES),
+    (openpgp.meaning, openpgp.RULES),
+    (iso.meaning, range(0x100)),
+    (yubikey.otp_meaning, yubikey.OTP),
+    (yubikey.management_meaning, yubikey.MANAGEMENT),
+)
 _ONLY_GLOBAL_PLATFORM: Final = frozenset({Application.GLOBAL_PLATFORM})
 _GET_DATA: Final = 0xCA
 
@@ -36,7 +43,7 @@ def meaning(applications: Applications, command: CommandApdu, partial: bool, env
         if only is not Application.UNKNOWN:
             return _MEANINGS[only](command, partial, environment)
     if Application.UNKNOWN in applications:
-        return strongest(each(command, partial, environment) for each in _ALL)
+        return strongest(each(command, partial, environment) for each, own in _ALL if command.ins in own)
     return strongest(_MEANINGS[each](command, partial, environment) for each in applications)
 
 

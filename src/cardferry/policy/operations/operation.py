@@ -81,7 +81,7 @@ class Meaning(NamedTuple):
 
     def joined(self, other: Meaning) -> Meaning:
         """The weakest that is as strong as both: what to take a command for that is one of two."""
-        if self is other or self.covers(other):
+        if self == other or self.covers(other):
             return self
         if other.covers(self):
             return other

@@ -13,9 +13,11 @@ from cardferry.policy.operations.iso import Environment
 from cardferry.policy.operations.operation import UNCERTAIN, Meaning, Operation
 
 _OTP_COMMAND, _OTP_STATUS = 0x01, 0x03
+#: Instructions that are not ISO's, of either application.
+OTP: Final = frozenset({_OTP_COMMAND, _OTP_STATUS})
 _OTP_SERIAL: Final = 0x10
 #: SET MODE, WRITE CONFIG, DEVICE RESET; and READ CONFIG.
-_MANAGEMENT: Final = {
+MANAGEMENT: Final = {
     **dict.fromkeys((0x16, 0x1C, 0x1F), Meaning(Operation.ADMINISTER)),
     0x1D: Meaning(Operation.READ),
 }
@@ -30,4 +32,4 @@ def otp_meaning(command: CommandApdu, partial: bool, environment: Environment) -
 
 def management_meaning(command: CommandApdu, partial: bool, environment: Environment) -> Meaning:
     """As `iso.meaning`, for the management application."""
-    return _MANAGEMENT.get(command.ins) or iso.meaning(command, partial, environment)
+    return MANAGEMENT.get(command.ins) or iso.meaning(command, partial, environment)

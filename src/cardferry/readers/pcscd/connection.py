@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
 
     async def _measure_names(self) -> None:
         """Find out how long reader names are, which the protocol level does not say."""
-        answer = Pending()
+        answer: Pending = Reply()
         if self._transport is not None:
             self._question = NameSizeQuestion()
             self._replies.append(answer)
@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
         ):
             return self.post_all(request)[0]
         message = self._codec.send(request)
-        reply = Pending()
+        reply: Pending = Reply()  # `Pending()` would go through typing, and cost as much as sending it
         self._replies.append(reply)
         transport.write(message)
         return reply
@@ -194,7 +194,7 @@ class Connection(asyncio.Protocol):
         replies: list[Pending] = []
         for request in requests:
             self._held += codec.send(request)
-            reply = Pending()
+            reply: Pending = Reply()
             if isinstance(request, WaitReaderStateChange) and codec.minor not in WAIT_ANSWERED:
                 reply.resolve(None)
             else:

@@ -127,6 +127,8 @@ class CardHandle:
         self._loop = asyncio.get_running_loop()
         #: Replies to the BEGINs that are not ended and not known to have failed.
         self._begins: list[Pending] = []
+        #: One of them has come.
+        self._ours = False
         self.protocol = in_force(protocol)
         self.exclusive = False
         self.closed = False
@@ -173,18 +175,26 @@ class CardHandle:
     @property
     def lock(self) -> Lock:
         """Whether pcscd's lock is ours, as far as its answers have come."""
-        if self.exclusive:
+        if self._ours or self.exclusive:
             return Lock.HELD
-        begins = self._begins
-        if not begins:
-            return Lock.FREE
-        if len(begins) == 1 and begins[0].done() and not _rv(begins[0]):
-            return Lock.HELD
-        if any(begin.done() and _rv(begin) for begin in begins):
-            begins = self._begins = [begin for begin in begins if not begin.done() or not _rv(begin)]
-        if any(begin.done() for begin in begins):
-            return Lock.HELD
-        return Lock.ASKED if begins else Lock.FREE
+        return Lock.ASKED if self._begins else Lock.FREE
+
+    def _asked_for(self, begin: Pending) -> None:
+        """A BEGIN was sent."""
+        self._begins.append(begin)
+        begin.then(self._begun)
+
+    def _begun(self, begin: Pending) -> None:
+        if begin not in self._begins:
+            return  # given back since it was sent
+        if _rv(begin):
+            self._begins.remove(begin)
+        else:
+            self._ours = True
+
+    def _have_none(self) -> None:
+        """All were given back, or are lost."""
+        self._begins, self._ours = [], False
 
     def post_soon(self, request: Request) -> Pending:
         """Send a request that is not about the handle, along with the next one."""
@@ -195,7 +205,7 @@ class CardHandle:
         if self._connection.full:
             await self._connection.drain()
         if not self.closed:
-            self._begins += self._connection.post_soon(BeginTransaction(self._card))
+            self._asked_for(self.post_soon(BeginTransaction(self._card)))
 
     async def take_lock(self, sleep: Callable[[float], Awaitable[object]]) -> int:
         """Wait until the lock is ours, or until it cannot be. Returns pcscd's answer, 0 when it is ours."""
@@ -211,7 +221,7 @@ class CardHandle:
                 self._end(1)
                 raise
             if reply.rv == 0:
-                self._begins.append(begin)
+                self._asked_for(begin)
             if reply.rv != ReturnCode.E_SHARING_VIOLATION:
                 return reply.rv
             self._others()
@@ -243,7 +253,8 @@ class CardHandle:
         """Give the lock back without waiting; returns the reply to ``behind``, sent in the same write."""
         if self.lock is Lock.FREE:
             return None
-        count, self._begins = len(self._begins), []
+        count = len(self._begins)
+        self._have_none()
         if self.exclusive:
             self.exclusive = False
             count += 1
@@ -282,24 +293,23 @@ class CardHandle:
         if self.closed:
             return Outcome.ANSWERED, Acknowledged(ReturnCode.W_RESET_CARD)
         if self.lock is not Lock.ASKED:
-            return await self._outcome(cast(CardReply, await self._connection.post(request)), None)
+            answered = cast(CardReply, await self._connection.post(request))
+            if answered.rv == ReturnCode.E_SHARING_VIOLATION:
+                self._have_none()
+                self._others()
+                return Outcome.REFUSED, answered
+            return Outcome.ANSWERED, answered
         answer, begin = self._connection.post_all(request, BeginTransaction(self._card))
-        self._begins.append(begin)
+        self._asked_for(begin)
         return await self._outcome(cast(CardReply, await answer), begin)
 
-    async def _outcome(self, reply: CardReply, begin: Pending | None) -> tuple[Outcome, CardReply]:
-        """What the reply to a request means.
+    async def _outcome(self, reply: CardReply, begin: Pending) -> tuple[Outcome, CardReply]:
+        """What the reply to a request means that was sent when the lock was ASKED.
 
         Args:
             reply: the reply.
-            begin: the reply to the BEGIN behind it, None when the lock was not ASKED when it was sent.
+            begin: the reply to the BEGIN behind it.
         """
-        if begin is None:
-            if reply.rv != ReturnCode.E_SHARING_VIOLATION:
-                return Outcome.ANSWERED, reply
-            self._begins = []
-            self._others()
-            return Outcome.REFUSED, reply
         if reply.rv == ReturnCode.E_SHARING_VIOLATION:
             outcome = Outcome.REFUSED
         elif reply.rv or self.is_ours:
@@ -364,7 +374,7 @@ class CardHandle:
 
     def _forget(self) -> None:
         self.closed, self.exclusive = True, False
-        self._begins = []
+        self._have_none()
 
 
 def in_force(protocol: int) -> Protocol:

@@ -284,37 +284,35 @@ class PcscdReader:
             handle = self._handle
             if handle is None:
                 handle = await (self._reopened() if self._claimed else self._reopened_soon())
-            if self._claimed and handle.lock is Lock.FREE:
+            lock = handle.lock
+            if self._claimed and lock is Lock.FREE:
                 await self._take(handle)
-            asked = handle.lock is Lock.ASKED
-            request = request_for(handle)
-            outcome = await handle.exchange(request)
-            concluded = await self._concluded(request, *outcome, asked=asked)
-            if concluded is not None:
-                return concluded
+                lock = handle.lock
+            request, asked = request_for(handle), lock is Lock.ASKED
+            outcome, reply = await handle.exchange(request)
+            if outcome is Outcome.ANSWERED and not reply.rv:
+                if isinstance(request, Transmit):  # some others are carried out although a reset was not told
+                    self._heard()
+                return reply
+            await self._raise_unless_repeated(request, outcome, reply, asked=asked)
 
-    async def _concluded(
+    async def _raise_unless_repeated(
         self, request: CardRequest, outcome: Outcome, reply: CardReply, *, asked: bool
-    ) -> CardReply | None:
-        """The reply of a success, or None when the request must be repeated now.
+    ) -> None:
+        """Raise why a request has failed, or wait until it may be sent again.
 
         Args:
             request, outcome, reply: what became of which request.
             asked: whether the lock was only asked for when it was sent.
         """
         if outcome is Outcome.ANSWERED:
-            if reply.rv:
-                await self._failed(_meaning(request, reply.rv))
-            if isinstance(request, Transmit):  # some others are carried out although a reset was not told
-                self._heard()
-            return reply
+            await self._failed(_meaning(request, reply.rv))
         if outcome is Outcome.OUTSIDE:
             await self._start_over()
         elif not self._claimed:
             raise PcscError(reply.rv, "another program has the card locked")
         elif not asked:
             await asyncio.sleep(RETRY)
-        return None
 
     async def _start_over(self) -> None:
         log.info("%s: another program came in between; the card is reset", self._name)
