@@ -1,6 +1,7 @@
 """``python -m bench.lan``: a link next door, beside ``ssh -N -L`` and the host itself, in turns.
 
 --rounds N    rounds of 25 lone APDUs and 25 transactions for each way
+--no-memory   links that ask the card for each command
 --write       write the table into docs/link-performance.md
 """
 
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 
 from tests.lab.cards import fake_card, openpgp_card, piv_card
 from tests.lab.lab import Lab
-from tests.lab.link import install_cardferry
 from tests.lab.namespaces import PLAIN_PYTHON
 from tests.lab.process import LabError
 
@@ -24,7 +24,7 @@ from bench.wan import PAGE
 from bench.ways import (
     OpenWay,
     Site,
-    _attach,
+    _attach_linked,
     _attach_neighbour,
     _attach_tls,
     _direct,
@@ -80,18 +80,17 @@ GOALS = (
 )
 
 
-def measure(rounds: int) -> dict[tuple[str, str], Figures]:
-    """By metric and way."""
+def measure(rounds: int, words: Sequence[str] = ()) -> dict[tuple[str, str], Figures]:
+    """By metric and way; ``words`` are further ones for the links' `attach`."""
     durations: dict[tuple[str, str], list[float]] = {}
     with Lab() as lab:
         sites = [Site(lab, number) for number in range(6)]
-        install_cardferry(sites[2].host)
         cards = [fake_card(site.recipe.pcscd) for site in sites]
         ways = {
             DIRECT: _direct(sites[0]),
             SSH: _ssh(sites[1]),
-            LINK: _attach(sites[2]),
-            UNIX: _attach_neighbour(sites[3]),
+            LINK: _attach_linked(sites[2], *words),
+            UNIX: _attach_neighbour(sites[3], *words),
             BARE: _nothing_twice(sites[4]),
             TLS: _attach_tls(sites[5]),
         }
@@ -161,8 +160,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.lan", description="a link beside ssh -N -L, next door")
     parser.add_argument("--rounds", type=int, default=60, help="%(default)s")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
+    parser.add_argument("--no-memory", action="store_true", help="links that ask the card for each command")
     options = parser.parse_args()
-    text = table(measure(options.rounds))
+    text = table(measure(options.rounds, ("--no-memory",) if options.no_memory else ()))
     print(text)
     if options.write:
         write_section("next door", text, PAGE)

@@ -9,6 +9,7 @@ import pytest
 from cardferry.link.guest_memory import CardCopy, GuestMemory
 from cardferry.link.memory import OVERHEAD, CardMemory, Recollection
 from cardferry.link.messages import Answer, Confirmed, Recollected
+from cardferry.pcsc.applications import Application
 from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.wire.errors import WireError
 from tests.link import model_card as c
@@ -90,6 +91,27 @@ def test_a_refused_select_leaves_what_is_selected() -> None:
     site = Site()
     site.ask(select(0), get(1), select(3))
     assert site.knows(get(1), select(3), get(1)) == [b"\0\1\0" + OK, c.NOT_FOUND, b"\0\1\0" + OK]
+
+
+@pytest.mark.parametrize("name", [Application.PIV, Application.PKCS15])
+def test_a_refused_select_leaves_what_was_selected_this_time(name: Application) -> None:
+    names = {Application.PIV: "A000000308", Application.PKCS15: "A000000063504B43532D3135"}
+    site = Site()
+    refused = bytes.fromhex("00A4040006D2760001240100")
+    for each in (*names, name):
+        site.memory.answered(ANN, bytes.fromhex(f"00A40400{len(names[each]) // 2:02X}{names[each]}00"), OK)
+        site.memory.answered(ANN, refused, c.NOT_FOUND)
+    site.memory.answered(ANN, bytes.fromhex("00B0000000"), b"\1" + OK)
+    assert list(site.memory.recollections())[-1].applications == {name, Application.OPENPGP}
+
+
+def test_no_number_of_a_card_that_has_gone_is_used_again() -> None:
+    site = Site()
+    site.ask(select(0), get(1))
+    used = {site.memory.state, site.memory.level}
+    site.memory.gone()
+    site.memory.reset()
+    assert not used & {site.memory.state, site.memory.level}
 
 
 def test_a_card_that_says_what_is_selected_need_not_be_told() -> None:
