@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.lab.computer import Computer
+from tests.lab.computer import REPOSITORY, Computer
 from tests.lab.lab import Lab
 from tests.lab.link import install_cardferry
 from tests.lab.pcscd import Pcscd
@@ -21,16 +21,18 @@ from tests.lab.process import LabError, Result, Running, wait_until
 #: Runs in the computer's namespaces, and new ones for processes, mounts and control groups.
 _BOOT = """\
 set -e
+folder=$1 runtime=$2
+shift 2
 mount --make-rprivate /
-mount --bind "$1/etc" /etc
-mkdir -p "$1/var/$2" && mount --rbind "/var/$2" "$1/var/$2"
-mount --rbind "$1/var" /var
-mount --bind "$1/actions" /usr/share/polkit-1/actions
-case "$3" in /root/*) # nobody else may go in there
-  mkdir -p "$1/root/${3#/root/}" && mount --bind "$3" "$1/root/${3#/root/}" && mount --rbind "$1/root" /root ;;
-esac
+mount --bind "$folder/etc" /etc
+for kept; do
+  case "$kept" in /var/*|/root/*) mkdir -p "$folder$kept" && mount --rbind "$kept" "$folder$kept" ;; esac
+done
+mount --rbind "$folder/var" /var
+[ ! -d "$folder/root" ] || mount --rbind "$folder/root" /root # nobody else may go in there otherwise
+mount --bind "$folder/actions" /usr/share/polkit-1/actions
 mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/sshd "$4" && chmod 700 "$4" && mkdir -m 1777 /run/lock
+mkdir -p /run/sshd "$runtime" && chmod 700 "$runtime" && mkdir -m 1777 /run/lock
 mount -t proc proc /proc
 umount -l /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -85,9 +87,9 @@ class Booted(Computer):
     def boot(self) -> None:
         """Start systemd, and wait until it has started everything."""
         self._group = _new_group(f"lab-{os.getpid()}-{self.name}")
-        lab = str(self.folder.parent.relative_to("/var"))
+        kept = {self.folder.parent, REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)}
         spaces = ["--mount", "--pid", "--fork", "--ipc", "--cgroup", "--kill-child"]
-        arguments = (self.folder, lab, sys.base_prefix, self.runtime)
+        arguments = (self.folder, self.runtime, *kept)
         words = ["unshare", *spaces, "sh", "-c", _BOOT, "boot", *map(str, arguments)]
         join = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self._group), *words]
         self._unshare = Running(super().command(join), self.env)

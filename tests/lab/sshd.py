@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tests.lab import process
@@ -65,6 +68,14 @@ class Sshd:
     def stop(self) -> None:
         """Stop listening; sessions that are open go on."""
         self.process.stop()
+
+    def shut_down(self) -> None:
+        """Stop, and end all sessions, as when the computer is switched off."""
+        sessions = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        self.stop()
+        for session in sessions:
+            with suppress(ProcessLookupError):
+                os.kill(int(session), signal.SIGKILL)
 
     def config(
         self,

@@ -75,8 +75,8 @@ def test_a_reboot_of_both_ends(machines: Machines) -> None:
     started = guest.computer.run(["systemd-run", "--user", "--wait", "--collect", "opensc-tool", "-a"]).check()
     assert "result: success" in started.err
 
+    machines.recipe.host_sshd.shut_down()
     host.halt()
-    machines.recipe.host_sshd.stop()
     machines.wait_for_readers(there=False)
     host.boot()
     machines.recipe.host_sshd.start()

@@ -43,6 +43,7 @@ from cardferry.policy.authorized import Authorized
 from cardferry.policy.polkit import ACCESS_PCSC, Polkit, Subject
 from cardferry.system.activation import listening_sockets
 from cardferry.system.peers import peer_credentials, start_time, user_name
+from cardferry.system.service_manager import service_manager
 from cardferry.transports.base import Pipe
 from cardferry.transports.errors import PcscdRefusesError
 from cardferry.transports.listening import ListeningSocket
@@ -129,6 +130,7 @@ class _System:
             authorized = Authorized(manager, self._polkit)
             async with PcscliteFrontend(authorized, self._public, admit=self._admit):
                 log.info("programs find the readers at %s", self._public.path)
+                service_manager().tell(READY="1", STATUS=f"programs find the readers at {self._public.path}")
                 yield
 
     @asynccontextmanager
@@ -139,7 +141,7 @@ class _System:
         here = [] if own is None else [Member("this computer", own.host.manager)]
         for member in here:
             member.known.set()
-        wanted = Attachment(tuple(self._hosts))
+        wanted = Attachment(tuple(self._hosts), wait=True)
         with scratch(runtime_folder()) as workdir:
             async with reached_all(wanted, workdir, here, patient=True) as reached, telling(reached.manager):
                 yield reached.manager

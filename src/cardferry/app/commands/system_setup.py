@@ -50,7 +50,9 @@ Wants=pcscd.socket
 After={NAME}.socket pcscd.socket network.target dbus.service
 
 [Service]
-Type=exec
+Type=notify
+WatchdogSec=60
+WatchdogSignal=SIGKILL
 ExecStart=COMMAND
 ExecReload=/bin/kill -HUP $MAINPID
 Environment=XDG_RUNTIME_DIR=/run/cardferry
