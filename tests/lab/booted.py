@@ -25,12 +25,12 @@ folder=$1 runtime=$2
 shift 2
 mount --make-rprivate /
 mount --bind "$folder/etc" /etc
+mount --bind "$folder/actions" /usr/share/polkit-1/actions
 for kept; do
   case "$kept" in /var/*|/root/*) mkdir -p "$folder$kept" && mount --rbind "$kept" "$folder$kept" ;; esac
 done
-mount --rbind "$folder/var" /var
 [ ! -d "$folder/root" ] || mount --rbind "$folder/root" /root # nobody else may go in there otherwise
-mount --bind "$folder/actions" /usr/share/polkit-1/actions
+mount --rbind "$folder/var" /var # from now on the folder is another one
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/sshd "$runtime" && chmod 700 "$runtime" && mkdir -m 1777 /run/lock
 mount -t proc proc /proc
@@ -87,7 +87,7 @@ class Booted(Computer):
     def boot(self) -> None:
         """Start systemd, and wait until it has started everything."""
         self._group = _new_group(f"lab-{os.getpid()}-{self.name}")
-        kept = {self.folder.parent, REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)}
+        kept = (self.folder.parent, REPOSITORY, sys.prefix, sys.base_prefix)
         spaces = ["--mount", "--pid", "--fork", "--ipc", "--cgroup", "--kill-child"]
         arguments = (self.folder, self.runtime, *kept)
         words = ["unshare", *spaces, "sh", "-c", _BOOT, "boot", *map(str, arguments)]
