@@ -190,6 +190,7 @@ def sshd(desk: Desk) -> Iterator[Sshd]:
     shutil.rmtree(desk.computer.folder / "ssh")
 
 
+@pytest.mark.alone
 def test_a_program_on_the_host_and_nine_on_guests_take_turns(desk: Desk, near: Computer, sshd: Sshd) -> None:
     with ThreadPoolExecutor() as at_once:
         accounts = enumerate(("root", "root", SECOND_USER))
