@@ -15,6 +15,7 @@ from tests.lab.computer import REPOSITORY
 
 
 @pytest.mark.real
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_quick_run_fills_every_cell(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
