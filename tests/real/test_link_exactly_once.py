@@ -10,6 +10,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -110,7 +111,8 @@ def shared(lab: Lab) -> Breakable:
 def answers_of(programs: list[Running]) -> list[list[int]]:
     """Stop the programs and return what each was answered; none may have seen an error."""
     for program in programs:
-        program.write("stop\n")
+        with suppress(BrokenPipeError):  # it has ended, and says why
+            program.write("stop\n")
     ends = [json.loads(program.wait_for("^{", timeout=MENDED + 20).string) for program in programs]
     assert [end["error"] for end in ends] == [None] * len(programs)
     return [end["answers"] for end in ends]
