@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Hashable
 
 import pytest
@@ -578,3 +579,44 @@ async def test_those_of_a_kind_have_the_card_for_the_time_of_one_owner_together(
             if queue.turns.take_free("a"):
                 queue.turns.begun()
         assert 10 <= loop.time() - began <= 11.5
+
+
+async def test_each_of_a_kind_is_an_owner_like_any_other() -> None:
+    """Those who wait are their own: nobody is evicted for what the others before it have had."""
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, max_hold=10.0, stay=1.0)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        names = itertools.cycle("123")
+        await queue.turns.enter("a0", None)
+        owner = "a0"
+        while loop.time() < began + 100 and not queue.evicted:
+            following = f"a{next(names)}"
+            waiting = queue.enter(following)
+            queue.turns.begun()
+            await use(queue, 3, command=0.3, pause=0.1)
+            queue.turns.leave(owner, of("a"))
+            await waiting
+            owner = following
+        assert queue.evicted == []
+
+
+async def test_who_is_of_a_kind_that_had_its_time_does_not_have_it_anew_before_others() -> None:
+    async with asyncio.TaskGroup() as tasks:
+        queue = Queue(tasks, max_hold=10.0, stay=1.0)
+        loop = asyncio.get_running_loop()
+        await queue.turns.enter("a1", None)
+        a2, b = queue.enter("a2"), queue.enter("b")
+        queue.turns.leave("a1", of("a"))
+        began = loop.time()
+        await a2
+        while loop.time() < began + 9.9:
+            queue.turns.leave("a2", of("a"))
+            assert queue.turns.take_free("a2")
+            await asyncio.sleep(0.3)
+        a3 = queue.enter("a3")
+        queue.turns.leave("a2", of("a"))
+        await b
+        assert not a3.done
+        queue.turns.leave("b")
+        await a3

@@ -72,7 +72,7 @@ class CardGuard(Interface):
         ...
 
     def keeps(self, principal: Principal) -> bool:
-        """Whether that principal has unlocked something in the card that another one's command would lock."""
+        """Whether that principal has verified a PIN that another one's command would lock."""
         ...
 
     def interrupted(self) -> None:

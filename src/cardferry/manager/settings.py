@@ -28,7 +28,7 @@ class Settings:
         connect_patience: how long a connect waits for its turn. No library repeats a refused connect, so this is
             longer than a caller's patience for other calls (pcscd itself waits for ever).
         stay: how long a principal's programs, and nobody else, can use a card again after one of them has left it with
-            something unlocked that another principal's command would lock.
+            a PIN verified that another principal's command would lock.
         linger: how long the reader stays connected after its last handle went, so that the next program
             finds the card powered.
         farewell: how long the end of the manager waits for cards that must still be reset.

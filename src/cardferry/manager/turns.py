@@ -13,7 +13,7 @@ because it holds process-wide locks meanwhile, and which sleeps 0.1 s before it 
    at the card by then is finished, and the owner has ``max_idle`` more, once, for what must follow a long command.
 
 An owner can leave the card to its own kind only (`leave`): who belongs to it is served first, and nobody else for
-``stay``. All of them together have the card for ``max_hold``, as one owner.
+``stay``. While others wait, all of them together have the card for ``max_hold``; each is an owner like any other.
 
 Somebody may want the card who is in no queue of ours: a program on this computer, at pcscd. `outsiders` says that one
 may be waiting; it counts like a ticket.
@@ -107,8 +107,10 @@ class Turns:
         #: Who belongs to it.
         self._kind: Kind | None = None
         self._kept: asyncio.TimerHandle | None = None
-        #: The owner has the card after others of its kind; their time is counted together.
-        self._goes_on = False
+        #: For whom it was kept last, until somebody else has had it.
+        self._lately: Kind | None = None
+        #: When it is kept for them no more; None while nobody else wants it.
+        self._kept_end: float | None = None
         self.moved: Callable[[], None] | None = None
 
     def take_free(self, caller: Hashable) -> bool:
@@ -195,11 +197,9 @@ class Turns:
         self.owner = caller
         self.owned_since = self.wanted_since = self._last_used = self._loop.time()
         self._busy = self._outsiders = False
-        self._goes_on = self._kind is not None
-        if self._goes_on:
+        if self._kind is not None:
             self._keep_no_more()
-        else:
-            self._start_hold()
+        self._start_hold()
         if self.moved is not None:
             self.moved()
 
@@ -213,17 +213,29 @@ class Turns:
         Args:
             caller: who has had it.
             kind: whether somebody is of the caller's kind; then all others wait until none of these has wanted the
-                card for ``stay``, or they have had it for ``max_hold``. None when anybody may have it.
+                card for ``stay``, or these have had it for ``max_hold`` since one of the others was seen to wait. None
+                when anybody may have it.
         """
         if self.owner is not caller:
             return
         self.owner = None
-        if kind is not None and (self._hold_end is None or self._loop.time() < self._hold_end):
+        if self._lately is None or not self._lately(caller):
+            self._lately, self._kept_end = kind, None
+        if kind is not None and self._may_keep(kind):
             self.kept_by, self._kind = caller, kind
             self._kept = self._loop.call_later(self._stay, self.keep_no_more)
         if self.moved is not None:
             self.moved()
         self._serve()
+
+    def _may_keep(self, kind: Kind) -> bool:
+        now = self._loop.time()
+        if all(kind(ticket.caller) for ticket in self._tickets.values() if ticket.alive(now)):
+            self._kept_end = None
+            return True
+        if self._kept_end is None:
+            self._kept_end = now + self._max_hold
+        return now < self._kept_end
 
     def keep_no_more(self) -> None:
         """Whoever has left the card to its own kind does so no more: anybody may have it."""
@@ -306,8 +318,7 @@ class Turns:
 
     def begun(self) -> None:
         """The owner can use the card only from now on: what it waited for until now is not counted as its time."""
-        if not self._goes_on:
-            self._start_hold()
+        self._start_hold()
         self._watch()
 
     def owner_yields(self) -> bool:

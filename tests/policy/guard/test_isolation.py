@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,14 @@ async def test_nobody_waits_without_isolation(tmp_path: Path) -> None:
         await unlocked(host)
         bob = await host.principal("ssh:bob")
         assert (await bob.send(SIGN))[-2:] == OK
+
+
+async def test_nobody_waits_for_who_has_given_no_pin() -> None:
+    """Something may be unlocked, and is locked again; but no program would fail for want of a PIN that it has given."""
+    async with GuardedHost(stay=60) as host:
+        alice, bob = await host.principal("ssh:alice"), await host.principal("ssh:bob")
+        await alice.send(SELECT)
+        assert (await alice.send(AUTHENTICATE_9B))[-2:] == OK
+        async with asyncio.timeout(5):
+            await bob.send(SELECT)
+        assert host.card.resets == 1

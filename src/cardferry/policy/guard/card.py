@@ -119,8 +119,8 @@ class RuledCard:
     # what happens to the card
 
     def keeps(self, principal: Principal) -> bool:
-        """Whether that principal has unlocked something that another one's command would lock."""
-        if self._unlocked.nothing or principal != self._principal:
+        """Whether that principal has verified a PIN that another one's command would lock."""
+        if not self._unlocked.verified or principal != self._principal:
             return False
         return self._host.rulebook.configuration.isolation
 

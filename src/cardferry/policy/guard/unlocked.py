@@ -32,6 +32,12 @@ class Unlocked:
     def __init__(self) -> None:
         self._references: set[tuple[Application, int]] = set()
         self._unclear = False
+        self._verified = False
+
+    @property
+    def verified(self) -> bool:
+        """Whether a PIN was given that its giver may still need."""
+        return self._verified and not self.nothing
 
     @property
     def nothing(self) -> bool:
@@ -41,7 +47,7 @@ class Unlocked:
     def forget(self) -> None:
         """The card was reset."""
         self._references.clear()
-        self._unclear = False
+        self._unclear = self._verified = False
 
     def doubt(self) -> None:
         """It is not known what has been unlocked."""
@@ -54,6 +60,7 @@ class Unlocked:
         if action.operation is not Operation.VERIFY:
             self._unclear = self._unclear or response[-2] != _VERIFICATION_FAILED
             return
+        self._verified = self._verified or response == _SUCCESS
         command = action.command
         known = action.applications & _LOCKABLE if len(action.applications) == 1 else None
         if not known or command is None or command.cla != 0 or command.ins != _VERIFY:
