@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from cardferry.cards.piv import PivCard
 from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.policy.guard import wrong_pins
 from cardferry.policy.guard.wrong_pins import WrongPins
+from cardferry.transports.folders import locked
 from tests.policy.guard.guarded_host import ASK, OK, SELECT, GuardedHost, verify
 
 LAST, BLOCKED = b"\x63\xc0", b"\x69\x83"
@@ -123,3 +126,27 @@ def test_a_file_that_is_none_does_no_harm(tmp_path: Path, text: str) -> None:
     path = tmp_path / "wrong.json"
     path.write_text(text)
     assert not WrongPins(path).waits(WHO)
+
+
+def test_what_another_process_has_counted_meanwhile_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "wrong-pins"
+    guest = Principal(PrincipalKind.SSH, "build1")
+
+    @contextmanager
+    def after_another_process(folder: Path) -> Iterator[None]:
+        monkeypatch.setattr(wrong_pins, "locked", locked)
+        assert not WrongPins(path).count(guest)
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(wrong_pins, "locked", after_another_process)
+    assert WrongPins(path).count(guest), "it is the second one"
+
+
+def test_where_nothing_can_be_written_it_is_counted_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = WrongPins(tmp_path / "there is no such folder" / "wrong-pins")
+    guest = Principal(PrincipalKind.SSH, "build1")
+    assert [known.count(guest), known.count(guest), known.waits(guest)] == [False, True, True]
+    assert "cannot be written" in caplog.text

@@ -256,7 +256,7 @@ async def test_a_host_that_cannot_write_gives_no_certificate_and_goes_on(
 
     async with listening(address) as arrivals:
         with monkeypatch.context() as patched:
-            patched.setattr("cardferry.transports.tls.guests.write", full)
+            patched.setattr("cardferry.transports.tls.guests.write_private", full)
             with pytest.raises(InvitationError, match="cannot give one now"):
                 await dialling.join(line, address)
             assert (await comes_in(address, arrivals)).refusal == ""

@@ -6,7 +6,6 @@ replaced in one step, so that a crash leaves the old card or the new one, never 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from uuid import UUID
@@ -28,6 +27,7 @@ from cardferry.cards.piv.objects import ObjectStore
 from cardferry.cards.piv.reference_data import SIZE, ReferenceData
 from cardferry.cards.status_error import StatusError
 from cardferry.pcsc.errors import UserError
+from cardferry.private_file import write_private
 
 #: Bytes of the largest file that is read: a full card is well below.
 MAX_FILE_SIZE: Final = 1024 * 1024
@@ -121,18 +121,7 @@ def decode(data: bytes) -> Contents:
 
 def save(contents: Contents, path: Path) -> None:
     """Write the file in one step, 0600. Raises `OSError`."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.new")
-    scratch.unlink(missing_ok=True)
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(encode(contents))
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
+    write_private(path, encode(contents))
 
 
 def load(path: Path) -> Contents:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from cardferry.pcsc.applications import Application
 from cardferry.pcsc.caller import Principal
 from cardferry.policy.operations import Action, Meaning
 from cardferry.policy.rules.rule import Permission
+from cardferry.private_file import write_private
 from cardferry.transports.folders import locked
 
 log = logging.getLogger(__name__)
@@ -166,10 +166,7 @@ class Tickets:
             yield tickets
             now = self._clock()
             kept = [ticket for ticket in tickets if now < ticket.until + _REMEMBERED]
-            new = self._path.with_suffix(f".{os.getpid()}")
-            new.touch(0o600)
-            new.write_bytes(msgspec.json.encode(kept))
-            new.replace(self._path)
+            write_private(self._path, msgspec.json.encode(kept))
 
 
 def _digest(digits: bytes, salt: str) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 from cardferry.pcsc.caller import Principal
+from cardferry.private_file import write_private
 from cardferry.transports.folders import locked
 
 log = logging.getLogger(__name__)
@@ -43,16 +43,16 @@ class WrongPins:
 
     def count(self, who: Principal) -> bool:
         """It has given a wrong PIN; whether it must wait from now on."""
-        wrong = self._read()
-        count = wrong.get(str(who), (0, 0.0))[0] + 1
-        self._write({**wrong, str(who): (count, self._clock())})
+        with self._changed() as wrong:
+            count = wrong.get(str(who), (0, 0.0))[0] + 1
+            wrong[str(who)] = count, self._clock()
         return count == MOST
 
     def right(self, who: Principal) -> None:
         """It has given the right one."""
-        if str(who) in (wrong := self._read()):
-            del wrong[str(who)]
-            self._write(wrong)
+        if str(who) in self._read():
+            with self._changed() as wrong:
+                wrong.pop(str(who), None)
 
     def waits(self, who: Principal) -> bool:
         """Whether it may give no PIN."""
@@ -65,10 +65,10 @@ class WrongPins:
 
     def forgive(self, name: str) -> list[str]:
         """Forget the wrong PINs of a principal, named as rules write it, or by its name alone; returns who it was."""
-        wrong = self._read()
-        found = [who for who in wrong if name in (who, who.partition(":")[2])]
-        if found:
-            self._write({who: known for who, known in wrong.items() if who not in found})
+        with self._changed() as wrong:
+            found = [who for who in wrong if name in (who, who.partition(":")[2])]
+            for who in found:
+                del wrong[who]
         return found
 
     def _read(self) -> _Wrong:
@@ -82,23 +82,31 @@ class WrongPins:
                     self._known = {str(who): (int(count), float(since)) for who, (count, since) in read.items()}
                     self._stamp = stamp
             except FileNotFoundError:
-                self._known, self._stamp = {}, None
+                if self._stamp is not None:  # somebody has removed it; one that could not be written never was there
+                    self._known, self._stamp = {}, None
             except (OSError, ValueError, TypeError, AttributeError) as error:
                 log.warning("%s: %s", self._path, error)
         now = self._clock()
         return {who: known for who, known in self._known.items() if now < known[1] + LONGEST}
 
-    def _write(self, wrong: _Wrong) -> None:
-        self._known = wrong
-        if self._path is None:
-            return
-        new = self._path.with_suffix(f".{os.getpid()}")
-        try:
-            with locked(self._path.parent):
-                new.touch(0o600)
-                new.write_text(json.dumps(wrong))
-                new.replace(self._path)
-        except OSError as error:
-            log.warning("%s cannot be written, so wrong PINs are forgotten with this process: %s", self._path, error)
-            with suppress(OSError):
-                new.unlink()
+    @contextmanager
+    def _changed(self) -> Iterator[_Wrong]:
+        """What is known, to be changed in the block and written down after it; other processes wait until then."""
+        with ExitStack() as stack:
+            path = self._path
+            try:
+                if path is not None:
+                    stack.enter_context(locked(path.parent))
+            except OSError as error:
+                self._not_written(error)
+                path = None
+            self._known = wrong = self._read()
+            yield wrong
+            try:
+                if path is not None:
+                    write_private(path, json.dumps(wrong).encode())
+            except OSError as error:
+                self._not_written(error)
+
+    def _not_written(self, error: OSError) -> None:
+        log.warning("%s cannot be written, so wrong PINs are forgotten with this process: %s", self._path, error)

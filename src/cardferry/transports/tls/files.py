@@ -53,16 +53,6 @@ def _folder() -> Path:
     return user_data_path("cardferry") / "tls"
 
 
-def write(path: Path, data: bytes) -> None:
-    """Put a file there with mode 0600, as a whole."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    new.replace(path)
-
-
 def check_key(path: Path) -> None:
     """See that nobody else can read a private key, or put another one in its place.
 

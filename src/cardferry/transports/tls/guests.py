@@ -19,9 +19,10 @@ from typing import Final
 import msgspec
 
 from cardferry.pcsc.errors import UserError
+from cardferry.private_file import write_private
 from cardferry.transports.folders import locked
 from cardferry.transports.tls.errors import InvitationError
-from cardferry.transports.tls.files import stamp, write
+from cardferry.transports.tls.files import stamp
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +221,7 @@ class Guests:
                 raise
             after = msgspec.json.encode(kept)
             if after != before:
-                write(self._path, after)
+                write_private(self._path, after)
 
 
 def _digest(secret: str) -> str:

@@ -19,6 +19,7 @@ from typing import Final, Self
 
 from cryptography import x509
 
+from cardferry.private_file import write_private
 from cardferry.transports.folders import locked
 from cardferry.transports.tls import certificates as c
 from cardferry.transports.tls import files
@@ -121,8 +122,8 @@ class Host:
         with locked(self._folder):
             if not certificate.exists():
                 new = c.Authority.new(self._name)
-                files.write(key, c.key_pem(new.key))
-                files.write(certificate, c.certificate_pem(new.certificate))
+                write_private(key, c.key_pem(new.key))
+                write_private(certificate, c.certificate_pem(new.certificate))
         files.check_key(key)
         try:
             return c.Authority(c.read_key(key.read_bytes()), x509.load_pem_x509_certificate(certificate.read_bytes()))
@@ -153,8 +154,8 @@ class Host:
         key = c.new_key()
         made = authority.issue(self._name, key.public_key(), c.HOST_LIFE, host=True)
         with locked(self._folder):
-            files.write(key_path, c.key_pem(key))
-            files.write(path, c.certificate_pem(made))
+            write_private(key_path, c.key_pem(key))
+            write_private(path, c.certificate_pem(made))
         return c.renewal(made)
 
 
@@ -233,10 +234,10 @@ class JoinedHost:
     def keep(self, key: c.Key, certificate: bytes, authority: bytes) -> None:
         """Keep what joining has brought (DER)."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        files.write(self.folder / _KEY, c.key_pem(key))
-        files.write(self.folder / _AUTHORITY, c.certificate_pem(x509.load_der_x509_certificate(authority)))
+        write_private(self.folder / _KEY, c.key_pem(key))
+        write_private(self.folder / _AUTHORITY, c.certificate_pem(x509.load_der_x509_certificate(authority)))
         self.renewed(certificate)
 
     def renewed(self, certificate: bytes) -> None:
         """Keep a newer certificate (DER)."""
-        files.write(self.folder / _CERTIFICATE, c.certificate_pem(x509.load_der_x509_certificate(certificate)))
+        write_private(self.folder / _CERTIFICATE, c.certificate_pem(x509.load_der_x509_certificate(certificate)))
