@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import codecs
 import errno
-import importlib
 import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn, TextIO, cast
+from typing import Final, NoReturn, TextIO
 
 import click
-from click.shell_completion import CompletionItem
 
 from cardferry import __version__
 from cardferry.app.runtime import logging as logs
+from cardferry.cli.lazy import LazyGroup
 from cardferry.cli.say import look_alike, say
 from cardferry.pcsc.errors import UserError
 
@@ -60,41 +59,14 @@ _SHORTAGES: Final = {
 }
 
 
-class Commands(click.Group):
-    """The group of all commands; a command's module is imported when the command is called."""
+class _Cardferry(LazyGroup):
+    """The group of all commands."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the table: what people need first comes first."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command's module."""
-        if cmd_name not in COMMANDS:
-            return None
-        command = importlib.import_module(f"cardferry.cli.{cmd_name}").command
-        return cast(click.Command, command)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; one that is none may be like one that is."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.exceptions.NoSuchCommand as error:
-            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The commands, without importing them, and our own options."""
-        found = [CompletionItem(name, help=says) for name, says in COMMANDS.items() if name.startswith(incomplete)]
-        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+    PACKAGE = "cardferry.cli"
+    COMMANDS = COMMANDS
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Cardferry, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="cardferry", message="%(prog)s %(version)s")
 def cli() -> None:
     """One smart card reader, usable from every computer you work on.
