@@ -79,6 +79,8 @@ class Turns:
         wanted_since: when the owner first asked for it.
         kept_by: who has left the card to its own kind, while none of them has it and nobody else can get it.
         moved: called, if it is set, when somebody gets the card, gives it up, or begins to wait.
+        ended: called, if it is set, with an owner that gives the card up or loses it, and the s that it has waited for
+            it and had it.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Turns:
         #: The owner has the card after others of its kind; their time is counted together.
         self._goes_on = False
         self.moved: Callable[[], None] | None = None
+        self.ended: Callable[[Hashable, float, float], None] | None = None
 
     def take_free(self, caller: Hashable) -> bool:
         """`enter` when nobody has the card; whether it is the caller's now, or was."""
@@ -217,6 +220,7 @@ class Turns:
         """
         if self.owner is not caller:
             return
+        self._tell_ended(caller)
         self.owner = None
         if kind is not None and (self._hold_end is None or self._loop.time() < self._hold_end):
             self.kept_by, self._kind = caller, kind
@@ -258,8 +262,14 @@ class Turns:
         """Make somebody else the owner, if ``owner`` still is; the queue does not move."""
         if self.owner is not owner:
             return False
+        self._tell_ended(owner)
         self._grant(successor)
         return True
+
+    def _tell_ended(self, owner: Hashable) -> None:
+        if self.ended is not None:
+            since = self.owned_since
+            self.ended(owner, since - self.wanted_since, self._loop.time() - since)
 
     def keep_first(self, caller: Hashable, since: float) -> None:
         """The caller had its turn but could not use it: it gets the *first* place in the queue for a while.
