@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from cardferry.changes import Changes
-from cardferry.link.channel import FAULT
 from cardferry.labelled import Labelled
+from cardferry.link.channel import FAULT
 from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_budget import Budget
 from cardferry.link.host_memory import Memories
