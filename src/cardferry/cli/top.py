@@ -108,7 +108,7 @@ class Screen:
 
     def press(self, key: str | None) -> None:
         """A key was pressed; those that mean nothing are left out."""
-        if key in _SORTS:
+        if key is not None and key in _SORTS:
             self.sort = _SORTS[key][0]
 
     def lines(self, running: list[Running], now: float, columns: int) -> list[str]:
