@@ -15,8 +15,8 @@ from cardferry.app.metrics.registry import registry
 from tests.app.metrics.test_metrics import host
 
 CONTRIB = Path(__file__).parents[3] / "contrib"
-RULES = CONTRIB / "prometheus" / "cardferry.rules.yml"
-DASHBOARD = CONTRIB / "grafana" / "cardferry.json"
+RULES = CONTRIB / "prometheus" / "alerts.yml"
+DASHBOARD = CONTRIB / "grafana" / "dashboard.json"
 
 
 def promtool(*words: str) -> str:
@@ -32,7 +32,7 @@ def expressions() -> list[str]:
 
 def test_promtool_likes_the_alerts_and_they_ring_when_they_should() -> None:
     assert "3 rules found" in promtool("check", "rules", RULES.name)
-    promtool("test", "rules", "cardferry.rules.test.yml")
+    promtool("test", "rules", "alerts.test.yml")
 
 
 def test_promtool_likes_what_the_dashboard_asks(tmp_path: Path) -> None:
