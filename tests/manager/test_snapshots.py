@@ -138,7 +138,7 @@ async def test_status_tells_who_holds_and_who_waits() -> None:
         assert status.contexts == 2
         (reader,) = status.readers
         assert (reader.holder, reader.principal, reader.held) == ("alice", str(TESTER), 3.0)
-        assert reader.waiters == [WaiterStatus("bob", str(TESTER), 3.0)]
+        assert reader.waiters == [WaiterStatus("bob", str(TESTER), 3.0, place=1)]
         assert reader.clients == ["alice", "bob"]
         assert reader.state == "present powered negotiable"
         assert reader.atr == ATR.hex()

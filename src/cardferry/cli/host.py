@@ -12,6 +12,9 @@ from cardferry.cli.seconds import SecondsType
 from cardferry.cli.tls_options import TlsFiles, tls_options
 from cardferry.cli.verbosity import verbose_option
 
+#: Where Prometheus asks by default.
+_METRICS = "127.0.0.1:7766"
+
 
 def _readers(_context: click.Context, _option: click.Parameter, incomplete: str) -> list[str]:
     from cardferry.cli import names  # noqa: PLC0415 - not for --stdio
@@ -46,6 +49,13 @@ def _readers(_context: click.Context, _option: click.Parameter, incomplete: str)
     "tls:ADDRESS:PORT; repeatable",
 )
 @tls_options
+@click.option(
+    "--metrics",
+    is_flag=False,
+    flag_value=_METRICS,
+    metavar="[ADDRESS:PORT]",
+    help="tell Prometheus on this computer how it goes; at http://" + _METRICS + "/metrics",
+)
 @click.option("--mode", default="0600", show_default=True, help="access rights of --listen unix:PATH")
 @click.option("--group", metavar="GROUP", help="the group that gets --listen unix:PATH")
 @click.option("--accelerate/--no-accelerate", default=True, show_default=True, help="run ahead where that is safe")
@@ -73,6 +83,7 @@ def command(
     reader: tuple[str, ...],
     record: Path | None,
     listen: tuple[str, ...],
+    metrics: str | None,
     mode: str,
     group: str | None,
     accelerate: bool,
@@ -114,6 +125,7 @@ def command(
         return
     from cardferry.app.agent.server import AgentSettings, serve  # noqa: PLC0415
     from cardferry.app.hosts.registry import parse_host  # noqa: PLC0415
+    from cardferry.app.metrics.endpoint import metrics_at  # noqa: PLC0415
     from cardferry.app.runtime import logging as logs  # noqa: PLC0415
     from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415 - not for --stdio
     from cardferry.app.runtime.configuration import host_guard  # noqa: PLC0415
@@ -130,6 +142,7 @@ def command(
         settle_in_background()
     try:
         guard = host_guard(config)
+        beside = None if metrics is None else metrics_at(metrics)
     except UserError as error:
         Starter(ready).tell(StartReport.of(error))
         raise
@@ -149,5 +162,6 @@ def command(
         tuple(map(parse_listening, listen)),
         Access(ModeType().convert(mode, None, None), group),
         by_hand=ready is None or idle is None,
+        beside=beside,
     )
     lifetime.run(lambda: serve(wanted, ready), hang_up=guard.rulebook.reload)

@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "run": "run a command with the attached readers",
     "env": "print the line for your shell",
     "status": "show readers, cards, who holds them and who waits",
+    "top": "the same live, with how long it will take",
     "readers": "list readers and their cards",
     "config": "check the configuration file, and show what it means",
     "policy": "say who may do what with this computer's cards",

@@ -15,7 +15,7 @@ from cardferry.cli.say import say, say_json
 from cardferry.link import GuestStatus
 from cardferry.link.guest_flapping import FEW
 from cardferry.link.host_status import HostSessionStatus
-from cardferry.manager.status import SlotStatus
+from cardferry.manager.status import SlotStatus, WaiterStatus
 
 
 @click.command("status")
@@ -119,4 +119,12 @@ def _holder(slot: SlotStatus) -> str:
 
 
 def _waiting(slot: SlotStatus) -> list[str]:
-    return [f"{waiter.client} as {waiter.principal} for {waiter.waiting:.1f} s" for waiter in slot.waiters]
+    return [
+        f"{waiter.place}. {waiter.client} as {waiter.principal} for {waiter.waiting:.1f} s{expected(waiter)}"
+        for waiter in slot.waiters
+    ]
+
+
+def expected(waiter: WaiterStatus) -> str:
+    """How long somebody will still wait, in words; nothing where that is not known."""
+    return "" if waiter.expected is None else f", about {waiter.expected:.1f} s more"

@@ -10,18 +10,19 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
 from cardferry.changes import Changes
+from cardferry.labelled import Labelled
 from cardferry.link.channel import FAULT
 from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_budget import Budget
 from cardferry.link.host_memory import Memories
 from cardferry.link.host_session import HostSession
-from cardferry.link.host_status import HostSessionStatus
+from cardferry.link.host_status import HostSessionStatus, LinkCount
 from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST
@@ -177,6 +178,8 @@ class LinkServer:
         #: Of all servers that share the table; and of this one.
         self._sessions = {} if sessions is None else sessions
         self._own: dict[bytes, HostSession] = {}
+        #: By principal; of what sessions have done only those that are over.
+        self._past = Labelled(LinkCount)
         self._came_or_went = Changes()
         self._greetings: set[_Greeting] = set()
         self._tasks = asyncio.TaskGroup()
@@ -256,6 +259,7 @@ class LinkServer:
         agree(session.hello, hello)
         serving = HostSession(self, session, next(_numbers), principal, guest)
         self._sessions[hello.identity] = self._own[hello.identity] = serving
+        self._past.of(str(principal)).links += 1
         self.budget.open(serving)
         self._came_or_went.announce()
         return serving
@@ -281,7 +285,8 @@ class LinkServer:
     def forget(self, session: HostSession) -> None:
         """A session is over."""
         self._sessions.pop(session.channel.session.identity, None)
-        self._own.pop(session.channel.session.identity, None)
+        if self._own.pop(session.channel.session.identity, None) is not None:
+            self._past.of(str(session.principal)).add(session.status)
         self._came_or_went.announce()
 
     def serves(self, session: int) -> bool:
@@ -333,6 +338,15 @@ class LinkServer:
             for session in tuple(self._own.values()):
                 if session.principal == who:
                     session.guarded(partial(session.tell_fact, reader, about, key, known))
+
+    @property
+    def counts(self) -> dict[str, LinkCount]:
+        """What was done since this server is there, by principal."""
+        found = Labelled(LinkCount)
+        found.values = {name: replace(count) for name, count in self._past.values.items()}
+        for session in self._own.values():
+            found.of(str(session.principal)).add(session.status)
+        return found.values
 
     @property
     def status(self) -> LinkServerStatus:

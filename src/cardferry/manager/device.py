@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
+from cardferry.manager.counts import Counts
 from cardferry.manager.guard import CardGuard
 from cardferry.manager.settings import Settings
 from cardferry.pcsc.caller import Caller, Principal
@@ -50,6 +51,7 @@ class Device:
         changed: called when something that applications see has changed.
         reset_by_others: called when another user of the reader has reset the card.
         watcher: who is told what passes, if anybody.
+        counts: where commands are counted.
 
     Attributes:
         reader: what does the work.
@@ -61,6 +63,7 @@ class Device:
         gone: the reader was unplugged.
         users: how many handles there are.
         guard: what stands in front of the reader, None for nothing.
+        counts: of what is done with the reader.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Device:
         reset_by_others: Callable[[], None],
         *,
         watcher: CardWatcher | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self.reader = reader
         self.card_state = CardState.ABSENT
@@ -82,6 +86,7 @@ class Device:
         self.gone = False
         self.users = 0
         self.guard: CardGuard | None = None
+        self.counts = counts or Counts()
         self._settings = settings
         self._start = start
         self._changed = changed
@@ -368,10 +373,17 @@ class Device:
 
     def send(self, principal: Principal, apdu: bytes, protocol: Protocol) -> Reply[bytes]:
         """Send a command."""
-        reply = self.reader.transmit(apdu, protocol)
+        since = self.counts.clock()
+        return self.reader.transmit(apdu, protocol).then(partial(self._sent, principal, apdu, since))
+
+    def _sent(self, principal: Principal, apdu: bytes, since: float, reply: Reply[bytes]) -> None:
+        """Count a command, and tell what the card has answered, unless it was not asked."""
+        error = reply.error
+        if error is not None and isinstance(error, PcscError) and not reached_card(error):
+            return
+        self.counts.answered(principal, since)
         if self._watcher is not None:
-            reply.then(partial(_tell, self._watcher, principal, apdu))
-        return reply
+            self._watcher.answered(principal, apdu, None if error is not None else reply.result())
 
     async def send_control(self, code: int, data: bytes, max_response: int) -> bytes:
         """Send a control code."""
@@ -438,12 +450,3 @@ class Device:
 def reached_card(error: PcscError) -> bool:
     """Whether a command that has failed with that may have been executed."""
     return error.code not in _REFUSED or isinstance(error, ExecutedError)
-
-
-def _tell(watcher: CardWatcher, principal: Principal, apdu: bytes, reply: Reply[bytes]) -> None:
-    """Tell what the card has answered, unless it was not asked."""
-    error = reply.error
-    if error is None:
-        watcher.answered(principal, apdu, reply.result())
-    elif not isinstance(error, PcscError) or reached_card(error):
-        watcher.answered(principal, apdu, None)

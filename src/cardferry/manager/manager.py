@@ -13,7 +13,9 @@ from types import TracebackType
 from typing import Self
 
 from cardferry.changes import Changes
+from cardferry.labelled import Labelled
 from cardferry.manager.context import LocalContext
+from cardferry.manager.counts import Counts
 from cardferry.manager.guard import Guards
 from cardferry.manager.settings import Settings
 from cardferry.manager.slot import Slot
@@ -37,6 +39,9 @@ class LocalManager:
         sources: where readers are.
         settings: bounds, see `Settings`.
         watch: makes who watches the card in the reader of that name.
+
+    Attributes:
+        counts: what has happened since this one is there, by reader.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class LocalManager:
     ) -> None:
         self.settings = settings or Settings()
         self.contexts: set[LocalContext] = set()
+        self.counts = Labelled(Counts)
         self._sources = tuple(sources)
         self._watch = watch
         self._slots: dict[Reader, Slot] = {}
@@ -154,7 +160,7 @@ class LocalManager:
             log.error("a second reader calls itself %r: it is left out", reader.name)
             return
         watcher = None if self._watch is None else self._watch(reader.name)
-        slot = Slot(reader, self.settings, self._touch, self._start, watcher)
+        slot = Slot(reader, self.settings, self._touch, self._start, watcher, counts=self.counts.of(reader.name))
         if self._guards is not None:
             slot.device.guard = self._guards(slot.device)
         self._slots[reader] = self._by_name[reader.name] = slot
@@ -245,6 +251,13 @@ async def _contained(work: Coroutine[object, object, None]) -> None:
 
 def _slot_status(slot: Slot) -> SlotStatus:
     clients = sorted(str(handle.caller) for handle in slot.handles)
+    device = slot.device
     return SlotStatus.of(
-        slot.state, slot.use.present, asyncio.get_running_loop().time(), clients, slot.device.applications.values()
+        slot.state,
+        slot.use.present,
+        asyncio.get_running_loop().time(),
+        clients,
+        device.applications.values(),
+        mean_turn=device.counts.mean_turn,
+        commands=sum(count.commands for count in device.counts.by_principal.values.values()),
     )

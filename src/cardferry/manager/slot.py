@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
+from cardferry.manager.counts import Counts
 from cardferry.manager.device import Device, Work
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy, Settings
@@ -52,6 +53,7 @@ class Slot:
         publish: called whenever `state` has become another one.
         start: runs a coroutine in a task that somebody owns, for what no call waits for.
         watcher: who is told what passes between us and the card, if anybody.
+        counts: where it is counted what happens here.
 
     Attributes:
         device: the reader and its card.
@@ -70,14 +72,14 @@ class Slot:
         publish: Callable[[], None],
         start: Start,
         watcher: CardWatcher | None = None,
+        *,
+        counts: Counts | None = None,
     ) -> None:
         self.settings = settings
         self.watcher = watcher
-        self.device = Device(reader, settings, start, self.touch, self._reset_by_others, watcher=watcher)
-        self.turns = Turns(
-            settings.max_idle, settings.max_hold, settings.ticket_life, settings.stay, self._evict
-        )  # fmt: skip
-        self.use = SlotUse(self.turns, self.touch)
+        self.device = Device(reader, settings, start, self.touch, self._reset_by_others, watcher=watcher, counts=counts)
+        self.turns = Turns(settings.max_idle, settings.max_hold, settings.ticket_life, settings.stay, self._evict)
+        self.use = SlotUse(self.turns, self.touch, self.device.counts)
         self.handles: set[HandleState] = set()
         self.exclusive_owner: HandleState | None = None
         self.dispossessed: set[HandleState] = set()
@@ -552,6 +554,7 @@ class Slot:
             return
         log.warning("%s: %s %s while others wait: the card is reset and goes to the next one",
                     self.name, handle.caller, why)  # fmt: skip
+        self.device.counts.of(handle.caller.principal).evictions += 1
         self._mark(Happened.RESET, (handle,))
         if self.exclusive_owner is handle:
             self.device.exchanged()

@@ -17,11 +17,16 @@ class WaiterStatus:
     Attributes:
         client: which program, in words.
         principal: on whose behalf, such as ``ssh:build1``.
+        place: in the queue, from 1.
+        expected: how long it will still wait, if turns last as long as those before; None where that is not known, or
+            who has the card has had it for longer already.
     """
 
     client: str
     principal: str
     waiting: float
+    place: int = 0
+    expected: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,8 @@ class SlotStatus:
         held: for how long.
         waiters: by their places in the queue.
         card: what to call the card, such as ``PIV (YubiKey 5)``; empty when that is not known.
+        mean_turn: see `cardferry.manager.counts.Counts.mean_turn`; None where that is not known.
+        commands: how many were sent to a card in this reader; None where that is not known.
     """
 
     reader: str
@@ -51,6 +58,8 @@ class SlotStatus:
     held: float
     waiters: list[WaiterStatus]
     card: str = ""
+    mean_turn: float | None = None
+    commands: int | None = None
 
     @classmethod
     def of(
@@ -60,6 +69,9 @@ class SlotStatus:
         now: float,
         clients: Sequence[str] = (),
         applications: Iterable[bytes] = (),
+        *,
+        mean_turn: float | None = None,
+        commands: int | None = None,
     ) -> Self:
         """What is known of a reader.
 
@@ -68,8 +80,14 @@ class SlotStatus:
             now: on the clock that ``use`` is measured on, in s.
             clients: see above.
             applications: identifiers of those of the card that have answered.
+            mean_turn, commands: see above.
         """
         holder, waiting = (None, ()) if use is None else (use.holder, use.waiting)
+        held = 0.0 if holder is None else _seconds(holder, now)
+        waiters = [
+            WaiterStatus(user.client, user.principal, _seconds(user, now), place, _expected(place, held, mean_turn))
+            for place, user in enumerate(waiting, start=1)
+        ]
         return cls(
             reader=state.name,
             state=" ".join(flag.name.lower() for flag in type(state.state) if flag & state.state and flag.name),
@@ -80,10 +98,17 @@ class SlotStatus:
             clients=list(clients),
             holder=None if holder is None else holder.client,
             principal="" if holder is None else holder.principal,
-            held=0.0 if holder is None else _seconds(holder, now),
-            waiters=[WaiterStatus(user.client, user.principal, _seconds(user, now)) for user in waiting],
+            held=held,
+            waiters=waiters,
             card=card_name(state.atr, applications),
+            mean_turn=mean_turn,
+            commands=commands,
         )
+
+
+def _expected(place: int, held: float, mean_turn: float | None) -> float | None:
+    """The rest of the turn of who has the card now, and the turns of all who come before."""
+    return None if mean_turn is None or held > mean_turn else place * mean_turn - held
 
 
 def _seconds(user: User, now: float) -> float:

@@ -79,6 +79,8 @@ class Turns:
         wanted_since: when the owner first asked for it.
         kept_by: who has left the card to its own kind, while none of them has it and nobody else can get it.
         moved: called, if it is set, when somebody gets the card, gives it up, or begins to wait.
+        ended: called, if it is set, with an owner that gives the card up or loses it, and the s that it has waited for
+            it and had it.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Turns:
         #: When it is kept for them no more; None while nobody else wants it.
         self._kept_end: float | None = None
         self.moved: Callable[[], None] | None = None
+        self.ended: Callable[[Hashable, float, float], None] | None = None
 
     def take_free(self, caller: Hashable) -> bool:
         """`enter` when nobody has the card; whether it is the caller's now, or was."""
@@ -218,6 +221,7 @@ class Turns:
         """
         if self.owner is not caller:
             return
+        self._tell_ended(caller)
         self.owner = None
         if self._lately is None or not self._lately(caller):
             self._lately, self._kept_end = kind, None
@@ -270,8 +274,14 @@ class Turns:
         """Make somebody else the owner, if ``owner`` still is; the queue does not move."""
         if self.owner is not owner:
             return False
+        self._tell_ended(owner)
         self._grant(successor)
         return True
+
+    def _tell_ended(self, owner: Hashable) -> None:
+        if self.ended is not None:
+            since = self.owned_since
+            self.ended(owner, since - self.wanted_since, self._loop.time() - since)
 
     def keep_first(self, caller: Hashable, since: float) -> None:
         """The caller had its turn but could not use it: it gets the *first* place in the queue for a while.

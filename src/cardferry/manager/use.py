@@ -7,9 +7,10 @@ when `LASTING` has passed. A timer runs only while somebody waits, or has the ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final
 
+from cardferry.manager.counts import Counts
 from cardferry.manager.handle import HandleState
 from cardferry.manager.turns import Turns
 from cardferry.pcsc.reader_state import Use, User
@@ -32,12 +33,13 @@ class SlotUse:
     Args:
         turns: the queue.
         publish: called whenever `told` has become another one.
+        counts: where turns are counted that have ended.
 
     Attributes:
         told: what people are told, see `ReaderState.use`.
     """
 
-    def __init__(self, turns: Turns, publish: Callable[[], None]) -> None:
+    def __init__(self, turns: Turns, publish: Callable[[], None], counts: Counts) -> None:
         self.told: Use | None = None
         self._claiming: float | None = None
         self._turns = turns
@@ -45,6 +47,8 @@ class SlotUse:
         self._loop = asyncio.get_running_loop()
         self._next = 0.0
         turns.moved = self._moved
+        self._counts = counts
+        turns.ended = self._ended
 
     def claiming(self, whether: bool) -> None:
         """Whether the owner of the turn waits for programs that are in no queue of ours."""
@@ -66,6 +70,10 @@ class SlotUse:
             else:
                 holder = _user(owner, turns.owned_since)
         return Use(holder, tuple(waiting)) if holder is not None or waiting else None
+
+    def _ended(self, owner: Hashable, waited: float, held: float) -> None:
+        if isinstance(owner, HandleState):  # and not the slot itself, which has cleaned up
+            self._counts.turn_ended(owner.caller, waited, held)
 
     def _moved(self) -> None:
         """Somebody has got the card, asked for it, or given it up."""

@@ -428,6 +428,7 @@ class RuledCard:
 
     def _count_wrong(self, principal: Principal) -> bool:
         """It has given a wrong PIN; whether it must wait from now on."""
+        self._host.counts.of(self._reader.name).of(str(principal)).pin_failures += 1
         waits = self._host.wrong_pins.count(principal)
         if waits:
             log.warning("%s has given wrong PINs and must wait: cardferry guests forgive %s lets it try again",

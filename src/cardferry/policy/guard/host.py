@@ -8,8 +8,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
+from cardferry.labelled import Labelled
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
 from cardferry.pcsc.errors import UserError
 from cardferry.policy.audit import AuditLog, Entry
@@ -39,6 +41,14 @@ _MOST_UNWRITTEN: Final = 1000
 _SAME: Final = 1.0
 
 
+@dataclass(slots=True)
+class GuardCount:
+    """What was refused to one principal with a card, and how often the card has said that its PIN is wrong."""
+
+    denials: int = 0
+    pin_failures: int = 0
+
+
 class HostGuard:
     """Decides who may do what with this host's cards, and writes it down.
 
@@ -56,6 +66,7 @@ class HostGuard:
         person: the person at the host.
         itself: who asks cards which ones they are; whatever the rules say.
         version: another number whenever what somebody may do can have changed.
+        counts: what was refused, by reader and by principal.
     """
 
     def __init__(
@@ -82,6 +93,7 @@ class HostGuard:
         self._unwritten: list[Entry | Act] = []
         self._writing: asyncio.Handle | None = None
         self._denials: dict[tuple[str, str, str], tuple[float, int]] = {}
+        self.counts = Labelled(lambda: Labelled(GuardCount))
 
     @property
     def wants_cards(self) -> bool:
@@ -209,6 +221,7 @@ class HostGuard:
 
     def note_denial(self, caller: Caller, entry: Entry) -> None:
         """Write a refusal down. One that comes again at once is counted, so that nobody can fill the disk with it."""
+        self.counts.of(entry.reader).of(str(caller.principal)).denials += 1
         which = (str(caller.principal), entry.reader, entry.operation.partition(":")[0])
         now = time.monotonic()
         last, more = self._denials.get(which, (-_SAME, 0))
