@@ -17,11 +17,15 @@ class WaiterStatus:
     Attributes:
         client: which program, in words.
         principal: on whose behalf, such as ``ssh:build1``.
+        place: in the queue, from 1.
+        expected: how long it will still wait, if turns last as long as those before; None where that is not known.
     """
 
     client: str
     principal: str
     waiting: float
+    place: int = 0
+    expected: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
