@@ -22,18 +22,16 @@ class AuditEnd:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: list[tuple[int, int]] = []
         self._entries: list[dict[str, Any]] = []
 
     def entries(self) -> list[dict[str, Any]]:
         """The newest one first."""
         try:
-            found = self._path.stat()
-            stamp = found.st_ino, found.st_size
+            last = [path for path in files(self._path)[-2:] if path.exists()]  # it may just have gone on in a new file
+            stamp = [(found.st_ino, found.st_size) for found in (path.stat() for path in last)]
             if stamp != self._stamp:
-                lines = _end(self._path)
-                if len(lines) < MOST and (old := files(self._path)[:-1]):
-                    lines = _end(old[-1]) + lines  # it has just gone on in a new file
+                lines = [line for path in last for line in _end(path)]
                 self._entries = [entry for line in lines[-MOST:] if (entry := _entry(line)) is not None][::-1]
                 self._stamp = stamp
         except OSError:

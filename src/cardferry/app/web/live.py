@@ -96,9 +96,14 @@ class Live:
             return self._sections
 
     @property
+    def viewers(self) -> int:
+        """How many there are."""
+        return len(self._viewers)
+
+    @property
     def full(self) -> bool:
         """Whether nobody else may watch."""
-        return len(self._viewers) >= MOST
+        return self.viewers >= MOST
 
     async def add(self, viewer: Viewer) -> None:
         """Somebody watches from now on, and is given all there is."""
