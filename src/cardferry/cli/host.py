@@ -132,7 +132,7 @@ def command(
     from cardferry.app.runtime.configuration import host_guard  # noqa: PLC0415
     from cardferry.app.runtime.service import Service  # noqa: PLC0415
     from cardferry.app.runtime.spawn import Starter, StartReport, settle_in_background  # noqa: PLC0415
-    from cardferry.app.web.address import page_at  # noqa: PLC0415
+    from cardferry.app.web.opening import page_at  # noqa: PLC0415
     from cardferry.cli.options import ModeType  # noqa: PLC0415
     from cardferry.manager import Settings  # noqa: PLC0415
     from cardferry.pcsc.errors import UserError  # noqa: PLC0415

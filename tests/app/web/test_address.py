@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from cardferry.app.web.address import WebAddress, WebError, page_at
+from cardferry.app.web.address import WebAddress, WebError
+from cardferry.app.web.opening import page_at
 from cardferry.pcsc.errors import UserError
 from cardferry.policy.guard import HostGuard
 from cardferry.transports.errors import AddressSyntaxError
@@ -49,6 +50,6 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_host_without_a_page_loads_nothing_of_it() -> None:
-    code = "import sys, cardferry, cardferry.cli.host, cardferry.app.agent.server, cardferry.app.web.address\n"
+    code = "import sys, cardferry, cardferry.cli.host, cardferry.app.agent.server, cardferry.app.web.opening\n"
     code += "print([name for name in ('starlette', 'uvicorn', 'jinja2', 'h11') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"[]\n"

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.errors import AddressSyntaxError
 
-if TYPE_CHECKING:
-    from cardferry.app.agent.leading import Page
-    from cardferry.policy.guard import HostGuard
-
 DEFAULT: Final = "127.0.0.1:7765"
 _MOST_PORT: Final = 65535
-_LIBRARIES: Final = ("jinja2", "starlette", "uvicorn")
 
 
 class WebError(UserError):
@@ -84,16 +78,3 @@ class WebAddress:
                 f"the page cannot be at {self}: {error.strerror}", "choose another port, as in --web 127.0.0.1:7766"
             ) from None
         return listening
-
-
-def page_at(text: str, guard: HostGuard) -> Page:
-    """The page for an agent, at ``ADDRESS:PORT``; raises `UserError` when there can be none."""
-    address = WebAddress.parse(text)
-    if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
-        raise WebError(
-            f"the page needs what is not installed: {', '.join(missing)}",
-            "install cardferry[server], as in: uv tool install 'cardferry[server]'",
-        )
-    from cardferry.app.web.server import WebPage  # noqa: PLC0415 - an extra
-
-    return WebPage(address, guard).serve
