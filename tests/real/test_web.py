@@ -124,6 +124,7 @@ def test_a_guest_is_invited_works_waits_is_asked_about_and_is_removed(
     holder.wait_for("held")
     signing = sign(guest, ferry, done)
     browser.wait_for("its turn:", "#readers")
+    browser.run("scrollTo(0, 0)")
     picture(browser, "web-light.png", pytestconfig)
     holder.write("\n")
     holder.wait()
