@@ -136,7 +136,9 @@ def test_a_guest_is_invited_works_waits_is_asked_about_and_is_removed(
     browser.wait_for("denied", "#audit")
 
     browser.wait_for("live", "#state")
+    browser.wait_for("0 contexts", "#guests")  # so that nothing moves under the mouse
     browser.click("#joined summary")
+    wait_until(lambda: browser.run("document.querySelector('#joined details').open"), "it is unfolded")
     browser.click("#joined .deny")
     browser.wait_for("Nobody has joined", "#joined")
     ferry.process.wait_for("the session with .* is over", stream="err", timeout=10)
