@@ -14,6 +14,7 @@ from tests.lab.namespaces import missing_parts
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--write-pictures", action="store_true", help="write the pictures of docs/web.md")
     parser.addoption("--reader", metavar="NAME", help="also run tests/hardware with this real reader and its card")
 
 

@@ -14,6 +14,8 @@ from cardferry.cli.verbosity import verbose_option
 
 #: Where Prometheus asks by default.
 _METRICS = "127.0.0.1:7766"
+#: Where the page is by default.
+_WEB = "127.0.0.1:7765"
 
 
 def _readers(_context: click.Context, _option: click.Parameter, incomplete: str) -> list[str]:
@@ -56,6 +58,13 @@ def _readers(_context: click.Context, _option: click.Parameter, incomplete: str)
     metavar="[ADDRESS:PORT]",
     help="tell Prometheus on this computer how it goes; at http://" + _METRICS + "/metrics",
 )
+@click.option(
+    "--web",
+    is_flag=False,
+    flag_value=_WEB,
+    metavar="[ADDRESS:PORT]",
+    help="have a web page, for this computer alone: readers, guests, the audit, questions for you; at " + _WEB,
+)
 @click.option("--mode", default="0600", show_default=True, help="access rights of --listen unix:PATH")
 @click.option("--group", metavar="GROUP", help="the group that gets --listen unix:PATH")
 @click.option("--accelerate/--no-accelerate", default=True, show_default=True, help="run ahead where that is safe")
@@ -84,6 +93,7 @@ def command(
     record: Path | None,
     listen: tuple[str, ...],
     metrics: str | None,
+    web: str | None,
     mode: str,
     group: str | None,
     accelerate: bool,
@@ -117,12 +127,14 @@ def command(
         words += ["--max-idle", f"{max_idle:g}", "--max-hold", f"{max_hold:g}"]
         words += [word for address in listen for word in ("--listen", address)]
         words += [word for pattern in reader for word in ("--reader", pattern)]
+        words += [] if web is None else ["--web", web]
         words += [] if record is None else ["--record", whole_path(record)]
         words += [] if config is None else ["--config", whole_path(config)]
         words += [] if group is None else ["--group", group]
         words += [] if accelerate else ["--no-accelerate"]
         hand_to_agent(name, called, os.environ, words if memory else [*words, "--no-memory"], request)
         return
+    from cardferry.app.agent.leading import no_page  # noqa: PLC0415
     from cardferry.app.agent.server import AgentSettings, serve  # noqa: PLC0415
     from cardferry.app.hosts.registry import parse_host  # noqa: PLC0415
     from cardferry.app.metrics.endpoint import metrics_at  # noqa: PLC0415
@@ -131,6 +143,7 @@ def command(
     from cardferry.app.runtime.configuration import host_guard  # noqa: PLC0415
     from cardferry.app.runtime.service import Service  # noqa: PLC0415
     from cardferry.app.runtime.spawn import Starter, StartReport, settle_in_background  # noqa: PLC0415
+    from cardferry.app.web.opening import page_at  # noqa: PLC0415
     from cardferry.cli.options import ModeType  # noqa: PLC0415
     from cardferry.manager import Settings  # noqa: PLC0415
     from cardferry.pcsc.errors import UserError  # noqa: PLC0415
@@ -143,6 +156,7 @@ def command(
     try:
         guard = host_guard(config)
         beside = None if metrics is None else metrics_at(metrics)
+        page = no_page if web is None else page_at(web, guard)
     except UserError as error:
         Starter(ready).tell(StartReport.of(error))
         raise
@@ -163,5 +177,6 @@ def command(
         Access(ModeType().convert(mode, None, None), group),
         by_hand=ready is None or idle is None,
         beside=beside,
+        page=page,
     )
     lifetime.run(lambda: serve(wanted, ready), hang_up=guard.rulebook.reload)

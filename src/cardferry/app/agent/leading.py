@@ -11,7 +11,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +29,15 @@ from cardferry.transports.listening import SocketInUseError
 
 log = logging.getLogger(__name__)
 
+#: Shows people, for a block, what a call tells; raises `UserError` when it cannot.
+Page = Callable[[Callable[[], Running | Awaitable[Running | None] | None]], AbstractAsyncContextManager[None]]
+
+
+def no_page(_describe: object) -> AbstractAsyncContextManager[None]:
+    """Nothing is shown."""
+    return nullcontext()
+
+
 #: How often an agent may be about to leave when it is asked.
 _ATTEMPTS: Final = 5
 
@@ -38,12 +49,14 @@ class Leading:
         folder: the runtime folder.
         request: what everybody shall be served with.
         listeners: where guests come in besides.
+        page: shows people what the agent tells.
     """
 
-    def __init__(self, folder: Path, request: Request, listeners: Sequence[Listener]) -> None:
+    def __init__(self, folder: Path, request: Request, listeners: Sequence[Listener], page: Page) -> None:
         self._folder = folder
         self._request = request
         self._listeners = listeners
+        self._page = page
         self._since = time.time()
         self._attempts = 0
 
@@ -80,7 +93,8 @@ class Leading:
                 log.info("%s", lent.rules)
             for one in self._listeners:
                 link.conversation.send(m.GuestSocket(one.name), [one.socket.fileno()])
-            async with controllable(self._folder, lambda: self._describe(link, lent.agent)):
+            describe = partial(self._describe, link, lent.agent)
+            async with self._page(describe), controllable(self._folder, describe):
                 ready()
                 await link.conversation.ended()
             log.warning("that agent has gone: this one has its place")

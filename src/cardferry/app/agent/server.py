@@ -23,7 +23,7 @@ from typing import Final
 
 from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.handoff_server import HandoffServer, Tell
-from cardferry.app.agent.leading import Leading
+from cardferry.app.agent.leading import Leading, Page, no_page
 from cardferry.app.agent.lends import Lends
 from cardferry.app.agent.serving import ReaderSet, Serving, open_set, serving
 from cardferry.app.agent.shared import Shared
@@ -69,6 +69,7 @@ class AgentSettings:
         by_hand: whether a person has started it, or a unit, and not somebody who needed one.
         around: puts something around the readers as guests and programs of the agent have them.
         beside: what else serves the readers for as long as the agent does, of one that is started by hand.
+        page: shows people what the agent tells, for as long as it does.
     """
 
     readers: HostAddress = LOCAL_PCSCD
@@ -81,6 +82,7 @@ class AgentSettings:
     by_hand: bool = True
     around: Callable[[ResourceManager], ResourceManager] = lambda manager: manager
     beside: Callable[[Serving], AbstractAsyncContextManager[None]] | None = None
+    page: Page = no_page
 
     @property
     def request(self) -> Request:
@@ -114,7 +116,7 @@ async def _serve(wanted: AgentSettings, starter: Starter) -> None:
     folder = runtime_folder()
     with ExitStack() as stack:
         listeners = [stack.enter_context(address.listen(wanted.access)) for address in wanted.listen]
-        leading = Leading(folder, wanted.request, listeners)
+        leading = Leading(folder, wanted.request, listeners, wanted.page)
         while True:
             try:
                 listening = ListeningSocket(agent_path(folder), elsewhere=_ANOTHER)
@@ -164,6 +166,7 @@ class _Agent:
                         own.guests.add(one, own.host.serve)
                     if self._wanted.beside is not None:
                         await stack.enter_async_context(self._wanted.beside(own))
+                await stack.enter_async_context(self._wanted.page(lambda: self._describe(where)))
                 async with controllable(self._folder, lambda: self._describe(where)):
                     self._starter.tell(StartReport(taken=True))
                     await self._handoffs.run()

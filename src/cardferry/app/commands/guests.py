@@ -94,10 +94,15 @@ class Guest(msgspec.Struct, frozen=True):
     invited_until: float = 0.0
 
 
-def listed(running: list[Running]) -> list[Guest]:
-    """All guests and invitations; ``running`` is what runs of ours."""
+def listed(running: list[Running], guests: Guests | None = None) -> list[Guest]:
+    """All guests and invitations.
+
+    Args:
+        running: what runs of ours.
+        guests: for whoever asks often: it reads its file only when that has changed.
+    """
     here = {link.guest.principal for one in running for link in one.links if link.guest and link.guest.connected}
-    guests = Guests(host_folder())
+    guests = guests or Guests(host_folder())
     found = {
         name: Guest(name, f"tls:{name}" in here, one.joined, one.seen, one.address, one.software)
         for name, one in guests.known.items()
@@ -108,9 +113,9 @@ def listed(running: list[Running]) -> list[Guest]:
     return [found[name] for name in sorted(found)]
 
 
-def wrong_secrets() -> str:
-    """How many secrets were wrong, in words; empty for none."""
-    wrong = Guests(host_folder()).wrong
+def wrong_secrets(guests: Guests | None = None) -> str:
+    """How many secrets were wrong, in words; empty for none. ``guests`` as in `listed`."""
+    wrong = (guests or Guests(host_folder())).wrong
     if not wrong.count:
         return ""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(wrong.last))

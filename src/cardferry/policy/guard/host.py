@@ -88,6 +88,7 @@ class HostGuard:
         self.tickets = tickets or Tickets()
         self._audit = audit
         self.person = Person(self._ways)
+        self._pages: list[Way] = []
         self._consents = Consents(self.person.ask)
         #: What happened and is not written down yet, and what will do that.
         self._unwritten: list[Entry | Act] = []
@@ -120,10 +121,20 @@ class HostGuard:
         """Whether the principal is a guest, which leaves PIN tries; the account itself is none."""
         return not (who.kind is PrincipalKind.LOCAL_USER and who.name == self.rulebook.account)
 
+    @contextmanager
+    def asking(self, page: Way) -> Iterator[None]:
+        """For the block the person can be asked on a web page."""
+        self._pages.append(page)
+        try:
+            yield
+        finally:
+            self._pages.remove(page)
+
     def _ways(self, terminals: Sequence[Way]) -> list[Way]:
         """The ways to ask the person, in the order of the configuration."""
         configuration = self.rulebook.configuration
         ways: dict[AskWith, Sequence[Way]] = {
+            AskWith.PAGE: self._pages,
             AskWith.DESKTOP: (Notification(),),
             AskWith.PINENTRY: (Pinentry(configuration.pinentry),),
             AskWith.TERMINAL: terminals,

@@ -47,6 +47,8 @@ class Ask(StrEnum):
 class AskWith(StrEnum):
     """A way to ask the person at the host, in the order in which they are tried."""
 
+    #: The web page of `cardferry host --web`, while somebody looks at it; not for PINs.
+    PAGE = "page"
     #: A notification on the desktop with buttons; not for PINs.
     DESKTOP = "desktop"
     PINENTRY = "pinentry"

@@ -1,0 +1,27 @@
+"""From what ``--web`` says to a page; only light imports before there is to be one."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Final
+
+from cardferry.app.web.address import WebAddress, WebError
+
+if TYPE_CHECKING:
+    from cardferry.app.agent.leading import Page
+    from cardferry.policy.guard import HostGuard
+
+_LIBRARIES: Final = ("jinja2", "starlette", "uvicorn")
+
+
+def page_at(text: str, guard: HostGuard) -> Page:
+    """The page for an agent, at ``ADDRESS:PORT``; raises `UserError` when there can be none."""
+    address = WebAddress.parse(text)
+    if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
+        raise WebError(
+            f"the page needs what is not installed: {', '.join(missing)}",
+            "install cardferry[server], as in: uv tool install 'cardferry[server]'",
+        )
+    from cardferry.app.web.server import WebPage  # noqa: PLC0415 - an extra
+
+    return WebPage(address, guard).serve
