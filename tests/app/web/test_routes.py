@@ -7,9 +7,6 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from cardferry.app.commands import guests as tls_guests
 from cardferry.app.web import view
@@ -42,8 +39,7 @@ class Web:
         monkeypatch.setattr(self.questions, "answer", self._answer)
         monkeypatch.setattr(tls_guests, "invite", self._invite)
         monkeypatch.setattr(tls_guests, "remove", self._remove)
-        more = [Route("/metrics", self._metrics)]
-        routes = Routes(self.signing_in, Live(self._look), self.questions, "cardferry-7765", more)
+        routes = Routes(self.signing_in, Live(self._look), self.questions, "cardferry-7765")
         transport = httpx.ASGITransport(routes.app, raise_app_exceptions=False)
         self.browser = httpx.AsyncClient(transport=transport, base_url=BASE)
 
@@ -51,9 +47,6 @@ class Web:
         if self.broken:
             raise ZeroDivisionError
         return view.sections(seen(slot(), guests=(guest(),)))
-
-    async def _metrics(self, _request: Request) -> Response:
-        return PlainTextResponse("cardferry_readers 1")
 
     def _answer(self, number: int, word: str) -> bool:
         self.done.append(("answer", str(number), word))
@@ -154,7 +147,6 @@ async def test_each_answer_has_the_policy(web: Web) -> None:
         "/static/page.css",
         "/static/x",
         "/nothing",
-        "/metrics",
         "/invite",
     )
     answers = [await web.browser.get(path) for path in paths]
@@ -204,11 +196,6 @@ async def test_a_bug_ends_one_request_and_is_logged(web: Web, caplog: pytest.Log
     assert "a bug behind the page, at /" in caplog.text
     assert "ZeroDivisionError" in caplog.text
     assert (await web.browser.get("/static/page.js")).status_code == 200
-
-
-async def test_metrics_have_their_place_and_need_no_signing_in(web: Web) -> None:
-    assert (await web.browser.get("/metrics")).text == "cardferry_readers 1"
-    assert (await web.browser.get("/metrics", headers={"Host": "evil.example"})).status_code == 403
 
 
 # --- names and origins

@@ -17,7 +17,7 @@ from cardferry.app.agent.server import AgentSettings
 from cardferry.app.hosts.sources import VirtualHost
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.service import Service
-from cardferry.app.web import server
+from cardferry.app.web import http
 from cardferry.app.web.address import WebAddress
 from cardferry.app.web.server import WebPage
 from cardferry.link import Guest
@@ -160,11 +160,11 @@ async def test_a_port_that_is_taken_is_told_to_who_has_started_it() -> None:
         async with served(WebPage(WebAddress("127.0.0.1", taken.getsockname()[1]))):
             pass
     assert told.value.exit_code == 13
-    assert "the page cannot be at 127.0.0.1" in told.value.message
+    assert "--web 127.0.0.1:" in told.value.message
 
 
 async def test_those_who_say_nothing_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_MOST_SILENT", 5)
+    monkeypatch.setattr(http, "_MOST_SILENT", 5)
     async with served(WebPage(free())) as (_, browser):
         where = browser.page.address.host, browser.page.address.port
         silent = [await asyncio.open_connection(*where) for _ in range(30)]
@@ -177,7 +177,7 @@ async def test_those_who_say_nothing_keep_nobody_out(monkeypatch: pytest.MonkeyP
 
 
 async def test_those_who_say_nothing_go_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_SILENT", 0.05)
+    monkeypatch.setattr(http, "_SILENT", 0.05)
     async with served(WebPage(free())) as (_, browser):
         for said in (b"", b"GET / HT"):
             reader, writer = await asyncio.open_connection(browser.page.address.host, browser.page.address.port)

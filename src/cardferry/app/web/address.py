@@ -1,4 +1,4 @@
-"""Where the page is: an address of this computer alone, and a port."""
+"""Where the page is, or the metrics: an address of this computer alone, and a port."""
 
 from __future__ import annotations
 
@@ -15,26 +15,32 @@ _MOST_PORT: Final = 65535
 
 
 class WebError(UserError):
-    """There can be no page at that address."""
+    """There can be no page, or no metrics, at that address."""
 
     exit_code = 13
 
 
 @dataclass(frozen=True, slots=True)
 class WebAddress:
-    """Where the page is.
+    """Where something is served over HTTP.
 
     Attributes:
         host: an address of the loopback.
         port: 0 for any that is free.
+        option: that it was given with.
     """
 
     host: str
     port: int
+    option: str = "--web"
 
     @classmethod
-    def parse(cls, text: str) -> WebAddress:
+    def parse(cls, text: str, option: str = "--web", default: str = DEFAULT) -> WebAddress:
         """Read ``ADDRESS:PORT``.
+
+        Args:
+            option: that it is given with.
+            default: an address to write instead.
 
         Raises:
             AddressSyntaxError: it is none.
@@ -48,13 +54,13 @@ class WebAddress:
         except ValueError:
             address, number = None, -1
         if address is None or not 0 <= number <= _MOST_PORT:
-            raise AddressSyntaxError(f"not an address for the page: {text!r}", f"write ADDRESS:PORT, as in {DEFAULT}")
+            raise AddressSyntaxError(f"{option} {text}: that is no ADDRESS:PORT", f"write {option} {default}")
         if not address.is_loopback:
             raise WebError(
-                f"the page cannot be at {text}: it is for this computer alone, because nothing encrypts it",
-                f"start it with --web {DEFAULT}; elsewhere: ssh -L 7765:{DEFAULT} HOST",
+                f"{option} {text}: nothing encrypts it, so it can be at an address of this computer only",
+                f"start it with {option} {default}; elsewhere: ssh -L {default.rpartition(':')[2]}:{default} HOST",
             )
-        return cls(str(address), number)
+        return cls(str(address), number, option)
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -75,6 +81,6 @@ class WebAddress:
         except OSError as error:
             listening.close()
             raise WebError(
-                f"the page cannot be at {self}: {error.strerror}", "choose another port, as in --web 127.0.0.1:7766"
+                f"{self.option} {self}: {error.strerror}", f"choose another port: {self.option} 127.0.0.1:PORT"
             ) from None
         return listening

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from typing import Final
 from urllib.parse import parse_qs
@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from cardferry.app.commands import guests as tls_guests
 from cardferry.app.web import view
@@ -48,7 +48,6 @@ class Routes:
         live: what there is to see.
         questions: for the person.
         cookie: the name of the cookie, which is not that of another page on this computer.
-        more: further routes, which need no signing in.
     """
 
     def __init__(
@@ -57,7 +56,6 @@ class Routes:
         live: Live,
         questions: PageQuestions,
         cookie: str,
-        more: Sequence[BaseRoute] = (),
     ) -> None:
         self._signing_in = signing_in
         self._live = live
@@ -73,7 +71,6 @@ class Routes:
             Route("/questions/{number:int}", self._action(self._answer), methods=["POST"]),
             Route("/invite", self._action(self._invite), methods=["POST"]),
             Route("/guests/remove", self._action(self._remove), methods=["POST"]),
-            *more,
         ]
         self.app = Checked(Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed}))
 

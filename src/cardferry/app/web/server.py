@@ -1,4 +1,4 @@
-"""Runs the page in the agent's event loop: a listening socket, uvicorn's HTTP, and what the page shows."""
+"""Runs the page beside the agent: what it shows, and who may see it, put together."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from inspect import isawaitable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from typing import Final
 
 from cardferry.app.commands import guests as tls_guests
 from cardferry.app.runtime.configuration import audit_path
@@ -22,28 +19,19 @@ from cardferry.app.runtime.status_socket import Running
 from cardferry.app.web import view
 from cardferry.app.web.address import WebAddress
 from cardferry.app.web.audit_end import AuditEnd
+from cardferry.app.web.http import http
 from cardferry.app.web.live import Live, Sections
 from cardferry.app.web.questions import PageQuestions
 from cardferry.app.web.routes import Routes
 from cardferry.app.web.signing_in import SigningIn
 from cardferry.policy.guard import HostGuard
-from cardferry.transports.tls.files import host_folder, write
+from cardferry.private_file import write_private
+from cardferry.transports.tls.files import host_folder
 from cardferry.transports.tls.guests import Guests
-
-if TYPE_CHECKING:
-    from starlette.routing import BaseRoute
 
 log = logging.getLogger(__name__)
 
-#: Who has connected and has not asked for anything yet: so many, for so many s.
-_MOST_SILENT: Final = 64
-_SILENT: Final = 10.0
-#: Connections that are answered at a time; others hear that it is too much.
-_MOST: Final = 256
-#: s that connections get to end.
-_ENDING: Final = 1
 _LINK: Final = "web-link"
-_PIECES: Final = 8192
 
 Describe = Callable[[], Running | Awaitable[Running | None] | None]
 
@@ -54,7 +42,6 @@ class WebPage:
     Args:
         address: where it is.
         guard: of the agent; its person is asked on the page as well.
-        more: further routes that need no signing in, such as metrics.
 
     Attributes:
         address: where it is; with the port that it has got, once it is there.
@@ -63,10 +50,9 @@ class WebPage:
 
     live: Live
 
-    def __init__(self, address: WebAddress, guard: HostGuard | None = None, more: Sequence[BaseRoute] = ()) -> None:
+    def __init__(self, address: WebAddress, guard: HostGuard | None = None) -> None:
         self.address = address
         self._guard = guard
-        self._more = more
         self._questions = PageQuestions()
         self._signing_in = SigningIn(self._tell_link)
         self._guests = Guests(host_folder())
@@ -84,19 +70,15 @@ class WebPage:
             self.address = WebAddress(*listening.getsockname()[:2])
             self._audit = AuditEnd(audit_path(guard.rulebook)) if guard is not None and guard.audits else None
             self.live = Live(lambda: self._look(describe))
-            routes = Routes(self._signing_in, self.live, self._questions, f"cardferry-{self.address.port}", self._more)
-            server = _Server(_configuration(routes.app))
+            routes = Routes(self._signing_in, self.live, self._questions, f"cardferry-{self.address.port}")
             with guard.asking(self._questions) if guard is not None else nullcontext(), self._link():
-                async with asyncio.TaskGroup() as tasks:
+                async with asyncio.TaskGroup() as tasks, http(routes.app, listening):
                     publishing = tasks.create_task(self.live.run(), name="the page")
-                    serving = tasks.create_task(server.serve([listening]), name="the page's server")
                     try:
                         yield
                     finally:
                         publishing.cancel()
                         self.live.end()
-                        server.stopped.set()
-                        await asyncio.wait((serving,))
 
     async def _look(self, describe: Describe) -> Sections:
         described = describe()
@@ -131,85 +113,10 @@ class WebPage:
     def _tell_link(self, secret: str) -> None:
         link = f"http://{self.address}/sign-in?secret={secret}"
         try:
-            write(self.link_file, f"{link}\n".encode())
+            write_private(self.link_file, f"{link}\n".encode())
         except OSError as error:
             log.error("%s cannot be written: %s", self.link_file, error.strerror)
         if sys.stderr.isatty():
             log.info("the page, good for one browser: %s", link)
         else:
             log.info("the page is at http://%s; the link to sign in is in %s", self.address, self.link_file)
-
-
-class _Connection(H11Protocol):
-    """A connection that goes when it says nothing, so that those who say nothing keep nobody else out."""
-
-    @property
-    def _silent(self) -> dict[_Connection, None]:
-        silent: dict[_Connection, None] = self.app_state.setdefault("silent", {})
-        return silent
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Somebody has come."""
-        super().connection_made(transport)
-        silent = self._silent
-        silent[self] = None
-        self.loop.call_later(_SILENT, self._late)
-        while len(silent) > _MOST_SILENT:
-            oldest = next(iter(silent))
-            del silent[oldest]
-            oldest.transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes came."""
-        super().data_received(data)
-        if self.cycle is not None:
-            self._silent.pop(self, None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
-        self._silent.pop(self, None)
-        super().connection_lost(exc)
-
-    def _late(self) -> None:
-        if self in self._silent:
-            self.transport.abort()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn as a part of a program that has signals of its own, and in which nothing polls.
-
-    Attributes:
-        stopped: set it to end.
-    """
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.stopped = asyncio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave them alone."""
-        yield
-
-    async def main_loop(self) -> None:
-        """Wait for the end."""
-        await self.stopped.wait()
-
-
-def _configuration(app: Any) -> uvicorn.Config:
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what is worth a line has one of ours
-    return uvicorn.Config(
-        app,
-        http=_Connection,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        limit_concurrency=_MOST,
-        timeout_graceful_shutdown=_ENDING,
-        h11_max_incomplete_event_size=_PIECES,
-    )
