@@ -144,7 +144,8 @@ def test_an_agent_that_a_service_has_started_outlives_it(machines: Machines) -> 
     host.boot()
     host.setup("share", "guest", *over(machines.recipe.to_guest))
     (agent,) = processes(machines.recipe.host, AGENT)
-    ferry = attach(machines.recipe)
+    own = machines.socket.with_name("own.sock")  # what is shared from a computer of that name has the other one
+    ferry = attach(machines.recipe, "--socket", str(own))
     host.systemctl("stop", SHARE).check()
     assert processes(machines.recipe.host, AGENT) == [agent]
     machines.socket = ferry.socket
