@@ -63,7 +63,13 @@ def _readers(_context: click.Context, _option: click.Parameter, incomplete: str)
     is_flag=False,
     flag_value=_WEB,
     metavar="[ADDRESS:PORT]",
-    help="have a web page, for this computer alone: readers, guests, the audit, questions for you; at " + _WEB,
+    help="have a web page: readers, guests, the audit, questions for you; at " + _WEB,
+)
+@click.option(
+    "--web-viewer",
+    multiple=True,
+    metavar="tls:NAME",
+    help="who may see the page at an address that other computers reach, with a certificate; repeatable",
 )
 @click.option("--mode", default="0600", show_default=True, help="access rights of --listen unix:PATH")
 @click.option("--group", metavar="GROUP", help="the group that gets --listen unix:PATH")
@@ -94,6 +100,7 @@ def command(
     listen: tuple[str, ...],
     metrics: str | None,
     web: str | None,
+    web_viewer: tuple[str, ...],
     mode: str,
     group: str | None,
     accelerate: bool,
@@ -127,7 +134,8 @@ def command(
         words += ["--max-idle", f"{max_idle:g}", "--max-hold", f"{max_hold:g}"]
         words += [word for address in listen for word in ("--listen", address)]
         words += [word for pattern in reader for word in ("--reader", pattern)]
-        words += [] if web is None else ["--web", web]
+        words += [] if metrics is None else ["--metrics", metrics]
+        words += [] if web is None else ["--web", web, *(word for one in web_viewer for word in ("--web-viewer", one))]
         words += [] if record is None else ["--record", whole_path(record)]
         words += [] if config is None else ["--config", whole_path(config)]
         words += [] if group is None else ["--group", group]
@@ -156,7 +164,7 @@ def command(
     try:
         guard = host_guard(config)
         beside = None if metrics is None else metrics_at(metrics)
-        page = no_page if web is None else page_at(web, guard)
+        page = no_page if web is None else page_at(web, guard, web_viewer, list(filter(None, tls_files)))
     except UserError as error:
         Starter(ready).tell(StartReport.of(error))
         raise

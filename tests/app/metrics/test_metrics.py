@@ -103,7 +103,7 @@ async def test_only_the_metrics_and_only_by_a_name_of_this_computer(tmp_path: Pa
 
 @pytest.mark.parametrize("text", ["0.0.0.0:7766", "192.0.2.1:7766", "[::]:7766"])
 def test_other_computers_do_not_get_them(text: str) -> None:
-    with pytest.raises(WebError, match=r"--metrics .*: nothing encrypts it"):
+    with pytest.raises(WebError, match=r"--metrics .*: nothing encrypts them"):
         metrics_at(text)
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from cardferry.app.web.address import WebAddress
+from cardferry.app.web.address import WebAddress, WebError
 from cardferry.app.web.opening import check_libraries
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ DEFAULT: Final = "127.0.0.1:7766"
 def metrics_at(text: str) -> Callable[[Serving], AbstractAsyncContextManager[None]]:
     """What serves the metrics at ``ADDRESS:PORT``; raises `UserError` when that cannot be."""
     address = WebAddress.parse(text, "--metrics", DEFAULT)
+    if not address.here:
+        raise WebError(
+            f"--metrics {text}: nothing encrypts them, so they can be at an address of this computer only",
+            f"write --metrics {DEFAULT}, and have a Prometheus elsewhere come through ssh -L or a proxy",
+        )
     check_libraries("the metrics need", "prometheus_client", "starlette", "uvicorn")
 
     @asynccontextmanager

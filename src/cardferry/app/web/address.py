@@ -1,4 +1,4 @@
-"""Where the page is, or the metrics: an address of this computer alone, and a port."""
+"""Where the page is, or the metrics: an address and a port."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class WebAddress:
     """Where something is served over HTTP.
 
     Attributes:
-        host: an address of the loopback.
+        host: an IP address.
         port: 0 for any that is free.
         option: that it was given with.
     """
@@ -36,15 +36,11 @@ class WebAddress:
 
     @classmethod
     def parse(cls, text: str, option: str = "--web", default: str = DEFAULT) -> WebAddress:
-        """Read ``ADDRESS:PORT``.
+        """Read ``ADDRESS:PORT``; raises `AddressSyntaxError`.
 
         Args:
             option: that it is given with.
             default: an address to write instead.
-
-        Raises:
-            AddressSyntaxError: it is none.
-            WebError: other computers could reach it.
         """
         host, _, port = text.rpartition(":")
         host = "127.0.0.1" if host == "localhost" else host.removeprefix("[").removesuffix("]")
@@ -55,12 +51,12 @@ class WebAddress:
             address, number = None, -1
         if address is None or not 0 <= number <= _MOST_PORT:
             raise AddressSyntaxError(f"{option} {text}: that is no ADDRESS:PORT", f"write {option} {default}")
-        if not address.is_loopback:
-            raise WebError(
-                f"{option} {text}: nothing encrypts it, so it can be at an address of this computer only",
-                f"start it with {option} {default}; elsewhere: ssh -L {default.rpartition(':')[2]}:{default} HOST",
-            )
         return cls(str(address), number, option)
+
+    @property
+    def here(self) -> bool:
+        """Whether only this computer reaches it."""
+        return ipaddress.ip_address(self.host).is_loopback
 
     @property
     def family(self) -> socket.AddressFamily:

@@ -2,7 +2,8 @@
 
 A page of somebody else can have the browser ask us (CSRF), also under a name that it made lead here (DNS rebinding).
 So the name in ``Host`` must be one of this computer's loopback, and what changes something must say that it comes from
-our own page (``Origin``, Fetch 3.2; ``Sec-Fetch-Site``, Fetch Metadata 2.1). The port may differ, for ``ssh -L``.
+our own page (``Origin``, Fetch 3.2; ``Sec-Fetch-Site``, Fetch Metadata 2.1). The port may differ, for ``ssh -L``. Over
+TLS the browser has compared the name with our certificate, so any name will do there.
 """
 
 from __future__ import annotations
@@ -67,12 +68,12 @@ def refusal(scope: Scope) -> str:
     headers: dict[bytes, list[str]] = {}
     for name, value in scope["headers"]:
         headers.setdefault(name, []).append(value.decode("latin-1"))
-    hosts = headers.get(b"host", [])
-    if len(hosts) != 1 or not _LOOPBACK.fullmatch(hosts[0]):
+    hosts, scheme = headers.get(b"host", []), scope["scheme"]
+    if len(hosts) != 1 or (scheme != "https" and not _LOOPBACK.fullmatch(hosts[0])):
         return "the page is not known by that name: use the address in the link"
     if scope["method"] in _READING:
         return ""
-    if headers.get(b"origin") != [f"http://{hosts[0]}"]:
+    if headers.get(b"origin") != [f"{scheme}://{hosts[0]}"]:
         return "that does not come from this page"
     if any(site != "same-origin" for site in headers.get(b"sec-fetch-site", [])):
         return "that does not come from this page"

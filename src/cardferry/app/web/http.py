@@ -16,6 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+#: Where an application finds, in a request's state, what the other end has proved itself with (DER).
+CERTIFICATE: Final = "certificate"
 #: Who has connected and has not asked for anything yet: so many, for so many s.
 _MOST_SILENT: Final = 64
 _SILENT: Final = 10.0
@@ -33,7 +35,7 @@ async def http(app: ASGIApp, listening: socket.socket, tls: ssl.SSLContext | Non
     Args:
         app: what answers.
         listening: where; it stays the caller's to close.
-        tls: for HTTPS.
+        tls: for HTTPS; requests have the other end's certificate in their state then.
     """
     server = _Server(_configuration(app, tls))
     async with asyncio.TaskGroup() as tasks:
@@ -57,6 +59,8 @@ class _Connection(H11Protocol):
         """Somebody has come."""
         super().connection_made(transport)
         silent = self._silent
+        if (tls := transport.get_extra_info("ssl_object")) is not None:
+            self.app_state = self.app_state | {CERTIFICATE: tls.getpeercert(binary_form=True)}
         silent[self] = None
         self.loop.call_later(_SILENT, self._late)
         while len(silent) > _MOST_SILENT:

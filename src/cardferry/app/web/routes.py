@@ -19,9 +19,11 @@ from starlette.routing import Route
 from cardferry.app.commands import guests as tls_guests
 from cardferry.app.web import view
 from cardferry.app.web.checks import Checked
+from cardferry.app.web.http import CERTIFICATE
 from cardferry.app.web.live import Live, Viewer
 from cardferry.app.web.questions import PageQuestions
 from cardferry.app.web.signing_in import LIFE, SigningIn, WebSession
+from cardferry.app.web.viewers import Viewers
 from cardferry.pcsc.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Routes:
         live: what there is to see.
         questions: for the person.
         cookie: the name of the cookie, which is not that of another page on this computer.
+        viewers: who may see it, where other computers reach it; None where a link signs in.
     """
 
     def __init__(
@@ -56,11 +59,13 @@ class Routes:
         live: Live,
         questions: PageQuestions,
         cookie: str,
+        viewers: Viewers | None = None,
     ) -> None:
         self._signing_in = signing_in
         self._live = live
         self._questions = questions
         self._cookie = cookie
+        self._viewers = viewers
         self._static = {name: (files(__package__) / "static" / name).read_bytes() for name in _STATIC}
         routes = [
             Route("/", self._page),
@@ -79,17 +84,23 @@ class Routes:
     async def _page(self, request: Request) -> Response:
         session = self._session(request)
         if session is None:
-            return _message("Sign in", "This page is for whoever has started cardferry here.", _HOW, status=401)
+            return self._stranger("This page is for whoever has started cardferry here.")
         self._questions.fetched()
         sections = {name: Markup(text) for name, text in (await self._live.sections()).items()}  # noqa: S704 - rendered
         return HTMLResponse(
-            view.page("page.html", token=session.token, sections=sections, wrong=self._signing_in.wrong)
+            view.page(
+                "page.html",
+                token=session.token,
+                sections=sections,
+                wrong=self._signing_in.wrong,
+                viewer=self._viewer(request),
+            )
         )
 
     async def _sign_in(self, request: Request) -> Response:
         if request.method != "GET":
             raise HTTPException(405)
-        session = self._signing_in.use(request.query_params.get("secret", ""))
+        session = None if self._viewers else self._signing_in.use(request.query_params.get("secret", ""))
         if session is None:
             if self._signing_in.wrong == 1:
                 log.warning("the page: somebody has come with a link that is not good; more are counted on the page")
@@ -106,14 +117,14 @@ class Routes:
             raise HTTPException(401)
         if self._live.full:
             raise HTTPException(503)
-        return StreamingResponse(self._stream(session), media_type="text/event-stream")
+        return StreamingResponse(self._stream(request, session), media_type="text/event-stream")
 
-    async def _stream(self, session: WebSession) -> AsyncIterator[bytes]:
+    async def _stream(self, request: Request, session: WebSession) -> AsyncIterator[bytes]:
         viewer = Viewer()
         with self._questions.watching():
             try:
                 await self._live.add(viewer)
-                async for piece in viewer.stream(lambda: self._signing_in.holds(session)):
+                async for piece in viewer.stream(lambda: self._session(request) is session):
                     yield piece
             finally:
                 self._live.remove(viewer)
@@ -125,7 +136,19 @@ class Routes:
         return Response(self._static[name], media_type=_STATIC[name])
 
     def _session(self, request: Request) -> WebSession | None:
-        return self._signing_in.find(request.cookies.get(self._cookie))
+        if self._viewers is None:
+            return self._signing_in.find(request.cookies.get(self._cookie))
+        viewer = self._viewer(request)
+        return None if viewer is None else self._signing_in.of(viewer)
+
+    def _viewer(self, request: Request) -> str | None:
+        """Whom a certificate names, where there are certificates."""
+        return None if self._viewers is None else self._viewers.name(getattr(request.state, CERTIFICATE, None))
+
+    def _stranger(self, says: str) -> Response:
+        if self._viewers is None:
+            return _message("Sign in", says, _HOW, status=401)
+        return _message("Not for you", "Your certificate is good, but this page is for others.", _WHO, status=403)
 
     # what is done
 
@@ -135,7 +158,7 @@ class Routes:
         async def checked(request: Request) -> Response:
             session = self._session(request)
             if session is None:
-                return _message("Sign in", "Nothing was done: you are signed out.", _HOW, status=401)
+                return self._stranger("Nothing was done: you are signed out.")
             form = await _form(request)
             if not self._signing_in.proves(session, form.get("token", "")):
                 raise HTTPException(403)
@@ -179,6 +202,8 @@ class Routes:
 _HOW: Final = (
     "Open the link that cardferry host has printed; it is also in the file that it has named. It is good once."
 )
+
+_WHO: Final = "Whoever has started cardferry host says who may see it: --web-viewer."
 
 
 def _message(title: str, says: str, hint: str, *, status: int, onward: bool = False) -> HTMLResponse:

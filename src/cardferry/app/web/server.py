@@ -24,6 +24,7 @@ from cardferry.app.web.live import Live, Sections
 from cardferry.app.web.questions import PageQuestions
 from cardferry.app.web.routes import Routes
 from cardferry.app.web.signing_in import SigningIn
+from cardferry.app.web.viewers import Viewers
 from cardferry.policy.guard import HostGuard
 from cardferry.private_file import write_private
 from cardferry.transports.tls.files import host_folder
@@ -42,6 +43,7 @@ class WebPage:
     Args:
         address: where it is.
         guard: of the agent; its person is asked on the page as well.
+        viewers: who may see it, over TLS; None for whoever has the link.
 
     Attributes:
         address: where it is; with the port that it has got, once it is there.
@@ -50,9 +52,10 @@ class WebPage:
 
     live: Live
 
-    def __init__(self, address: WebAddress, guard: HostGuard | None = None) -> None:
+    def __init__(self, address: WebAddress, guard: HostGuard | None = None, viewers: Viewers | None = None) -> None:
         self.address = address
         self._guard = guard
+        self._viewers = viewers
         self._questions = PageQuestions()
         self._signing_in = SigningIn(self._tell_link)
         self._guests = Guests(host_folder())
@@ -70,9 +73,12 @@ class WebPage:
             self.address = WebAddress(*listening.getsockname()[:2])
             self._audit = AuditEnd(audit_path(guard.rulebook)) if guard is not None and guard.audits else None
             self.live = Live(lambda: self._look(describe))
-            routes = Routes(self._signing_in, self.live, self._questions, f"cardferry-{self.address.port}")
+            routes = Routes(
+                self._signing_in, self.live, self._questions, f"cardferry-{self.address.port}", self._viewers
+            )
+            tls = None if self._viewers is None else self._viewers.context()
             with guard.asking(self._questions) if guard is not None else nullcontext(), self._link():
-                async with asyncio.TaskGroup() as tasks, http(routes.app, listening):
+                async with asyncio.TaskGroup() as tasks, http(routes.app, listening, tls):
                     publishing = tasks.create_task(self.live.run(), name="the page")
                     try:
                         yield
@@ -98,6 +104,10 @@ class WebPage:
     @contextmanager
     def _link(self) -> Iterator[None]:
         """The link is in a file of this account for the block: a log is no place for it."""
+        if self._viewers is not None:
+            log.info("the page is at https://%s, for those whom --web-viewer names", self.address)
+            yield
+            return
         self._signing_in.offer()
         try:
             yield

@@ -1,5 +1,7 @@
 """Who may see the page: a link that is good once makes a session, a cookie holds it, a token proves each action.
 
+Where viewers come with certificates (`Viewers`), there are no links and no cookies: each has one session.
+
 The link's secret (256 random bits) is used up by whoever opens it first; there is another one then. Sessions are in
 memory only: they end after `LIFE`, when their viewer signs out, and with the process.
 """
@@ -65,11 +67,17 @@ class SigningIn:
             self.wrong += 1
             return None
         self.offer()
-        made = WebSession(self._clock() + LIFE)
+        return self._new(WebSession(self._clock() + LIFE))
+
+    def _new(self, made: WebSession) -> WebSession:
         self._sessions[made.key] = made
         while len(self._sessions) > MOST:
             self.end(next(iter(self._sessions.values())))
         return made
+
+    def of(self, viewer: str) -> WebSession:
+        """The session of somebody who has proved who it is."""
+        return self.find(viewer) or self._new(WebSession(self._clock() + LIFE, key=viewer))
 
     def find(self, key: str | None) -> WebSession | None:
         """The session with that cookie."""
