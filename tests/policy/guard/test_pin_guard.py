@@ -13,7 +13,7 @@ from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.policy.guard import wrong_pins
 from cardferry.policy.guard.wrong_pins import WrongPins
 from cardferry.transports.folders import locked
-from tests.policy.guard.guarded_host import ASK, OK, SELECT, GuardedHost, verify
+from tests.policy.guard.guarded_host import ASK, DENIED, OK, READER, SELECT, GuardedHost, verify
 
 LAST, BLOCKED = b"\x63\xc0", b"\x69\x83"
 
@@ -37,6 +37,18 @@ async def test_the_last_try_is_refused_as_the_card_would_refuse_it() -> None:
         assert [await one.send(verify("999999")) for _ in range(3)] == [b"\x63\xc2", b"\x63\xc1", BLOCKED]
         assert await two.send(verify()) == LAST
         assert await two.send(bytes.fromhex("0024008010") + b"123456\xff\xff654321\xff\xff") == LAST
+
+
+async def test_wrong_pins_and_refusals_are_counted_by_principal() -> None:
+    async with GuardedHost() as host:
+        one, two = await host.principal("ssh:one"), await host.principal("vsock:7")
+        await one.send(SELECT)
+        await one.send(verify("999999"))
+        await two.send(SELECT)
+        assert await two.send(bytes.fromhex("00DB3FFF095C035FC1055300")) == DENIED
+        counts = host.guard.counts.of(READER)
+        assert (counts.of("ssh:one").pin_failures, counts.of("ssh:one").denials) == (1, 0)
+        assert (counts.of("vsock:7").pin_failures, counts.of("vsock:7").denials) == (0, 1)
 
 
 async def test_the_account_itself_is_no_guest() -> None:
