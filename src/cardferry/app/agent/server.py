@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.handoff_server import HandoffServer, Tell
 from cardferry.app.agent.leading import Leading
 from cardferry.app.agent.lends import Lends
@@ -31,6 +30,7 @@ from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import Way
 from cardferry.app.hosts.sources import LOCAL_PCSCD
 from cardferry.app.runtime.garbage import collect_rarely
+from cardferry.app.runtime.handoff import Handoff
 from cardferry.app.runtime.paths import agent_path, runtime_folder, scratch
 from cardferry.app.runtime.request import Request
 from cardferry.app.runtime.service import Service
@@ -50,6 +50,8 @@ from cardferry.transports.sockets import Access
 
 log = logging.getLogger(__name__)
 
+#: Has readers served as they are asked for, for a block.
+OpenServing = Callable[[Request], AbstractAsyncContextManager[Serving]]
 #: An account has one agent.
 _ANOTHER: Final = "set XDG_RUNTIME_DIR to another folder of your own"
 
@@ -68,7 +70,8 @@ class AgentSettings:
         access: who may come in by those of them that are Unix sockets.
         by_hand: whether a person has started it, or a unit, and not somebody who needed one.
         around: puts something around the readers as guests and programs of the agent have them.
-        beside: what else serves the readers for as long as the agent does, of one that is started by hand.
+        beside: what else serves the readers for as long as the agent does, of one that is started by hand; gets what
+            serves them, and what opens them as somebody else wants them.
     """
 
     readers: HostAddress = LOCAL_PCSCD
@@ -80,7 +83,7 @@ class AgentSettings:
     access: Access = field(default_factory=Access)
     by_hand: bool = True
     around: Callable[[ResourceManager], ResourceManager] = lambda manager: manager
-    beside: Callable[[Serving], AbstractAsyncContextManager[None]] | None = None
+    beside: Callable[[Serving, OpenServing], AbstractAsyncContextManager[None]] | None = None
 
     @property
     def request(self) -> Request:
@@ -163,7 +166,7 @@ class _Agent:
                     for one in self._listeners:
                         own.guests.add(one, own.host.serve)
                     if self._wanted.beside is not None:
-                        await stack.enter_async_context(self._wanted.beside(own))
+                        await stack.enter_async_context(self._wanted.beside(own, self._servings.use))
                 async with controllable(self._folder, lambda: self._describe(where)):
                     self._starter.tell(StartReport(taken=True))
                     await self._handoffs.run()
