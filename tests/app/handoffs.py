@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from cardferry.app.agent.handoff_client import Handoff
+from cardferry.app.runtime.handoff import Handoff
 from cardferry.app.runtime.spawn import StartReport, decode
 
 #: s until a test gives up.

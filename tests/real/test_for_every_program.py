@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from bench.fairness import Turn, outcome
@@ -19,10 +21,10 @@ from tests.lab.booted import Booted, UnitPcscd, booted
 from tests.lab.cards import CardInReader, fake_card
 from tests.lab.computer import CARDFERRY, PCSC_CLIENT, SECOND_UID, SECOND_USER, Computer
 from tests.lab.ferry import Ferry, over
-from tests.lab.link import install_cardferry
+from tests.lab.link import AGENT, GUEST, install_cardferry, processes
 from tests.lab.namespaces import PLAIN_PYTHON, is_root
 from tests.lab.pcscd import Pcscd
-from tests.lab.process import wait_until
+from tests.lab.process import Result, Running, wait_until
 from tests.lab.sshd import Sshd
 
 READER = "Virtual PCD 00 00"
@@ -196,9 +198,19 @@ def test_a_program_on_the_host_and_nine_on_guests_take_turns(desk: Desk, near: C
         accounts = enumerate(("root", "root", SECOND_USER))
         coming = [at_once.submit(attach, near, sshd, account, f"{number}.sock") for number, account in accounts]
     links = [each.result() for each in coming]
-    programs: list[tuple[Computer, dict[str, str]]] = [(desk.computer, {}), *[(near, link.env) for link in links * 3]]
-    words = ("loop", READER, "--seconds", str(SECONDS), "--start", "--apdu", "00a4040000")
-    loops = [computer.popen([PLAIN_PYTHON, PCSC_CLIENT, *words], env, stdin=True) for computer, env in programs]
+    take_turns([(desk.computer, {}), *[(near, link.env) for link in links * 3]])
+    for link in links:
+        link.stop()
+
+
+def take_turns(programs: list[tuple[Computer, dict[str, str]]]) -> None:
+    """Have programs use the card at the same time, alice's where she has attached it; see that it is fair."""
+    words: list[str | Path]
+    words = [PLAIN_PYTHON, PCSC_CLIENT, "loop", READER, "--seconds", str(SECONDS), "--start", "--apdu", "00a4040000"]
+    loops = [
+        computer.popen(as_alice(*words) if env and isinstance(computer, Booted) else words, env, stdin=True)
+        for computer, env in programs
+    ]
     for loop in loops:
         loop.wait_for('"ready": true', timeout=60)
     for loop in loops:
@@ -207,14 +219,91 @@ def test_a_program_on_the_host_and_nine_on_guests_take_turns(desk: Desk, near: C
     judged = outcome("cardferry", CARD, SECONDS, [[Turn(*turn) for turn in turns] for turns in said])
     assert judged.jain >= 0.99, judged
     assert min(judged.turns) > 5, judged
-    for link in links:
-        link.stop()
+
+
+class Alice:
+    """An account of the desk that shares the reader with two other computers, and attaches it for its own programs."""
+
+    env: ClassVar = {"XDG_RUNTIME_DIR": "", "HOME": "/tmp", "USER": SECOND_USER}
+
+    def __init__(self, desk: Desk, linked: Computer, forwarded: Computer) -> None:
+        self._desk = desk.computer
+        install_cardferry(linked)
+        install_cardferry(forwarded, script="#!/bin/sh\nexit 1\n")
+        config = "".join(self._way(Sshd(guest)) for guest in (linked, forwarded))
+        self._put("config", config)
+        self.share = self.run("share", linked.name, forwarded.name, "-e", "ssh -F /tmp/ssh/config")
+        told = [self.share.wait_for("^ready (.*) on (.*)$") for _ in (linked, forwarded)]
+        self.sockets = {one[2]: {"PCSCLITE_CSOCK_NAME": one[1]} for one in told}
+        self.attach = self.run("attach", "pcscd:/run/pcscd/pcscd.comm")
+        self.attached = {"PCSCLITE_CSOCK_NAME": self.attach.wait_for("export PCSCLITE_CSOCK_NAME=(.*)")[1]}
+
+    def _way(self, sshd: Sshd) -> str:
+        """How to log in at another computer, with a key that alice may read."""
+        name = sshd.computer.name
+        self._put(name, sshd.user_key.read_text())
+        known = f"/tmp/ssh/{name}.host"
+        self._put(f"{name}.host", f"{name} {sshd.host_key.with_suffix('.pub').read_text()}")
+        return sshd.config(
+            self._desk, options={"IdentityFile": f"/tmp/ssh/{name}", "UserKnownHostsFile": known}
+        ).read_text()
+
+    def _put(self, name: str, text: str) -> None:
+        path = self._desk.folder / "tmp" / "ssh" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o600)
+        os.chown(path, SECOND_UID, SECOND_UID)
+
+    def run(self, *words: str) -> Running:
+        return self._desk.popen(as_alice("cardferry", *words), self.env)
+
+    def cardferry(self, *words: str) -> Result:
+        return self._desk.run(as_alice("cardferry", *words), self.env)
+
+
+@pytest.mark.alone
+def test_guests_of_an_accounts_share_and_its_attached_programs_stand_in_the_one_queue(desk: Desk) -> None:
+    """Each for itself, one computer with cardferry and one without; beside them a program of another account."""
+    linked, forwarded = desk.lab.computer("linked"), desk.lab.computer("forwarded")
+    alice = Alice(desk, linked, forwarded)
+    guests = [(guest, alice.sockets[guest.name]) for guest in (linked, forwarded)]
+    take_turns([*guests * 3, *[(desk.computer, alice.attached)] * 3, (desk.computer, {})])
+    shown = alice.cardferry("status").out
+    assert "serves ssh:alice/linked, as this computer has proved" in shown
+    assert not processes(desk.computer, AGENT), "she needs no agent"
+    for command in (alice.share, alice.attach):
+        command.stop()
+    gone = "it has said good-bye; without, the service would keep what its guests hold for 10 s"
+    wait_until(lambda: "ssh:alice" not in alice.cardferry("status").out, gone, timeout=5)
+    wait_until(lambda: not processes(linked, GUEST), "and so has the guest, who would wait for 120 s", timeout=5)
 
 
 def attach(guest: Computer, sshd: Sshd, account: str, name: str) -> Ferry:
     """Another link to the desk, as one of its accounts."""
     config = sshd.config(guest, f"desk-{account}", options={"User": account})
     return Ferry(guest, ["attach", f"desk-{account}", *over(config), "--socket", str(guest.home / name)])
+
+
+def test_every_account_sees_the_service_in_status_and_doctor_and_root_who_uses_it(desk: Desk) -> None:
+    held = desk.computer.popen([PLAIN_PYTHON, PCSC_CLIENT, "hold", READER], stdin=True)
+    held.wait_for("held")
+    environment = Alice.env
+    alice = as_alice("cardferry")
+    for command, holder in (
+        (["cardferry", "status"], rf"python.*, user {os.getuid()}\) as local-user:root for"),
+        ([*alice, "status"], "another account for"),
+    ):
+        said = desk.run(command, environment if command[0] == "runuser" else None).check().out
+        assert said.startswith("system this computer: since "), said
+        assert "this computer: up, /run/pcscd/pcscd.comm" in said
+        assert re.search(f"held by {holder}", " ".join(said.split())), said
+    assert READER in desk.run([*alice, "readers"], environment).check().out
+    diagnosis = desk.run([*alice, "doctor"], environment).out
+    assert "system this computer: serves at /run/pcscd/pcscd.comm" in diagnosis, diagnosis
+    assert "✗" not in diagnosis, diagnosis
+    held.write("go\n")
+    held.wait()
 
 
 def test_polkit_decides_who_uses_cards_and_which(desk: Desk, near: Computer, sshd: Sshd) -> None:
@@ -227,6 +316,12 @@ def test_polkit_decides_who_uses_cards_and_which(desk: Desk, near: Computer, ssh
     rule.chmod(0o644)
     wait_until(lambda: not desk.lists(*alice), "polkit keeps cards from alice")
     assert "0x8010006a" in desk.computer.run([*alice, PLAIN_PYTHON, PCSC_CLIENT, "list"]).out, "with a word for it"
+    told = desk.run([*alice, "cardferry", "status"], Alice.env).out
+    assert f"polkit keeps cards from {SECOND_USER}, process" in told
+    assert READER not in told, "nor does `status` tell her more"
+    attach_it = desk.run([*alice, "cardferry", "attach", "pcscd:/run/pcscd/pcscd.comm"], Alice.env)
+    assert attach_it.code == 32, attach_it
+    assert attach_it.err.splitlines()[-2].startswith(f"error: polkit keeps cards from {SECOND_USER}, process")
     assert desk.lists("runuser", "-u", "nobody", "--"), "and from nobody else"
     assert f"user {SECOND_UID}, use cards" in desk.computer.journal(SERVICE)
 

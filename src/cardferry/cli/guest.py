@@ -52,8 +52,9 @@ def command(
     `cardferry share` on that computer runs `cardferry guest --stdio` here by itself, through ssh.
     """
     if stdio:
-        from cardferry.app.agent.handoff_client import Handoff, read_token  # noqa: PLC0415 - all that a session of ssh needs
+        from cardferry.app.agent.handoff_client import read_token  # noqa: PLC0415 - all that a session of ssh needs
         from cardferry.app.agent.stdio_session import hand_to_remote_end  # noqa: PLC0415
+        from cardferry.app.runtime.handoff import Handoff  # noqa: PLC0415
 
         words = ["--mode", mode, "--reader-slots", str(reader_slots), "--grace", f"{grace:g}"]
         words += [*(["--group", group] if group else []), *(["--old-names"] if old_names else [])]

@@ -54,7 +54,7 @@ def command(as_json: bool) -> None:
 
     They are those that are attached, shared or served; where nothing is, those of the pcscd of this computer.
     """
-    running = control.running(runtime_folder())
+    running = control.all_running(runtime_folder())
     here = None if running else lifetime.run(readers_here)
     rows = list(_rows(running, here))
     if as_json:

@@ -23,7 +23,7 @@ from cardferry.manager.status import SlotStatus, WaiterStatus
 def command(as_json: bool) -> None:
     """Show readers, cards, who holds them and who waits, and how links do."""
     silent: list[str] = []
-    running = control.running(runtime_folder(), lambda *words: silent.append("; ".join(words)))
+    running = control.all_running(runtime_folder(), lambda *words: silent.append("; ".join(words)))
     for words in silent:
         say(words, err=True)
     if as_json:
@@ -115,14 +115,18 @@ def card(slot: SlotStatus) -> list[str]:
 
 
 def _holder(slot: SlotStatus) -> str:
-    return "nobody" if slot.holder is None else f"{slot.holder} as {slot.principal} for {slot.held:.1f} s"
+    return "nobody" if slot.holder is None else f"{_who(slot.holder, slot.principal)} for {slot.held:.1f} s"
 
 
 def _waiting(slot: SlotStatus) -> list[str]:
     return [
-        f"{waiter.place}. {waiter.client} as {waiter.principal} for {waiter.waiting:.1f} s{expected(waiter)}"
+        f"{waiter.place}. {_who(waiter.client, waiter.principal)} for {waiter.waiting:.1f} s{expected(waiter)}"
         for waiter in slot.waiters
     ]
+
+
+def _who(client: str, principal: str) -> str:
+    return f"{client} as {principal}" if principal else client
 
 
 def expected(waiter: WaiterStatus) -> str:

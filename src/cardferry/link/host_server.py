@@ -208,13 +208,16 @@ class LinkServer:
         """Run something in a task of this host; it must not raise."""
         return self._tasks.create_task(work)
 
-    async def serve(self, pipe: Pipe, principal: Principal, guest: str = "") -> None:
+    async def serve(
+        self, pipe: Pipe, principal: Principal, guest: str = "", leaving: asyncio.Future[bool] | None = None
+    ) -> None:
         """Serve the guest at the other end of a pipe, until the pipe is lost. It may come back with another one.
 
         Args:
             pipe: connected, and without a user.
             principal: who the guest is, as this computer has proved it. A session's pipes all come from the same one.
             guest: what the guest calls itself; the pipe's name when it is empty.
+            leaving: done when whoever has brought the pipe goes; with whether the guest's session ends with that.
         """
         greeting = _Greeting(pipe)
         self._greetings.add(greeting)
@@ -233,8 +236,15 @@ class LinkServer:
             return
         finally:
             self._greetings.discard(greeting)
+        end = session.channel.attach(greeting)
         try:
-            await session.channel.attach(greeting).gone
+            if leaving is not None:
+                await asyncio.wait((end.gone, leaving), return_when=asyncio.FIRST_COMPLETED)
+                if not end.gone.done():
+                    if not leaving.result():
+                        return
+                    session.channel.close(Bye(Reason.CLOSED, "the host stops"))
+            await end.gone
         finally:
             pipe.abort()
 

@@ -7,8 +7,8 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.server import AgentSettings, serve
+from cardferry.app.runtime.handoff import Handoff
 from cardferry.app.runtime.paths import agent_path, runtime_folder
 from cardferry.app.runtime.spawn import StartReport, decode
 from cardferry.app.runtime.status_socket import Running, running

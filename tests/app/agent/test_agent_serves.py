@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.server import AgentSettings
 from cardferry.app.hosts.direct_link import linked_directly
 from cardferry.app.hosts.sources import PcscdHost, VirtualHost
+from cardferry.app.runtime.handoff import Handoff
 from cardferry.app.runtime.paths import agent_path, runtime_folder
 from cardferry.app.runtime.service import Service
 from cardferry.app.runtime.spawn import StartReport

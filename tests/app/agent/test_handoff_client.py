@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cardferry.app.agent import handoff_server as server
-from cardferry.app.agent.handoff_client import Handoff, hand_over
+from cardferry.app.agent.handoff_client import hand_over
 from cardferry.app.agent.handoff_server import HandoffServer, Tell
 from cardferry.app.agent.stdio_session import (
     LinkOnlyError,
@@ -24,6 +24,7 @@ from cardferry.app.agent.stdio_session import (
     principal_of,
     remote_end_path,
 )
+from cardferry.app.runtime.handoff import Handoff
 from cardferry.app.runtime.spawn import BackgroundError, StartReport
 from cardferry.system.peers import user_name
 from cardferry.transports import accepting
@@ -34,7 +35,8 @@ from tests.app.stopped import stopped
 _HAND_OVER = """
 import sys
 from pathlib import Path
-from cardferry.app.agent.handoff_client import Handoff, hand_over
+from cardferry.app.agent.handoff_client import hand_over
+from cardferry.app.runtime.handoff import Handoff
 from cardferry.app.runtime.spawn import BackgroundError
 def start():
     print("started", file=sys.stderr, flush=True)

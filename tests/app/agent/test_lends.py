@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.server import AgentSettings, serve
 from cardferry.app.agent.serving import Serving, serving
 from cardferry.app.hosts import lend_messages as m
 from cardferry.app.hosts.lend import AgentLink, LentReaders, NotLentError
 from cardferry.app.hosts.sources import VIRTUAL_READER, VirtualHost
+from cardferry.app.runtime.handoff import Handoff
 from cardferry.app.runtime.paths import agent_path, runtime_folder
 from cardferry.app.runtime.request import Request
 from cardferry.app.runtime.service import Service

@@ -7,7 +7,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,10 @@ from cardferry.transports.errors import AddressSyntaxError
 from tests.callers import TESTER, somebody
 
 HERE = Path(__file__).parents[3]
+
+
+def elsewhere(_request: Request) -> AbstractAsyncContextManager[Serving]:
+    raise AssertionError("nobody else wants anything")
 
 
 @asynccontextmanager
@@ -57,7 +61,7 @@ def free_port() -> int:
 
 async def test_what_is_done_with_a_card_is_told(tmp_path: Path) -> None:
     port = free_port()
-    async with host(tmp_path) as opened, metrics_at(f"127.0.0.1:{port}")(opened):
+    async with host(tmp_path) as opened, metrics_at(f"127.0.0.1:{port}")(opened, elsewhere):
         (reader,) = opened.host.manager.snapshot.readers
         context = await opened.host.manager.open(somebody("alice", 1000, 1), 10)
         card = await context.connect(reader.name, ShareMode.SHARED, Protocol.ANY)
@@ -90,14 +94,14 @@ async def test_what_is_done_with_a_card_is_told(tmp_path: Path) -> None:
 
 async def test_only_the_metrics_and_only_by_a_name_of_this_computer(tmp_path: Path) -> None:
     port = free_port()
-    async with host(tmp_path) as opened, metrics_at(f"127.0.0.1:{port}")(opened):
+    async with host(tmp_path) as opened, metrics_at(f"127.0.0.1:{port}")(opened, elsewhere):
         assert (await ask(port, "/"))[0] == "404 Not Found"
         assert (await ask(port, method="PUT"))[0] == "403 Forbidden"
         assert (await ask(port, name="evil.example:7766"))[0] == "403 Forbidden"
         assert (await ask(port, name=f"127.0.0.1:{port}"))[0] == "200 OK"
         assert (await ask(port, name="[::1]:1"))[0] == "200 OK"
         with pytest.raises(WebError, match="in use"):
-            async with metrics_at(f"127.0.0.1:{port}")(opened):
+            async with metrics_at(f"127.0.0.1:{port}")(opened, elsewhere):
                 pass
 
 

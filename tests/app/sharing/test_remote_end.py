@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.stdio_session import remote_end_path
+from cardferry.app.runtime.handoff import Handoff
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.spawn import StartReport, decode
 from cardferry.app.runtime.status_socket import Running, running

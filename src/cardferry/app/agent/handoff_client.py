@@ -17,10 +17,9 @@ from typing import IO, Final
 
 import msgspec
 
-from cardferry.app.runtime.request import Request
+from cardferry.app.runtime.handoff import Handoff
 from cardferry.app.runtime.silent import check_not_stopped
 from cardferry.app.runtime.spawn import BackgroundError, decode, reach
-from cardferry.pcsc.caller import PrincipalKind
 from cardferry.system.descriptors import receive_descriptors, send_descriptors
 
 #: What the other side's `open_session` looks for in what a session complains of.
@@ -29,24 +28,6 @@ _MAX_GREETING: Final = 4096
 #: Bytes of the longest token.
 _MAX_TOKEN: Final = 128
 _ATTEMPTS: Final = 3
-
-
-class Handoff(msgspec.Struct, frozen=True):
-    """What comes along with the streams.
-
-    Attributes:
-        name: who is at their other end, for people.
-        principal: who that is, as sshd has proved it to the process that ssh started: kind and name.
-        token: a secret of that end, which proves that it was here before; empty where that does not matter.
-        request: what it is to be served with; None for what the one that takes the streams serves anyway.
-        idle: s that the one that takes the streams shall stay when nobody is there any more, if it leaves at all.
-    """
-
-    name: str
-    token: str = ""
-    principal: tuple[PrincipalKind, str] = (PrincipalKind.SSH, "")
-    request: Request | None = None
-    idle: float = 0.0
 
 
 def read_token() -> str:

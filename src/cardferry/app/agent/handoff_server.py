@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Final, NoReturn
 from typing import Protocol as Interface
 
-from cardferry.app.agent.handoff_client import Handoff, receive
+from cardferry.app.agent.handoff_client import receive
+from cardferry.app.runtime.handoff import Handoff
 from cardferry.app.runtime.spawn import BackgroundError, StartReport
 from cardferry.changes import Changes
 from cardferry.transports.accepting import accept

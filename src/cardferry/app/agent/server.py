@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.handoff_server import HandoffServer, Tell
 from cardferry.app.agent.leading import Leading, Page, no_page
 from cardferry.app.agent.lends import Lends
@@ -31,6 +30,7 @@ from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import Way
 from cardferry.app.hosts.sources import LOCAL_PCSCD
 from cardferry.app.runtime.garbage import collect_rarely
+from cardferry.app.runtime.handoff import Handoff
 from cardferry.app.runtime.paths import agent_path, runtime_folder, scratch
 from cardferry.app.runtime.request import Request
 from cardferry.app.runtime.service import Service
@@ -50,6 +50,10 @@ from cardferry.transports.sockets import Access
 
 log = logging.getLogger(__name__)
 
+#: Has readers served as they are asked for, for a block.
+OpenServing = Callable[[Request], AbstractAsyncContextManager[Serving]]
+#: What else serves readers: it gets what serves them, and what opens them as somebody else wants them.
+Beside = Callable[[Serving, OpenServing], AbstractAsyncContextManager[None]]
 #: An account has one agent.
 _ANOTHER: Final = "set XDG_RUNTIME_DIR to another folder of your own"
 
@@ -81,7 +85,7 @@ class AgentSettings:
     access: Access = field(default_factory=Access)
     by_hand: bool = True
     around: Callable[[ResourceManager], ResourceManager] = lambda manager: manager
-    beside: Callable[[Serving], AbstractAsyncContextManager[None]] | None = None
+    beside: Beside | None = None
     page: Page = no_page
 
     @property
@@ -165,7 +169,7 @@ class _Agent:
                     for one in self._listeners:
                         own.guests.add(one, own.host.serve)
                     if self._wanted.beside is not None:
-                        await stack.enter_async_context(self._wanted.beside(own))
+                        await stack.enter_async_context(self._wanted.beside(own, self._servings.use))
                 await stack.enter_async_context(self._wanted.page(lambda: self._describe(where)))
                 async with controllable(self._folder, lambda: self._describe(where)):
                     self._starter.tell(StartReport(taken=True))

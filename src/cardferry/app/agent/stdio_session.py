@@ -9,17 +9,16 @@ import base64
 import hashlib
 import os
 import re
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from platformdirs import user_config_path
-
-from cardferry.app.agent.handoff_client import Handoff, hand_over
+from cardferry.app.agent.handoff_client import hand_over
+from cardferry.app.runtime.handoff import Handoff
 from cardferry.app.runtime.paths import SYSTEM_GUESTS, agent_path, runtime_folder
 from cardferry.app.runtime.request import Request
 from cardferry.app.runtime.spawn import BackgroundError, start, start_agent
+from cardferry.app.runtime.system_service import has_the_queue
 from cardferry.pcsc.caller import PrincipalKind
 from cardferry.pcsc.errors import UserError
 from cardferry.system.peers import user_name
@@ -27,7 +26,6 @@ from cardferry.system.peers import user_name
 #: s without a guest until an agent that was started by one leaves.
 IDLE: Final = 60.0
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-_OURS: Final = "cardferry"
 _CALLED: Final = re.compile(rf"--called[ =]({_NAME})\b")
 
 
@@ -64,27 +62,10 @@ def hand_to_agent(
     handoff = Handoff(
         _guest(name or called, environ), principal=principal_of(name, environ), request=request, idle=IDLE
     )
-    if request == Request() and not agent_path(folder).exists() and _system_serves(config=user_config_path(_OURS)):
+    if request is not None and has_the_queue(request):
         hand_over(SYSTEM_GUESTS, handoff, _gone)
     else:
         hand_over(agent_path(folder), handoff, lambda: start_agent(folder, IDLE, agent_options))
-
-
-def _system_serves(config: Path, guests: Path = SYSTEM_GUESTS) -> bool:
-    """Whether the service of the whole computer has the one queue, and this account no rules of its own.
-
-    Args:
-        config: the account's folder for its configuration.
-        guests: where the service takes guests; root's, or it is not that service.
-    """
-    try:
-        if (config / "config.toml").exists() or guests.stat().st_uid != 0:
-            return False
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(os.fspath(guests))
-    except OSError:
-        return False
-    return True
 
 
 def _gone() -> None:

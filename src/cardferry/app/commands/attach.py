@@ -22,8 +22,10 @@ from cardferry.app.hosts.multiple import reached_all
 from cardferry.app.hosts.sources import LocalHost, own_process
 from cardferry.app.hosts.ssh_link import patience
 from cardferry.app.runtime.paths import runtime_folder, scratch
+from cardferry.app.runtime.request import Request, whole_path
 from cardferry.app.runtime.service import fronts, offering
 from cardferry.app.runtime.status_socket import Link, Running, controllable, running, troubles_of
+from cardferry.app.runtime.system_service import has_the_queue
 from cardferry.app.runtime.telling import telling
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.listening import ListeningSocket, public_path
@@ -61,12 +63,20 @@ async def attached(attachment: Attachment) -> AsyncIterator[Path]:
     _check_not_attached(attachment, str(path), running(folder))
     with scratch(folder) as workdir, ListeningSocket(path, service.access.mode, service.access.group) as listening:
         match attachment.hosts:
-            case [LocalHost() as host] if not (attachment.wait or attachment.ports):
+            case [LocalHost() as host] if not (
+                attachment.wait or attachment.ports or _in_the_systems_queue(attachment)
+            ):
                 serving = _in_the_agent(attachment, host, listening)
             case _:
                 serving = _here(attachment, workdir, listening)
         async with serving as describe, controllable(folder, describe):
             yield path
+
+
+def _in_the_systems_queue(attachment: Attachment) -> bool:
+    """Whether the service of the whole computer serves the readers: then their programs are served here, as guests."""
+    wanted = Request(str(attachment.hosts[0]), config=whole_path(attachment.service.config))
+    return has_the_queue(wanted)
 
 
 @asynccontextmanager

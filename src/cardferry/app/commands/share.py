@@ -17,10 +17,10 @@ from pathlib import Path
 
 from cardferry.app.agent.serving import Serving, open_set, serving
 from cardferry.app.hosts.connect import Way
-from cardferry.app.hosts.lend import LentReaders
 from cardferry.app.hosts.lend_messages import Described
 from cardferry.app.hosts.sources import LocalHost, own_process
 from cardferry.app.hosts.ssh_host import SshHost
+from cardferry.app.hosts.system_readers import lent
 from cardferry.app.runtime.configuration import host_guard
 from cardferry.app.runtime.garbage import collect_rarely
 from cardferry.app.runtime.paths import runtime_folder, scratch
@@ -86,9 +86,9 @@ async def share(wanted: Share, announce: Callable[[SshHost, str], None]) -> None
 
 
 def _lender(wanted: Share, workdir: Path) -> AbstractAsyncContextManager[Lender]:
-    """This computer's readers are the agent's; to those of another one, this process has the way."""
+    """This computer's readers are the agent's or the service's; to those of another one, this process has the way."""
     if isinstance(wanted.readers, LocalHost):
-        return LentReaders(wanted.service.request(str(wanted.readers), wanted.grace), own_process())
+        return lent(wanted.service.request(str(wanted.readers), wanted.grace), own_process())
     return _served_here(wanted, workdir)
 
 

@@ -19,6 +19,7 @@ from typing import Final
 
 import cardferry
 from cardferry.app.commands.system import BEHIND, PUBLIC
+from cardferry.app.runtime.paths import SYSTEM_FOLDER
 from cardferry.pcsc.errors import UserError
 from cardferry.policy import polkit
 from cardferry.transports.folders import check_trusted
@@ -55,8 +56,8 @@ WatchdogSec=60
 WatchdogSignal=SIGKILL
 ExecStart=COMMAND
 ExecReload=/bin/kill -HUP $MAINPID
-Environment=XDG_RUNTIME_DIR=/run/cardferry
-RuntimeDirectory=cardferry
+Environment=XDG_RUNTIME_DIR={SYSTEM_FOLDER}
+RuntimeDirectory={SYSTEM_FOLDER.name}
 Restart=always
 RestartSec=5
 UMask=0077

@@ -30,7 +30,7 @@ async def examine(host: HostAddress | None, ssh: SshCommand, environ: Mapping[st
     try:
         folder = runtime_folder(environ)
         silent: list[tuple[str, str]] = []
-        running = control.running(folder, lambda *one: silent.append(one))
+        running = control.all_running(folder, lambda *one: silent.append(one))
         for says, hint in silent:
             yield problem("processes", says, hint)
     except UserError as error:

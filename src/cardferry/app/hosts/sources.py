@@ -14,8 +14,8 @@ from typing import ClassVar, Final, Self
 
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import OpenedReaders, ReachedHost, Way, reached_over_link
-from cardferry.app.hosts.lend import LentReaders
 from cardferry.app.hosts.ssh_link import link_over, link_state
+from cardferry.app.hosts.system_readers import lent
 from cardferry.app.runtime.service import Service
 from cardferry.app.runtime.status_socket import Link
 from cardferry.pcsc.caller import Principal, PrincipalKind
@@ -48,19 +48,19 @@ class CardPortError(UserError):
 
 
 class LocalHost(HostAddress):
-    """Readers of this computer: the agent serves them, so that there is one queue, and lends them to who wants them."""
+    """Readers of this computer: one process serves them, in one queue, and lends them to who wants them."""
 
     __slots__ = ()
 
     @asynccontextmanager
     async def reach(self, way: Way) -> AsyncIterator[ReachedHost]:
-        """The readers as a guest of the agent sees them; programs that have a socket of their own need no such link."""
+        """The readers as a guest of that process sees them; programs with a socket of their own need no such link."""
         name, user = str(self), Principal(PrincipalKind.LOCAL_USER, user_name(os.getuid()))
         timing = way.timing
         request = Service(settings=way.settings).request(name, timing.grace)
         async with (
-            LentReaders(request, own_process(), tells=True) as lent,
-            link_over(lambda: lent.dial(user, own_process()), name, timing, host="", memory=way.memory) as guest,
+            lent(request, own_process(), tells=True) as readers,
+            link_over(lambda: readers.dial(user, own_process()), name, timing, host="", memory=way.memory) as guest,
         ):
             reached = reached_over_link(name, guest)
             yield replace(reached, links=lambda path: [Link(name, link_state(guest), path)])

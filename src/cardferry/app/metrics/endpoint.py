@@ -8,8 +8,8 @@ asked for must be this computer's, too.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from cardferry.app.web.address import WebAddress, WebError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from cardferry.app.agent.server import Beside, OpenServing
     from cardferry.app.agent.serving import Serving
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 DEFAULT: Final = "127.0.0.1:7766"
 
 
-def metrics_at(text: str) -> Callable[[Serving], AbstractAsyncContextManager[None]]:
+def metrics_at(text: str) -> Beside:
     """What serves the metrics at ``ADDRESS:PORT``; raises `UserError` when that cannot be."""
     address = WebAddress.parse(text, "--metrics", DEFAULT)
     if not address.here:
@@ -38,7 +39,7 @@ def metrics_at(text: str) -> Callable[[Serving], AbstractAsyncContextManager[Non
     check_libraries("the metrics need", "prometheus_client", "starlette", "uvicorn")
 
     @asynccontextmanager
-    async def beside(serving: Serving) -> AsyncIterator[None]:
+    async def beside(serving: Serving, _open: OpenServing) -> AsyncIterator[None]:
         # An extra has them.
         from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest  # noqa: PLC0415
         from starlette.applications import Starlette  # noqa: PLC0415

@@ -16,8 +16,11 @@ from cardferry.system.locks import lock, lock_at_once
 from cardferry.transports.folders import check_trusted, locked
 from cardferry.transports.sockets import FolderUnsafeError
 
-#: Where the service of the whole computer takes guests whose sessions of ssh are other accounts' (`setup system`).
-SYSTEM_GUESTS: Final = Path("/run/cardferry/guests")
+#: The folder of the service of the whole computer (`setup system`), where it takes guests that accounts hand over, and
+#: where it tells accounts how it does. Another one than that of root's own services, which is root's alone.
+SYSTEM_FOLDER: Final = Path("/run/cardferry-system")
+SYSTEM_GUESTS: Final = SYSTEM_FOLDER / "guests"
+SYSTEM_STATUS: Final = SYSTEM_FOLDER / "status"
 _SCRATCH: Final = ".part-"
 _OF_YOUR_OWN: Final = "set XDG_RUNTIME_DIR to a folder of your own"
 

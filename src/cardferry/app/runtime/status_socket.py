@@ -2,7 +2,7 @@
 
 It lies in the runtime folder as ``PID.ctl``, private like everything there. A connection gets one line, a `Running` in
 JSON, and is closed. A control socket that nobody listens on was left by a killed process and is removed by
-whoever finds it.
+whoever finds it. The service of the whole computer has one for all accounts (`SYSTEM_STATUS`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from typing import Any, Final
 import msgspec
 
 from cardferry.app.runtime import ascii_json
+from cardferry.app.runtime.paths import SYSTEM_STATUS
 from cardferry.app.runtime.silent import silence, silent_hint
+from cardferry.app.runtime.system_service import RESTART
 from cardferry.link import GuestStatus
 from cardferry.link.host_status import HostSessionStatus
 from cardferry.manager.status import SlotStatus
@@ -92,7 +94,8 @@ class Running(msgspec.Struct, frozen=True):
     """What one long-running command tells about itself.
 
     Attributes:
-        command: ``attach``, ``share``, ``host`` (the agent) or ``guest`` (the far end of somebody's share).
+        command: ``attach``, ``share``, ``host`` (the agent), ``guest`` (the far end of somebody's share), or ``system``
+            (the service of the whole computer).
         pid: process id.
         since: when it started, in s since 1970.
         links: the computers it is connected to.
@@ -147,8 +150,24 @@ async def controllable(
         describe: called for each answer; None when there is nothing to tell of.
     """
 
+    _sweep(folder)
+    with ListeningSocket(folder / f"{os.getpid()}{_SUFFIX}") as listening:
+        async with answering(listening, lambda connection: describe()):
+            yield
+
+
+@asynccontextmanager
+async def answering(
+    listening: ListeningSocket, describe: Callable[[socket.socket], Running | Awaitable[Running | None] | None]
+) -> AsyncIterator[None]:
+    """Likewise, at any socket.
+
+    Args:
+        describe: called with each connection.
+    """
+
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        described = describe()
+        described = describe(writer.get_extra_info("socket"))
         if isawaitable(described):
             described = await described
         writer.write(ascii_json.encode(described).encode() + b"\n")
@@ -159,13 +178,11 @@ async def controllable(
         finally:
             writer.close()
 
-    _sweep(folder)
-    with ListeningSocket(folder / f"{os.getpid()}{_SUFFIX}") as listening:
-        server = await asyncio.start_unix_server(answer, sock=listening.socket)
-        try:
-            yield
-        finally:
-            server.close()
+    server = await asyncio.start_unix_server(answer, sock=listening.socket)
+    try:
+        yield
+    finally:
+        server.close()
 
 
 def _warn(says: str, hint: str) -> None:
@@ -183,6 +200,21 @@ def running(folder: Path, silent: Callable[[str, str], None] = _warn) -> list[Ru
     return sorted(found, key=lambda one: (one.since, one.pid))
 
 
+def all_running(folder: Path, silent: Callable[[str, str], None] = _warn) -> list[Running]:
+    """Likewise, and the service of the whole computer, as far as it tells this account."""
+    system = system_running(silent)
+    return running(folder, silent) + ([] if system is None else [system])
+
+
+def system_running(silent: Callable[[str, str], None] = _warn, path: Path = SYSTEM_STATUS) -> Running | None:
+    """Ask the service of the whole computer (``setup system``); None where there is none."""
+    try:
+        ours = path.stat().st_uid == 0
+    except OSError:
+        return None
+    return _ask(path, silent) if ours else None
+
+
 def _ask(path: Path, silent: Callable[[str, str], None]) -> Running | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_ANSWER_TIME)
@@ -194,6 +226,9 @@ def _ask(path: Path, silent: Callable[[str, str], None]) -> Running | None:
             _remove_dead(path)
         except (OSError, ValueError) as error:
             pid = int(path.stem) if path.stem.isdecimal() else 0
+            if not pid:
+                silent(f"the service of this computer does not answer: {error}", RESTART)
+                return None
             silent(f"process {path.stem} {silence(pid)}: {error}", silent_hint(pid))
     return None
 

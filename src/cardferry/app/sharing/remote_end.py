@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.handoff_server import HandoffServer, Tell
 from cardferry.app.agent.stdio_session import remote_end_path
 from cardferry.app.hosts.connect import users_over_link
 from cardferry.app.hosts.ssh_link import SOFTWARE, RefusedError, link_state
+from cardferry.app.runtime.handoff import Handoff
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.service import Service, fronts, offering
 from cardferry.app.runtime.spawn import Starter, StartReport
