@@ -92,7 +92,7 @@ def measure(rounds: int, words: Sequence[str] = ()) -> dict[tuple[str, str], Fig
             LINK: _attach_linked(sites[2], *words),
             UNIX: _attach_neighbour(sites[3], *words),
             BARE: _nothing_twice(sites[4]),
-            TLS: _attach_tls(sites[5]),
+            TLS: _attach_tls(sites[5], *words),
         }
         for number in range(rounds):
             for name in _turned(list(ways), number):

@@ -34,8 +34,6 @@ _PROOF_TIME: Final = 10.0
 _MOST_UNPROVED: Final = 64
 #: s between two lines about the same kind of thing.
 _COMPLAINT_PAUSE: Final = 10.0
-#: Is never reached: the limit above comes first, and says so in our words.
-_LOOPS_OWN_LIMIT: Final = 10 * _PROOF_TIME
 
 
 class _Complaints:
@@ -108,9 +106,8 @@ class TlsListener:
             oldest.cancel()
 
     async def _take(self, connection: socket.socket, where: str, take: Callable[[Arrival], None]) -> None:
-        pipe = TlsPipe(f"{where} at {self.name}")
         try:
-            context = self._door.context()
+            pipe = TlsPipe(f"{where} at {self.name}", self._door.context(), server=True)
         except (UserError, OSError) as error:
             connection.close()
             log.error("nobody can come in: %s", error)
@@ -118,9 +115,8 @@ class TlsListener:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_PROOF_TIME):
-                await loop.connect_accepted_socket(
-                    lambda: pipe, connection, ssl=context, ssl_handshake_timeout=_LOOPS_OWN_LIMIT
-                )
+                await loop.connect_accepted_socket(lambda: pipe, connection)
+                await pipe.proved
                 await self._let_in(pipe, where, take)
         except asyncio.CancelledError:
             pipe.end()
