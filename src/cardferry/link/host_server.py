@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
 from cardferry.changes import Changes
-from cardferry.link.channel import FAULT
+from cardferry.link.channel import FAULT, PipeEnd
 from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_budget import Budget
+from cardferry.link.host_direct import Introducer
 from cardferry.link.host_memory import Memories
 from cardferry.link.host_session import HostSession
 from cardferry.link.host_status import HostSessionStatus
@@ -205,14 +206,36 @@ class LinkServer:
         """Run something in a task of this host; it must not raise."""
         return self._tasks.create_task(work)
 
-    async def serve(self, pipe: Pipe, principal: Principal, guest: str = "") -> None:
+    async def serve(
+        self, pipe: Pipe, principal: Principal, guest: str = "", introducer: Introducer | None = None
+    ) -> None:
         """Serve the guest at the other end of a pipe, until the pipe is lost. It may come back with another one.
 
         Args:
             pipe: connected, and without a user.
             principal: who the guest is, as this computer has proved it. A session's pipes all come from the same one.
             guest: what the guest calls itself; the pipe's name when it is empty.
+            introducer: takes further connections of this guest; None when it may have none.
         """
+
+        def attach(greeting: _Greeting, hello: Hello) -> PipeEnd:
+            session = self._session(hello, principal, guest or pipe.name)
+            session.direct.came(introducer)
+            return session.channel.attach(greeting)
+
+        await self._serve(pipe, attach)
+
+    async def _serve_directly(self, session: HostSession, pipe: Pipe) -> None:
+        """Likewise, over a pipe of which it is proved that it leads to the guest of that session."""
+
+        def attach(greeting: _Greeting, hello: Hello) -> PipeEnd:
+            if hello.identity != session.channel.session.identity or session.channel.ended:
+                raise _RefusedError(Bye(Reason.UNKNOWN_SESSION, "this connection is for another session"))
+            return session.direct.attach(greeting)
+
+        await self._serve(pipe, attach)
+
+    async def _serve(self, pipe: Pipe, attach: Callable[[_Greeting, Hello], PipeEnd]) -> None:
         greeting = _Greeting(pipe)
         self._greetings.add(greeting)
         try:
@@ -220,7 +243,7 @@ class LinkServer:
                 hello = await greeting.hello
             if self._closing:
                 raise _RefusedError(Bye(Reason.CLOSED, "the host stops"))
-            session = self._session(hello, principal, guest or pipe.name)
+            end = attach(greeting, hello)
         except (WireError, _RefusedError, TimeoutError, ConnectionError) as error:
             self._refuse(pipe, error)
             return
@@ -231,7 +254,7 @@ class LinkServer:
         finally:
             self._greetings.discard(greeting)
         try:
-            await session.channel.attach(greeting).gone
+            await end.gone
         finally:
             pipe.abort()
 
@@ -255,6 +278,7 @@ class LinkServer:
         )
         agree(session.hello, hello)
         serving = HostSession(self, session, next(_numbers), principal, guest)
+        serving.direct.serve = partial(self._serve_directly, serving)
         self._sessions[hello.identity] = self._own[hello.identity] = serving
         self.budget.open(serving)
         self._came_or_went.announce()

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
+from typing import Protocol as Interface
 
 from cryptography import x509
 
@@ -21,7 +23,7 @@ from cardferry.pcsc.errors import UserError
 from cardferry.transports import tls
 from cardferry.transports.accepting import accept
 from cardferry.transports.base import Arrival
-from cardferry.transports.tls.door import Enrolment, HostDoor, PkiDoor
+from cardferry.transports.tls.door import Enrolment, HostDoor
 from cardferry.transports.tls.errors import what_is_wrong
 from cardferry.transports.tls.pipe import TlsPipe
 from cardferry.wire.enrolment import ENROLMENT, LINK
@@ -54,6 +56,14 @@ class _Complaints:
         log.warning("%s %s%s", who, what, f" ({more} more did since the last such line)" if more else "")
 
 
+class Door(Interface):
+    """Who may come in; see `cardferry.transports.tls.door.PkiDoor`."""
+
+    def context(self) -> ssl.SSLContext: ...  # noqa: D102
+    def admitted(self, certificate: x509.Certificate) -> tuple[str, str]: ...  # noqa: D102
+    def seen(self, certificate: x509.Certificate, address: str, software: str = "") -> None: ...  # noqa: D102
+
+
 class TlsListener:
     """See the module.
 
@@ -63,7 +73,7 @@ class TlsListener:
         door: who may come in.
     """
 
-    def __init__(self, name: str, listening: socket.socket, door: HostDoor | PkiDoor) -> None:
+    def __init__(self, name: str, listening: socket.socket, door: Door) -> None:
         self.name = name
         self.socket = listening
         self._door = door
