@@ -195,6 +195,15 @@ def _attach_tls(site: Site, *words: str) -> OpenWay:
     return OpenWay(site.guest, path, (guest, agent))
 
 
+def _attach_direct(site: Site, *words: str) -> OpenWay:
+    """ssh introduces, TLS carries."""
+    install_cardferry(site.host)
+    path = site.new_socket()
+    guest = _linked(site.guest, *_attach_words(site, path), "--direct", *words)
+    guest.wait_for("direct connection", stream="err")
+    return OpenWay(site.guest, path, (guest,))
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
     """One column of the comparison.

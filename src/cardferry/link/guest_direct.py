@@ -23,7 +23,8 @@ from cardferry.wire.link.session import Phase
 
 log = logging.getLogger(__name__)
 
-#: s between attempts: the first, and the most; and how long a connection must have stood to begin anew with the first.
+#: s between attempts: the first, and the most; and how long a connection must have stood before it broke, to begin anew
+#: with the first.
 _FIRST_PAUSE: Final = 0.5
 _MOST_PAUSE: Final = 600.0
 _STOOD: Final = 10.0
@@ -69,6 +70,7 @@ class DirectLink:
         self._failures = Seldom(every=float("inf"))
         self._losses = Seldom()
         self._end: PipeEnd | None = None
+        self._broken = False
 
     @property
     def used(self) -> bool:
@@ -111,6 +113,7 @@ class DirectLink:
         if not _stands(session):  # the link has broken meanwhile
             pipe.abort()
             return
+        self._broken = False
         end = self._end = session.channel.attach(pipe, spares=True)
         began = loop.time()
         while not _stands(session) and not end.unused.done():
@@ -119,7 +122,7 @@ class DirectLink:
             log.info("%s: direct connection; ssh is kept beside it", self._name)
             self._failures.reset()
         await end.unused
-        if loop.time() > began + _STOOD:
+        if loop.time() > began + _STOOD or not self._broken:  # ssh was connected anew
             self._backoff.reset()
 
     def _failed(self, why: str) -> None:
@@ -128,6 +131,7 @@ class DirectLink:
 
     def returned(self, error: Exception | None) -> None:
         """The connection has broken, and the session has gone back to the spare pipe."""
+        self._broken = True
         why = f": {error}" if error is not None else ""
         level = logging.INFO if self._losses.due(why, asyncio.get_running_loop().time()) else logging.DEBUG
         log.log(level, "%s: the direct connection is lost%s; it goes on over ssh", self._name, why)
