@@ -24,6 +24,7 @@ from bench.wan import PAGE
 from bench.ways import (
     OpenWay,
     Site,
+    _attach_direct,
     _attach_linked,
     _attach_neighbour,
     _attach_tls,
@@ -34,7 +35,7 @@ from bench.ways import (
 
 _COUNT = 25
 DIRECT, SSH, LINK, ECHO = "on the host itself", "ssh -N -L", "link over ssh", "ssh HOST cat"
-UNIX, TLS = "link over unix:", "link over TLS"
+UNIX, TLS, BESIDE = "link over unix:", "link over TLS", "attach --direct"
 #: What two Python processes in the places of ours cost that do nothing but pass bytes on.
 BARE = "bare relays over ssh"
 #: What a program is asked to find: a PIV card and an empty reader, or an empty OpenPGP card in that one. The second
@@ -77,6 +78,8 @@ GOALS = (
     *(Goal(metric, "p50", SSH, 0.05) for metric in (ONE_CARD, TWO_CARDS)),
     Goal("one APDU", "p50", LINK, 1.0, UNIX),
     Goal("begin + APDU + end", "p50", LINK, 1.0, TLS),
+    Goal("one APDU", "p50", SSH, 1.0, BESIDE),
+    Goal("begin + APDU + end", "p50", SSH, 0.6, BESIDE),
 )
 
 
@@ -84,7 +87,7 @@ def measure(rounds: int, words: Sequence[str] = ()) -> dict[tuple[str, str], Fig
     """By metric and way; ``words`` are further ones for the links' `attach`."""
     durations: dict[tuple[str, str], list[float]] = {}
     with Lab() as lab:
-        sites = [Site(lab, number) for number in range(6)]
+        sites = [Site(lab, number) for number in range(7)]
         cards = [fake_card(site.recipe.pcscd) for site in sites]
         ways = {
             DIRECT: _direct(sites[0]),
@@ -92,7 +95,8 @@ def measure(rounds: int, words: Sequence[str] = ()) -> dict[tuple[str, str], Fig
             LINK: _attach_linked(sites[2], *words),
             UNIX: _attach_neighbour(sites[3], *words),
             BARE: _nothing_twice(sites[4]),
-            TLS: _attach_tls(sites[5]),
+            TLS: _attach_tls(sites[5], *words),
+            BESIDE: _attach_direct(sites[6], *words),
         }
         for number in range(rounds):
             for name in _turned(list(ways), number):
@@ -139,7 +143,7 @@ def _list(way: OpenWay) -> list[float]:
 
 def table(figures: dict[tuple[str, str], Figures]) -> str:
     """Figures, then goals."""
-    ways = (DIRECT, ECHO, SSH, BARE, LINK, UNIX, TLS)
+    ways = (DIRECT, ECHO, SSH, BARE, LINK, UNIX, TLS, BESIDE)
     lines = ["| | " + " | ".join(ways) + " |", "|---" * (len(ways) + 1) + "|"]
     for metric in dict.fromkeys(metric for metric, _ in figures):
         for figure in ("p50", "p99"):

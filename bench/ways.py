@@ -181,7 +181,7 @@ def _attach_neighbour(site: Site, *words: str) -> OpenWay:
     return OpenWay(site.host, path, (guest, agent))
 
 
-def _attach_tls(site: Site) -> OpenWay:
+def _attach_tls(site: Site, *words: str) -> OpenWay:
     """The two computers without ssh between them."""
     agent = site.host.popen([CARDFERRY, "host", "--listen", "tls::7764"])
     line = site.host.run([CARDFERRY, "invite", "bench", "--address", site.host.address]).check().out.strip()
@@ -191,8 +191,17 @@ def _attach_tls(site: Site) -> OpenWay:
 
     wait_until(joined, f"the agent listens: {agent}")
     path = site.new_socket()
-    guest = _linked(site.guest, "attach", "--socket", path, f"tls://{site.host.address}")
+    guest = _linked(site.guest, "attach", "--socket", path, f"tls://{site.host.address}", *words)
     return OpenWay(site.guest, path, (guest, agent))
+
+
+def _attach_direct(site: Site, *words: str) -> OpenWay:
+    """ssh introduces, TLS carries."""
+    install_cardferry(site.host)
+    path = site.new_socket()
+    guest = _linked(site.guest, *_attach_words(site, path), "--direct", *words)
+    guest.wait_for("direct connection", stream="err")
+    return OpenWay(site.guest, path, (guest,))
 
 
 @dataclass(frozen=True, slots=True)

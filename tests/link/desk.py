@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 import pytest
 
 from cardferry.link import Guest, Limits, LinkServer, LinkState, Memories, Timing
+from cardferry.link.host_direct import Introducer
 from cardferry.manager import LocalManager, Settings
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -127,6 +128,7 @@ class Road:
         open: whether pipes can be made; False refuses them.
         pipes: the guest's ends of all pipes, as they were made.
         wrap: makes something else of both ends of a new pipe.
+        introducer: see `LinkServer.serve`.
     """
 
     def __init__(self, desk: Desk, delay: float) -> None:
@@ -134,6 +136,7 @@ class Road:
         self.dials = 0
         self.pipes: list[tuple[Pipe, Pipe]] = []
         self.wrap: Callable[[Pipe, Pipe], tuple[Pipe, Pipe]] = lambda near, far: (near, far)
+        self.introducer: Introducer | None = None
         self._desk = desk
         self._delay = delay
 
@@ -148,7 +151,7 @@ class Road:
         near, far = self.wrap(near, far)
         if self._delay:
             near, far = SlowPipe(near, self._delay), SlowPipe(far, self._delay)
-        self._desk.start(self._desk.host.serve(far, TESTER, "guest"))
+        self._desk.start(self._desk.host.serve(far, TESTER, "guest", self.introducer))
         return near
 
     def cut(self) -> None:
@@ -226,9 +229,9 @@ class Desk:
     def start(self, work: Awaitable[T]) -> asyncio.Task[T]:
         return self._tasks.create_task(_awaiting(work))
 
-    async def guest(self, **options: Any) -> Guest:
+    async def guest(self, road: Road | None = None, **options: Any) -> Guest:
         """A guest whose link is up; its road is the last of `roads`."""
-        road = Road(self, self.delay)
+        road = road or Road(self, self.delay)
         self.roads.append(road)
         options.setdefault("timing", self.timing)
         guest = await self._stack.enter_async_context(Guest(road.dial, name="host", **options))

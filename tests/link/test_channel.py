@@ -26,6 +26,12 @@ class Owner:
     def disconnected(self, error: Exception | None) -> None:
         self.heard.append("disconnected")
 
+    def returned(self, error: Exception | None) -> None:
+        self.heard.append("returned")
+
+    def spare_lost(self) -> None:
+        self.heard.append("spare lost")
+
     def message(self, payload: bytes) -> None:
         if payload == b"bad":
             raise WireError("bad")

@@ -211,7 +211,7 @@ def _concerned(session: HostSession) -> Callable[[object], bool]:
             case Session():
                 return one is session.channel.session
             case FrameReader():
-                return one is session.channel.session._reader
+                return one is session.channel.session.reader
             case ReadersSender():
                 return one is session._readers
             case LocalContext():
@@ -295,7 +295,7 @@ async def test_a_bug_at_a_guest_ends_no_more_than_its_session(
         await card.transmit(COUNT, T1)
         assert guest.session is not None
         channel = guest.session.channel
-        theirs: list[object] = [guest.session, channel, channel.session, channel.session._reader]
+        theirs: list[object] = [guest.session, channel, channel.session, channel.session.reader]
         theirs += [guest.session.facts, guest.readers]
 
         def concerned(one: object) -> bool:

@@ -118,13 +118,17 @@ def answers_of(programs: list[Running]) -> list[list[int]]:
     return [end["answers"] for end in ends]
 
 
-def assert_exactly_once(answers: list[list[int]], count: int) -> None:
-    """Each program's answers are in order, and all together are every number once, up to the card's own count."""
+def assert_exactly_once(answers: list[list[int]], count: int, before: int = 0) -> None:
+    """Each program's answers are in order, and all together are every number once, up to the card's own count.
+
+    Args:
+        before: what the card had counted when the programs began.
+    """
     for own in answers:
         assert own == sorted(own)
         assert own, "this program did nothing"
     together = sorted(number for own in answers for number in own)
-    assert together == list(range(1, count + 1))
+    assert together == list(range(before + 1, count + 1))
 
 
 def card_count(link: Breakable) -> int:

@@ -218,7 +218,7 @@ def test_a_pipe_has_one_user(play: Play) -> None:
 
 @pytest.mark.parametrize("play", [pair for pair in PAIRS if pair.__name__ not in ("exec", "tls")], indirect=True)
 def test_the_last_words_of_who_has_closed_are_heard_by_who_is_writing(play: Play) -> None:
-    """Not through a program, which may end before it has passed them on, nor through TLS: nobody can read the rest."""
+    """Not through a program, which may end before it has passed them on, nor through TLS, where a close is awaited."""
 
     async def script(one: Pipe, two: Pipe) -> None:
         near, far = User(), User()

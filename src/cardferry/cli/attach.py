@@ -33,6 +33,7 @@ from cardferry.transports.ssh import SshCommand
 @click.option(
     "--grace", type=SecondsType(), metavar="S", help="programs wait S seconds for a host that is out of reach"
 )
+@click.option("--direct", is_flag=True, help="make a connection of its own beside ssh, where that is possible: faster")
 @wait_option
 @click.option("--native", is_flag=True, help="show the readers in this computer's pcscd, too, at the slots of its vpcd")
 @click.option(
@@ -59,6 +60,7 @@ def command(
     socket: Path | None,
     link: bool,
     grace: float | None,
+    direct: bool,
     wait: bool,
     native: bool,
     native_ports: tuple[int, ...],
@@ -85,7 +87,7 @@ def command(
 
     async def main() -> None:
         ports = await card_ports(reached, native_ports, qemu, native=native)
-        wanted = Attachment(reached, ssh, socket, service, link, grace, wait, ports)
+        wanted = Attachment(reached, ssh, socket, service, link, grace, wait, ports, direct)
         async with attached(wanted) as path:
             say(f"ready {path}")
             say(export_line(str(path)))

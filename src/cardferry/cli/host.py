@@ -28,6 +28,7 @@ def _readers(_context: click.Context, _option: click.Parameter, incomplete: str)
 @click.option("--stdio", is_flag=True, help="hand standard input and output to the agent; what ssh runs")
 @click.option("--name", default="", help="with --stdio, in authorized_keys: the name of the key, for rules and records")
 @click.option("--called", default="", hidden=True, help="with --stdio: what the guest calls itself")
+@click.option("--asks-direct", is_flag=True, hidden=True, help="with --stdio: the guest wants connections of its own")
 @click.option(
     "--readers",
     default="pcscd:/run/pcscd/pcscd.comm",
@@ -71,6 +72,13 @@ def _readers(_context: click.Context, _option: click.Parameter, incomplete: str)
     metavar="tls:NAME",
     help="who may see the page at an address that other computers reach, with a certificate; repeatable",
 )
+@click.option(
+    "--direct/--no-direct",
+    default=None,
+    help="guests over ssh may have a connection of their own beside it (attach --direct)  "
+    "[default: those whose key has no command of its own]",
+)
+@click.option("--direct-ports", default="", metavar="PORTS", help="where: 7765, or 7765-7774  [default: any free port]")
 @click.option("--mode", default="0600", show_default=True, help="access rights of --listen unix:PATH")
 @click.option("--group", metavar="GROUP", help="the group that gets --listen unix:PATH")
 @click.option("--accelerate/--no-accelerate", default=True, show_default=True, help="run ahead where that is safe")
@@ -94,6 +102,9 @@ def command(
     stdio: bool,
     name: str,
     called: str,
+    asks_direct: bool,
+    direct: bool | None,
+    direct_ports: str,
     readers: str,
     reader: tuple[str, ...],
     record: Path | None,
@@ -140,7 +151,9 @@ def command(
         words += [] if config is None else ["--config", whole_path(config)]
         words += [] if group is None else ["--group", group]
         words += [] if accelerate else ["--no-accelerate"]
-        hand_to_agent(name, called, os.environ, words if memory else [*words, "--no-memory"], request)
+        words += [] if memory else ["--no-memory"]
+        may = asks_direct if direct is None else direct
+        hand_to_agent(name, called, os.environ, words, request, direct=may, direct_ports=direct_ports)
         return
     from cardferry.app.agent.leading import no_page  # noqa: PLC0415
     from cardferry.app.agent.server import AgentSettings, serve  # noqa: PLC0415
@@ -186,5 +199,7 @@ def command(
         by_hand=ready is None or idle is None,
         beside=beside,
         page=page,
+        direct=direct,
+        direct_ports=direct_ports,
     )
     lifetime.run(lambda: serve(wanted, ready), hang_up=guard.rulebook.reload)

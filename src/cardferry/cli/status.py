@@ -46,7 +46,8 @@ def _show(one: Running, shown: set[tuple[int, str]]) -> None:
     through = f", readers from the agent, process {one.agent}" if one.agent not in (0, one.pid) else ""
     say(f"{one.command} {one.hosts}: since {since}, {one.contexts} contexts (process {one.pid}{through})")
     for link in one.links:
-        way = f" ({link.way})" if link.way else ""
+        words = ", ".join(word for word in (link.way, link.over) if word)
+        way = f" ({words})" if words else ""
         say(f"{link.host}{way}: {link.state}, {link.socket}")
         for line in link_lines(link):
             say(line, before="  ")
@@ -86,7 +87,7 @@ def link_lines(link: Link) -> list[str]:
             lines.append(f"mended {ours.unexplained} times within an hour, and not because of the network: see its log")
     if (theirs := link.guest) is not None:
         lines += [
-            f"serves {theirs.principal}, as this computer has proved",
+            f"serves {theirs.principal}, as this computer has proved{', directly' if theirs.direct else ''}",
             _traffic(theirs),
             f"{theirs.contexts} contexts, {theirs.handles} handles, {theirs.waiting} calls under way; "
             f"{_ahead(theirs.ahead_hits, theirs.ahead_waste)}",

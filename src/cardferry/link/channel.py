@@ -6,6 +6,9 @@ Messages that nobody waits for are held for up to `COALESCING`, so that they tra
 However much comes in one piece, `SLICE` bytes of it, or one frame, are dealt with in one pass of the event loop: so the
 other end cannot stop the loop. The pipe is not read meanwhile.
 
+A pipe can be kept as a spare one while another one is used, and be used again (`Channel.attach`). Both ends read past
+what came through it before the session came back to it: the guest's hello, and the host's answer, say where it goes on.
+
 Where bugs stop. What the event loop or a pipe calls here runs the owner's code. An exception from there that is not one
 of the documented errors is logged with its traceback and ends this session, and nothing else.
 """
@@ -24,7 +27,8 @@ from cardferry.pcsc.errors import CardferryError
 from cardferry.transports.base import Pipe
 from cardferry.transports.errors import RevokedError
 from cardferry.wire.errors import WireError
-from cardferry.wire.link.greeting import Bye, Reason
+from cardferry.wire.link.frames import HelloFinder
+from cardferry.wire.link.greeting import Bye, Reason, Role
 from cardferry.wire.link.session import Due, Phase, Session, SessionOverflowError
 
 log = logging.getLogger(__name__)
@@ -50,6 +54,14 @@ class ChannelOwner(Interface):
         """The pipe is gone; the session goes on for a while."""
         ...
 
+    def returned(self, error: Exception | None) -> None:
+        """The pipe is gone, for that reason; the session has gone back to the spare one."""
+        ...
+
+    def spare_lost(self) -> None:
+        """The spare pipe is gone; the session goes on over the one that it uses."""
+        ...
+
     def message(self, payload: bytes) -> None:
         """A message came. May raise `WireError`: then the session is over."""
         ...
@@ -65,15 +77,19 @@ class PipeEnd:
     Attributes:
         unread: what has come and waits for the next pass of the event loop.
         loss: why the pipe was lost before all of that was dealt with, None while it is not.
+        past: reads past what is of no use, since the pipe is a spare one, and until the other end says hello.
+        started: whether the pipe has its user.
     """
 
-    __slots__ = ("channel", "gone", "loss", "pipe", "unread", "unused")
+    __slots__ = ("channel", "gone", "loss", "past", "pipe", "started", "unread", "unused")
 
     def __init__(self, channel: Channel, pipe: Pipe) -> None:
         self.channel = channel
         self.pipe = pipe
         self.unread = bytearray()
         self.loss: tuple[Exception | None] | None = None
+        self.past: HelloFinder | None = None
+        self.started = False
         loop = asyncio.get_running_loop()
         #: Done when the channel does not use the pipe any more; when the pipe is lost.
         self.unused: asyncio.Future[None] = loop.create_future()
@@ -81,7 +97,9 @@ class PipeEnd:
 
     def received(self, data: bytes) -> None:
         """Bytes came."""
-        if self.channel.end is self:
+        if self.past is not None:
+            self.channel.received_on_spare(self, self.past, data)
+        elif self.channel.end is self:
             self.channel.received(data)
 
     def congested(self, congested: bool) -> None:
@@ -98,6 +116,8 @@ class PipeEnd:
                 self.loss = (error,)  # what the other end said last still counts
             else:
                 self.channel.drop(error)
+        elif self.channel.spare is self:
+            self.channel.drop_spare()
 
     def release(self) -> None:
         """The channel does not use the pipe any more."""
@@ -128,12 +148,14 @@ class Channel:
 
     Attributes:
         end: the present pipe.
+        spare: the one that is kept meanwhile, if there is one.
         messages_sent, messages_received, bytes_sent, bytes_received: since the beginning.
     """
 
     def __init__(self, session: Session, owner: ChannelOwner) -> None:
         self.session = session
         self.end: PipeEnd | None = None
+        self.spare: PipeEnd | None = None
         self.messages_sent = self.messages_received = 0
         self.bytes_sent = self.bytes_received = 0
         self._owner = owner
@@ -161,9 +183,17 @@ class Channel:
 
     # pipes
 
-    def attach(self, pipe: Pipe) -> PipeEnd:
-        """Use this pipe, which has no user yet, from now on, and forget the one before."""
+    def attach(self, pipe: Pipe, *, spares: bool = False) -> PipeEnd:
+        """Use this pipe, which has no user yet, from now on, and forget the ones before.
+
+        Args:
+            spares: keep the one that is in use, or was kept before, as the spare one.
+        """
         end = PipeEnd(self, pipe)
+        if spares:
+            self._keep()
+        else:
+            self._forget_spare()
         self._use(end)
         if self.end is not end:  # the session has ended over it
             end.release()
@@ -176,10 +206,59 @@ class Channel:
         self._forget_pipe()
         self.end = end
         self._congested = False
-        self.session.attach(self._loop.time())
-        end.pipe.start(end)
+        self.session.attach(self._loop.time(), self._patience(end))
+        if not end.started:
+            end.started = True
+            end.pipe.start(end)
         self._flush()
         self._arm()
+
+    def _patience(self, end: PipeEnd) -> float | None:
+        """Where there are two pipes the other end is at both: one through which it does not answer soon is no good."""
+        return 2 * self.session.timing.silence if end.started or self.spare is not None else None
+
+    def _keep(self) -> None:
+        end = self.end
+        if self.spare is not None or end is None or end.loss is not None:
+            return
+        self.end, self.spare = None, end
+        end.past = HelloFinder(self.session.reader)
+        unread = bytes(end.unread)
+        end.unread.clear()
+        if unread:
+            self.received_on_spare(end, end.past, unread)
+        end.pipe.resume_reading()
+
+    @guarded
+    def received_on_spare(self, end: PipeEnd, past: HelloFinder, data: bytes) -> None:
+        """Bytes came on a pipe through which the other end has not said hello since it was put aside."""
+        try:
+            data = past.receive(data)
+        except WireError as error:
+            log.warning("%s: %s", end.pipe.name, error)
+            end.pipe.abort()
+            return
+        if not data:
+            return
+        if self.end is not end:
+            if self.spare is not end or self.session.role is Role.GUEST:
+                end.pipe.abort()  # it is the guest that comes back
+                return
+            self.spare = None
+            self._use(end)
+        end.past = None
+        self.received(data)
+
+    def drop_spare(self) -> None:
+        """The spare pipe is lost."""
+        self._forget_spare()
+        self._owner.spare_lost()
+
+    def _forget_spare(self) -> None:
+        spare, self.spare = self.spare, None
+        if spare is not None:
+            spare.release()
+            spare.pipe.abort()
 
     def _forget_pipe(self) -> None:
         end, self.end = self.end, None
@@ -196,6 +275,12 @@ class Channel:
             self.close(Bye(Reason.REFUSED, str(error)))
             return
         self._forget_pipe()
+        spare = self.spare
+        if spare is not None and self.session.role is Role.GUEST:
+            self.spare = None
+            self._use(spare)
+            self._owner.returned(error)
+            return
         self.session.detach()
         self._arm()
         if not self.ended:
@@ -377,6 +462,7 @@ class Channel:
                 self._timer = None
             if end is not None:
                 whatever_fails.callback(self._hang_up, end)
+            whatever_fails.callback(self._forget_spare)
             self._congested = False
             self._flush()
 

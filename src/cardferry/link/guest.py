@@ -19,6 +19,7 @@ from typing import Final, Self
 from cardferry.backoff import HOURLY, RARELY, Backoff, Seldom
 from cardferry.changes import Changes
 from cardferry.link.guest_context import GuestContext
+from cardferry.link.guest_direct import DialDirect, DirectLink
 from cardferry.link.guest_flapping import Flapping
 from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.link.guest_session import Counters, GuestSession
@@ -78,6 +79,7 @@ class GuestStatus:
 
     Attributes:
         unexplained: resumes within the last hour for which the network was not to blame.
+        direct: whether it runs over a connection of its own, beside that over which the host was reached.
     """
 
     state: str
@@ -93,6 +95,7 @@ class GuestStatus:
     bytes_sent: int
     bytes_received: int
     counters: Counters
+    direct: bool = False
 
 
 class Guest:
@@ -108,6 +111,7 @@ class Guest:
         report: called with every new state.
         software: name and version of this program, told to the host.
         host: the computer at which readers are, in what keeps them away (`Trouble`): ``name`` unless it is given.
+        direct: opens a connection of the link's own, once the host is reached; None to stay with the pipes of ``dial``.
 
     Attributes:
         counters: see `Counters`.
@@ -131,6 +135,7 @@ class Guest:
         report: Callable[[LinkState], None] | None = None,
         software: str = "",
         host: str | None = None,
+        direct: DialDirect | None = None,
     ) -> None:
         self.accelerate = accelerate
         self.remember = remember
@@ -160,18 +165,21 @@ class Guest:
         #: Whether the last pipe was good for anything; otherwise there is a pause before the next one.
         self._met = False
         self._tasks = asyncio.TaskGroup()
-        self._runner: asyncio.Task[None] | None = None
+        self._running: list[asyncio.Task[None]] = []
+        self._direct = None if direct is None else DirectLink(direct, self, name, self._changes)
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
-        self._runner = self._tasks.create_task(self._run(), name=f"link to {self._name}")
+        self._running = [self._tasks.create_task(self._run(), name=f"link to {self._name}")]
+        if self._direct is not None:
+            self._running.append(self._tasks.create_task(self._direct.run(), name=f"direct link to {self._name}"))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._runner is not None:
-            self._runner.cancel()
+        for task in self._running:
+            task.cancel()
         if self._latest is not None:
             await self._say_good_bye(self._latest)
         await self._tasks.__aexit__(kind, error, trace)
@@ -320,6 +328,12 @@ class Guest:
         else:
             self._missed(error or ConnectionError("the host closed the connection before it said hello"))
 
+    def returned(self, session: GuestSession, error: Exception | None) -> None:
+        """The connection of the link's own is gone, and the link has gone back to the other one."""
+        if self._direct is not None:
+            self._direct.returned(error)
+        self._changes.announce()
+
     def ended(self, session: GuestSession) -> None:
         """A session is over."""
         self._remember(session)
@@ -387,4 +401,5 @@ class Guest:
             bytes_sent=bytes_sent,
             bytes_received=bytes_received,
             counters=replace(self.counters),
+            direct=self._direct is not None and self._direct.used,
         )

@@ -88,6 +88,10 @@ class SessionOwner(Interface):
         """The pipe is gone."""
         ...
 
+    def returned(self, session: GuestSession, error: Exception | None) -> None:
+        """The pipe is gone, and the session has gone back to the spare one."""
+        ...
+
     def ended(self, session: GuestSession) -> None:
         """The session is over."""
         ...
@@ -192,6 +196,7 @@ class GuestSession:
         self.bye: Bye | None = None
         self._guest = guest
         self._welcome: m.Welcome | None = None
+        self._introduction: asyncio.Future[m.Introduction] | None = None
         #: By reader: handles that may have the card, or have asked for it, or are resetting it; and our own marks.
         self._in_the_way: dict[str, set[SessionCard]] = {}
         self._marks: dict[str, int] = {}
@@ -209,6 +214,13 @@ class GuestSession:
         """The host is out of reach: calls wait."""
         self._guest.disconnected(self, error)
 
+    def returned(self, error: Exception | None) -> None:
+        """The pipe is gone, and the session has gone back to the spare one."""
+        self._guest.returned(self, error)
+
+    def spare_lost(self) -> None:
+        """Another one is on its way: whoever waits for the pipe's end has heard."""
+
     def ended(self, bye: Bye) -> None:
         """The session is over: so are its calls and handles."""
         self.dead = True
@@ -222,6 +234,8 @@ class GuestSession:
         self._cards.clear()
         self._contexts.clear()
         self._guest.ended(self)
+        if self._introduction is not None and not self._introduction.done():
+            self._introduction.set_exception(PcscError(GONE, "the link is closed"))
         for call in calls:
             call.fail(PcscError(GONE, bye.text or "the link is closed"))
 
@@ -274,6 +288,18 @@ class GuestSession:
         if self._welcome is None:
             raise PcscError(GONE, "the host is not there yet")
         return self._welcome
+
+    @property
+    def welcomed(self) -> bool:
+        """Whether the host has said what it allows."""
+        return self._welcome is not None
+
+    async def introduce(self, certificate: bytes) -> m.Introduction:
+        """Ask for a connection of our own; raises `PcscError` when the session ends before the host has answered."""
+        introduction: asyncio.Future[m.Introduction] = asyncio.get_running_loop().create_future()
+        self._introduction = introduction
+        self._send(m.Introduce(certificate), urgent=True)
+        return await introduction
 
     def open_context(self) -> int:
         """The number of a new context. Raises ``E_NO_MEMORY`` when the host allows no more."""
@@ -416,6 +442,12 @@ class GuestSession:
                 log.exception("a bug behind what a program is told")
                 call.fail(PcscError(ReturnCode.F_INTERNAL_ERROR, repr(error)))
 
+    def _introduced(self, message: m.Introduction) -> None:
+        if self._introduction is None:
+            raise WireError("the host introduces whom nobody has asked for")
+        if not self._introduction.done():
+            self._introduction.set_result(message)
+
     def _ahead(self, message: m.Ahead) -> None:
         card = self._cards.get(message.handle)
         if card is not None:
@@ -455,6 +487,7 @@ class GuestSession:
         m.Learnt: _learnt,
         m.Forgotten: _forgotten,
         m.Confirmed: _confirmed,
+        m.Introduction: _introduced,
         m.Welcome: _welcomed,
         m.Readers: _readers,
         m.Fact: _fact,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -17,9 +17,10 @@ from typing import Any, Final, Self
 
 from cardferry.changes import Changes
 from cardferry.labelled import Labelled
-from cardferry.link.channel import FAULT
+from cardferry.link.channel import FAULT, PipeEnd
 from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_budget import Budget
+from cardferry.link.host_direct import Introducer
 from cardferry.link.host_memory import Memories
 from cardferry.link.host_session import HostSession
 from cardferry.link.host_status import HostSessionStatus, LinkCount
@@ -209,7 +210,12 @@ class LinkServer:
         return self._tasks.create_task(work)
 
     async def serve(
-        self, pipe: Pipe, principal: Principal, guest: str = "", leaving: asyncio.Future[bool] | None = None
+        self,
+        pipe: Pipe,
+        principal: Principal,
+        guest: str = "",
+        introducer: Introducer | None = None,
+        leaving: asyncio.Future[bool] | None = None,
     ) -> None:
         """Serve the guest at the other end of a pipe, until the pipe is lost. It may come back with another one.
 
@@ -218,7 +224,32 @@ class LinkServer:
             principal: who the guest is, as this computer has proved it. A session's pipes all come from the same one.
             guest: what the guest calls itself; the pipe's name when it is empty.
             leaving: done when whoever has brought the pipe goes; with whether the guest's session ends with that.
+            introducer: takes further connections of this guest; None when it may have none.
         """
+
+        def attach(greeting: _Greeting, hello: Hello) -> tuple[HostSession, PipeEnd]:
+            session = self._session(hello, principal, guest or pipe.name)
+            session.direct.came(introducer)
+            return session, session.channel.attach(greeting)
+
+        await self._serve(pipe, attach, leaving)
+
+    async def _serve_directly(self, session: HostSession, pipe: Pipe) -> None:
+        """Likewise, over a pipe of which it is proved that it leads to the guest of that session."""
+
+        def attach(greeting: _Greeting, hello: Hello) -> tuple[HostSession, PipeEnd]:
+            if hello.identity != session.channel.session.identity or session.channel.ended:
+                raise _RefusedError(Bye(Reason.UNKNOWN_SESSION, "this connection is for another session"))
+            return session, session.direct.attach(greeting)
+
+        await self._serve(pipe, attach)
+
+    async def _serve(
+        self,
+        pipe: Pipe,
+        attach: Callable[[_Greeting, Hello], tuple[HostSession, PipeEnd]],
+        leaving: asyncio.Future[bool] | None = None,
+    ) -> None:
         greeting = _Greeting(pipe)
         self._greetings.add(greeting)
         try:
@@ -226,7 +257,7 @@ class LinkServer:
                 hello = await greeting.hello
             if self._closing:
                 raise _RefusedError(Bye(Reason.CLOSED, "the host stops"))
-            session = self._session(hello, principal, guest or pipe.name)
+            session, end = attach(greeting, hello)
         except (WireError, _RefusedError, TimeoutError, ConnectionError) as error:
             self._refuse(pipe, error)
             return
@@ -236,7 +267,6 @@ class LinkServer:
             return
         finally:
             self._greetings.discard(greeting)
-        end = session.channel.attach(greeting)
         try:
             if leaving is not None:
                 await asyncio.wait((end.gone, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -268,6 +298,7 @@ class LinkServer:
         )
         agree(session.hello, hello)
         serving = HostSession(self, session, next(_numbers), principal, guest)
+        serving.direct.serve = partial(self._serve_directly, serving)
         self._sessions[hello.identity] = self._own[hello.identity] = serving
         self._past.of(str(principal)).links += 1
         self.budget.open(serving)

@@ -18,6 +18,7 @@ from cardferry.link import messages as m
 from cardferry.link.channel import Channel
 from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_card import HostCard
+from cardferry.link.host_direct import DirectPipes
 from cardferry.link.host_lane import Lane
 from cardferry.link.host_memory import Memories, Telling
 from cardferry.link.host_pace import CALL, Pace
@@ -113,6 +114,7 @@ class HostSession:
         self.guest = guest
         self.principal = principal
         self.channel = Channel(session, self)
+        self.direct = DirectPipes(self.channel, host.start, self._post)
         self._host = host
         self._manager = host.manager.seen_by(principal)
         self.number = number
@@ -147,7 +149,8 @@ class HostSession:
         if not self._readers.begun:
             log.info("%s: connected as %s", self.guest, self.principal)
             remembers = self._host.memories is not None
-            self._post(m.Welcome(limits.contexts, limits.handles, limits.calls, limits.call_bytes, remembers))
+            may = limits.contexts, limits.handles, limits.calls, limits.call_bytes
+            self._post(m.Welcome(*may, remembers, self.direct.introducer is not None))
             self._tell_readers()
             self._host.check_facts()
             for reader, about, key, known in self._host.facts(self.principal):
@@ -159,6 +162,13 @@ class HostSession:
     def disconnected(self, error: Exception | None) -> None:
         """The guest is out of reach."""
         log.info("%s: out of reach%s", self.guest, f": {error}" if error else "")
+
+    def returned(self, error: Exception | None) -> None:
+        """Never: it is the guest that goes back to another pipe."""
+
+    def spare_lost(self) -> None:
+        """The pipe is gone through which the guest has come; it may go on for a while over its own."""
+        self.direct.spare_lost()
 
     def ended(self, bye: Bye) -> None:
         """The session is over: everything that the guest had is given back, as much in each pass as may be."""
@@ -239,7 +249,7 @@ class HostSession:
     # calls
 
     def _call(self, message: m.Call) -> None:
-        size = len(message.apdu) if isinstance(message, m.Transmit) else _size(message)
+        size = len(m.data_of(message))
         limits = self._host.limits
         if self._jobs >= limits.calls or self._job_bytes + size > limits.call_bytes:
             raise WireError(f"more than {limits.calls} calls, or {limits.call_bytes} bytes of them, at the same time")
@@ -343,6 +353,7 @@ class HostSession:
         m.Cancel: _cancel,
         m.Used: _used,
         m.Remember: _remember,
+        m.Introduce: lambda session, message: session.direct.asked(message),
     }
 
     # LaneOwner
@@ -585,9 +596,5 @@ class HostSession:
             ahead_waste=self._waste + sum(ahead.waste for ahead in accelerators),
             believed=self._telling.believed if self._telling is not None else 0,
             refuted=self._telling.refuted if self._telling is not None else 0,
+            direct=self.direct.used,
         )
-
-
-def _size(message: m.Call) -> int:
-    """Bytes of a call that count against the limit."""
-    return len(message.data) if isinstance(message, m.Control) else 0

@@ -51,3 +51,4 @@ class HostSessionStatus:
     ahead_waste: int
     believed: int = 0
     refuted: int = 0
+    direct: bool = False

@@ -32,6 +32,8 @@ Word = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Code = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 #: A reader's name as it travels, see `packed_name`.
 Name = Annotated[str, msgspec.Meta(max_length=MAX_READERNAME - 1)]
+#: Bytes of a certificate that is made for one connection; of ours they are about 300.
+MOST_CERTIFICATE: Final = 2048
 #: Characters of the longest text.
 MOST_TEXT: Final = 512
 Text = Annotated[str, msgspec.Meta(max_length=MOST_TEXT)]
@@ -213,6 +215,16 @@ class Remember(_Message, frozen=True, tag=15):
     """Tell me what the cards have said before. Only to a host that offers it."""
 
 
+class Introduce(_Message, frozen=True, tag=16):
+    """Let us try a connection of our own. Only to a host that offers it.
+
+    Attributes:
+        certificate: of the guest's end, made for this one attempt (DER).
+    """
+
+    certificate: Annotated[bytes, msgspec.Meta(max_length=MOST_CERTIFICATE)]
+
+
 # from the host
 
 
@@ -221,6 +233,7 @@ class Welcome(_Message, frozen=True, tag=64):
 
     Attributes:
         memory: whether it may ask the host to `Remember`.
+        introduces: whether it may ask the host to `Introduce` them.
     """
 
     contexts: Number
@@ -228,6 +241,7 @@ class Welcome(_Message, frozen=True, tag=64):
     calls: Number
     call_bytes: Number
     memory: bool = False
+    introduces: bool = False
 
 
 class UserEntry(_Message, frozen=True):
@@ -387,6 +401,22 @@ class Confirmed(_Message, frozen=True, tag=72):
     refuted: Number
 
 
+class Introduction(_Message, frozen=True, tag=73):
+    """Where the host waits for a connection of the guest's that asked for it.
+
+    Attributes:
+        address: at which the guest has come to this computer, as the host sees it.
+        port: of TCP.
+        certificate: of the host's end (DER).
+        refusal: why there is none, for people; empty when there is.
+    """
+
+    address: Text
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)]
+    certificate: Annotated[bytes, msgspec.Meta(max_length=MOST_CERTIFICATE)] = b""
+    refusal: Text = ""
+
+
 #: The code of an `Ahead` that was not carried out; no return code of PC/SC has it.
 REVOKED: Final = 0xFFFF_FFFF
 
@@ -395,8 +425,14 @@ Call = (
 )  # fmt: skip
 #: Makes the message of a call, given the call's number.
 MakeCall = Callable[[int], Call]
-FromGuest = Open | Close | Cancel | Used | Remember | Call
-FromHost = Welcome | Readers | Fact | Answer | Ahead | Failed | Learnt | Forgotten | Confirmed
+FromGuest = Open | Close | Cancel | Used | Remember | Introduce | Call
+FromHost = Welcome | Readers | Fact | Answer | Ahead | Failed | Learnt | Forgotten | Confirmed | Introduction
+
+
+def data_of(call: Call) -> bytes:
+    """What a call carries that counts against the limit."""
+    return call.apdu if isinstance(call, Transmit) else call.data if isinstance(call, Control) else b""
+
 
 #: A message's bytes.
 encode: Final[Callable[[FromGuest | FromHost], bytes]] = msgspec.msgpack.Encoder().encode

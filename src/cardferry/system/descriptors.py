@@ -6,7 +6,8 @@ import errno
 import os
 import socket
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -61,3 +62,14 @@ def open_itself(path: Path) -> int:
 def open_file_path(descriptor: int) -> Path:
     """A path to the very file that is open, whatever is at its old path now (proc(5))."""
     return Path(f"/proc/self/fd/{descriptor}")
+
+
+@contextmanager
+def file_in_memory(data: bytes) -> Iterator[str]:
+    """A path at which these bytes can be read for the block, by this process, from no disk (memfd_create(2))."""
+    descriptor = os.memfd_create("cardferry", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, data)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

@@ -76,6 +76,11 @@ class Program(asyncio.SubprocessProtocol):
         """Its exit status; -n when signal n ended it, None while it runs."""
         return self._process.get_returncode() if self._process is not None else None
 
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 before it has one."""
+        return self._process.get_pid() if self._process is not None else 0
+
     def told(self, name: str, hint: str) -> tuple[str, str] | None:
         """What it says itself is wrong, as cardferry does: message and hint. They are marked as its own.
 
@@ -130,6 +135,11 @@ class ProgramPipe(PassedPipe):
     def __init__(self, pipe: Pipe, program: Program) -> None:
         super().__init__(pipe)
         self._program = program
+
+    @property
+    def pid(self) -> int:
+        """The program's process id."""
+        return self._program.pid
 
     def end(self) -> None:
         """Be done with the program, whatever it has to say."""

@@ -93,7 +93,7 @@ def test_a_session_hears_the_same(sent: list[tuple[int, int, int, int, bytes]]) 
             session.kept,
             session.ack_due,
             session.pending,
-            session._reader.buffered,
+            session.reader.buffered,
         )
 
     first = heard([[message] for message in messages])

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from cardferry.app.agent.handoff_server import HandoffServer, Tell
+from cardferry.app.agent.introductions import Introducer, Introductions, Place
 from cardferry.app.agent.leading import Leading, Page, no_page
 from cardferry.app.agent.lends import Lends
 from cardferry.app.agent.serving import ReaderSet, Serving, open_set, serving
@@ -74,6 +75,8 @@ class AgentSettings:
         around: puts something around the readers as guests and programs of the agent have them.
         beside: what else serves the readers for as long as the agent does, of one that is started by hand.
         page: shows people what the agent tells, for as long as it does.
+        direct: whether guests over ssh may have connections of their own besides; None for those whose session says so.
+        direct_ports: where; see `Place.of`.
     """
 
     readers: HostAddress = LOCAL_PCSCD
@@ -87,6 +90,8 @@ class AgentSettings:
     around: Callable[[ResourceManager], ResourceManager] = lambda manager: manager
     beside: Beside | None = None
     page: Page = no_page
+    direct: bool | None = None
+    direct_ports: str = ""
 
     @property
     def request(self) -> Request:
@@ -150,6 +155,7 @@ class _Agent:
         self._sessions: dict[bytes, HostSession] = {}
         self._sets: Shared[str, ReaderSet] = Shared(self._open_set)
         self._servings: Shared[Request, Serving] = Shared(self._open_serving, lambda serving: serving.host.empty())
+        self._introductions = Introductions()
         self._lends = Lends(self._sets, lambda: self._handoffs, ends, self._check_rules, by_hand=wanted.by_hand)
         self._handoffs: HandoffServer
 
@@ -160,7 +166,7 @@ class _Agent:
             self._handoffs = HandoffServer(
                 listening.socket, self._receive, idle=self._wanted.idle, talk=self._lends.serve
             )
-            async with self._sets, self._servings, AsyncExitStack() as stack:
+            async with self._introductions, self._sets, self._servings, AsyncExitStack() as stack:
                 if (guard := self._wanted.service.guard) is not None:
                     log.info("%s", guard.rulebook.in_a_line())
                     stack.enter_context(guard.person.at(Terminal()))
@@ -211,12 +217,19 @@ class _Agent:
         try:
             self._check_rules(handoff.request or self._own)
             async with self._servings.use(self._asked(handoff)) as opened:
-                await opened.host.serve(pipe, Principal(*handoff.principal), handoff.name)
+                await opened.host.serve(pipe, Principal(*handoff.principal), handoff.name, self._introducer(handoff))
         except (UserError, ExceptionGroup) as error:
             cause = root_cause(error)
             if not isinstance(cause, UserError):
                 raise
             tell(StartReport.of(cause))
+
+    def _introducer(self, handoff: Handoff) -> Introducer | None:
+        """What takes further connections of a guest, if it may have any."""
+        wanted = self._wanted
+        may = handoff.direct if wanted.direct is None else wanted.direct
+        ports = wanted.direct_ports or handoff.direct_ports
+        return self._introductions.at(Place.of(handoff.address, ports)) if may and handoff.address else None
 
     def _check_rules(self, request: Request) -> None:
         """See that the rules are in force that somebody wants; raises `BackgroundError`."""

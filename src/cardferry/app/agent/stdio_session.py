@@ -36,7 +36,14 @@ class LinkOnlyError(UserError):
 
 
 def hand_to_agent(
-    name: str, called: str, environ: Mapping[str, str], agent_options: list[str], request: Request | None = None
+    name: str,
+    called: str,
+    environ: Mapping[str, str],
+    agent_options: list[str],
+    request: Request | None = None,
+    *,
+    direct: bool = False,
+    direct_ports: str = "",
 ) -> None:
     """Hand this process's standard streams to the user's agent, and start it if there is none.
 
@@ -46,6 +53,7 @@ def hand_to_agent(
         environ: the environment that sshd has made.
         agent_options: options for the agent if it has to be started.
         request: what the guest is to be served with, unless the agent was started by hand; None for what it serves.
+        direct, direct_ports: see `Handoff`.
 
     Raises:
         LinkOnlyError: the other side asked for another command, and sshd gave it this one.
@@ -60,7 +68,13 @@ def hand_to_agent(
         called = said[1]
     folder = runtime_folder()
     handoff = Handoff(
-        _guest(name or called, environ), principal=principal_of(name, environ), request=request, idle=IDLE
+        _guest(name or called, environ),
+        principal=principal_of(name, environ),
+        request=request,
+        idle=IDLE,
+        direct=direct,
+        address=_own_address(environ),
+        direct_ports=direct_ports,
     )
     if request is not None and has_the_queue(request):
         hand_over(SYSTEM_GUESTS, handoff, _gone)
@@ -115,6 +129,12 @@ def principal_of(name: str, environ: Mapping[str, str]) -> tuple[PrincipalKind, 
     if re.fullmatch(_NAME, name):
         return PrincipalKind.SSH, name
     return PrincipalKind.SSH, _key(environ.get("SSH_USER_AUTH", "")) or account
+
+
+def _own_address(environ: Mapping[str, str]) -> str:
+    """The address of this computer at which sshd was reached (``SSH_CONNECTION``, ssh(1)); empty where it was not."""
+    words = environ.get("SSH_CONNECTION", "").split()
+    return words[2] if len(words) > 2 else ""
 
 
 def _key(path: str) -> str:

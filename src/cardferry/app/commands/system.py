@@ -260,7 +260,7 @@ class Accounts:
                 self._used.append(serving)
                 try:
                     with _leaving(handoff.connection) as leaving:
-                        await serving.host.serve(pipe, principal, handoff.name, leaving)
+                        await serving.host.serve(pipe, principal, handoff.name, leaving=leaving)
                 finally:
                     self._used.remove(serving)
         finally:

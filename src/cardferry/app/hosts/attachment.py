@@ -25,6 +25,7 @@ class Attachment:
         grace: s that programs wait for a host that is out of reach, None for the link's own.
         wait: whether hosts may be away at first: programs are served all the same, and see readers when they come.
         ports: where cards are shown beside that, such as the virtual readers of another pcscd.
+        direct: whether links over ssh make connections of their own beside it.
     """
 
     hosts: tuple[HostAddress, ...]
@@ -35,6 +36,7 @@ class Attachment:
     grace: float | None = None
     wait: bool = False
     ports: tuple[CardPort, ...] = ()
+    direct: bool = False
 
     def way(self, workdir: Path, *, one_of_several: bool = False) -> Way:
         """How to reach a host.
@@ -52,4 +54,5 @@ class Attachment:
             one_of_several=one_of_several,
             memory=self.service.memory,
             wait=self.wait,
+            direct=self.direct,
         )

@@ -39,6 +39,7 @@ class Way:
             nothing that happens to it later ends the way.
         memory: whether to believe what cards have said before.
         wait: whether it is waited for whatever happens to it, in no hurry.
+        direct: whether a link over ssh makes a connection of its own beside it.
     """
 
     workdir: Path
@@ -50,6 +51,7 @@ class Way:
     one_of_several: bool = False
     memory: bool = True
     wait: bool = False
+    direct: bool = False
 
     @property
     def timing(self) -> Timing:
@@ -90,12 +92,16 @@ class ReachedHost:
     users: Callable[[], tuple[int, list[SlotStatus]]]
 
 
-def reached_over_link(name: str, guest: Guest) -> ReachedHost:
-    """A host at which a cardferry is."""
+def reached_over_link(name: str, guest: Guest, over: Callable[[], str] = lambda: "") -> ReachedHost:
+    """A host at which a cardferry is.
+
+    Args:
+        over: what carries the link now, for ``status``; see `Link`.
+    """
     return ReachedHost(
         guest,
         guest.ready,
-        lambda path: [Link(name, link_state(guest), path, "link", guest.status)],
+        lambda path: [Link(name, link_state(guest), path, "link", guest.status, over=over())],
         lambda: users_over_link(guest),
     )
 

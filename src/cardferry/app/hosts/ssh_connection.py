@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from cardferry.system.peers import tcp_peers
 from cardferry.transports.ssh import (
     NoShellError,
     SshCommand,
@@ -77,6 +78,7 @@ class SshConnector:
         self._made = self._failures = 0
         self._stack = AsyncExitStack()
         self._connection: SshConnection | None = None
+        self._alone: SessionPipe | None = None
         self._endings = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -137,7 +139,14 @@ class SshConnector:
                 log.debug("%s gives no shell: perhaps the key is for the link only", self.destination)
         self.alone = True
         self._made += 1
-        return await open_alone(self.destination, self._command(hurry=True), command, heard)
+        self._alone = await open_alone(self.destination, self._command(hurry=True), command, heard)
+        return self._alone
+
+    def peer(self) -> str:
+        """The IP address to which ssh is connected; empty where it goes through something else, such as a jump host."""
+        one = self._connection if self._connection is not None else self._alone
+        peers = tcp_peers(one.pid) if one is not None else set()
+        return peers.pop() if len(peers) == 1 else ""
 
     async def streams(self, command: str, heard: Callable[[str], None]) -> SessionStreams:
         """Run a command on the other side through the connection, for whoever gives its standard streams away.

@@ -77,10 +77,15 @@ class SshHost(HostAddress):
         async with self._connector(way) as connector, AsyncExitStack() as stack:
             if (
                 way.link
-                and (guest := await stack.enter_async_context(linked(connector, way.timing, memory=way.memory)))
+                and (
+                    guest := await stack.enter_async_context(
+                        linked(connector, way.timing, memory=way.memory, direct=way.direct)
+                    )
+                )
                 is not None
             ):
-                yield reached_over_link(str(self), guest)
+                there = guest
+                yield reached_over_link(str(self), guest, lambda: "direct" if there.status.direct else "ssh")
                 return
             readers = await stack.enter_async_context(forwarded(connector, way))
             yield await stack.enter_async_context(served_here(str(self), readers, way.settings, "forwarding"))

@@ -15,11 +15,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from cardferry import __version__
+from cardferry.app.hosts.direct import direct_dial
 from cardferry.app.hosts.gain import gain
 from cardferry.app.hosts.ssh_connection import SshConnector
 from cardferry.app.hosts.versions import difference, refusal
 from cardferry.app.runtime.paths import this_computer
 from cardferry.link import Guest, LinkRefusedError, LinkState, Timing
+from cardferry.link.guest_direct import DialDirect
 from cardferry.pcsc.errors import CardferryError, UserError
 from cardferry.transports.base import Dial, Pipe
 from cardferry.transports.ssh import NoShellError, SessionError, SshError
@@ -28,6 +30,8 @@ from cardferry.wire.link.greeting import Reason
 log = logging.getLogger(__name__)
 
 SOFTWARE: Final = f"cardferry {__version__}"
+#: In the command that the guest itself chooses: a key that is for one command only does not say it.
+ASKS_DIRECT: Final = "--asks-direct"
 
 
 class RefusedError(UserError):
@@ -53,7 +57,13 @@ def own_name() -> str:
 
 @asynccontextmanager
 async def link_over(
-    dial: Dial, name: str, timing: Timing, host: str | None = None, *, memory: bool = True
+    dial: Dial,
+    name: str,
+    timing: Timing,
+    host: str | None = None,
+    *,
+    memory: bool = True,
+    direct: DialDirect | None = None,
 ) -> AsyncIterator[Guest]:
     """The host's resource manager for the block, once its readers are known; whatever breaks is dialled again.
 
@@ -63,6 +73,7 @@ async def link_over(
         timing: see `Timing`; ``grace`` is how long calls wait for a host that is out of reach.
         host: see `Guest`.
         memory: whether to believe what cards have said before.
+        direct: see `Guest`.
 
     Raises:
         OSError | CardferryError: there was no link at the first attempt.
@@ -70,8 +81,9 @@ async def link_over(
     reporter = _Reporter(name)
     async with AsyncExitStack() as stack:
         guest = Guest(
-            dial, name=name, timing=timing, report=reporter.report, software=SOFTWARE, host=host, remember=memory
-        )
+            dial, name=name, timing=timing, report=reporter.report, software=SOFTWARE, host=host, remember=memory,
+            direct=direct,
+        )  # fmt: skip
         await stack.enter_async_context(guest)
         try:
             await guest.ready()
@@ -96,6 +108,7 @@ async def linked(
     timing: Timing = Timing(),  # noqa: B008 - it is frozen
     *,
     memory: bool = True,
+    direct: bool = False,
 ) -> AsyncIterator[Guest | None]:
     """The host's resource manager for the block, if cardferry is there and understands us; None if not.
 
@@ -103,6 +116,7 @@ async def linked(
         connector: to the host.
         timing: see `Timing`.
         memory: whether to believe what cards have said before.
+        direct: whether to make a connection beside ssh.
 
     Raises:
         SshError: the host cannot be reached.
@@ -127,7 +141,13 @@ async def linked(
         guest: Guest | None = None
         try:
             guest = await stack.enter_async_context(
-                link_over(session_dial(connector), connector.destination, timing, memory=memory)
+                link_over(
+                    session_dial(connector, direct=direct),
+                    connector.destination,
+                    timing,
+                    memory=memory,
+                    direct=direct_dial(connector) if direct else None,
+                )
             )
         except (OSError, CardferryError) as error:
             if no_shell is not None:
@@ -141,12 +161,24 @@ async def linked(
         yield guest
 
 
-def session_dial(connector: SshConnector) -> Dial:
-    """Opens pipes to the agent of an ssh host."""
-    command = remote_command(["host", "--stdio", "--called", own_name()])
+def session_dial(connector: SshConnector, *, direct: bool = False) -> Dial:
+    """Opens pipes to the agent of an ssh host.
+
+    Args:
+        direct: ask for a connection beside ssh. A host that does not know what that is says so, and is not asked again.
+    """
+    words = ["host", "--stdio", "--called", own_name()]
+    asks = direct
 
     async def dial() -> Pipe:
-        return await connector.session(command)
+        nonlocal asks
+        try:
+            return await connector.session(remote_command([*words, *([ASKS_DIRECT] if asks else [])]))
+        except SessionError as error:
+            if not asks or ASKS_DIRECT not in error.message:
+                raise
+            asks = False
+            return await dial()
 
     return dial
 

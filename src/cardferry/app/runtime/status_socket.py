@@ -56,6 +56,7 @@ class Link(msgspec.Struct, frozen=True):
             and before it is known.
         link: how the link does, seen from its guest's end; None without one.
         guest: how the link does, seen from its host's end; None without one.
+        over: what carries a link to an ssh host now: ``ssh``, or ``direct`` for a connection of its own beside that.
     """
 
     host: str
@@ -64,6 +65,7 @@ class Link(msgspec.Struct, frozen=True):
     way: str = ""
     link: GuestStatus | None = None
     guest: HostSessionStatus | None = None
+    over: str = ""
 
 
 class TroubleStatus(msgspec.Struct, frozen=True):

@@ -123,6 +123,21 @@ def host_certificate_of(authority: x509.Certificate, certificate: x509.Certifica
     return ExtendedKeyUsageOID.SERVER_AUTH in usage
 
 
+def self_signed(name: str, key: Key) -> x509.Certificate:
+    """A certificate that says nothing but that there is this key; for ever, because clocks differ."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime(1970, 1, 2, tzinfo=UTC))
+        .not_valid_after(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))  # RFC 5280, section 4.1.2.5
+    )
+    return builder.sign(key, hashes.SHA256())
+
+
 @dataclass(frozen=True, slots=True)
 class Authority:
     """A host's own.

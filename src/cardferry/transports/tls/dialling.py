@@ -94,14 +94,17 @@ def _check_not_expired(path: Path, mend: str) -> None:
 
 
 async def _connect(address: Target, using: ssl.SSLContext) -> TlsPipe:
-    pipe = TlsPipe(str(address), peer=f"who answers at {address}")
+    pipe = TlsPipe(str(address), using, dialled=address.host, peer=f"who answers at {address}")
     try:
         async with asyncio.timeout(_CONNECT_TIME):
-            await asyncio.get_running_loop().create_connection(
-                lambda: pipe, address.host, address.port, ssl=using, server_hostname=address.host
-            )
+            await asyncio.get_running_loop().create_connection(lambda: pipe, address.host, address.port)
+            await pipe.proved
     except OSError as error:
+        pipe.end()
         raise _explained(address, error) from error
+    except BaseException:
+        pipe.end()
+        raise
     return pipe
 
 

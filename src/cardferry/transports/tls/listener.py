@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
+from typing import Protocol as Interface
 
 from cryptography import x509
 
@@ -21,7 +23,7 @@ from cardferry.pcsc.errors import UserError
 from cardferry.transports import tls
 from cardferry.transports.accepting import accept
 from cardferry.transports.base import Arrival
-from cardferry.transports.tls.door import Enrolment, HostDoor, PkiDoor
+from cardferry.transports.tls.door import Enrolment, HostDoor
 from cardferry.transports.tls.errors import what_is_wrong
 from cardferry.transports.tls.pipe import TlsPipe
 from cardferry.wire.enrolment import ENROLMENT, LINK
@@ -34,8 +36,6 @@ _PROOF_TIME: Final = 10.0
 _MOST_UNPROVED: Final = 64
 #: s between two lines about the same kind of thing.
 _COMPLAINT_PAUSE: Final = 10.0
-#: Is never reached: the limit above comes first, and says so in our words.
-_LOOPS_OWN_LIMIT: Final = 10 * _PROOF_TIME
 
 
 class _Complaints:
@@ -56,6 +56,14 @@ class _Complaints:
         log.warning("%s %s%s", who, what, f" ({more} more did since the last such line)" if more else "")
 
 
+class Door(Interface):
+    """Who may come in; see `cardferry.transports.tls.door.PkiDoor`."""
+
+    def context(self) -> ssl.SSLContext: ...  # noqa: D102
+    def admitted(self, certificate: x509.Certificate) -> tuple[str, str]: ...  # noqa: D102
+    def seen(self, certificate: x509.Certificate, address: str, software: str = "") -> None: ...  # noqa: D102
+
+
 class TlsListener:
     """See the module.
 
@@ -65,7 +73,7 @@ class TlsListener:
         door: who may come in.
     """
 
-    def __init__(self, name: str, listening: socket.socket, door: HostDoor | PkiDoor) -> None:
+    def __init__(self, name: str, listening: socket.socket, door: Door) -> None:
         self.name = name
         self.socket = listening
         self._door = door
@@ -108,9 +116,8 @@ class TlsListener:
             oldest.cancel()
 
     async def _take(self, connection: socket.socket, where: str, take: Callable[[Arrival], None]) -> None:
-        pipe = TlsPipe(f"{where} at {self.name}")
         try:
-            context = self._door.context()
+            pipe = TlsPipe(f"{where} at {self.name}", self._door.context(), server=True)
         except (UserError, OSError) as error:
             connection.close()
             log.error("nobody can come in: %s", error)
@@ -118,9 +125,8 @@ class TlsListener:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_PROOF_TIME):
-                await loop.connect_accepted_socket(
-                    lambda: pipe, connection, ssl=context, ssl_handshake_timeout=_LOOPS_OWN_LIMIT
-                )
+                await loop.connect_accepted_socket(lambda: pipe, connection)
+                await pipe.proved
                 await self._let_in(pipe, where, take)
         except asyncio.CancelledError:
             pipe.end()

@@ -118,6 +118,13 @@ class FrameReader:
             return None
         return number, acknowledged, data[HEADER_SIZE:]
 
+    def take_rest(self) -> bytes:
+        """What is held of a frame that is not whole yet; the reader has nothing of it any more."""
+        rest = bytes(self._inbox.held)
+        self._inbox.held.clear()
+        self._inbox.need = HEADER_SIZE
+        return rest
+
     def receive(self, data: bytes) -> list[Frame]:
         """The frames that are whole now.
 
@@ -148,3 +155,24 @@ class FrameReader:
         self._inbox.need = need
         self._inbox.keep(data, offset)
         return frames
+
+
+class HelloFinder:
+    """Reads past frames that are of no use any more, because their session has gone on over another pipe.
+
+    Args:
+        reader: has read that pipe until now.
+    """
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, reader: FrameReader) -> None:
+        self._reader = reader
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes; return those from the next hello on, nothing while there is none. Raises `WireError`."""
+        frames = self._reader.receive(data)
+        for number, frame in enumerate(frames):
+            if frame.kind is Kind.HELLO:
+                return b"".join(encode(*one) for one in frames[number:]) + self._reader.take_rest()
+        return b""

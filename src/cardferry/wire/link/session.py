@@ -10,6 +10,9 @@ time, in s on any clock that does not go back, is an argument. Pipes come (`atta
        +-------- detach --------+----------- detach ----------+   from any state: bye, breach, or grace over -> ENDED
 ```
 
+A session moves from a pipe that stands to another one when that is attached. The first one may be kept, and attached
+again later. The host may have heard nothing of the one in between: so a guest may say hello once more (`returns`).
+
 Data frames are numbered and kept until the other end has acknowledged them. On every new pipe both ends say up to where
 they have received, and what comes after that is sent again. Acknowledgements ride on frames that travel anyway, or
 follow a little later by themselves.
@@ -125,6 +128,8 @@ class Session:
         resumes: how often the session went on after a break.
         repeated: data frames that were sent again.
         duplicates: data frames that came again, and were dropped.
+        returns: whether the guest may say hello again on a pipe on which it has said so before.
+        reader: reads the present pipe.
     """
 
     def __init__(
@@ -151,9 +156,11 @@ class Session:
         self.round_trip: float | None = None
         self.received = 0
         self.resumes = self.repeated = self.duplicates = 0
+        self.returns = False
         self._software = software
         self._grace = self.timing.grace
-        self._reader = self._new_reader()
+        self.reader = self._new_reader()
+        self._patience = self.timing.greeting
         #: Frames without a number that wait to be taken. One of each kind says all there is to say: an end that does
         #: not read what it is sent makes nothing grow here.
         self._aside: dict[Kind, bytes] = {}
@@ -214,13 +221,21 @@ class Session:
 
     # pipes come and go
 
-    def attach(self, now: float) -> None:
-        """There is a new pipe; an older one is forgotten."""
+    def attach(self, now: float, patience: float | None = None) -> None:
+        """There is a new pipe; an older one is forgotten.
+
+        Args:
+            patience: s that it may be silent at first, None for `Timing.greeting`.
+        """
         if self.phase is Phase.ENDED:
             return
-        self.phase = Phase.GREETING
+        self._patience = self.timing.greeting if patience is None else patience
         self._attached = now
-        self._reader = self._new_reader()
+        self.reader = self._new_reader()
+        self._greet()
+
+    def _greet(self) -> None:
+        self.phase = Phase.GREETING
         self._probe = self._ack_due = None
         self._aside = {Kind.HELLO: self.hello.encode()}
 
@@ -260,7 +275,7 @@ class Session:
 
     def next_size(self, data: bytes | bytearray) -> int:
         """How many bytes of ``data`` it takes until the next frame is whole, as far as that can be seen; at least 1."""
-        return self._reader.next_size(data)
+        return self.reader.next_size(data)
 
     def receive(self, data: bytes, now: float) -> list[bytes]:
         """Take bytes from the pipe; return the messages that are new and whole, in order.
@@ -271,7 +286,7 @@ class Session:
         delivered: list[bytes] = []
         if self.phase is Phase.CONNECTED:
             self._heard = self._sure = now
-            single = self._reader.only_data(data)
+            single = self.reader.only_data(data)
             if single is not None:
                 number, acknowledged, payload = single
                 self._acknowledge(acknowledged, self._cursor - 1)
@@ -279,7 +294,7 @@ class Session:
                 return delivered
         elif self.phase is not Phase.GREETING:
             return delivered
-        for frame in self._reader.receive(data):
+        for frame in self.reader.receive(data):
             if frame.kind is Kind.DATA and self.phase is Phase.CONNECTED:
                 self._acknowledge(frame.acknowledged, self._cursor - 1)
                 self._data(frame.number, frame.payload, now, delivered)
@@ -315,6 +330,8 @@ class Session:
             self.farewell = Bye.parse(frame.payload)
             self._end()
             return False
+        if kind is Kind.HELLO and self.returns and self.phase is Phase.CONNECTED:
+            self._greet()
         if (kind is Kind.HELLO) != (self.phase is Phase.GREETING):
             raise WireError(f"{kind.name} does not belong here")
         if kind is Kind.HELLO:
@@ -432,7 +449,7 @@ class Session:
             case Phase.DISCONNECTED:
                 return self.ends_at
             case Phase.GREETING:
-                given_up = self._attached + self.timing.greeting
+                given_up = self._attached + self._patience
                 return given_up if (ends := self.ends_at) is None else min(given_up, ends)
             case Phase.CONNECTED:
                 next_ping = max(self._heard, self._probed) + self.timing.silence
@@ -446,7 +463,7 @@ class Session:
         if (ends := self.ends_at) is not None and now >= ends:
             self._end()
             return Due.ENDED
-        if self.phase is Phase.GREETING and now >= self._attached + self.timing.greeting:
+        if self.phase is Phase.GREETING and now >= self._attached + self._patience:
             return Due.PIPE_DEAD
         return Due.NOTHING
 
