@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from cardferry.app.agent.handoff_server import HandoffServer, Tell
+from cardferry.app.agent.in_fleet import take_guests
 from cardferry.app.agent.introductions import Introducer, Introductions, Place
 from cardferry.app.agent.leading import Leading, Page, no_page
 from cardferry.app.agent.lends import Lends
@@ -173,7 +174,7 @@ class _Agent:
                 if self._wanted.by_hand or self._listeners:
                     own = await stack.enter_async_context(self._servings.use(self._own))
                     for one in self._listeners:
-                        own.guests.add(one, own.host.serve)
+                        take_guests(own, one)
                     if self._wanted.beside is not None:
                         await stack.enter_async_context(self._wanted.beside(own, self._servings.use))
                 await stack.enter_async_context(self._wanted.page(lambda: self._describe(where)))

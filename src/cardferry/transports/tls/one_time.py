@@ -6,7 +6,6 @@ keys, and what they say of themselves does not count. A guest's is good for one 
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import socket
 import ssl
@@ -20,7 +19,8 @@ from cardferry.system.descriptors import file_in_memory
 from cardferry.transports.tls import certificates as c
 from cardferry.transports.tls.errors import what_is_wrong
 from cardferry.transports.tls.identity import context
-from cardferry.transports.tls.pipe import TlsPipe
+from cardferry.transports.tls.inside import TlsInside
+from cardferry.transports.tls.tcp import secured
 from cardferry.wire.enrolment import LINK
 
 #: s until a host that does not answer is given up.
@@ -127,28 +127,19 @@ def listen(address: str, ports: tuple[int, int]) -> socket.socket:
     raise OSError(f"there are no ports from {ports[0]} to {ports[1]}")
 
 
-async def dial(address: str, port: int, key: OneTimeKey, certificate: bytes) -> TlsPipe:
+async def dial(address: str, port: int, key: OneTimeKey, certificate: bytes) -> TlsInside:
     """Connect to the end that has the key of that certificate (DER).
 
     Raises:
         NobodyThereError: it cannot be reached, or is somebody else.
     """
     where = f"{address} port {port}"
-    pipe: TlsPipe | None = None
     try:
-        pipe = TlsPipe(f"{where}, direct", key.context([certificate], server=False))
-        made = pipe
-        async with asyncio.timeout(_CONNECT_TIME):
-            await asyncio.get_running_loop().create_connection(lambda: made, address, port)
-            await made.proved
-    except BaseException as error:
-        if pipe is not None:
-            pipe.end()
-        if isinstance(error, ssl.SSLError):
-            raise NobodyThereError(f"who answers at {where} {what_is_wrong(error)}") from error
-        if isinstance(error, TimeoutError):
-            raise NobodyThereError(f"nobody answers at {where}") from error
-        if isinstance(error, OSError):
-            raise NobodyThereError(f"{where} cannot be reached: {error.strerror or error}") from error
-        raise
-    return made
+        using = key.context([certificate], server=False)
+        return await secured(address, port, f"{where}, direct", using, _CONNECT_TIME)
+    except ssl.SSLError as error:
+        raise NobodyThereError(f"who answers at {where} {what_is_wrong(error)}") from error
+    except TimeoutError as error:
+        raise NobodyThereError(f"nobody answers at {where}") from error
+    except OSError as error:
+        raise NobodyThereError(f"{where} cannot be reached: {error.strerror or error}") from error
