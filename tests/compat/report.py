@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,15 +88,21 @@ for PIN pads in its own order: `src/cardferry/frontends/pcsclite/payload.py` say
 """
 
 
-#: Where programs run that no socket reaches, how the card gets there, and the tests by which *works* is held.
-_WITHOUT_SOCKET = (
-    ("bookworm's pcscd 1.9.9", "vpcd 3.3", "test_native_readers"),
-    (
+#: Where programs run that no socket reaches, how the card gets there, what works, and the tests that compare this row
+#: with what they have seen (`seen_without_socket`).
+_WITHOUT_SOCKET = {
+    "test_native_readers": ("bookworm's pcscd 1.9.9", "vpcd 3.3", "works", "works", "works", "works"),
+    "test_virtual_machine": (
         "a virtual machine's pcscd 1.9.9, libccid 1.5.2, Linux 6.1",
         "QEMU 7.2, `ccid-card-passthru`",
-        "test_virtual_machine",
+        "works",
+        "works",
+        "works",
+        "6700",
     ),
-)
+}
+#: What is done there.
+ATR, SIGNATURE, INSERTION, EXTENDED = "`opensc-tool -a`", "PIV signature", "card out and in", "extended commands"
 
 
 def render(cells: Cells) -> str:
@@ -162,10 +169,31 @@ def _table(section: _Section, cells: Cells) -> str:
 
 
 def _without_socket() -> str:
-    header = ("programs at", "how the card gets there", "`opensc-tool -a`", "PIV signature", "card out and in", "tests")
-    rows = [(where, how, WORKS, WORKS, WORKS, f"`tests/real/{test}.py`") for where, how, test in _WITHOUT_SOCKET]
+    header = ("programs at", "how the card gets there", ATR, SIGNATURE, INSERTION, EXTENDED, "tests")
+    rows = [(*row, f"`tests/real/{test}.py`") for test, row in _WITHOUT_SOCKET.items()]
     words = "`cardferry attach --native` and `--qemu`: programs of bookworm at a resource manager that is not ours."
     return f"## Where no socket gets in\n\n{words}\n\n" + _markdown(header, rows)
+
+
+def seen_without_socket(test: str, where: str, how: str, cells: Mapping[str, str]) -> None:
+    """See that the row of a test module is what it has seen.
+
+    Args:
+        where, how: with the versions that were there.
+        cells: what came of what was done, of `ATR` and so on; those that ran.
+    """
+    known = _WITHOUT_SOCKET[test]
+    columns = dict(zip((ATR, SIGNATURE, INSERTION, EXTENDED), known[2:], strict=True))
+    assert (where, how) == known[:2], "change it in tests/compat/report.py, and write the document anew"
+    assert dict(cells) == {column: columns[column] for column in cells}
+    assert f"| {' | '.join(known)} | `tests/real/{test}.py` |" in DOCUMENT.read_text(), "run it with --write-table"
+
+
+def installed_version(package: str) -> str:
+    """The upstream version of a Debian package that is installed here, without what follows the third number."""
+    words = ["dpkg-query", "--show", "--showformat=${Version}", package]
+    version = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return re.split(r"[-+~]", version.partition(":")[2] or version)[0]
 
 
 def _column(deployment: Deployment) -> str:

@@ -12,7 +12,8 @@ import pytest
 
 from cardferry import __version__
 from cardferry.cli.main import COMMANDS
-from tests.lab.computer import REPOSITORY
+from tests.install.booted_root import BootedRoot
+from tests.lab.computer import PCSC_CLIENT, REPOSITORY
 from tests.lab.namespaces import is_root
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -37,9 +38,10 @@ def package(python: str, *version: str) -> Path:
 class Root:
     """A bare root of a release, with its Python and no network."""
 
-    def __init__(self, release: str, folder: Path) -> None:
+    def __init__(self, release: str, folder: Path, *more: str) -> None:
         self.folder = folder
-        run("mmdebstrap", "--quiet", "--variant=apt", "--include=python3", "--format=directory", release, folder)
+        include = f"--include={','.join(('python3', *more))}"
+        run("mmdebstrap", "--quiet", "--variant=apt", include, "--format=directory", release, folder)
 
     def run(self, *words: str) -> str:
         return run("unshare", "--net", "chroot", self.folder, "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", *words)
@@ -97,6 +99,51 @@ def test_it_installs_upgrades_and_purges(root: tuple[Root, str]) -> None:
     assert bare.files() - before == set()
     assert bare.folders() - folders == set()
     assert "cardferry" not in bare.dpkg("--get-selections")
+
+
+@pytest.fixture
+def booting(tmp_path: Path) -> Iterator[Root]:
+    """A bookworm with a systemd, and a pcscd with virtual readers."""
+    if not is_root() or shutil.which("mmdebstrap") is None:
+        pytest.skip("not run, missing: root, or mmdebstrap")
+    folder = tmp_path / "root"
+    yield Root("bookworm", folder, "systemd-sysv", "dbus", "pcscd", "vsmartcard-vpcd")
+    shutil.rmtree(folder)
+
+
+def test_the_service_for_every_program_lives_through_an_upgrade_and_goes_with_the_package(booting: Root) -> None:
+    """With its systemd at work: pcscd is where it was, and programs find their readers all the time."""
+    shutil.copy(PCSC_CLIENT, booting.folder / "usr/bin/pcsc_client.py")
+    booting.install(package(RELEASES["bookworm"], "0.0.1"))
+    newer = package(RELEASES["bookworm"])
+    with BootedRoot(booting.folder) as computer:
+
+        def readers() -> str:
+            return computer.run("python3", "/usr/bin/pcsc_client.py", "list").out
+
+        def process() -> str:
+            return computer.run("systemctl", "show", "--property=MainPID", "--value", "cardferry-system").out
+
+        computer.run("systemctl", "start", "pcscd.socket").check()
+        before = computer.units()
+        assert "Virtual PCD" in readers()
+        computer.run("cardferry", "setup", "system").check()
+        set_up, first = computer.units(), process()
+        assert set_up != before
+        assert "system this computer: since" in computer.run("cardferry", "status").out
+        shutil.copy(newer, booting.folder / "root" / "x.deb")
+        computer.run("dpkg", "--install", "/root/x.deb").check()
+        assert computer.run("cardferry", "--version").out == f"cardferry {__version__}\n"
+        assert computer.units() == set_up
+        assert process() not in (first, "0\n"), "it runs what is installed now"
+        assert "Virtual PCD" in readers()
+        assert "system this computer: since" in computer.run("cardferry", "status").out
+        computer.run("dpkg", "--remove", "cardferry").check()
+        assert computer.units() == before
+        assert "Virtual PCD" in readers()
+        assert not list(booting.folder.glob("etc/**/*cardferry*"))
+        computer.run("dpkg", "--purge", "cardferry").check()
+        assert computer.units() == before
 
 
 def test_lintian_finds_no_error() -> None:

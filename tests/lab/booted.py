@@ -40,7 +40,7 @@ echo booting
 exec env -i container=lab PATH="$PATH" /lib/systemd/systemd --system --show-status=no --log-target=journal
 """
 #: They do nothing for a test, or something to this machine's files.
-_MASKED = (
+MASKED = (
     "systemd-tmpfiles-setup.service", "systemd-tmpfiles-setup-dev.service", "systemd-tmpfiles-clean.timer",
     "systemd-remount-fs.service", "systemd-udevd.service", "systemd-udev-trigger.service", "systemd-sysctl.service",
     "systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount", "systemd-modules-load.service", "getty.target",
@@ -73,7 +73,7 @@ class Booted(Computer):
             link.unlink()
         for folder in units.glob("*.wants"):
             folder.rmdir()
-        for unit in _MASKED:
+        for unit in MASKED:
             (units / unit).unlink(missing_ok=True)
             (units / unit).symlink_to("/dev/null")
         (self.etc / "machine-id").write_text(os.urandom(16).hex() + "\n")
@@ -86,7 +86,7 @@ class Booted(Computer):
 
     def boot(self) -> None:
         """Start systemd, and wait until it has started everything."""
-        self._group = _new_group(f"lab-{os.getpid()}-{self.name}")
+        self._group = new_group(f"lab-{os.getpid()}-{self.name}")
         kept = (self.folder.parent, REPOSITORY, sys.prefix, sys.base_prefix)
         spaces = ["--mount", "--pid", "--fork", "--ipc", "--cgroup", "--kill-child"]
         arguments = (self.folder, self.runtime, *kept)
@@ -112,7 +112,7 @@ class Booted(Computer):
         self.run(["systemctl", "poweroff"])
         self._unshare.wait(60)
         self._init = 0
-        _remove_group(self._group)
+        remove_group(self._group)
 
     def command(self, argv: Sequence[str | Path], mounts: bool = True) -> list[str]:
         """The command line that runs ``argv`` beside systemd's units."""
@@ -142,7 +142,7 @@ class Booted(Computer):
         """End everything that runs here."""
         if self._init:
             self._unshare.kill()
-            _remove_group(self._group)
+            remove_group(self._group)
         super().close()
 
 
@@ -166,13 +166,15 @@ def _groups() -> Path:
     raise LabError("no cgroup2 is mounted here: mount -t cgroup2 cgroup2 /sys/fs/cgroup")
 
 
-def _new_group(name: str) -> Path:
+def new_group(name: str) -> Path:
+    """A new control group of that name."""
     path = _groups() / name
     path.mkdir()
     return path
 
 
-def _remove_group(path: Path) -> None:
+def remove_group(path: Path) -> None:
+    """Remove a control group, once its processes have gone."""
     if path.exists():
         wait_until(lambda: not any(_read(each) for each in path.rglob("cgroup.procs")), "its processes have gone")
         for folder, _, _ in os.walk(path, topdown=False):

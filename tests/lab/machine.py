@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,8 @@ _BUNDLE: Final = Path("/usr/lib/pcsc/drivers/ifd-ccid.bundle/Contents")
 _LIBRARIES: Final = Path("/usr/lib/x86_64-linux-gnu")
 #: Programs, and libraries that programs load by name.
 _BINARIES: Final = (
-    *map(Path, ("/usr/sbin/pcscd", "/usr/bin/opensc-tool", "/usr/bin/pkcs11-tool", "/usr/bin/openssl")),
+    *(Path("/usr/bin", name) for name in ("opensc-tool", "pkcs11-tool", "openssl", "piv-tool")),
+    Path("/usr/sbin/pcscd"),
     *(_LIBRARIES / name for name in ("opensc-pkcs11.so", "libpcsclite.so.1", "libgcc_s.so.1")),
     _BUNDLE / "Linux" / "libccid.so",
 )
@@ -92,7 +94,7 @@ def _download() -> None:
     (CACHE / "complete").touch()
 
 
-def _root(folder: Path) -> None:
+def _root(folder: Path, programs: Sequence[Path]) -> None:
     """The files of the machine."""
     for name in ("bin", "dev", "proc", "sys", "tmp", "root", "modules", "run/pcscd"):
         (folder / name).mkdir(parents=True)
@@ -104,7 +106,8 @@ def _root(folder: Path) -> None:
         target = folder / path.relative_to("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)  # follows links
-    shutil.copy(shutil.which("busybox") or "busybox", folder / "bin/busybox")
+    for program in (*programs, Path(shutil.which("busybox") or "busybox")):
+        shutil.copy(program, folder / "bin" / program.name)
     names = [Path(module).name for module in _MODULES]
     for name in names:
         shutil.copy(kernel() / f"{name}.ko", folder / "modules")
@@ -126,17 +129,18 @@ class Machine:
 
     Args:
         computer: where its QEMU runs.
+        programs: more for it, which need no other libraries than those that are there.
 
     Attributes:
         socket: where QEMU listens for whoever has a card.
     """
 
-    def __init__(self, computer: Computer) -> None:
+    def __init__(self, computer: Computer, programs: Sequence[Path] = ()) -> None:
         self.socket = computer.folder / "ccid"
         initrd = computer.folder / "initrd"
         root = computer.folder / "root"
         root.mkdir()
-        _root(root)
+        _root(root, programs)
         _archive(root, initrd)
         self.process: Running = computer.popen(self._command(initrd), stdin=True)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.compat.report import ATR, EXTENDED, INSERTION, SIGNATURE, WORKS, installed_version, seen_without_socket
 from tests.lab import Lab
 from tests.lab.cards import PIV_PIN, fake_card, piv_card
 from tests.lab.computer import CARDFERRY, PCSC_CLIENT, Computer
@@ -22,6 +23,8 @@ from tests.lab.recipe import Recipe
 FAKE, PIV = 0, 1
 #: Of `tests.lab.card_fake`: how often it was reset.
 RESETS = "80500000"
+#: Cells of the row in ``docs/compatibility.md``.
+SEEN: dict[str, str] = {}
 
 
 class Native:
@@ -84,12 +87,14 @@ def test_readers_of_the_host_are_in_the_guests_own_pcscd(native: Native) -> None
     assert [one["name"] for one in here] == [native.local.reader(slot) for slot in range(4)]
     tool = native.guest.run(["opensc-tool", "-r", str(PIV), "-a"]).check().out
     assert tool.strip().replace(":", "") == there[PIV]["atr"]
+    SEEN[ATR] = WORKS
 
 
 def test_extended_commands_and_responses(native: Native) -> None:
     long = "80400000" + "000fa0" + "01" * 4000
     answers = native.apdus("80100fa0000000", long)["answers"]
     assert answers == [bytes(index & 0xFF for index in range(4000)).hex() + "9000", "00000fa7" + "0fa0" + "9000"]
+    SEEN[EXTENDED] = WORKS
 
 
 def test_piv_card_signs_for_a_program_at_the_guests_pcscd(native: Native) -> None:
@@ -107,6 +112,7 @@ def test_piv_card_signs_for_a_program_at_the_guests_pcscd(native: Native) -> Non
     native.guest.run([*tool, *sign, "--signature-format", "openssl", "-i", letter, "-o", signature]).check()
     verify: Command = ["openssl", "dgst", "-sha256", "-verify", work / "key.pem", "-signature", signature, letter]
     assert "Verified OK" in native.guest.run(verify).check().out
+    SEEN[SIGNATURE] = WORKS
 
 
 def test_a_card_that_is_taken_out_on_the_host_is_out_on_the_guest(native: Native) -> None:
@@ -115,6 +121,12 @@ def test_a_card_that_is_taken_out_on_the_host_is_out_on_the_guest(native: Native
     native.fake.insert()
     native.local.wait_for_card(FAKE)
     assert native.apdus("00a4040000")["answers"] == ["9000"], str(native.ferry.process)
+    SEEN[INSERTION] = WORKS
+
+
+def test_the_row_in_the_table_of_compatibility_is_what_was_seen_above() -> None:
+    where = f"bookworm's pcscd {installed_version('pcscd')}"
+    seen_without_socket("test_native_readers", where, f"vpcd {installed_version('vsmartcard-vpcd')}", SEEN)
 
 
 def resets(native: Native) -> int:
@@ -152,6 +164,15 @@ def test_a_program_waits_for_the_other_guests_transaction(native: Native) -> Non
     assert int(after[1], 16) == int(before[1], 16) + 1
 
 
+def test_a_program_that_does_nothing_in_its_transaction_shares_the_card_meanwhile(native: Native) -> None:
+    """After a second: vpcd does not tell that there is a transaction."""
+    idle = native.client("hold", native.reader, "--first", "80200000")
+    idle.wait_for("held")
+    native.other_client("apdu", "80200000").wait_for(r'"answers": \["\w{8}9000"\]')
+    idle.write("go\n")
+    idle.wait_for(r'"answer": "9000"')
+
+
 def test_a_reset_by_the_other_guest_is_another_insertion_for_programs(native: Native) -> None:
     """They believe that their PIN is verified; vpcd has no word for it that it is not."""
     mine = native.client("hold", native.reader, "--first", "80200000")
@@ -169,6 +190,7 @@ def test_a_reset_by_the_other_guest_is_another_insertion_for_programs(native: Na
 
 def test_when_the_guests_pcscd_is_started_anew_the_cards_are_there_again(native: Native) -> None:
     native.local.stop()
+    native.ferry.process.wait_for("cannot be reached: .*; it is tried again", stream="err")
     native.local.start()
     native.local.wait_for_card(FAKE)
     assert native.apdus("00a4040000")["answers"] == ["9000"], str(native.ferry.process)

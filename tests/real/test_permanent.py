@@ -64,14 +64,15 @@ def test_a_reboot_of_both_ends(machines: Machines) -> None:
     assert "it starts when root logs in; with the computer: loginctl enable-linger" in done.out
     machines.wait_for_readers()
     assert len(machines.guests()) == 1
+    wanted = f"PCSCLITE_CSOCK_NAME={machines.socket}"
+    assert wanted in guest.systemctl("show-environment").out.splitlines(), "programs that systemd starts have it now"
 
     guest.halt()
     assert machines.guests() == [], "it has said good-bye; the session would live for another 10 s"
     guest.boot()
     guest.wait_for(ATTACH)
     machines.wait_for_readers()
-    shown = guest.systemctl("show-environment").out.splitlines()
-    assert f"PCSCLITE_CSOCK_NAME={machines.socket}" in shown, "programs that systemd starts have it after a reboot, too"
+    assert wanted in guest.systemctl("show-environment").out.splitlines(), "and after a reboot"
     started = guest.computer.run(["systemd-run", "--user", "--wait", "--collect", "opensc-tool", "-a"]).check()
     assert "result: success" in started.err
 
@@ -155,14 +156,18 @@ def test_an_agent_that_a_service_has_started_outlives_it(machines: Machines) -> 
 
 def test_a_service_leaves_the_place_of_an_agent_that_started_itself_to_it(machines: Machines) -> None:
     ferry = attach(machines.recipe)
+    (agent,) = processes(machines.recipe.host, AGENT)
     machines.host.boot()
     machines.host.setup("host")
     machines.host.wait_for(HOST)
     machines.socket = ferry.socket
     assert machines.readers(), "programs lose nothing: the agent goes on, and is led"
     ferry.stop()
+    wait_until(lambda: agent not in processes(machines.recipe.host, AGENT), "it leaves when nobody uses it any more")
     machines.host.systemctl("reload", HOST).check()
     machines.host.wait_for(HOST)
+    machines.socket = attach(machines.recipe).socket
+    assert machines.readers(), "and the service has its place"
 
 
 def test_list_and_remove_leave_nothing(machines: Machines) -> None:

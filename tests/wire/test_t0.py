@@ -42,6 +42,8 @@ def says(answers: dict[str, str]) -> Card:
         ("00 20 00 80", "00 20 00 80"),
         ("10 87 11 9a 02 7c 00", "10 87 11 9a 02 7c 00"),  # more of the chain comes
         ("00 87 11 9a 02 7c 00", "00 87 11 9a 02 7c 00 00"),
+        ("00 cb 3f ff 01 7e 00", "00 cb 3f ff 01 7e 00"),  # with Le, as for T=1
+        ("00 db 3f ff 01 7e 10", "00 db 3f ff 01 7e"),
     ],
 )
 def test_commands_are_made_whole(tpdu: str, apdu: str) -> None:
@@ -88,7 +90,7 @@ def test_a_card_that_wants_no_le_is_asked_without_once() -> None:
     assert exchange(T0Adapter(), "80 50 00 00 01 07", card) == "67 00"
 
 
-@pytest.mark.parametrize("tpdu", ["", "00", "00 a4 04", "00 a4 04 00 02 3f", "00 a4 04 00 02 3f 00 00"])
+@pytest.mark.parametrize("tpdu", ["", "00", "00 a4 04", "00 a4 04 00 02 3f", "00 a4 04 00 02 3f 00 00 00"])
 def test_what_is_no_tpdu_comes_not_to_the_card(tpdu: str) -> None:
     assert exchange(T0Adapter(), tpdu, says({})) == "67 00"
 

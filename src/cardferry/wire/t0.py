@@ -2,7 +2,8 @@
 
 Source: ISO/IEC 7816-3:2006, 10.3 and 12.2. A reader that works at the level of TPDUs and knows T=0 only, as QEMU's,
 leaves that to its driver and to programs: after a header of four bytes comes P3, which is the length of the data, or
-else of the response that is wanted, never both. A response to a command with data is fetched by GET RESPONSE.
+else of the response that is wanted, never both. A response to a command with data is fetched by GET RESPONSE. Extended
+commands do not exist there: they are answered ``6700``, wrong length, and are not cut.
 
 Whether a command with data has a response cannot be seen. One of ISO/IEC 7816-4 that has none gets no Le, all others
 get one; a card that says ``6700`` to that, for which nothing has happened, is asked again without.
@@ -78,6 +79,9 @@ class T0Adapter:
             the answer; or a command, whose response `answer` takes.
         """
         size = len(tpdu)
+        if size > _HEADER and size == _HEADER + tpdu[4] + 1:
+            # Le after data, for which T=0 has no place. Programs that know T=1 alone send it all the same.
+            tpdu, size = tpdu[:-1], size - 1
         if size != _HEADER - 1 and (size < _HEADER or size not in (_HEADER, _HEADER + tpdu[4])):
             return _WRONG_LENGTH
         self._again = None
