@@ -60,7 +60,8 @@ def test_services_of_the_computer_and_of_an_account_survive_its_reboot(lab: Lab)
     guest.run(["cardferry", "setup", "service", "remove", "attach", "host"]).check()
     assert not list(guest.outside("/etc/systemd/system").glob(f"**/{UNIT}"))
     assert not guest.outside(SOCKET).exists()
-    assert "does not linger any more" in as_alice(guest, "cardferry", "setup", "service", "remove", "attach", READER).out
+    done = as_alice(guest, "cardferry", "setup", "service", "remove", "attach", READER).check()
+    assert f"{SECOND_USER} does not linger any more" in done.out
     wait_until(lambda: not is_shown(guest), "nothing of hers runs, now that she is not logged in")
     assert not guest.outside(LINGERS).exists()
     assert not list((guest.folder / "tmp" / ".config").rglob("cardferry*"))
