@@ -101,6 +101,9 @@ def test_bash_completes_commands_options_and_their_values() -> None:
     assert bash("cardferry", "s") == ["share", "status", "setup"]
     assert bash("cardferry", "") == list(COMMANDS)
     assert bash("cardferry", "help", "at") == ["attach"]
+    assert bash("cardferry", "help", "setup", "sy") == ["system"]
+    assert bash("cardferry", "setup", "service", "a") == ["attach"]
+    assert bash("cardferry", "setup", "system", "--dr") == ["--dry-run"]
     assert bash("cardferry", "attach", "--gr") == ["--grace", "--group"]
     assert bash("cardferry", "attach", "--exclusive", "h") == ["honour"]
     assert bash("cardferry", "attach", "--socket", "")[:2] == ["compopt -o", "default"]
@@ -178,4 +181,6 @@ def test_what_is_nearly_right_is_named(words: list[str], hint: str, capsys: pyte
 def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["help"], capsys) == run(["--help"], capsys)
     assert run(["help", "attach"], capsys) == run(["attach", "--help"], capsys)
+    assert run(["help", "setup", "system"], capsys) == run(["setup", "system", "--help"], capsys)
+    assert run(["help", "attach", "x"], capsys)[0] == 2
     assert run(["-V"], capsys) == run(["--version"], capsys)

@@ -36,8 +36,14 @@ def test_each_command_has_a_page_that_man_shows_without_a_warning(tmp_path: Path
             assert "'exec:docker exec -i box cardferry host --stdio'" in " ".join(done.stdout.split())
 
 
-def test_a_group_s_page_has_its_commands_and_their_options() -> None:
-    page = pages()["man/cardferry-setup.1"]
-    assert ".B cardferry setup\n[OPTIONS] HOST\n" in page
-    assert "\\fB\\-\\-remove\\fR\n" in page
-    assert "\\fB\\-\\-anchor FILE\\fR\n" in pages()["man/cardferry-audit.1"]
+def test_each_command_of_a_group_has_a_page_and_what_has_no_word_a_section() -> None:
+    made = pages()
+    group = made["man/cardferry-setup.1"]
+    assert "\\fBcardferry\\-setup\\-system\\fR(1)" in group
+    assert ".B cardferry setup\n[OPTIONS] HOST\n" in group
+    assert ".B cardferry setup system\n[OPTIONS] [HOST...]\n" in made["man/cardferry-setup-system.1"]
+    assert "\\fB\\-\\-linger\\fR\n" in made["man/cardferry-setup-service-attach.1"]
+    assert "All options of `cardferry attach`" in made["man/cardferry-setup-service-attach.1"]
+    assert "\\fB\\-\\-anchor FILE\\fR\n" in "".join(text for path, text in made.items() if "audit-" in path)
+    assert ".B cardferry ticket\n[OPTIONS] PRINCIPAL\n" in made["man/cardferry-ticket.1"]
+    assert "man/cardferry-ticket-make.1" not in made

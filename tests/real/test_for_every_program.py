@@ -16,7 +16,7 @@ from typing import ClassVar
 import pytest
 from bench.fairness import Turn, outcome
 
-from tests.lab import Lab
+from tests.lab import Lab, flatpak
 from tests.lab.booted import Booted, UnitPcscd, booted
 from tests.lab.cards import CardInReader, fake_card
 from tests.lab.computer import CARDFERRY, PCSC_CLIENT, SECOND_UID, SECOND_USER, Computer
@@ -169,6 +169,28 @@ def test_a_sandbox_that_is_given_the_socket_lists_the_reader(desk: Desk) -> None
     links = [word for name in ("lib", "lib64", "bin") for word in ("--symlink", f"usr/{name}", f"/{name}")]
     given = ["--ro-bind", "/run/pcscd/pcscd.comm", "/run/pcscd/pcscd.comm", "--unshare-all", "--clearenv"]
     assert desk.lists(*as_alice("bwrap", *inside, *links, *given))
+
+
+def test_a_flatpak_with_the_permission_lists_the_reader(desk: Desk) -> None:
+    run = desk.run
+    repository = flatpak.build(desk.computer.folder / "tmp" / "flatpak")
+    run(["systemctl", "start", f"user@{SECOND_UID}"]).check()
+    runtime = f"/run/user/{SECOND_UID}"
+    session = {"HOME": "/tmp", "XDG_RUNTIME_DIR": runtime, "DBUS_SESSION_BUS_ADDRESS": f"unix:path={runtime}/bus"}
+
+    def typed(*words: str | Path, **env: str) -> str:
+        return run(as_alice("flatpak", *words), {**session, **env}).all
+
+    inside = Path("/tmp") / repository.relative_to(desk.computer.folder / "tmp")
+    run(as_alice("flatpak", "--user", "remote-add", "--no-gpg-verify", flatpak.REMOTE, inside), session).check()
+    words = ["flatpak", "--user", "install", "--noninteractive", flatpak.REMOTE, flatpak.APPLICATION]
+    run(as_alice(*words), session).check()
+    assert READER not in typed("run", "--user", flatpak.APPLICATION), "it has no permission"
+    assert READER in (said := typed("run", "--user", "--socket=pcsc", flatpak.APPLICATION)), said
+    assert READER not in typed("run", "--user", "--socket=pcsc", flatpak.APPLICATION, PCSCLITE_CSOCK_NAME="/nowhere")
+    typed("override", "--user", "--socket=pcsc", flatpak.APPLICATION)
+    assert READER in typed("run", "--user", flatpak.APPLICATION), "it has it for ever"
+    run(["systemctl", "stop", f"user@{SECOND_UID}"]).check()
 
 
 def test_nobody_but_root_gets_around_us(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,12 +16,14 @@ from tests.lab.computer import CARDFERRY, REPOSITORY, Computer
 from tests.lab.ferry import Ferry
 from tests.lab.gpg import Gpg, configure_pinentry
 from tests.lab.pcscd import Pcscd
-from tests.lab.process import Result
+from tests.lab.process import Result, run
 from tests.lab.recipe import Recipe
 from tests.lab.sshd import Sshd
 
 PAGES = REPOSITORY / "docs" / "jobs"
 _BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+#: What Debian 12 cannot run.
+_NEWER = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _MODULE = "/usr/lib/x86_64-linux-gnu/opensc-pkcs11.so"
 _PERSON = {f"GIT_{who}_{what}": "Lab" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
@@ -56,9 +59,9 @@ class Desk:
         )
         return keys
 
-    def attach(self) -> None:
+    def attach(self, *options: str | Path) -> None:
         """What each page says that runs in another terminal; without the empty reader, which modutil minds."""
-        self._ferry = Ferry(self.build1, ["attach", "laptop", "--reader", "* 00"])
+        self._ferry = Ferry(self.build1, ["attach", "laptop", "--reader", "* 00", *options])
 
     def types(self, page: str, blocks: slice = slice(None), **env: str) -> Result:
         """Type lines of a page, all of them in one shell; each must succeed."""
@@ -110,13 +113,13 @@ def test_a_yubikey_over_ssh(lab: Lab, piv: Desk, asking: dict[str, str]) -> None
     assert "Slot 9a" in said.all
     keys.write_text((piv.build1.home / "piv.pub").read_text())
     assert piv.types("yubikey-ssh", slice(0, 2), **asking).out.endswith("server\n")
-    with_agent = piv.types("yubikey-ssh", slice(2, None), **asking, **_variable(piv.build1)).out
+    with_agent = piv.types("yubikey-ssh", slice(2, None), **asking, **variable(piv.build1)).out
     assert "\nserver\n" in with_agent
     assert "gpgsig -----BEGIN SSH SIGNATURE-----" in with_agent
 
 
-def _variable(computer: Computer) -> dict[str, str]:
-    """What the first line of a page has put into the shell."""
+def variable(computer: Computer) -> dict[str, str]:
+    """What `eval "$(cardferry env)"` has put into the shell."""
     line = computer.run([CARDFERRY, "env"]).check().out
     return {"PCSCLITE_CSOCK_NAME": line.strip().partition("=")[2]}
 
@@ -130,14 +133,27 @@ def test_code_signing(piv: Desk) -> None:
     assert "jar verified." in said
 
 
-def test_browsers(piv: Desk) -> None:
-    assert "Token Name: cardferry" in piv.types("browsers").out
-    pin = piv.build1.home / "pin"
-    pin.write_text(f"{PIV_PIN}\n")
-    database = f"sql:{piv.build1.home}/.pki/nssdb"
-    words = ["certutil", "-L", "-d", database, "-h", "all", "-f", str(pin)]
-    listed = piv.build1.run(words, _variable(piv.build1)).check().out
-    assert re.search(r"Certificate for PIV Authentication +u,u,u", listed)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="not run, missing: mmdebstrap")
+def test_code_signing_with_a_provider(lab: Lab) -> None:
+    """In a Debian 13, whose OpenSSL has one."""
+    desk = Desk(lab, piv_card)
+    cards, root = desk.build1.home / "cards", lab.folder / "trixie"
+    cards.mkdir()
+    desk.attach("--socket", cards / "card.sock")
+    packages = "--include=opensc,libpcsclite1,openssl,pkcs11-provider"
+    run(["mmdebstrap", "--quiet", "--variant=apt", packages, "--format=directory", "trixie", root], timeout=500).check()
+    page = (PAGES / "code-signing.md").read_text()
+    start, configuration, certificate, engine = _BLOCK.findall(page)[:4]
+    (provider,) = _NEWER.findall(page)
+    _, checking = engine.split("\n", 1)
+    start = start.replace('eval "$(cardferry env)"', "export PCSCLITE_CSOCK_NAME=/run/cards/card.sock")
+    script = "\n".join(["cd /root; echo hello > release.tar", start, configuration, certificate, provider, checking])
+    mounts = f"mkdir {root}/run/cards; mount --bind {cards} {root}/run/cards; mount --bind /dev {root}/dev"
+    words = ["unshare", "--mount", "sh", "-ec", f'{mounts}; exec chroot {root} bash -euo pipefail -c "$0"', script]
+    done = desk.build1.run(words, {"PIN": PIV_PIN, "HOME": "/root"}).check()
+    assert "Verified OK" in done.out
 
 
 def test_gpg_and_git(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import click
@@ -10,22 +11,27 @@ from click.shell_completion import CompletionItem
 from cardferry.cli.say import say
 
 
-def _commands(context: click.Context, _argument: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    root = context.find_root()
-    return root.command.shell_complete(root, incomplete)
+def _explained(root: click.Context, names: Sequence[str]) -> click.Context:
+    """The context of what these words call; raises `click.UsageError`."""
+    its = root
+    for name in names:
+        if not isinstance(its.command, click.Group):
+            raise click.UsageError(f"`{its.command_path}` has no commands")
+        _, found, _ = its.command.resolve_command(its, [name])
+        its = click.Context(cast(click.Command, found), info_name=name, parent=its)
+    return its
+
+
+def _commands(context: click.Context, argument: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    its = _explained(context.find_root(), context.params.get(argument.name or "") or ())
+    return its.command.shell_complete(its, incomplete) if isinstance(its.command, click.Group) else []
 
 
 @click.command("help")
-@click.argument("name", metavar="[COMMAND]", required=False, shell_complete=_commands)
+@click.argument("names", metavar="[COMMAND]...", nargs=-1, shell_complete=_commands)
 @click.pass_context
-def command(context: click.Context, name: str | None) -> None:
-    """Explain cardferry, or one of its commands."""
-    root = context.find_root()
-    explained, its = root.command, root
-    if name is not None:
-        group = cast(click.Group, root.command)
-        _, found, _ = group.resolve_command(root, [name])
-        explained = cast(click.Command, found)
-        its = click.Context(explained, info_name=name, parent=root)
-    for line in explained.get_help(its).splitlines():
+def command(context: click.Context, names: tuple[str, ...]) -> None:
+    """Explain cardferry, or one of its commands: cardferry help setup system."""
+    its = _explained(context.find_root(), names)
+    for line in its.command.get_help(its).splitlines():
         say(line)

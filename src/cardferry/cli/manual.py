@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +15,7 @@ import click
 
 from cardferry.app.commands.service_unit import packaged
 from cardferry.cli.completion import SHELLS, script
-from cardferry.cli.main import COMMANDS, cli
+from cardferry.cli.main import cli
 
 #: Shell -> what its file is called where completions are looked for.
 _COMPLETIONS: Final = {"bash": "cardferry", "zsh": "_cardferry", "fish": "cardferry.fish"}
@@ -35,6 +34,8 @@ where our sockets are, in \\fIcardferry\\fR.
 .B NO_COLOR
 no colours.
 """
+#: Names of commands that nobody types: of `setup HOST`, and of `ticket PRINCIPAL`.
+_WORDLESS: Final = ("HOST", "make")
 _EXIT: Final = """\
 .SH EXIT STATUS
 0 when all went well, also after Ctrl\\-C, SIGTERM or SIGHUP; 2 for wrong usage. Each other error has a code of
@@ -44,31 +45,51 @@ its own, and says in two lines, error: and hint:, what is wrong and what to do.
 
 def pages() -> dict[str, str]:
     """Each file of man pages, completions and units: its path, and what is in it."""
-    names = ["cardferry", *(f"cardferry-{name}" for name in COMMANDS)]
-    found = {"man/cardferry.1": _page("cardferry", "carry a smart card reader to every computer", cli, names)}
-    for name, says in COMMANDS.items():
-        command = importlib.import_module(f"cardferry.cli.{name}").command
-        found[f"man/cardferry-{name}.1"] = _page(f"cardferry-{name}", says, command, names)
+    root = click.Context(cli, info_name="cardferry", **cli.context_settings)
+    found = dict(_pages("cardferry", "carry a smart card reader to every computer", root))
     found["systemd/cardferry.service"] = packaged()
     found |= {f"completions/{_COMPLETIONS[shell]}": script(shell, cli) for shell in SHELLS}
     return found
 
 
-def _page(name: str, says: str, command: click.Command, names: list[str]) -> str:
-    root = click.Context(cli, info_name="cardferry", **cli.context_settings)
-    context = root if command is cli else click.Context(command, info_name=command.name, parent=root)
-    main = command is cli
-    usage = " ".join(command.collect_usage_pieces(context))
-    others = ", ".join(f"\\fB{_roff(one)}\\fR(1)" for one in names if one != name) if main else "\\fBcardferry\\fR(1)"
+def _pages(name: str, says: str, context: click.Context) -> Iterator[tuple[str, str]]:
+    """The page of a command and, of a group, those of all that are in it."""
+    inner = list(_inner(context))
+    yield f"man/{name}.1", _page(name, says, context, inner)
+    for word, line, command in inner:
+        its = click.Context(command, info_name=word, parent=context, **command.context_settings)
+        yield from _pages(f"{name}-{word}", line, its)
+
+
+def _inner(context: click.Context) -> Iterator[tuple[str, str, click.Command]]:
+    """The commands of a group: word, line and command."""
+    group = context.command
+    if isinstance(group, click.Group):
+        lines: Mapping[str, str] = getattr(group, "COMMANDS", {})
+        for word in group.list_commands(context):
+            if (command := group.get_command(context, word)) is not None and not command.hidden:
+                yield word, lines.get(word) or _line(command), command
+
+
+def _line(command: click.Command) -> str:
+    said = command.get_short_help_str(limit=100).rstrip(".")
+    return said[:1].lower() + said[1:]
+
+
+def _page(name: str, says: str, context: click.Context, inner: list[tuple[str, str, click.Command]]) -> str:
+    command, main = context.command, context.parent is None
+    above = [] if main else [name.rpartition("-")[0]]
+    others = ", ".join(f"\\fB{_roff(one)}\\fR(1)" for one in [*above, *(f"{name}-{word}" for word, *_ in inner)])
     return "".join(
         [
             f'.TH "{_roff(name.upper())}" 1 "" cardferry "User Commands"\n',
             f".SH NAME\n{_roff(name)} \\- {_roff(says)}\n",
-            f".SH SYNOPSIS\n.B {_roff(context.command_path)}\n{_roff(usage)}\n",
+            f".SH SYNOPSIS\n{_usage(context)}",
             f".SH DESCRIPTION\n{_paragraphs(command.help or '')}",
-            ".SH COMMANDS\n" + "".join(map(_item, COMMANDS, COMMANDS.values())) if main else "",
+            f".PP\n{_paragraphs(command.epilog)}" if command.epilog else "",
+            ".SH COMMANDS\n" + "".join(_item(word, line) for word, line, _ in inner) if inner else "",
             ".SH OPTIONS\n" + "".join(_item(*one) for one in _options(command, context)),
-            "" if main else "".join(_part(inner, context) for inner in _parts(command, context)),
+            _without_word(context),
             _MAIN if main else "",
             _EXIT,
             f".SH SEE ALSO\n{others}, \\fBssh\\fR(1), \\fBpcscd\\fR(8)\n",
@@ -76,26 +97,23 @@ def _page(name: str, says: str, command: click.Command, names: list[str]) -> str
     )
 
 
-def _parts(command: click.Command, context: click.Context) -> Iterator[click.Command]:
-    """The commands of a group; also the one that has no word of its own, but a HOST."""
-    if isinstance(command, click.Group):
-        for name in ["HOST", *command.list_commands(context)]:
-            if (inner := command.get_command(context, name)) is not None:
-                yield inner
+def _usage(context: click.Context) -> str:
+    pieces = " ".join(context.command.collect_usage_pieces(context))
+    return f".B {_roff(context.command_path.strip())}\n{_roff(pieces)}\n"
 
 
-def _part(command: click.Command, parent: click.Context) -> str:
-    """A command of a group, as a section of the group's page; what is in that is shown behind it."""
-    context = click.Context(command, info_name="" if command.name == "HOST" else command.name, parent=parent)
-    name, usage = context.command_path.strip(), " ".join(command.collect_usage_pieces(context))
-    return "".join(
-        [
-            f".SH {_roff(name.upper())}\n.B {_roff(name)}\n{_roff(usage)}\n.PP\n",
-            _paragraphs(command.help or ""),
-            *(_item(*one) for one in _options(command, context)),
-            *(_part(inner, context) for inner in _parts(command, context)),
-        ]
-    )
+def _without_word(parent: click.Context) -> str:
+    """The command that a group runs without a word for it, as with a HOST: a section of the group's page."""
+    group = parent.command
+    found = [group.get_command(parent, word) for word in _WORDLESS] if isinstance(group, click.Group) else []
+    return "".join(_section(command, parent) for command in found if command is not None)
+
+
+def _section(command: click.Command, parent: click.Context) -> str:
+    context = click.Context(command, info_name="", parent=parent)
+    title = f"{context.command_path}{command.params[0].make_metavar(context)}".upper()
+    items = "".join(_item(*one) for one in _options(command, context))
+    return f".SH {_roff(title)}\n{_usage(context)}.PP\n{_paragraphs(command.help or '')}{items}"
 
 
 def _options(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:

@@ -31,6 +31,8 @@ _PAUSE: Final = 0.05
 _SOON: Final = 5.0
 _LINGER: Final = Path("/var/lib/systemd/linger")
 _ENVIRONMENT: Final = "60-cardferry.conf"
+#: Beside the units: lingering is ours to end, with the last of them.
+_LINGERS: Final = "cardferry.lingers"
 
 
 class ServiceError(UserError):
@@ -116,6 +118,7 @@ class Services:
         if leads:
             await self._systemctl("unset-environment", VARIABLE)
             self._tell(f"programs that systemd starts have no {VARIABLE} from now on")
+        await self._linger_no_more()
 
     async def installed(self) -> list[Installed]:
         """Those that are there; raises `ServiceError` when there is no systemd."""
@@ -229,7 +232,16 @@ class Services:
         if said is None or said.code:
             why = _last(said) if said else "loginctl does not answer"
             raise ServiceError(f"{user} cannot linger: {why}", f"as root: loginctl enable-linger {user}")
+        (self._folder / _LINGERS).touch()
         self._tell(f"it starts with the computer: {user} lingers from now on")
+
+    async def _linger_no_more(self) -> None:
+        """After the last of our services, if it was one of them that has begun it."""
+        mark = self._folder / _LINGERS
+        if mark.exists() and not any(map(_is_ours, self._folder.glob("cardferry*.service"))):
+            mark.unlink()
+            if (said := await ask("loginctl", "disable-linger")) is not None and not said.code:
+                self._tell(f"{user_name(os.getuid())} does not linger any more")
 
 
 def _started_itself(pid: int) -> bool:
