@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterator
+from functools import partial
 from typing import Any, ClassVar, Final
 from typing import Protocol as Interface
 
@@ -30,6 +31,8 @@ from cardferry.pcsc.caller import Caller, Principal, Program
 from cardferry.pcsc.constants import MAX_APDU_SIZE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context, ResourceManager
+from cardferry.pcsc.reader_state import Queue
+from cardferry.pcsc.reply import Reply
 from cardferry.wire.errors import WireError
 from cardferry.wire.link.greeting import Bye
 from cardferry.wire.link.session import Session, SessionOverflowError
@@ -147,7 +150,8 @@ class HostSession:
         if not self._readers.begun:
             log.info("%s: connected as %s", self.guest, self.principal)
             remembers = self._host.memories is not None
-            self._post(m.Welcome(limits.contexts, limits.handles, limits.calls, limits.call_bytes, remembers))
+            most = limits.contexts, limits.handles, limits.calls, limits.call_bytes
+            self._post(m.Welcome(*most, remembers, queues=True))
             self._tell_readers()
             self._host.check_facts()
             for reader, about, key, known in self._host.facts(self.principal):
@@ -244,9 +248,7 @@ class HostSession:
         if self._jobs >= limits.calls or self._job_bytes + size > limits.call_bytes:
             raise WireError(f"more than {limits.calls} calls, or {limits.call_bytes} bytes of them, at the same time")
         if message.call:
-            if message.call <= self._last_call:
-                raise WireError(f"call {message.call} was made before")
-            self._last_call = message.call
+            self._number_call(message.call)
         known = self._cards.get(message.handle)
         if isinstance(message, m.Connect):
             known = self._new_card(message)
@@ -266,6 +268,25 @@ class HostSession:
         if message.call:
             self._calls[message.call] = job, lane
         lane.put(job)
+
+    def _number_call(self, number: int) -> None:
+        if number <= self._last_call:
+            raise WireError(f"call {number} was made before")
+        self._last_call = number
+
+    def _ask_queue(self, message: m.AskQueue) -> None:
+        self._number_call(message.call)
+        reader = self._manager.snapshot.find(m.name_of(message.reader))
+        if reader is None or reader.queue is None:
+            self._post(m.QueueLength(message.call, None), now=True)
+        else:
+            reader.queue().then(partial(self._queue_known, message.call))
+
+    def _queue_known(self, call: int, reply: Reply[Queue]) -> None:
+        if not self.channel.ended:
+            queue = reply.result() if reply.error is None else None
+            known = m.QueueLength(call, None) if queue is None else m.QueueLength(call, queue.busy, queue.handles)
+            self._post(known, now=True)
 
     def _new_card(self, message: m.Connect) -> tuple[HostCard, Lane]:
         lane = self._lanes.get(message.context)
@@ -343,6 +364,7 @@ class HostSession:
         m.Cancel: _cancel,
         m.Used: _used,
         m.Remember: _remember,
+        m.AskQueue: _ask_queue,
     }
 
     # LaneOwner

@@ -213,6 +213,13 @@ class Remember(_Message, frozen=True, tag=15):
     """Tell me what the cards have said before. Only to a host that offers it."""
 
 
+class AskQueue(_Message, frozen=True, tag=16):
+    """How long is the queue of a reader? Only to a host that offers it; answered by `QueueLength`."""
+
+    call: Number
+    reader: Name
+
+
 # from the host
 
 
@@ -221,6 +228,7 @@ class Welcome(_Message, frozen=True, tag=64):
 
     Attributes:
         memory: whether it may ask the host to `Remember`.
+        queues: whether it may ask for the length of queues.
     """
 
     contexts: Number
@@ -228,6 +236,7 @@ class Welcome(_Message, frozen=True, tag=64):
     calls: Number
     call_bytes: Number
     memory: bool = False
+    queues: bool = False
 
 
 class UserEntry(_Message, frozen=True):
@@ -387,6 +396,18 @@ class Confirmed(_Message, frozen=True, tag=72):
     refuted: Number
 
 
+class QueueLength(_Message, frozen=True, tag=73):
+    """The answer to `AskQueue`; see `cardferry.pcsc.reader_state.Queue`.
+
+    Attributes:
+        busy, handles: None when there is no such reader, or nobody knows.
+    """
+
+    call: Number
+    busy: Number | None
+    handles: Number = 0
+
+
 #: The code of an `Ahead` that was not carried out; no return code of PC/SC has it.
 REVOKED: Final = 0xFFFF_FFFF
 
@@ -394,9 +415,9 @@ Call = (
     Connect | Reconnect | Disconnect | Begin | End | Transmit | Control | Attribute | SetAttribute | Status
 )  # fmt: skip
 #: Makes the message of a call, given the call's number.
-MakeCall = Callable[[int], Call]
-FromGuest = Open | Close | Cancel | Used | Remember | Call
-FromHost = Welcome | Readers | Fact | Answer | Ahead | Failed | Learnt | Forgotten | Confirmed
+MakeCall = Callable[[int], "Call | AskQueue"]
+FromGuest = Open | Close | Cancel | Used | Remember | AskQueue | Call
+FromHost = Welcome | Readers | Fact | Answer | Ahead | Failed | Learnt | Forgotten | Confirmed | QueueLength
 
 #: A message's bytes.
 encode: Final[Callable[[FromGuest | FromHost], bytes]] = msgspec.msgpack.Encoder().encode

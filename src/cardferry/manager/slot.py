@@ -28,8 +28,8 @@ from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reader_state import ReaderState
-from cardferry.pcsc.reply import DONE, Reply, replying, running, within
+from cardferry.pcsc.reader_state import Queue, ReaderState
+from cardferry.pcsc.reply import DONE, Reply, answered, replying, running, within
 from cardferry.readers.base import Reader
 
 log = logging.getLogger(__name__)
@@ -116,8 +116,15 @@ class Slot:
                 self._marks,
                 self._outsiders,
                 self.use.told,
+                self._queue,
             )
         return self._state
+
+    def _queue(self) -> Reply[Queue]:
+        waiting = {one.caller for one in self.turns.waiting}
+        owner = self.turns.owner
+        fresh = sum(not one.used and one is not owner and one not in waiting for one in self.handles)
+        return answered(Queue(len(waiting) + (owner is not None) + fresh, len(self.handles)))
 
     @property
     def sharing(self) -> int:
