@@ -54,6 +54,8 @@ class Link(msgspec.Struct, frozen=True):
             and before it is known.
         link: how the link does, seen from its guest's end; None without one.
         guest: how the link does, seen from its host's end; None without one.
+        pool: of which it is a member, empty for none.
+        readers: of a member of a pool: its readers that are in it.
     """
 
     host: str
@@ -62,6 +64,8 @@ class Link(msgspec.Struct, frozen=True):
     way: str = ""
     link: GuestStatus | None = None
     guest: HostSessionStatus | None = None
+    pool: str = ""
+    readers: list[SlotStatus] = []
 
 
 class TroubleStatus(msgspec.Struct, frozen=True):
@@ -125,7 +129,7 @@ class Running(msgspec.Struct, frozen=True):
     @property
     def hosts(self) -> str:
         """All hosts, as on the command line."""
-        return " ".join(link.host for link in self.links)
+        return " ".join(link.host for link in self.links if not link.pool)
 
     @property
     def socket(self) -> str:

@@ -45,6 +45,7 @@ class _File(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     attach: dict[str, Any] = {}
     share: dict[str, Any] = {}
     host: dict[str, Any] = {}
+    pool: dict[str, Any] = {}
 
 
 class Configuration(msgspec.Struct, frozen=True):

@@ -1,0 +1,235 @@
+"""``pool:NAME``: the readers of several hosts as one; each connect goes to the one with the shortest queue.
+
+Pool( Union( Guest( ssh ), Guest( tls ), LocalManager( pcscd over ssh -L ), ... ) )
+
+Who is in a pool is said by a `Members`: a table of the configuration file, or whatever else knows hosts. Each member is
+reached as it would be by itself, and one that is away is tried again and again; but programs that wait for it are told
+much sooner than elsewhere, because they can go on at another member.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Final, Self
+from typing import Protocol as Interface
+
+import msgspec
+
+from cardferry.app.hosts.address import HostAddress
+from cardferry.app.hosts.connect import OpenedReaders, ReachedHost, Way
+from cardferry.app.hosts.multiple import AttachedHost, Start
+from cardferry.app.hosts.pool_table import POOL, PoolTable, is_name, place, pool_table
+from cardferry.app.runtime.status_socket import Link
+from cardferry.fleet import Union
+from cardferry.fleet.pool import Pool
+from cardferry.manager.status import SlotStatus
+from cardferry.pcsc.errors import UserError
+from cardferry.pcsc.reader_state import ReaderState
+from cardferry.transports.errors import AddressSyntaxError
+
+#: s that programs wait for a member that is out of reach, unless somebody says otherwise.
+GRACE: Final = 2.0
+#: s that the other members get to be reached for the first time, once one is.
+_OTHERS_TIME: Final = 5.0
+
+
+class PoolError(UserError):
+    """There is no such pool, or none of its members can be reached."""
+
+    exit_code = 66
+
+
+class Members(Interface):
+    """Who is in a pool."""
+
+    @property
+    def hosts(self) -> Sequence[HostAddress]:
+        """Where the members' readers are, as known now."""
+        ...
+
+    def means(self, host: HostAddress, reader: str) -> bool:
+        """Whether that reader of a host, by its name there, is in the pool."""
+        ...
+
+    async def changed(self) -> None:
+        """Wait until something of this is different."""
+        ...
+
+
+class _Configured:
+    """Members that a table of the configuration file names."""
+
+    def __init__(self, table: PoolTable, parse: Callable[[str], HostAddress]) -> None:
+        self.hosts = tuple(dict.fromkeys(parse(member) for member in table.members))
+        self._table = table
+
+    def means(self, host: HostAddress, reader: str) -> bool:
+        """By its name alone."""
+        del host
+        return self._table.means(reader)
+
+    async def changed(self) -> None:
+        """Never."""
+        await asyncio.get_running_loop().create_future()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolHost(HostAddress):
+    """The members of a pool, as one reader with its name."""
+
+    FORMS: ClassVar[tuple[str, ...]] = ("pool:NAME",)
+
+    name: str
+    #: Makes the host of what a table says.
+    parse_member: Callable[[str], HostAddress] = field(compare=False, repr=False)
+
+    @classmethod
+    def parse(cls, rest: str, text: str, parse_member: Callable[[str], HostAddress]) -> Self | None:
+        """The name follows the colon; None when there is none."""
+        if not rest:
+            return None
+        if not is_name(rest):
+            raise AddressSyntaxError(f"not a HOST: {text!r}", "a pool's name has letters, digits, dots, dashes only")
+        return cls(rest, parse_member)
+
+    def __str__(self) -> str:
+        return f"{POOL}:{self.name}"
+
+    def open_readers(self, way: Way) -> AbstractAsyncContextManager[OpenedReaders]:
+        """There is no way to the readers themselves."""
+        raise PoolError(
+            f"{self} is several readers, and only `cardferry attach` shows them as one", "name one of its members"
+        )
+
+    @asynccontextmanager
+    async def reach(self, way: Way) -> AsyncIterator[ReachedHost]:
+        """The members, each in the best way there is."""
+        way = replace(way, grace=GRACE if way.grace is None else way.grace)
+        async with pooled(self, self._members(), way) as reached:
+            yield reached
+
+    def _members(self) -> Members:
+        table = pool_table(self.name)
+        if table is None:
+            raise PoolError(
+                f"there is no pool {self.name!r}",
+                f'write into {place()}: [{POOL}.{self.name}] and below it members = ["HOST", "HOST"]',
+            )
+        members = _Configured(table, self.parse_member)
+        if (inner := next((host for host in members.hosts if isinstance(host, PoolHost)), None)) is not None:
+            raise PoolError(f"{self} has {inner} for a member", f"in {table.file} name the members of {inner} there")
+        return members
+
+
+@asynccontextmanager
+async def pooled(host: PoolHost, members: Members, way: Way) -> AsyncIterator[ReachedHost]:
+    """Reach the members of a pool for the block, and those that join it meanwhile; who leaves it is left.
+
+    Raises:
+        UserError: none of them can be reached, or one never will, unless they are waited for.
+    """
+    async with Union(()) as union, asyncio.TaskGroup() as tasks:
+        roster = _Roster(host, members, way, union, tasks)
+        roster.follow()
+        following = tasks.create_task(roster.run(), name=f"members of {host}")
+        yield ReachedHost(roster.pool, roster.known, roster.links, roster.users)
+        following.cancel()
+        roster.end()
+
+
+class _Roster:
+    """The members that are there, each with what keeps it reached.
+
+    Attributes:
+        pool: shows them.
+    """
+
+    def __init__(self, host: PoolHost, members: Members, way: Way, union: Union, tasks: asyncio.TaskGroup) -> None:
+        self.pool = Pool(host.name, union, self._means)
+        self._name = str(host)
+        self._members = members
+        self._way = way
+        self._union = union
+        self._tasks = tasks
+        self._numbers = itertools.count()
+        self._start = Start(len(members.hosts))
+        self._start.over = way.one_of_several
+        self._hosts: dict[HostAddress, tuple[AttachedHost, asyncio.Task[None]]] = {}
+
+    @property
+    def _attached(self) -> list[AttachedHost]:
+        return [attached for attached, _ in self._hosts.values()]
+
+    # who is there
+
+    async def run(self) -> None:
+        """Follow who comes and goes."""
+        while True:
+            await self._members.changed()
+            for attached, task in self.follow():
+                await self._union.remove(attached.member)
+                task.cancel()
+
+    def follow(self) -> list[tuple[AttachedHost, asyncio.Task[None]]]:
+        """Begin with the members that are new; returns those that are none any more."""
+        wanted = self._members.hosts
+        gone = [self._hosts.pop(host) for host in self._hosts.keys() - set(wanted)]
+        for host in wanted:
+            if host not in self._hosts:
+                folder = self._way.workdir / str(next(self._numbers))
+                folder.mkdir(mode=0o700)
+                attached = AttachedHost(host, replace(self._way, workdir=folder, one_of_several=True), self._start)
+                self._union.add(attached.member)
+                self._hosts[host] = attached, self._tasks.create_task(attached.run(), name=f"member {host}")
+        return gone
+
+    def end(self) -> None:
+        """There are no members any more."""
+        for _, task in self._hosts.values():
+            task.cancel()
+
+    def _means(self, reader: ReaderState) -> bool:
+        manager, name = self._union.find(reader.name)
+        return any(
+            attached.member.manager is manager and self._members.means(host, name)
+            for host, (attached, _) in self._hosts.items()
+        )
+
+    async def known(self) -> None:
+        """See `ReachedHost.known`.
+
+        Raises:
+            UserError: none can be reached.
+        """
+        if not self._way.wait and self._hosts:
+            await self._start.some.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_OTHERS_TIME):
+                await self._union.ready()
+        errors = [attached.error for attached in self._attached]
+        if errors and errors[0] is not None and None not in errors and not (self._way.wait or self._start.over):
+            raise PoolError(f"no member of {self._name} can be reached; the first: {errors[0].message}", errors[0].hint)
+        self._start.over = True
+
+    # for ``status``
+
+    def links(self, path: str) -> list[Link]:
+        """The pool, and its members behind it."""
+        cards = any(member.atr for member in self.pool.members)
+        found = [Link(self._name, "up" if cards else "no member has a card", path, "pool")]
+        for host, (attached, _) in self._hosts.items():
+            slots = [] if attached.reached is None else attached.reached.users()[1]
+            meant = [slot for slot in slots if self._members.means(host, slot.reader)]
+            found += [msgspec.structs.replace(link, pool=self._name, readers=meant) for link in attached.links(path)]
+        return found
+
+    def users(self) -> tuple[int, list[SlotStatus]]:
+        """How many contexts there are, and who uses the pool's reader from here."""
+        clients = [client for link in self.links("") for slot in link.readers for client in slot.clients]
+        now = asyncio.get_running_loop().time()
+        readers = self.pool.snapshot.readers
+        return self._union.contexts, [SlotStatus.of(one, one.use, now, sorted(clients)) for one in readers]

@@ -1,0 +1,112 @@
+"""``[pool.NAME]`` in the configuration file: which readers are one pool.
+
+    [pool.signing]
+    members = ["laptop", "tls://lab1", "unix:/run/cardferry.sock"]
+    readers = "Yubico*"
+
+A member is a HOST as `cardferry attach` takes it, or ``HOST`` and a reader of its own pattern in a table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from cardferry.app.runtime.configuration_path import find_configuration, own_configuration
+from cardferry.policy.configuration_file import ConfigurationError, line_of, parse, read_text, unknown_key
+from cardferry.policy.offered import rank
+
+POOL: Final = "pool"
+#: What programs are shown is the name of a reader.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class _Keys(msgspec.Struct, forbid_unknown_fields=True):
+    members: list[str]
+    readers: str | list[str] = []
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTable:
+    """A pool.
+
+    Attributes:
+        name: what programs call its reader.
+        members: each a HOST.
+        readers: patterns of the names of their readers that are meant; none means all.
+        file: where it is written, for errors.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    readers: tuple[str, ...] = ()
+    file: str = ""
+
+    def means(self, reader: str) -> bool:
+        """Whether a reader of a member is one of the pool, by the name that it has there."""
+        return rank(reader, self.readers) is not None
+
+
+def is_name(name: str) -> bool:
+    """Whether a pool can be called so."""
+    return _NAME.fullmatch(name) is not None
+
+
+def pool_table(name: str, path: Path | None = None) -> PoolTable | None:
+    """The pool of that name; None when there is no file, or it has no such table.
+
+    Args:
+        name: of the pool.
+        path: the file; None for the one that holds.
+
+    Raises:
+        ConfigurationError: it is not as it must be.
+    """
+    path = path or find_configuration()
+    return None if path is None else next((one for one in pool_tables(path, name)), None)
+
+
+def pool_tables(path: Path, only: str | None = None) -> Iterator[PoolTable]:
+    """All pools of a file, or the one of a name; raises `ConfigurationError`."""
+    text = read_text(path)
+    tables = parse(text, str(path)).get(POOL, {})
+    if not isinstance(tables, dict):
+        raise ConfigurationError(f"{path}: {POOL} is no table", f"write it as [{POOL}.NAME]")
+    for name, values in tables.items():
+        if only in (None, name):
+            yield _table(name, values, text, str(path))
+
+
+def _table(name: str, values: Any, text: str, file: str) -> PoolTable:
+    def where(*key: str) -> str:
+        return f"{file}, line {line_of(text, (POOL, name, *key))}"
+
+    if not is_name(name):
+        raise ConfigurationError(
+            f"{where()}: {name!r} is no name of a pool", "up to 64 letters, digits, dots, dashes and underscores"
+        )
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"{where()}: {name} is no table", f"write it as [{POOL}.NAME]")
+    known = _Keys.__struct_fields__
+    if (strange := next((key for key in values if key not in known), None)) is not None:
+        raise unknown_key(strange, list(known), where(strange), f"[{POOL}.{name}]")
+    try:
+        keys = msgspec.convert(dict(values), _Keys)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(
+            f"{where()}: [{POOL}.{name}]: {error}", 'as in members = ["laptop", "tls://lab1"]'
+        ) from None
+    if not keys.members:
+        raise ConfigurationError(f"{where('members')}: there is nobody in it", "name each HOST that has such a card")
+    readers = [keys.readers] if isinstance(keys.readers, str) else keys.readers
+    return PoolTable(name, tuple(dict.fromkeys(keys.members)), tuple(readers), file)
+
+
+def place() -> Path:
+    """The file in which a pool can be written: the one that holds, else the account's own."""
+    return find_configuration() or own_configuration()
