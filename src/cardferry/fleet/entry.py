@@ -1,0 +1,186 @@
+"""A host's own entry in the directory: written when it comes, when something changes, and every `REFRESH` s.
+
+A name belongs to one host: the first document under it is written on the condition that there is none, and each further
+one that nobody else has written meanwhile (``Nats-Expected-Last-Subject-Sequence``). What a host that has died
+leaves behind is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from cardferry.fleet import bucket
+from cardferry.fleet.members import MOST_BYTES, FleetHost, FleetReader, decode, encode
+from cardferry.transports.nats.connection import Connection, explained
+from cardferry.transports.nats.errors import NameTakenError, NatsError
+from cardferry.wire.errors import WireError
+
+if TYPE_CHECKING:
+    from nats.js.kv import KeyValue
+
+log = logging.getLogger(__name__)
+
+#: s between two documents of a host about which there is always news.
+_PAUSE: Final = 1.0
+#: How often an entry is looked at that others take away meanwhile.
+_TRIES: Final = 5
+
+
+class Entry:
+    """See the module.
+
+    Args:
+        host: what is said of the host itself; its readers come from ``readers``.
+        readers: the readers as they are now.
+        changed: waits until they are others.
+        replicas: see `bucket.opened`.
+    """
+
+    def __init__(
+        self,
+        host: FleetHost,
+        readers: Callable[[], tuple[FleetReader, ...]],
+        changed: Callable[[], Awaitable[object]],
+        replicas: int = 0,
+    ) -> None:
+        self._host = FleetHost(host.name, host.address, host.labels, (), host.version, secrets.token_hex(8))
+        self._readers = readers
+        self._changed = changed
+        self._replicas = replicas
+
+    @asynccontextmanager
+    async def entered(self, connection: Connection) -> AsyncIterator[None]:
+        """Be in the directory for the block.
+
+        Raises:
+            NameTakenError: another host has the name, at the start or later.
+            NatsError: the directory cannot be written at the start.
+        """
+        store = await bucket.opened(connection, self._replicas)
+        revision = await self._claim(connection, store)
+        news = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            looking = tasks.create_task(self._look(news))
+            writing = tasks.create_task(self._write(connection, store, revision, news))
+            try:
+                yield
+            finally:
+                looking.cancel()
+                writing.cancel()
+        if not connection.lost.done():
+            with suppress(NatsError, TimeoutError):
+                await self._leave(connection, store)
+
+    async def _look(self, news: asyncio.Event) -> None:
+        while True:
+            await self._changed()
+            news.set()
+            await asyncio.sleep(_PAUSE)
+
+    async def _write(self, connection: Connection, store: KeyValue, revision: int, news: asyncio.Event) -> None:
+        told = False
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(bucket.REFRESH):
+                    await news.wait()
+            news.clear()
+            try:
+                revision = await self._put(connection, store, revision)
+                told = False
+            except _Overtaken:
+                revision = await self._claim(connection, store)
+            except NatsError as error:  # its servers may be choosing who keeps the directory
+                if not told and not connection.lost.done():
+                    log.warning("the directory of the fleet is not written: %s", error)
+                told = True
+
+    async def _put(self, connection: Connection, store: KeyValue, last: int) -> int:
+        """Write the document where it belongs.
+
+        Raises:
+            _Overtaken: somebody else has written or removed it since ``last``.
+            NatsError: it is not known whether it is written.
+        """
+        from nats.js import errors  # noqa: PLC0415 - an extra
+
+        document = self._document()
+        with explained(connection.where):
+            try:
+                revision = await store.update(bucket.host_key(self._host.name), document, last)
+            except errors.KeyWrongLastSequenceError:
+                raise _Overtaken from None
+            for key, value in self._host.labels.items():
+                await store.put(bucket.label_key(key, value, self._host.name), document)
+        return revision
+
+    def _document(self) -> bytes:
+        host = self._host
+        readers = self._readers()
+        while True:
+            document = encode(FleetHost(host.name, host.address, host.labels, readers, host.version, host.instance))
+            if len(document) <= MOST_BYTES or not readers:
+                return document
+            readers = readers[: len(readers) // 2]
+
+    async def _claim(self, connection: Connection, store: KeyValue) -> int:
+        """Have the name; returns the revision of the document. Raises `NameTakenError` and `NatsError`."""
+        for _ in range(_TRIES):
+            found = await self._found(connection, store)
+            last, document = (0, b"") if found is None else found
+            try:
+                other = decode(document, self._host.name)
+            except WireError:  # there is none
+                other = None
+            if other is not None and other.instance != self._host.instance and await self._alive(connection, other):
+                raise NameTakenError(
+                    f"the fleet has a host {other.name} already, at {other.address}; "
+                    f"this one is at {self._host.address}",
+                    "give this one another name: --fleet-name, or name in the table [fleet] of the configuration",
+                )
+            with suppress(_Overtaken):
+                return await self._put(connection, store, last)
+        raise NatsError(f"the directory's entry {self._host.name} changes all the time", "see who else writes it")
+
+    async def _found(self, connection: Connection, store: KeyValue) -> tuple[int, bytes] | None:
+        """Revision and document of what is there."""
+        from nats.js import errors  # noqa: PLC0415 - an extra
+
+        with explained(connection.where):
+            try:
+                entry = await store._get(bucket.host_key(self._host.name))
+            except errors.KeyDeletedError as gone:
+                return gone.entry.revision, b""
+            except errors.NotFoundError:
+                return None
+        return entry.revision or 0, entry.value or b""
+
+    async def _alive(self, connection: Connection, other: FleetHost) -> bool:
+        """Whether the host that has the name writes again before its entry vanishes."""
+        seen: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def took(subject: str, data: bytes, header: Mapping[str, str]) -> None:
+            if not seen.done() and (bucket.deleted(header) or data):
+                seen.set_result(not bucket.deleted(header))
+
+        await connection.subscribe(f"{bucket.SUBJECTS}{bucket.host_key(other.name)}", took)
+        log.info("the fleet has an entry %s of %s: waiting whether it is alive", other.name, other.address)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(bucket.LIFE + 1):
+                return await seen
+        return False
+
+    async def _leave(self, connection: Connection, store: KeyValue) -> None:
+        with explained(connection.where):
+            async with asyncio.timeout(1.0):
+                await store.delete(bucket.host_key(self._host.name))
+                for key, value in self._host.labels.items():
+                    await store.delete(bucket.label_key(key, value, self._host.name))
+
+
+class _Overtaken(Exception):  # noqa: N818 - nothing is wrong
+    """Somebody else has written."""

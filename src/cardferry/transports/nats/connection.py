@@ -1,0 +1,278 @@
+"""A connection to a NATS service that lasts as long as its first socket does.
+
+What was under way when a connection broke may be lost, and nobody says which part: so whoever uses a connection is told
+of its end, and makes a new one, to whichever server of the service answers. ``nats-py`` is used without its own way of
+connecting again, and without a limit of its own on what is to be sent, so that publishing never waits; the users of
+connections have limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cardferry.pcsc.reply import running
+from cardferry.transports.nats.errors import ExtraMissingError, NatsError, NatsRefusesError
+from cardferry.transports.nats.settings import FleetSettings, public
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.js import JetStreamContext
+
+log = logging.getLogger(__name__)
+
+#: s until a server that does not answer is given up.
+_CONNECT_TIME: Final = 5.0
+#: s between two looks whether a server is still there, and how many it may leave unanswered.
+_PING, _UNANSWERED = 2, 2
+_NO_RESPONDERS: Final = "503"
+_SERVERS_HINT: Final = (
+    "see that nats-server runs there, and servers in the table [fleet] of the configuration, or --fleet"
+)
+
+
+class Connection:
+    """See the module; `connect` makes one.
+
+    Attributes:
+        where: the server, for people.
+        lost: done when the connection is gone.
+        denied: called with what the service says it does not let us do.
+    """
+
+    def __init__(self, client: Client, where: str) -> None:
+        self.where = where
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.denied: Callable[[str], None] = lambda what: log.warning("NATS at %s: %s", where, what)
+        self._client = client
+
+    @property
+    def client(self) -> Client:
+        """The library's own."""
+        return self._client
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        """What keeps the directory."""
+        return self._client.jetstream()
+
+    def publish(self, subject: str, data: bytes, reply: str = "") -> None:
+        """Send a message; on a connection that is lost it vanishes."""
+        if not self.lost.done():
+            sent = running(self._client.publish(subject, data, reply))
+            if not sent.done():
+                raise AssertionError("publishing waits")
+
+    async def subscribe(self, subject: str, took: Callable[[str, bytes, Mapping[str, str]], None]) -> None:
+        """Take messages from now on.
+
+        Args:
+            took: gets subject, data and header of each.
+        """
+
+        async def take(message: Msg) -> None:
+            took(message.subject, message.data, message.headers or {})
+
+        with explained(self.where):
+            await self._client.subscribe(subject, cb=take)
+
+    async def flush(self) -> None:
+        """Wait until the server has seen all that was sent, subscriptions as well; raises `NatsError`."""
+        with explained(self.where):
+            await self._client.flush(timeout=int(_CONNECT_TIME))
+
+    async def close(self) -> None:
+        """Be done with it."""
+        await self._client.close()
+        self.ended()
+
+    def ended(self) -> None:
+        """The connection is gone."""
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+def no_responders(header: Mapping[str, str]) -> bool:
+    """Whether a message is the server's own, which says that nobody gets what was sent."""
+    return header.get("Status") == _NO_RESPONDERS
+
+
+def check_extra() -> None:
+    """See that the library is there; raises `ExtraMissingError`."""
+    try:
+        import nats.aio.client  # noqa: F401, PLC0415 - only for who needs it
+    except ImportError:
+        raise ExtraMissingError(
+            "the library for fleets is not installed", "install cardferry with it: uv tool install 'cardferry[fleet]'"
+        ) from None
+
+
+async def connect(settings: FleetSettings) -> Connection:
+    """Connect to any one of the servers; raises `UserError`."""
+    check_extra()
+    if not settings.servers:
+        raise NatsRefusesError(
+            "no NATS server of a fleet is known here",
+            "name them: --fleet nats://HOST:4222, or servers in the table [fleet] of the configuration",
+        )
+    using, error = _tls(settings), NatsError("", "")
+    for server in random.sample(settings.servers, len(settings.servers)):
+        try:
+            return await _connect(server, settings, using)
+        except NatsError as failed:
+            error = failed
+            if not failed.heals:
+                break
+    raise error
+
+
+@asynccontextmanager
+async def connected(settings: FleetSettings) -> AsyncIterator[Connection]:
+    """Likewise, for the block."""
+    connection = await connect(settings)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _connect(server: str, settings: FleetSettings, using: ssl.SSLContext | None) -> Connection:
+    from nats.aio.client import Client  # noqa: PLC0415 - an extra
+
+    client = Client()
+    connection = Connection(client, public(server))
+    failures: list[Exception] = []
+
+    async def error(failure: Exception) -> None:
+        text = str(failure)
+        if "permissions violation" in text.lower():
+            connection.denied(text.removeprefix("nats: "))
+        elif not client.is_connected:
+            failures.append(failure)
+        else:
+            log.debug("NATS at %s: %s", connection.where, text or type(failure).__name__)
+
+    async def closed() -> None:
+        connection.ended()
+
+    seed = _is_seed(settings.credentials)
+    try:
+        with explained(connection.where):
+            async with asyncio.timeout(2 * _CONNECT_TIME):
+                await client.connect(
+                    servers=[server],
+                    error_cb=error,
+                    closed_cb=closed,
+                    name=f"cardferry {settings.token}",
+                    allow_reconnect=False,
+                    connect_timeout=int(_CONNECT_TIME),
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,
+                    ping_interval=_PING,
+                    max_outstanding_pings=_UNANSWERED,
+                    pending_size=0,
+                    inbox_prefix=f"cardferry.inbox.{settings.token}",
+                    tls=using,
+                    user_credentials=None if seed else settings.credentials or None,
+                    nkeys_seed=settings.credentials if seed else None,
+                )
+    except NatsError as failed:
+        await client.close()
+        raise _better(failed, failures, connection.where) from None
+    except BaseException:
+        await client.close()
+        raise
+    return connection
+
+
+def _better(failed: NatsError, failures: list[Exception], where: str) -> NatsError:
+    """What the library says in the end is only that no server is left."""
+    try:
+        with explained(where):
+            raise failures[0] if failures else failed
+    except NatsError as error:
+        return error
+    return failed
+
+
+def _is_seed(path: str) -> bool:
+    """Whether a file has just an nkey's seed; raises `NatsRefusesError`."""
+    if not path:
+        return False
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise NatsRefusesError(
+            f"the NATS credentials {path} cannot be read: {why}", "correct credentials in the table [fleet]"
+        ) from None
+    return text.lstrip().startswith("SU")
+
+
+def _tls(settings: FleetSettings) -> ssl.SSLContext | None:
+    """What to talk TLS with; raises `NatsRefusesError`."""
+    if not (settings.ca or settings.cert or any(one.startswith(("tls:", "wss:")) for one in settings.servers)):
+        return None
+    try:
+        made = ssl.create_default_context(cafile=settings.ca or None)
+        if settings.cert:
+            made.load_cert_chain(settings.cert, settings.key or None)
+    except (OSError, ssl.SSLError) as error:
+        named = ", ".join(filter(None, (settings.ca, settings.cert, settings.key)))
+        raise NatsRefusesError(
+            f"the TLS files for NATS cannot be used ({named}): {error.strerror or error}",
+            "correct ca, cert and key in the table [fleet] of the configuration",
+        ) from None
+    return made
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """What the library raises within the block is a `NatsError`.
+
+    Args:
+        where: the server, for people.
+    """
+    from nats import errors  # noqa: PLC0415 - an extra
+    from nats.js import errors as js  # noqa: PLC0415
+
+    try:
+        yield
+    except NatsError:
+        raise
+    except js.NotFoundError:
+        raise
+    except (js.ServiceUnavailableError, js.NoStreamResponseError):
+        raise NatsRefusesError(
+            f"NATS at {where} keeps no directory: it runs without JetStream, or this account may not use it",
+            "start nats-server with --jetstream, or with jetstream {} in its configuration",
+        ) from None
+    except js.APIError as error:
+        raise NatsError(f"NATS at {where} refuses: {error.description}", "its log says why") from None
+    except (errors.AuthorizationError, errors.InvalidUserCredentialsError, ValueError) as error:
+        raise NatsRefusesError(
+            f"NATS at {where} does not let this computer in: {error}",
+            "see credentials in the table [fleet] of the configuration, and the users that nats-server has",
+        ) from None
+    except ssl.SSLCertVerificationError as error:
+        raise NatsRefusesError(
+            f"NATS at {where} is not believed: {error.verify_message}",
+            "name who has signed its certificate: ca in [fleet]",
+        ) from None
+    except (OSError, TimeoutError, errors.Error) as error:
+        words = str(error.strerror or error) if isinstance(error, OSError) else str(error)
+        if "authorization violation" in words.lower() or "authentication" in words.lower():
+            raise NatsRefusesError(
+                f"NATS at {where} does not let this computer in",
+                "see credentials in the table [fleet] of the configuration, and the users that nats-server has",
+            ) from None
+        if isinstance(error, TimeoutError | errors.TimeoutError):
+            words = "no answer in time"
+        raise NatsError(f"no NATS service at {where}: {words}", _SERVERS_HINT) from None
