@@ -30,6 +30,8 @@ from cardferry.pcsc.reply import Reply, failed, running, within
 
 #: Members that are asked for one connect.
 MOST_ASKED: Final = 4
+#: Members, taken at random, whose states are compared to find those that are asked.
+MOST_LOOKED_AT: Final = 32
 #: s that they have for their answers.
 ANSWER_TIME: Final = 0.5
 _EMPTY: Final = Queue(0, 0)
@@ -230,18 +232,22 @@ class Pool:
             if name not in but and (place.has_card or share is ShareMode.DIRECT)
         ]
         self._chance.shuffle(places)
-        places.sort(key=lambda place: place.rank(presumed(place.state), share))
-        left = places
+        left = list(places)
         while len(left) > 1:
-            asked = left
-            if len(left) > MOST_ASKED:
-                near = MOST_ASKED // 2
-                asked = left[:near] + self._chance.sample(left[near:], MOST_ASKED - near)
+            asked = self._some(left, share)
             lengths = await _lengths(asked)
             if lengths:
                 return min(lengths, key=lambda place: place.rank(lengths[place], share))
             left = [place for place in left if place not in asked]
         return next(iter(left or places), None)
+
+    def _some(self, places: Sequence[_Place], share: ShareMode) -> Sequence[_Place]:
+        """Those of them, in no order, that are asked."""
+        if len(places) <= MOST_ASKED:
+            return places
+        looked_at = sorted(places[:MOST_LOOKED_AT], key=lambda place: place.rank(presumed(place.state), share))
+        near = MOST_ASKED // 2
+        return looked_at[:near] + self._chance.sample(looked_at[near:], MOST_ASKED - near)
 
 
 def _ours_wait(state: ReaderState) -> bool:

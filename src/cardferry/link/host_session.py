@@ -23,6 +23,7 @@ from cardferry.link.host_lane import Lane
 from cardferry.link.host_memory import Memories, Telling
 from cardferry.link.host_pace import CALL, Pace
 from cardferry.link.host_queue import Job
+from cardferry.link.host_queue_length import tell_queue
 from cardferry.link.host_readers import ReadersSender
 from cardferry.link.host_run_ahead import RunAhead
 from cardferry.link.host_status import HostSessionStatus
@@ -31,8 +32,6 @@ from cardferry.pcsc.caller import Caller, Principal, Program
 from cardferry.pcsc.constants import MAX_APDU_SIZE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context, ResourceManager
-from cardferry.pcsc.reader_state import Queue
-from cardferry.pcsc.reply import Reply
 from cardferry.wire.errors import WireError
 from cardferry.wire.link.greeting import Bye
 from cardferry.wire.link.session import Session, SessionOverflowError
@@ -243,7 +242,7 @@ class HostSession:
     # calls
 
     def _call(self, message: m.Call) -> None:
-        size = len(message.apdu) if isinstance(message, m.Transmit) else _size(message)
+        size = len(message.apdu) if isinstance(message, m.Transmit) else m.size_of(message)
         limits = self._host.limits
         if self._jobs >= limits.calls or self._job_bytes + size > limits.call_bytes:
             raise WireError(f"more than {limits.calls} calls, or {limits.call_bytes} bytes of them, at the same time")
@@ -276,17 +275,8 @@ class HostSession:
 
     def _ask_queue(self, message: m.AskQueue) -> None:
         self._number_call(message.call)
-        reader = self._manager.snapshot.find(m.name_of(message.reader))
-        if reader is None or reader.queue is None:
-            self._post(m.QueueLength(message.call, None), now=True)
-        else:
-            reader.queue().then(partial(self._queue_known, message.call))
-
-    def _queue_known(self, call: int, reply: Reply[Queue]) -> None:
-        if not self.channel.ended:
-            queue = reply.result() if reply.error is None else None
-            known = m.QueueLength(call, None) if queue is None else m.QueueLength(call, queue.busy, queue.handles)
-            self._post(known, now=True)
+        # Later, so that what the guest has said before has got its place in the queue.
+        self._loop.call_soon(self.guarded, partial(tell_queue, self._manager, message, self._post_news))
 
     def _new_card(self, message: m.Connect) -> tuple[HostCard, Lane]:
         lane = self._lanes.get(message.context)
@@ -608,8 +598,3 @@ class HostSession:
             believed=self._telling.believed if self._telling is not None else 0,
             refuted=self._telling.refuted if self._telling is not None else 0,
         )
-
-
-def _size(message: m.Call) -> int:
-    """Bytes of a call that count against the limit."""
-    return len(message.data) if isinstance(message, m.Control) else 0

@@ -419,6 +419,12 @@ MakeCall = Callable[[int], "Call | AskQueue"]
 FromGuest = Open | Close | Cancel | Used | Remember | AskQueue | Call
 FromHost = Welcome | Readers | Fact | Answer | Ahead | Failed | Learnt | Forgotten | Confirmed | QueueLength
 
+
+def size_of(message: Call) -> int:
+    """Bytes of a call, which is no `Transmit`, that count against the limit."""
+    return len(message.data) if isinstance(message, Control) else 0
+
+
 #: A message's bytes.
 encode: Final[Callable[[FromGuest | FromHost], bytes]] = msgspec.msgpack.Encoder().encode
 _from_guest: Final[msgspec.msgpack.Decoder[FromGuest]] = msgspec.msgpack.Decoder(FromGuest)

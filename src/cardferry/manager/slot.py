@@ -23,13 +23,13 @@ from cardferry.manager.device import Device, Work
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy, Settings
 from cardferry.manager.turns import Turns
-from cardferry.manager.use import SlotUse
+from cardferry.manager.use import SlotUse, queue_length
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reader_state import Queue, ReaderState
-from cardferry.pcsc.reply import DONE, Reply, answered, replying, running, within
+from cardferry.pcsc.reader_state import ReaderState
+from cardferry.pcsc.reply import DONE, Reply, replying, running, within
 from cardferry.readers.base import Reader
 
 log = logging.getLogger(__name__)
@@ -116,15 +116,9 @@ class Slot:
                 self._marks,
                 self._outsiders,
                 self.use.told,
-                self._queue,
+                partial(queue_length, self.turns, self.handles),
             )
         return self._state
-
-    def _queue(self) -> Reply[Queue]:
-        waiting = {one.caller for one in self.turns.waiting}
-        owner = self.turns.owner
-        fresh = sum(not one.used and one is not owner and one not in waiting for one in self.handles)
-        return answered(Queue(len(waiting) + (owner is not None) + fresh, len(self.handles)))
 
     @property
     def sharing(self) -> int:

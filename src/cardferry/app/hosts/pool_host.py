@@ -31,8 +31,9 @@ from cardferry.pcsc.errors import UserError
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.transports.errors import AddressSyntaxError
 
-#: s that programs wait for a member that is out of reach, unless somebody says otherwise.
-GRACE: Final = 2.0
+#: s of `Timing.grace`, unless somebody says otherwise: programs wait so long, and one second more, for a member that is
+#: out of reach.
+GRACE: Final = 1.0
 #: s that the other members get to be reached for the first time, once one is.
 _OTHERS_TIME: Final = 5.0
 
@@ -64,7 +65,7 @@ class _Configured:
     """Members that a table of the configuration file names."""
 
     def __init__(self, table: PoolTable, parse: Callable[[str], HostAddress]) -> None:
-        self.hosts = tuple(dict.fromkeys(parse(member) for member in table.members))
+        self.hosts = table.hosts(parse)
         self._table = table
 
     def means(self, host: HostAddress, reader: str) -> bool:
@@ -119,10 +120,7 @@ class PoolHost(HostAddress):
                 f"there is no pool {self.name!r}",
                 f'write into {place()}: [{POOL}.{self.name}] and below it members = ["HOST", "HOST"]',
             )
-        members = _Configured(table, self.parse_member)
-        if (inner := next((host for host in members.hosts if isinstance(host, PoolHost)), None)) is not None:
-            raise PoolError(f"{self} has {inner} for a member", f"in {table.file} name the members of {inner} there")
-        return members
+        return _Configured(table, self.parse_member)
 
 
 @asynccontextmanager

@@ -4,22 +4,24 @@
     members = ["laptop", "tls://lab1", "unix:/run/cardferry.sock"]
     readers = "Yubico*"
 
-A member is a HOST as `cardferry attach` takes it, or ``HOST`` and a reader of its own pattern in a table.
+A member is a HOST as `cardferry attach` takes it; without ``readers`` all readers of all members are meant.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from cardferry.app.hosts.address import HostAddress
 from cardferry.app.runtime.configuration_path import find_configuration, own_configuration
 from cardferry.policy.configuration_file import ConfigurationError, line_of, parse, read_text, unknown_key
 from cardferry.policy.offered import rank
+from cardferry.transports.errors import AddressSyntaxError
 
 POOL: Final = "pool"
 #: What programs are shown is the name of a reader.
@@ -46,6 +48,28 @@ class PoolTable:
     members: tuple[str, ...]
     readers: tuple[str, ...] = ()
     file: str = ""
+
+    def hosts(self, parse: Callable[[str], HostAddress]) -> tuple[HostAddress, ...]:
+        """Where the members are.
+
+        Args:
+            parse: makes a HOST of each.
+
+        Raises:
+            ConfigurationError: one is no HOST, or a pool itself.
+        """
+        found: dict[HostAddress, None] = {}
+        for member in self.members:
+            try:
+                found[parse(member)] = None
+            except AddressSyntaxError as error:
+                raise ConfigurationError(f"{self.file}: [{POOL}.{self.name}]: {error.message}", error.hint) from None
+            if member.casefold().startswith(f"{POOL}:"):
+                raise ConfigurationError(
+                    f"{self.file}: [{POOL}.{self.name}]: {member} is a pool itself",
+                    f"name the members of {member} there",
+                )
+        return tuple(found)
 
     def means(self, reader: str) -> bool:
         """Whether a reader of a member is one of the pool, by the name that it has there."""
