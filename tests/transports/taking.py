@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from cardferry.transports.base import Address, Arrival
+from cardferry.transports.nats.listener import NatsListener
 from cardferry.transports.sockets import Access
 
 
@@ -17,6 +18,8 @@ async def taking(address: Address, take: Callable[[Arrival], None]) -> AsyncIter
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(listener.run(take, lambda: None))
             try:
+                if isinstance(listener, NatsListener):
+                    await listener.here.wait()
                 yield
             finally:
                 running.cancel()

@@ -16,7 +16,8 @@ from cardferry.app.runtime import logging as logs
 from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime.service import Service
 from cardferry.cli.configured import Configured
-from cardferry.cli.options import hosts_argument, service_options, ssh_option, wait_option, with_tls
+from cardferry.cli.fleet_options import fleet_option
+from cardferry.cli.options import hosts_argument, service_options, ssh_option, wait_option, with_fleet, with_tls
 from cardferry.cli.say import say
 from cardferry.cli.seconds import SecondsType
 from cardferry.cli.tls_options import TlsFiles, tls_options
@@ -49,6 +50,7 @@ from cardferry.transports.ssh import SshCommand
     metavar="PATH",
     help="show the first reader in a virtual machine, too, whose QEMU listens at PATH for its ccid-card-passthru",
 )
+@fleet_option("for fleet:NAME, its NATS servers, where the configuration has none", bare=False)
 @tls_options
 @service_options
 @verbose_option
@@ -65,6 +67,7 @@ def command(
     qemu: Path | None,
     service: Service,
     tls_files: TlsFiles,
+    fleet: str | None,
     verbose: int,
 ) -> None:
     """Use HOST's readers here, or those of several HOSTs side by side, each in the best way there is.
@@ -75,13 +78,14 @@ def command(
     Without ssh: unix:PATH or vsock://CID:PORT, where `cardferry host --listen` takes links, out of a container or a
     virtual machine; or exec:COMMAND, any command that runs `cardferry host --stdio` where the reader is, as in
     'exec:docker exec -i box cardferry host --stdio'; or tls://HOST, a host that takes links over TLS: `cardferry join`
-    lets you in, and from then on its name alone will do.
+    lets you in, and from then on its name alone will do; or fleet:NAME, a host of a fleet on NATS, likewise: `cardferry
+    readers --fleet` lists them.
 
     Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT or vpicc:unix:PATH, for cards that dial in;
     virtual:, the built-in card. Runs until Ctrl-C.
     """
     logs.set_up(verbose)
-    reached = tuple(with_tls(host, tls_files) for host in hosts)
+    reached = tuple(with_fleet(with_tls(host, tls_files), fleet) for host in hosts)
 
     async def main() -> None:
         ports = await card_ports(reached, native_ports, qemu, native=native)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cardferry.cli.configured import Configured
+from cardferry.cli.fleet_options import fleet_option
 from cardferry.cli.seconds import SecondsType
 from cardferry.cli.tls_options import TlsFiles, tls_options
 from cardferry.cli.verbosity import verbose_option
@@ -43,8 +44,11 @@ def _readers(_context: click.Context, _option: click.Parameter, incomplete: str)
     metavar="ADDRESS",
     multiple=True,
     help="also take guests at unix:PATH, vsock::PORT (any machine), vsock:CID:PORT (that one), tls::PORT, "
-    "tls:ADDRESS:PORT; repeatable",
+    "tls:ADDRESS:PORT, fleet:NAME; repeatable",
 )
+@fleet_option("be in a fleet at these NATS servers, or at those of the configuration", bare=True)
+@click.option("--fleet-name", metavar="NAME", help="what this host is called there  [default: the computer's name]")
+@click.option("--fleet-label", metavar="KEY=VALUE", multiple=True, help="what others look for; repeatable")
 @tls_options
 @click.option("--mode", default="0600", show_default=True, help="access rights of --listen unix:PATH")
 @click.option("--group", metavar="GROUP", help="the group that gets --listen unix:PATH")
@@ -84,6 +88,9 @@ def command(
     idle: float | None,
     ready: int | None,
     tls_files: TlsFiles,
+    fleet: str | None,
+    fleet_name: str | None,
+    fleet_label: tuple[str, ...],
     verbose: int,
 ) -> None:
     """Serve this computer's readers to guests that have cardferry, too.
@@ -91,8 +98,13 @@ def command(
     `cardferry attach` on another computer runs `cardferry host --stdio` here by itself, through ssh; that starts the
     agent and it leaves when nobody needs it. Run `cardferry host` to have one all the time, or for guests that need no
     ssh: in a container (--listen unix:PATH, in a folder that it shares), a virtual machine (--listen vsock::PORT), or
-    anywhere (--listen tls::7764; `cardferry invite` lets them in).
+    anywhere (--listen tls::7764; `cardferry invite` lets them in), also through a NATS service that both ends dial
+    (--fleet).
     """
+    if not stdio:
+        from cardferry.app.runtime.fleet import host_in_fleet, listening_address  # noqa: PLC0415 - not for --stdio
+
+        listen += host_in_fleet(fleet, fleet_name, fleet_label, config)
     listen = tuple(map(tls_files.into, listen))
     if stdio:
         from cardferry.app.agent.stdio_session import hand_to_agent  # noqa: PLC0415 - all that a session of ssh needs
@@ -122,7 +134,6 @@ def command(
     from cardferry.cli.options import ModeType  # noqa: PLC0415
     from cardferry.manager import Settings  # noqa: PLC0415
     from cardferry.pcsc.errors import UserError  # noqa: PLC0415
-    from cardferry.transports.registry import parse_listening  # noqa: PLC0415
     from cardferry.transports.sockets import Access  # noqa: PLC0415
 
     logs.set_up(verbose, timed=ready is not None)
@@ -146,7 +157,7 @@ def command(
         accelerate,
         grace,
         idle,
-        tuple(map(parse_listening, listen)),
+        tuple(listening_address(one, config) for one in listen),
         Access(ModeType().convert(mode, None, None), group),
         by_hand=ready is None or idle is None,
     )

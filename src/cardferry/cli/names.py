@@ -31,7 +31,7 @@ def joined_hosts() -> list[str]:
     """Hosts that this computer has joined over TLS, as `attach` takes them."""
     from cardferry.transports.tls.files import joined_places  # noqa: PLC0415 - not for who has no names to complete
 
-    return [host if port == "7764" else f"tls://{place}" for place in joined_places()
+    return [place if host == "fleet" else host if port == "7764" else f"tls://{place}" for place in joined_places()
             for host, _, port in [place.rpartition(":")]]  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from cardferry.cli.tls_options import TlsFiles
 from cardferry.manager import ExclusivePolicy, Settings
 from cardferry.pcsc.constants import MAX_READERNAME
 from cardferry.transports.errors import AddressSyntaxError
+from cardferry.transports.nats.address import FleetAddress
+from cardferry.transports.nats.settings import parse_servers
 from cardferry.transports.sockets import Access
 from cardferry.transports.ssh import SshCommand
 from cardferry.wire.pcsclite.layout import FIXED_SLOTS, OLD_NAME_SIZE
@@ -176,6 +178,13 @@ def service_options(function: Function) -> Function:
 def with_tls(host: HostAddress, files: TlsFiles) -> HostAddress:
     """The host, with the files if it is one that is reached over TLS."""
     return parse_host(files.into(str(host))) if isinstance(host, LinkHost) else host
+
+
+def with_fleet(host: HostAddress, servers: str | None) -> HostAddress:
+    """The host, with the NATS servers if it is one of a fleet and names none."""
+    if servers and isinstance(host, LinkHost) and isinstance(host.address, FleetAddress) and not host.address.servers:
+        return LinkHost(host.address.at(parse_servers(servers)))
+    return host
 
 
 def ssh_host(host: HostAddress, command: str) -> SshHost:

@@ -13,6 +13,7 @@ from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.status_socket import Running
 from cardferry.cli import tables
+from cardferry.cli.fleet_options import fleet_option
 from cardferry.cli.options import json_option
 from cardferry.cli.say import say, say_json
 from cardferry.cli.status import card
@@ -48,12 +49,16 @@ class ReaderRow(msgspec.Struct):
 
 
 @click.command("readers")
+@fleet_option("those of all hosts of the fleet at these NATS servers, or at those of the configuration", bare=True)
 @json_option
-def command(as_json: bool) -> None:
+def command(fleet: str | None, as_json: bool) -> None:
     """List readers and their cards.
 
     They are those that are attached, shared or served; where nothing is, those of the pcscd of this computer.
     """
+    if fleet is not None:
+        _of_fleet(fleet, as_json)
+        return
     running = control.running(runtime_folder())
     here = None if running else lifetime.run(readers_here)
     rows = list(_rows(running, here))
@@ -68,6 +73,32 @@ def command(as_json: bool) -> None:
         tables.show(
             ("reader", "card", "through"),
             [(row.reader, card(slot), " ".join([row.command, *row.hosts])) for row, slot in rows],
+        )
+
+
+def _of_fleet(servers: str, as_json: bool) -> None:
+    from cardferry.app.commands.fleet_readers import fleet_readers  # noqa: PLC0415 - an extra
+
+    rows = lifetime.run(lambda: fleet_readers(servers)) or []
+    if as_json:
+        say_json(rows)
+    elif not rows:
+        say("the fleet has no hosts")
+    else:
+        tables.show(
+            ("host", "reader", "card", "serial", "in use", "labels", "at"),
+            [
+                (
+                    row.host,
+                    row.reader or "none",
+                    row.card or ("a card" if row.atr else ""),
+                    " ".join(row.serials),
+                    (f"yes, {row.waiting} wait" if row.waiting else "yes") if row.held else "",
+                    " ".join(f"{key}={value}" for key, value in sorted(row.labels.items())),
+                    row.address,
+                )
+                for row in rows
+            ],
         )
 
 

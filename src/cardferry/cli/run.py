@@ -14,7 +14,8 @@ from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime import status_socket as control
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.service import Service
-from cardferry.cli.options import HostType, memory_option, ssh_option, with_tls
+from cardferry.cli.fleet_options import fleet_option
+from cardferry.cli.options import HostType, memory_option, ssh_option, with_fleet, with_tls
 from cardferry.cli.say import say
 from cardferry.cli.tls_options import TlsFiles, tls_options
 from cardferry.cli.verbosity import verbose_option
@@ -25,6 +26,7 @@ from cardferry.transports.ssh import SshCommand
 @click.option("--from", "host", type=HostType(), help="where the readers are; attached meanwhile if it is not")
 @ssh_option
 @memory_option
+@fleet_option("for --from fleet:NAME, its NATS servers, where the configuration has none", bare=False)
 @tls_options
 @verbose_option
 @click.argument("words", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -34,6 +36,7 @@ def command(
     ssh: SshCommand,
     memory: bool,
     tls_files: TlsFiles,
+    fleet: str | None,
     verbose: int,
     words: tuple[str, ...],
 ) -> None:
@@ -43,7 +46,7 @@ def command(
     n ended it.
     """
     logs.set_up(verbose, quiet=True)
-    host = host and with_tls(host, tls_files)
+    host = host and with_fleet(with_tls(host, tls_files), fleet)
     found = choose(control.running(runtime_folder()), host)
     if found is not None:
         if not found.readers:

@@ -20,13 +20,18 @@ class TlsFiles(NamedTuple):
 
     def into(self, address: str) -> str:
         """The same address with these files, if there are any and it is one of TLS that names none."""
-        if self.authority is None or not address.startswith("tls:") or "?" in address:
+        if self.authority is None or not address.startswith(("tls:", "fleet:")) or "ca=" in address:
             return address
+        named = self.authority, self.certificate or "", self.key or ""
+        if address.startswith("fleet:"):
+            from cardferry.transports.nats.address import FleetAddress  # noqa: PLC0415 - see the module
+
+            return str(FleetAddress.parse(address.removeprefix("fleet:"), address).with_files(*named))
         from cardferry.transports.tls.address import TlsAddress  # noqa: PLC0415 - see the module
 
         rest = address.removeprefix("tls:")
         parsed = TlsAddress.parse(rest, address) if rest.startswith("//") else TlsAddress.parse_listening(rest, address)
-        return parsed.with_files(self.authority, self.certificate or "", self.key or "").written(rest.startswith("//"))
+        return parsed.with_files(*named).written(rest.startswith("//"))
 
 
 def tls_options(function: Function) -> Function:
@@ -42,7 +47,7 @@ def tls_options(function: Function) -> Function:
     for name, help_ in (
         ("--tls-key", "the key of --tls-cert, readable for this account alone"),
         ("--tls-cert", "the certificate that this end shows, in PEM"),
-        ("--tls-ca", "for tls: addresses, where you have an authority of your own: its certificate, in PEM"),
+        ("--tls-ca", "for tls: and fleet: addresses, where you have an authority of your own: its certificate, in PEM"),
     ):
         command = click.option(name, metavar="FILE", help=help_)(command)
     return cast(Function, command)

@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from cardferry.fleet import bucket
 from cardferry.fleet.members import MOST_BYTES, FleetHost, FleetReader, decode, encode
 from cardferry.transports.nats.connection import Connection, explained
@@ -35,7 +37,8 @@ class Entry:
     """See the module.
 
     Args:
-        host: what is said of the host itself; its readers come from ``readers``.
+        host: what is said of the host itself; its readers come from ``readers``, and its address, if it has none, is
+            found out.
         readers: the readers as they are now.
         changed: waits until they are others.
         replicas: see `bucket.opened`.
@@ -48,7 +51,7 @@ class Entry:
         changed: Callable[[], Awaitable[object]],
         replicas: int = 0,
     ) -> None:
-        self._host = FleetHost(host.name, host.address, host.labels, (), host.version, secrets.token_hex(8))
+        self._host = msgspec.structs.replace(host, instance=secrets.token_hex(8))
         self._readers = readers
         self._changed = changed
         self._replicas = replicas
@@ -61,6 +64,8 @@ class Entry:
             NameTakenError: another host has the name, at the start or later.
             NatsError: the directory cannot be written at the start.
         """
+        if not self._host.address:
+            self._host = msgspec.structs.replace(self._host, address=await connection.own_address())
         store = await bucket.opened(connection, self._replicas)
         revision = await self._claim(connection, store)
         news = asyncio.Event()
@@ -119,10 +124,9 @@ class Entry:
         return revision
 
     def _document(self) -> bytes:
-        host = self._host
         readers = self._readers()
         while True:
-            document = encode(FleetHost(host.name, host.address, host.labels, readers, host.version, host.instance))
+            document = encode(msgspec.structs.replace(self._host, readers=readers))
             if len(document) <= MOST_BYTES or not readers:
                 return document
             readers = readers[: len(readers) // 2]

@@ -15,6 +15,7 @@ from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.policy.guard.cards import Cards
 from cardferry.policy.guard.host import HostGuard
+from cardferry.policy.guard.identity import Identity
 from cardferry.policy.operations import Meaning, reading
 
 
@@ -63,6 +64,10 @@ class Guarded:
         """Whether a principal may do that now."""
         self._host.rulebook.look()
         return self._host.rulebook.decide(principal, self._cards.names(reader), what).allowed
+
+    def identity(self, reader: str) -> Identity:
+        """What the card in a reader has said of itself."""
+        return self._cards.identity(reader)
 
     async def settled(self, reader: str) -> None:
         """Wait until it is known which card is in a reader."""

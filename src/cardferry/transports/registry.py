@@ -13,6 +13,7 @@ from typing import Final
 from cardferry.transports.base import Address
 from cardferry.transports.errors import AddressSyntaxError
 from cardferry.transports.exec import ExecAddress
+from cardferry.transports.nats.address import FleetAddress
 from cardferry.transports.tls.address import TlsAddress
 from cardferry.transports.unix import UnixAddress
 from cardferry.transports.vsock import VsockAddress
@@ -21,6 +22,7 @@ TRANSPORTS: Final[Mapping[str, type[Address]]] = {
     "unix": UnixAddress,
     "vsock": VsockAddress,
     "tls": TlsAddress,
+    "fleet": FleetAddress,
     "exec": ExecAddress,
 }
 

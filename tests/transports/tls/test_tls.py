@@ -22,12 +22,12 @@ from cardferry.transports import tls
 from cardferry.transports.base import Arrival
 from cardferry.transports.errors import AddressSyntaxError, NoHostError, RevokedError
 from cardferry.transports.registry import parse_listening
+from cardferry.transports.tls import admission as module
 from cardferry.transports.tls import certificates as c
-from cardferry.transports.tls import dialling, door
-from cardferry.transports.tls import listener as module
+from cardferry.transports.tls import dialling, door, tcp
 from cardferry.transports.tls.address import NotListeningError, TlsAddress
-from cardferry.transports.tls.dialling import NotTlsError, joined_host
-from cardferry.transports.tls.errors import InvitationError, TlsError
+from cardferry.transports.tls.dialling import joined_host
+from cardferry.transports.tls.errors import InvitationError, NotTlsError, TlsError
 from cardferry.transports.tls.host import own_host
 from cardferry.transports.tls.identity import Line, context
 from cardferry.transports.tls.pipe import TlsPipe
@@ -155,7 +155,7 @@ async def test_addresses_that_guess_are_forgotten_after_a_while_and_not_too_many
     address: TlsAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tls_lab.open_listener(address) as listener:
-        at_door: door.HostDoor = listener._door  # type: ignore[attr-defined]
+        at_door: door.HostDoor = listener._admission._door  # type: ignore[attr-defined]
     for number in range(door._MOST_ADDRESSES + 10):
         at_door._count(str(number))
     assert len(at_door._wrong) == door._MOST_ADDRESSES
@@ -299,7 +299,7 @@ async def test_who_has_shown_a_certificate_is_cut_off_when_that_expires(address:
     tls_lab.join(address, "build1", timedelta(seconds=2))
     made = joined_host(address).context()
     async with listening(address) as arrivals:
-        pipe = await dialling._connect(address, made)
+        pipe = await address.connect(made)
         arrival = await arrivals.get()
         assert await asyncio.wait_for(lost(arrival.pipe), 5) is None
         pipe.abort()
@@ -536,7 +536,7 @@ async def test_hundreds_who_say_nothing_keep_nobody_out(address: TlsAddress, cap
 async def test_who_takes_too_long_has_to_go(
     address: TlsAddress, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PROOF_TIME", 0.1)
+    monkeypatch.setattr(module, "PROOF_TIME", 0.1)
     async with listening(address):
         await saying(address, b"\x16")
         await until(lambda: "has not proved who it is in time" in caplog.text)
@@ -594,7 +594,7 @@ async def test_somebody_else_is_there(address: TlsAddress, said: bytes) -> None:
 
 
 async def test_somebody_who_never_answers(address: TlsAddress, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialling, "_CONNECT_TIME", 0.1)
+    monkeypatch.setattr(tcp, "_CONNECT_TIME", 0.1)
     with socket.create_server(("127.0.0.1", address.port)):
         told = await refusal(address)
     assert (told.exit_code, "nobody answers" in told.message) == (34, True)

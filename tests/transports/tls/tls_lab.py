@@ -20,7 +20,7 @@ from cardferry.transports.base import Listener
 from cardferry.transports.sockets import Access
 from cardferry.transports.tls import certificates as c
 from cardferry.transports.tls.address import TlsAddress
-from cardferry.transports.tls.dialling import joined_host
+from cardferry.transports.tls.dialling import Target, joined_host
 from cardferry.transports.tls.host import own_host
 
 
@@ -30,7 +30,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def join(address: TlsAddress, name: str = "build1", life: timedelta = c.GUEST_LIFE) -> None:
+def join(address: Target, name: str = "build1", life: timedelta = c.GUEST_LIFE) -> None:
     """Make this account a guest of its own host, without a connection."""
     host, key = own_host(), c.new_key()
     secret = host.guests.invite(name, 60.0, life.total_seconds())

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Final
 
 from cardferry.app.agent.handoff_server import HandoffServer
+from cardferry.app.agent.in_fleet import take_guests
 from cardferry.app.agent.log_lines import Mark, mark, passed_on
 from cardferry.app.agent.remote_terminal import RemoteTerminal
 from cardferry.app.agent.serving import LentSocket, ReaderSet, Serving, serving
 from cardferry.app.agent.shared import Shared
 from cardferry.app.hosts import lend_messages as m
 from cardferry.app.runtime.conversation import Conversation
+from cardferry.app.runtime.fleet import listening_address
 from cardferry.app.runtime.request import Request
 from cardferry.app.runtime.service import Service
 from cardferry.app.runtime.signals import root_cause
@@ -30,7 +32,6 @@ from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.errors import TransportError
 from cardferry.transports.listening import SocketInUseError
-from cardferry.transports.registry import parse_listening
 from cardferry.transports.tls import recheck
 
 log = logging.getLogger(__name__)
@@ -238,7 +239,7 @@ class _Lend:
             case m.GuestSocket(address), [listening]:
                 sockets.callback(listening.close)
                 listening.setblocking(False)
-                opened.guests.add(parse_listening(address).listener(listening), opened.host.serve)
+                take_guests(opened, listening_address(address).listener(listening), alone=False)
             case m.Ask(), []:
                 self.tell(opened.describe())
             case m.PersonSaid(), []:

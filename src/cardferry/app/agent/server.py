@@ -23,6 +23,7 @@ from typing import Final
 
 from cardferry.app.agent.handoff_client import Handoff
 from cardferry.app.agent.handoff_server import HandoffServer, Tell
+from cardferry.app.agent.in_fleet import take_guests
 from cardferry.app.agent.leading import Leading
 from cardferry.app.agent.lends import Lends
 from cardferry.app.agent.serving import ReaderSet, Serving, open_set, serving
@@ -161,7 +162,7 @@ class _Agent:
                 if self._wanted.by_hand or self._listeners:
                     own = await stack.enter_async_context(self._servings.use(self._own))
                     for one in self._listeners:
-                        own.guests.add(one, own.host.serve)
+                        take_guests(own, one)
                     if self._wanted.beside is not None:
                         await stack.enter_async_context(self._wanted.beside(own))
                 async with controllable(self._folder, lambda: self._describe(where)):

@@ -6,22 +6,26 @@ import os
 import socket
 import time
 from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 
 from cardferry.app.hosts import lend_messages as m
 from cardferry.app.runtime.conversation import line_of
+from cardferry.app.runtime.fleet import configured_fleet
 from cardferry.app.runtime.paths import agent_path, runtime_folder
 from cardferry.app.runtime.silent import check_not_stopped
 from cardferry.app.runtime.status_socket import Running
 from cardferry.transports.errors import AddressSyntaxError
+from cardferry.transports.nats.address import FleetAddress
+from cardferry.transports.nats.connection import check_extra
 from cardferry.transports.tls import certificates, dialling
 from cardferry.transports.tls.address import PORT, TlsAddress
 from cardferry.transports.tls.errors import InvitationError
 from cardferry.transports.tls.files import cannot_be_written, host_folder
 from cardferry.transports.tls.guests import Guests
 from cardferry.transports.tls.host import own_host
-from cardferry.transports.tls.identity import Line
+from cardferry.transports.tls.identity import Host, Line
 
 #: s that the agent gets to cut somebody off.
 _ANSWER_TIME = 5.0
@@ -39,10 +43,37 @@ def invite(name: str, seconds: float, life: float, address: str | None) -> tuple
         UserError: there can be no such line.
     """
     host = own_host()
+    fleet = address if address is not None and address.startswith("fleet:") else ""
+    if fleet or (host.guests.fleet and not host.guests.listens and address is None):
+        return _line(host, name, seconds, life, _in_fleet(host, fleet))
     listens = TlsAddress.parse_listening(known, known) if (known := host.guests.listens) else None
     port = PORT if listens is None else listens.port
     named = address or (listens.host if listens is not None else "") or socket.gethostname()
     target = TlsAddress.parse(f"//{named}" if _has_port(named) else f"//{named}:{port}", f"tls://{named}")
+    notes = [] if listens is not None else [f"nobody can come in yet; start: cardferry host --listen tls::{port}"]
+    if host.guests.fleet:
+        notes.append(f"for a guest that can only reach NATS: cardferry invite {name} --address {host.guests.fleet}")
+    return _line(host, name, seconds, life, _Way(f"tls://{target.place_written}", target.host, notes))
+
+
+class _Way(NamedTuple):
+    """Where a guest comes in: its address, what to call that, and what else there is to say."""
+
+    address: str
+    called: str
+    notes: list[str]
+
+
+def _in_fleet(host: Host, address: str) -> _Way:
+    known = host.guests.fleet
+    target = FleetAddress.parse((address or known).removeprefix("fleet:"), address or known)
+    if known and not target.servers:
+        target = target.at(FleetAddress.parse(known.removeprefix("fleet:"), known).servers)
+    notes = [] if known else [f"nobody can come in yet; start: cardferry host --fleet --fleet-name {target.name}"]
+    return _Way(str(target), f"{target.name} in the fleet", notes)
+
+
+def _line(host: Host, name: str, seconds: float, life: float, way: _Way) -> tuple[str, list[str]]:
     again = name in host.guests.known
     try:
         print_ = certificates.fingerprint(host.authority().certificate)
@@ -50,12 +81,13 @@ def invite(name: str, seconds: float, life: float, address: str | None) -> tuple
     except OSError as error:
         raise cannot_be_written(error) from None
     until = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
-    notes = [f"good once, until {until}, where {target.host} leads to this computer; there: cardferry join LINE"]
-    if listens is None:
-        notes.append(f"nobody can come in yet; start: cardferry host --listen tls::{port}")
+    notes = [
+        f"good once, until {until}, where {way.called} leads to this computer; there: cardferry join LINE",
+        *way.notes,
+    ]
     if again:
         notes.append(f"{name} has joined before: whoever joins with this line takes its place")
-    return str(Line(f"tls://{target.place_written}", name, print_, secret)), notes
+    return str(Line(way.address, name, print_, secret)), notes
 
 
 def _has_port(text: str) -> bool:
@@ -65,12 +97,26 @@ def _has_port(text: str) -> bool:
 async def join(text: str) -> tuple[str, str]:
     """Join the host that a line is from; returns the own name there, and what to attach. Raises `UserError`."""
     line = Line.parse(text)
+    scheme, _, rest = line.address.partition(":")
     try:
-        address = TlsAddress.parse(line.address.removeprefix("tls:"), line.address)
+        if scheme == "fleet":
+            return await _join_in_fleet(line, FleetAddress.parse(rest, line.address))
+        address = TlsAddress.parse(rest, line.address)
     except AddressSyntaxError as error:
         raise InvitationError(error.message, "give all of the line of `cardferry invite`, without blanks") from None
     name = await dialling.join(line, address)
     return name, address.host if address.port == PORT else str(address)
+
+
+async def _join_in_fleet(line: Line, address: FleetAddress) -> tuple[str, str]:
+    check_extra()
+    address = address.knowing(configured_fleet())
+    name = await dialling.join(line, address)
+    try:
+        address.remember()
+    except OSError as error:
+        raise cannot_be_written(error) from None
+    return name, f"fleet:{address.name}"
 
 
 class Guest(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from cardferry.app.hosts.sources import PcscdHost, VirtualHost, VpiccHost
 from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.transports.base import Address
 from cardferry.transports.errors import AddressSyntaxError
+from cardferry.transports.nats.address import FleetAddress
 from cardferry.transports.registry import TRANSPORTS
 from cardferry.transports.tls.address import TlsAddress
 
@@ -34,6 +35,12 @@ def _link(transport: type[Address]) -> Callable[[str, str], LinkHost]:
     return lambda rest, text: LinkHost(transport.parse(rest, text))
 
 
+def _in_fleet(rest: str, text: str) -> LinkHost:
+    from cardferry.app.runtime.fleet import configured_fleet  # noqa: PLC0415 - it reads the configuration
+
+    return LinkHost(FleetAddress.parse(rest, text).knowing(configured_fleet()))
+
+
 #: Scheme -> makes the host of what follows the scheme, and of the whole text; None when that is none, or
 #: `AddressSyntaxError` when there is more to say.
 SCHEMES: Final[Mapping[str, Callable[[str, str], HostAddress | None]]] = {
@@ -43,6 +50,7 @@ SCHEMES: Final[Mapping[str, Callable[[str, str], HostAddress | None]]] = {
     "virtual": VirtualHost.parse,
     "pool": lambda rest, text: PoolHost.parse(rest, text, parse_host),
     **{scheme: _link(transport) for scheme, transport in TRANSPORTS.items()},
+    "fleet": _in_fleet,
 }
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 
 from cardferry.policy.configuration_file import ConfigurationError, KeyPath, line_of, parse, unknown_key
+from cardferry.policy.fleet_table import fleet_settings
 from cardferry.policy.pin.secret import SecretPlace
 from cardferry.policy.rules.hours import Hours
 from cardferry.policy.rules.limits import Limit
@@ -46,6 +47,8 @@ class _File(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     share: dict[str, Any] = {}
     host: dict[str, Any] = {}
     pool: dict[str, Any] = {}
+    # `cardferry.policy.fleet_table`
+    fleet: dict[str, Any] = {}
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -92,6 +95,7 @@ class Configuration(msgspec.Struct, frozen=True):
                 f"{name}: with isolation = false the PIN that the host gives for one would be everybody's",
                 "leave out isolation, or pin",
             )
+        fleet_settings(raw, text, name)
         rules = tuple(_rule(allow, number, text, name) for number, allow in enumerate(file.allow, start=1))
         return cls(
             rules, file.isolation, file.keep_tries, file.audit, file.audit_file,

@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cardferry.pcsc.reply import running
+from cardferry.pcsc.reply import Reply, in_task, running
 from cardferry.transports.nats.errors import ExtraMissingError, NatsError, NatsRefusesError
-from cardferry.transports.nats.settings import FleetSettings, public
+from cardferry.transports.nats.settings import FleetSettings, host_and_port, public
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -34,8 +35,11 @@ _CONNECT_TIME: Final = 5.0
 _PING, _UNANSWERED = 2, 2
 _NO_RESPONDERS: Final = "503"
 _SERVERS_HINT: Final = (
-    "see that nats-server runs there, and servers in the table [fleet] of the configuration, or --fleet"
+    "see that nats-server runs there; servers are in the table [fleet] of the configuration, or --fleet"
 )
+
+#: Connections that are being closed.
+_LEAVING: Final[set[Reply[None]]] = set()
 
 
 class Connection:
@@ -88,10 +92,37 @@ class Connection:
         with explained(self.where):
             await self._client.flush(timeout=int(_CONNECT_TIME))
 
+    async def own_address(self) -> str:
+        """This computer as it is seen from there: its name and IP address, for people."""
+        host, port = host_and_port(self.where)
+        name = socket.gethostname()
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+            with socket.socket(found[0][0], socket.SOCK_DGRAM) as probe:
+                probe.connect(found[0][4])  # which sends nothing
+                return f"{name} ({probe.getsockname()[0]})"
+        except OSError:
+            return name
+
     async def close(self) -> None:
         """Be done with it."""
         await self._client.close()
         self.ended()
+
+    def leave(self) -> None:
+        """Likewise, without waiting for it."""
+        if not self.lost.done():
+            self.ended()
+            leaving = in_task(asyncio.get_running_loop().create_task, self._leave())
+            _LEAVING.add(leaving)
+            leaving.then(_LEAVING.discard)
+
+    async def _leave(self) -> None:
+        from nats.errors import Error  # noqa: PLC0415 - an extra
+
+        with suppress(Error, OSError):
+            await self._client.flush(timeout=1)
+        await self._client.close()
 
     def ended(self) -> None:
         """The connection is gone."""
@@ -193,10 +224,11 @@ async def _connect(server: str, settings: FleetSettings, using: ssl.SSLContext |
 
 
 def _better(failed: NatsError, failures: list[Exception], where: str) -> NatsError:
-    """What the library says in the end is only that no server is left."""
+    """What went wrong first; in the end the library only says that no server is left."""
     try:
-        with explained(where):
-            raise failures[0] if failures else failed
+        if failures:
+            with explained(where):
+                raise failures[0]
     except NatsError as error:
         return error
     return failed

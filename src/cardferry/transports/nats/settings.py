@@ -51,9 +51,14 @@ class FleetSettings:
         """The same with other servers, if there are any."""
         return replace(self, servers=tuple(servers)) if servers else self
 
+    @property
+    def servers_without_secrets(self) -> tuple[str, ...]:
+        """The servers as others may see them."""
+        return tuple(map(public, self.servers))
+
     def __str__(self) -> str:
         """The servers, without what is secret in their URLs."""
-        return ",".join(map(public, self.servers))
+        return ",".join(self.servers_without_secrets)
 
 
 def own_name() -> str:
@@ -94,7 +99,7 @@ def parse_servers(text: str, *, secrets: bool = False) -> tuple[str, ...]:
         if not secrets and "@" in split.netloc:
             raise AddressSyntaxError(
                 f"a password in {public(url)} would be seen by everybody here",
-                "write the URL as servers in the table [fleet] of the configuration, or name a file as credentials there",
+                "write the URL as servers in the table [fleet] of the configuration, or a file as credentials there",
             )
         found.append(url)
     return tuple(found)

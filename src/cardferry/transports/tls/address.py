@@ -18,6 +18,9 @@ from cardferry.transports.errors import AddressSyntaxError, TransportError
 from cardferry.transports.sockets import Access
 
 if TYPE_CHECKING:
+    import ssl
+
+    from cardferry.transports.tls.ending import SecurePipe
     from cardferry.transports.tls.identity import Pki
 
 #: Where a host listens unless somebody says otherwise.
@@ -133,6 +136,17 @@ class TlsAddress(Address):
         from cardferry.transports.tls.identity import Pki  # noqa: PLC0415 - ssl
 
         return Pki(Path(self.files[0]), Path(self.files[1]), Path(self.files[2])) if self.files else None
+
+    @property
+    def how_to_start(self) -> str:
+        """What is to be started there, for people."""
+        return f"where the reader is: cardferry host --listen tls::{self.port}"
+
+    async def connect(self, using: ssl.SSLContext) -> SecurePipe:
+        """Connect to whoever is there; raises `TransportError`."""
+        from cardferry.transports.tls.tcp import connect  # noqa: PLC0415 - ssl
+
+        return await connect(self, using)
 
     async def dial(self) -> Pipe:
         """Connect; raises `TransportError`."""

@@ -9,30 +9,29 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import socket
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from typing import Protocol as Interface
 
 from cryptography import x509
 
 from cardferry import __version__
-from cardferry.transports.errors import NoHostError, TransportError
+from cardferry.transports.errors import TransportError
 from cardferry.transports.tls import certificates as c
-from cardferry.transports.tls.errors import InvitationError, TlsError, what_is_wrong
+from cardferry.transports.tls.ending import SecurePipe
+from cardferry.transports.tls.errors import InvitationError, NotTlsError, TlsError
 from cardferry.transports.tls.files import cannot_be_written, data_folder, joined_folder
 from cardferry.transports.tls.identity import JoinedHost, Line, Pki, context, read_certificate
-from cardferry.transports.tls.pipe import TlsPipe
 from cardferry.wire import enrolment as e
 from cardferry.wire.errors import WireError
 
 log = logging.getLogger(__name__)
 
-#: s until a host that does not answer is given up.
-_CONNECT_TIME: Final = 10.0
+#: s until a host that gives no certificate is given up.
+_ANSWER_TIME: Final = 10.0
 #: s until a renewal that has failed is tried again, at least.
 _RENEWAL_PAUSE: Final = 1.0
 _SOFTWARE: Final = f"cardferry {__version__}"
@@ -42,20 +41,21 @@ class Target(Interface):
     """Where to dial: an address.
 
     Attributes:
-        host: name or IP address.
-        port: of TCP.
-        place: both, as a part of a file's name.
+        place: as a part of a file's name.
         pki: files of a public key infrastructure, None where the host was joined.
+        how_to_start: what is to be started there, for people.
     """
 
-    @property
-    def host(self) -> str: ...  # noqa: D102
-    @property
-    def port(self) -> int: ...  # noqa: D102
     @property
     def place(self) -> str: ...  # noqa: D102
     @property
     def pki(self) -> Pki | None: ...  # noqa: D102
+    @property
+    def how_to_start(self) -> str: ...  # noqa: D102
+
+    async def connect(self, using: ssl.SSLContext) -> SecurePipe:
+        """Connect; raises `TransportError`."""
+        ...
 
 
 def joined_host(address: Target) -> JoinedHost:
@@ -64,11 +64,11 @@ def joined_host(address: Target) -> JoinedHost:
     return JoinedHost(joined_folder(address.place))
 
 
-async def dial(address: Target) -> TlsPipe:
+async def dial(address: Target) -> SecurePipe:
     """Connect; raises `TransportError`."""
     if address.pki is not None:
         _check_not_expired(address.pki.certificate, "renew it, and name that")
-        return await _connect(address, address.pki.context(server=False))
+        return await address.connect(address.pki.context(server=False))
     host = joined_host(address)
     if not host.joined:
         raise TlsError(
@@ -80,7 +80,7 @@ async def dial(address: Target) -> TlsPipe:
     )
     if host.due() <= 0:
         await _renew(address, host)
-    pipe = await _connect(address, host.context())
+    pipe = await address.connect(host.context())
     due = host.due()
     pipe.abort_in(due if due > 0 else max(_RENEWAL_PAUSE, host.left().total_seconds() / 2))
     return pipe
@@ -91,41 +91,6 @@ def _check_not_expired(path: Path, mend: str) -> None:
     certificate = read_certificate(path)
     if certificate.not_valid_after_utc <= datetime.now(UTC):
         raise TlsError(f"the certificate {path} has expired on {certificate.not_valid_after_utc:%Y-%m-%d}", mend)
-
-
-async def _connect(address: Target, using: ssl.SSLContext) -> TlsPipe:
-    pipe = TlsPipe(str(address), peer=f"who answers at {address}")
-    try:
-        async with asyncio.timeout(_CONNECT_TIME):
-            await asyncio.get_running_loop().create_connection(
-                lambda: pipe, address.host, address.port, ssl=using, server_hostname=address.host
-            )
-    except OSError as error:
-        raise _explained(address, error) from error
-    return pipe
-
-
-def _explained(address: Target, error: OSError) -> TransportError:
-    """What a person can do about it."""
-    start = f"where the reader is: cardferry host --listen tls::{address.port}"
-    if isinstance(error, socket.gaierror):
-        return NoHostError(f"{address.host} has no address: {error.strerror}", "see how it is written, and the network")
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return TlsError(
-            f"who answers at {address} {what_is_wrong(error)}",
-            "if the host was set up anew: cardferry invite NAME there, and join anew; if not, it is somebody else",
-        )
-    if isinstance(error, ssl.SSLError):
-        return NotTlsError(f"who answers at {address} {what_is_wrong(error)}", start)
-    if isinstance(error, TimeoutError):
-        return NoHostError(f"nobody answers at {address}", f"{start}; see that no firewall is in between")
-    return NoHostError(f"nobody listens at {address}: {error.strerror or error}", start)
-
-
-class NotTlsError(TransportError):
-    """Who answers does not speak TLS 1.3, or is not cardferry."""
-
-    exit_code = 35
 
 
 # --- certificates
@@ -190,29 +155,57 @@ async def _converse(
     Args:
         ask: makes the question of the host's first word and its certificate (DER), or raises.
     """
+    pipe = await address.connect(using)
     try:
-        async with asyncio.timeout(_CONNECT_TIME):
-            reader, writer = await asyncio.open_connection(
-                address.host, address.port, ssl=using, server_hostname=address.host, limit=e.MOST
-            )
-            try:
-                greeting = await _line(reader, e.Greeting)
-                shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-                writer.write(e.encode(ask(greeting, shown)))
-                answer: e.Issued | e.Refused = await _line(reader, e.Issued | e.Refused)
-            finally:
-                writer.transport.abort()
-    except OSError as error:
-        raise _explained(address, error) from error
-    except (WireError, ValueError, EOFError, asyncio.LimitOverrunError):
-        hint = f"where the reader is: cardferry host --listen tls::{address.port}"
-        raise NotTlsError(f"who answers at {address} gives no certificates", hint) from None
+        async with asyncio.timeout(_ANSWER_TIME):
+            answer = await _Asking(pipe, ask).answer
+    except (WireError, ValueError, OSError):
+        raise NotTlsError(f"who answers at {address} gives no certificates", address.how_to_start) from None
+    finally:
+        pipe.abort()
     if isinstance(answer, e.Refused):
         raise InvitationError(f"{address} gives no certificate: {answer.why}", "at the host: cardferry invite NAME")
     return answer
 
 
-async def _line(reader: asyncio.StreamReader, kind: Any) -> Any:
-    """The next message; raises what `_converse` knows when there is none."""
-    (message,) = e.LineReader[Any](kind).receive(await reader.readuntil(b"\n"))
-    return message
+class _Asking:
+    """The user of a pipe at whose other end certificates are given.
+
+    Args:
+        pipe: connected, and without a user.
+        ask: makes the question of the host's first word and its certificate (DER), or raises.
+
+    Attributes:
+        answer: what it says; the error when it is none.
+    """
+
+    def __init__(self, pipe: SecurePipe, ask: Callable[[e.Greeting, bytes], e.FromGuest]) -> None:
+        self.answer: asyncio.Future[e.Issued | e.Refused] = asyncio.get_running_loop().create_future()
+        self._pipe = pipe
+        self._ask = ask
+        self._reader: e.LineReader[e.FromHost] = e.LineReader(e.FromHost)
+        pipe.start(self)
+
+    def received(self, data: bytes) -> None:
+        """Bytes came."""
+        try:
+            for message in self._reader.receive(data):
+                if self.answer.done():
+                    return
+                if isinstance(message, e.Greeting):
+                    shown = self._pipe.tls.getpeercert(binary_form=True) or b""
+                    self._pipe.write(e.encode(self._ask(message, shown)))
+                else:
+                    self.answer.set_result(message)
+        except (WireError, TransportError) as error:
+            if not self.answer.done():
+                self.answer.set_exception(error)
+
+    def congested(self, congested: bool) -> None:
+        """It does not read: the time is limited."""
+
+    def lost(self, error: Exception | None) -> None:
+        """The pipe is gone."""
+        if not self.answer.done():
+            self.answer.set_exception(ConnectionResetError(str(error or "it has hung up")))
+            self.answer.exception()  # whoever waited may have given up

@@ -20,9 +20,9 @@ from cardferry.pcsc.errors import UserError
 from cardferry.transports import tls
 from cardferry.transports.tls import certificates as c
 from cardferry.transports.tls import files
+from cardferry.transports.tls.ending import SecurePipe
 from cardferry.transports.tls.errors import TlsError
 from cardferry.transports.tls.identity import Host, Pki
-from cardferry.transports.tls.pipe import TlsPipe
 from cardferry.wire import enrolment as e
 from cardferry.wire.errors import WireError
 
@@ -185,7 +185,7 @@ class Enrolment:
         done: when the pipe is lost.
     """
 
-    def __init__(self, door: HostDoor, pipe: TlsPipe, shown: x509.Certificate | None, address: str) -> None:
+    def __init__(self, door: HostDoor, pipe: SecurePipe, shown: x509.Certificate | None, address: str) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._door = door
         self._pipe = pipe

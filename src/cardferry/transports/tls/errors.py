@@ -16,6 +16,12 @@ class TlsError(TransportError):
     heals = False
 
 
+class NotTlsError(TransportError):
+    """Who answers does not speak TLS 1.3, or is not cardferry."""
+
+    exit_code = 35
+
+
 class InvitationError(UserError):
     """There is no such guest, or no invitation of it."""
 

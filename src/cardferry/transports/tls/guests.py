@@ -83,6 +83,8 @@ class _Kept(msgspec.Struct):
     wrong: Wrong = Wrong()
     #: Where guests come in: as ``--listen`` had it last.
     listens: str = ""
+    #: What this host is called in a fleet, and where that is, as a URL; likewise.
+    fleet: str = ""
 
 
 class Guests:
@@ -190,6 +192,16 @@ class Guests:
     def listens(self, address: str) -> None:
         with self._changed() as kept:
             kept.listens = address
+
+    @property
+    def fleet(self) -> str:
+        """The URL of this host in a fleet, as it was last; empty before that."""
+        return self._read().fleet
+
+    @fleet.setter
+    def fleet(self, address: str) -> None:
+        with self._changed() as kept:
+            kept.fleet = address
 
     # the file
 

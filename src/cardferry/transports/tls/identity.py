@@ -164,7 +164,7 @@ class Line:
     """What `cardferry invite` prints: ``tls://HOST:PORT/NAME/FINGERPRINT/SECRET``.
 
     Attributes:
-        address: ``tls://HOST:PORT``.
+        address: ``tls://HOST:PORT``, or ``fleet:NAME?servers=URL``.
         name: of the guest.
         fingerprint: SHA-256 of the certificate of the host's authority.
         secret: good for one certificate.
@@ -182,10 +182,10 @@ class Line:
         with suppress(ValueError):
             address, name, digest, secret = text.strip().rsplit("/", 3)
         with suppress(binascii.Error, ValueError):
-            if address.startswith("tls://") and secret and len(digest) == _FINGERPRINT_SIZE:
+            if address.startswith(("tls://", "fleet:")) and secret and len(digest) == _FINGERPRINT_SIZE:
                 return cls(address, name, base64.b64decode(digest + "=", "-_", validate=True), secret)
         raise InvitationError(
-            "that is not a line of `cardferry invite`", "give all of it, from tls:// on, without blanks"
+            "that is not a line of `cardferry invite`", "give all of it, from tls:// or fleet: on, without blanks"
         )
 
     def __str__(self) -> str:

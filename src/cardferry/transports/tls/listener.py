@@ -1,59 +1,20 @@
-"""Takes guests over TLS. Until they have proved who they are they cost little, and keep nobody out.
-
-Somebody who has not got through the handshake has `_PROOF_TIME` s, and there are not more than `_MOST_UNPROVED` such:
-when one more comes, the first of them has to go. Of each kind of thing that goes wrong there is one line now and then,
-however often it happens.
-"""
+"""Takes guests over TLS at a TCP port; what they must prove is in `cardferry.transports.tls.admission`."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
-from cryptography import x509
-
-from cardferry.pcsc.caller import Principal, PrincipalKind
-from cardferry.pcsc.errors import UserError
-from cardferry.transports import tls
 from cardferry.transports.accepting import accept
 from cardferry.transports.base import Arrival
-from cardferry.transports.tls.door import Enrolment, HostDoor, PkiDoor
-from cardferry.transports.tls.errors import what_is_wrong
+from cardferry.transports.tls.admission import PROOF_TIME, Admission
+from cardferry.transports.tls.door import HostDoor, PkiDoor
 from cardferry.transports.tls.pipe import TlsPipe
-from cardferry.wire.enrolment import ENROLMENT, LINK
 
-log = logging.getLogger(__name__)
-
-#: s to get through the handshake, and to join.
-_PROOF_TIME: Final = 10.0
-#: Connections that have not proved who they are, for each listener.
-_MOST_UNPROVED: Final = 64
-#: s between two lines about the same kind of thing.
-_COMPLAINT_PAUSE: Final = 10.0
-#: Is never reached: the limit above comes first, and says so in our words.
-_LOOPS_OWN_LIMIT: Final = 10 * _PROOF_TIME
-
-
-class _Complaints:
-    """Lines about those who do not come in, not too many."""
-
-    def __init__(self) -> None:
-        #: By kind: when it was told last, and how many were not told since.
-        self._told: dict[str, tuple[float, int]] = {}
-
-    def tell(self, who: str, what: str) -> None:
-        """Somebody does something wrong; ``what`` is one of few."""
-        now = asyncio.get_running_loop().time()
-        told, more = self._told.get(what, (-_COMPLAINT_PAUSE, 0))
-        if now < told + _COMPLAINT_PAUSE:
-            self._told[what] = told, more + 1
-            return
-        self._told[what] = now, 0
-        log.warning("%s %s%s", who, what, f" ({more} more did since the last such line)" if more else "")
+#: Is never reached: the limit of those who come comes first, and says so in our words.
+_LOOPS_OWN_LIMIT: Final = 10 * PROOF_TIME
 
 
 class TlsListener:
@@ -68,19 +29,7 @@ class TlsListener:
     def __init__(self, name: str, listening: socket.socket, door: HostDoor | PkiDoor) -> None:
         self.name = name
         self.socket = listening
-        self._door = door
-        self._complaints = _Complaints()
-        self._unproved: dict[asyncio.Task[None], None] = {}
-        #: Who is here, with what they have shown.
-        self._here: dict[TlsPipe, x509.Certificate] = {}
-        tls.doors.add(self)
-
-    def recheck(self) -> None:
-        """Cut off who is here and may not be here any more."""
-        for pipe, certificate in tuple(self._here.items()):
-            if why := self._door.admitted(certificate)[1]:
-                log.warning("%s: cut off: %s", pipe.name, why)
-                pipe.revoke(why)
+        self._admission = Admission(door)
 
     async def run(self, take: Callable[[Arrival], None], shortage: Callable[[], None] = lambda: None) -> NoReturn:
         """Take all who come, until cancelled; see `cardferry.transports.base.Listener`."""
@@ -88,83 +37,22 @@ class TlsListener:
 
             async def taken(connection: socket.socket, address: Any) -> None:
                 where = address[0].removeprefix("::ffff:")  # an IPv4 address at a socket that takes both
-                task = tasks.create_task(self._take(connection, where, take), name=where)
-                self._unproved[task] = None
-                task.add_done_callback(lambda done: self._unproved.pop(done, None))
-                self._dismiss(_MOST_UNPROVED)
+                self._admission.unproved(tasks, where, self._take(connection, where, take))
 
             def short() -> None:
-                self._dismiss(0)
+                self._admission.dismiss()
                 shortage()
 
             await accept(self.socket, self.name, taken, short)
         raise AssertionError("accept does not return")
 
-    def _dismiss(self, most: int) -> None:
-        while len(self._unproved) > most:
-            oldest = next(iter(self._unproved))
-            del self._unproved[oldest]
-            self._complaints.tell(oldest.get_name(), "has not proved who it is, and others have come")
-            oldest.cancel()
-
     async def _take(self, connection: socket.socket, where: str, take: Callable[[Arrival], None]) -> None:
-        pipe = TlsPipe(f"{where} at {self.name}")
-        try:
-            context = self._door.context()
-        except (UserError, OSError) as error:
+        context = self._admission.context()
+        if context is None:
             connection.close()
-            log.error("nobody can come in: %s", error)
             return
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(_PROOF_TIME):
-                await loop.connect_accepted_socket(
-                    lambda: pipe, connection, ssl=context, ssl_handshake_timeout=_LOOPS_OWN_LIMIT
-                )
-                await self._let_in(pipe, where, take)
-        except asyncio.CancelledError:
-            pipe.end()
-            raise
-        except OSError as error:
-            self._complaints.tell(where, what_is_wrong(error))
-            pipe.end()
-        except Exception:  # the boundary: whoever has come is nobody else's concern
-            log.exception("%s: a bug behind a connection", pipe.name)
-            pipe.end()
-
-    async def _let_in(self, pipe: TlsPipe, where: str, take: Callable[[Arrival], None]) -> None:
-        shown = pipe.tls.getpeercert(binary_form=True)
-        certificate = None if shown is None else x509.load_der_x509_certificate(shown)
-        protocol = pipe.tls.selected_alpn_protocol()
-        if protocol == ENROLMENT and isinstance(self._door, HostDoor):
-            await Enrolment(self._door, pipe, certificate, where).done
-        elif protocol != LINK:
-            self._complaints.tell(where, "is not cardferry, or of another age")
-            pipe.abort()
-        elif certificate is None:
-            self._complaints.tell(where, "shows no certificate")
-            pipe.abort()
-        else:
-            self._arrive(pipe, certificate, where, take)
-
-    def _arrive(
-        self, pipe: TlsPipe, certificate: x509.Certificate, where: str, take: Callable[[Arrival], None]
-    ) -> None:
-        door, here = self._door, self._here
-        if pipe.over:
-            return
-        name, refusal = door.admitted(certificate)
-        here[pipe] = certificate
-
-        def gone() -> None:
-            del here[pipe]
-            if not door.admitted(certificate)[1]:
-                door.seen(certificate, where)
-
-        def greeted(software: str) -> None:
-            if not refusal:
-                door.seen(certificate, where, software)
-
-        pipe.gone = gone
-        pipe.abort_in((certificate.not_valid_after_utc - datetime.now(UTC)).total_seconds())
-        take(Arrival(pipe, Principal(PrincipalKind.TLS, name), f"{name} at {where}", refusal, greeted))
+        pipe = TlsPipe(f"{where} at {self.name}")
+        shake = asyncio.get_running_loop().connect_accepted_socket(
+            lambda: pipe, connection, ssl=context, ssl_handshake_timeout=_LOOPS_OWN_LIMIT
+        )
+        await self._admission.prove(pipe, where, take, shake)

@@ -1,0 +1,69 @@
+"""A host of a fleet enters itself and its readers in the directory, for as long as it takes guests there.
+
+LinkServer( ... )  ~ nats ~   and   Entry( readers of the same ) in the directory
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cardferry.app.agent.serving import Serving
+from cardferry.app.hosts.ssh_link import SOFTWARE
+from cardferry.policy.guarded import Guarded
+from cardferry.transports.base import Listener
+
+if TYPE_CHECKING:
+    from cardferry.fleet.members import FleetReader
+
+
+def take_guests(opened: Serving, listener: Listener, *, alone: bool = True) -> None:
+    """Take guests at a listener from now on, and say so where there is a directory.
+
+    Args:
+        alone: whether the agent ends when another host has its name in the fleet.
+    """
+    if listener.name.startswith("fleet:"):
+        _enter(opened, listener, alone=alone)
+    opened.guests.add(listener, opened.host.serve)
+
+
+def _enter(opened: Serving, listener: Listener, *, alone: bool) -> None:
+    from cardferry.fleet.entry import Entry  # noqa: PLC0415 - only for who is in a fleet
+    from cardferry.fleet.members import FleetHost  # noqa: PLC0415
+    from cardferry.transports.nats.listener import NatsListener  # noqa: PLC0415
+
+    if not isinstance(listener, NatsListener):
+        return
+    manager = opened.host.manager
+    serial = manager.snapshot.serial
+
+    async def changed() -> None:
+        nonlocal serial
+        serial = (await manager.changed(serial)).serial
+
+    place = listener.address
+    host = FleetHost(place.name, labels=dict(place.labels), version=SOFTWARE)
+    entry = Entry(host, lambda: readers(opened), changed, place.service.replicas)
+    listener.presence = entry.entered
+    listener.ends_without_name = alone
+
+
+def readers(opened: Serving) -> tuple[FleetReader, ...]:
+    """The readers as the directory has them."""
+    from cardferry.fleet.members import FleetReader  # noqa: PLC0415
+
+    guarded, found = opened.served.guarded, []
+    for slot in opened.describe().readers:
+        card = guarded.identity(slot.reader) if isinstance(guarded, Guarded) and slot.atr else None
+        found.append(
+            FleetReader(
+                slot.reader,
+                slot.card,
+                slot.atr,
+                card.serials if card is not None else (),
+                dict(card.subjects) if card is not None else {},
+                slot.holder is not None,
+                len(slot.waiters),
+            )
+        )
+    return tuple(found)
