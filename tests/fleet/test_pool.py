@@ -123,13 +123,26 @@ async def test_it_is_exclusive_when_all_are_and_what_keeps_readers_away_is_told(
 async def test_who_waits_for_news_is_told() -> None:
     said = Said("First")
     pool = Pool(POOL, said)
-    waiting = running(pool.changed(pool.snapshot.serial))
-    await quiet()
-    said.become("First", "Second")  # nothing that can be seen
-    await quiet()
-    assert not waiting.done()
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(pool.changed(pool.snapshot.serial))
+        await quiet()
+        said.become("First", "Second")  # nothing that can be seen
+        await quiet()
+        assert not waiting.done()
+        said.become(here("First"), "Second")
+    assert waiting.result().readers[0].atr == ATR
+
+
+async def test_who_is_a_member_can_change_without_news_of_the_readers() -> None:
+    said, wanted = Said(), {"First"}
     said.become(here("First"), "Second")
-    assert (await waiting).readers[0].atr == ATR
+    pool = Pool(POOL, said, lambda reader: reader.name in wanted)
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(pool.changed(pool.snapshot.serial))
+        await quiet()
+        wanted.clear()
+        pool.choose_again()
+    assert waiting.result().readers == ()
 
 
 # --- where connects go

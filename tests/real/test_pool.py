@@ -8,16 +8,17 @@ import time
 import pytest
 
 from tests.lab import Computer, Lab
-from tests.lab.cards import PIV_PIN
+from tests.lab.cards import fake_card, piv_card
+from tests.lab.computer import CARDFERRY
 from tests.lab.counting_client import COUNT
-from tests.lab.ferry import Ferry, cardferry, over
-from tests.lab.link import install_cardferry
+from tests.lab.ferry import Ferry, cardferry
+from tests.lab.link import link_of
+from tests.lab.nats import NatsServer, configuration
+from tests.lab.pcscd import Pcscd
 from tests.lab.pool import NAME, Place, attach_all, configure, jain, loops, turns
-from tests.lab.process import Command, wait_until
-from tests.lab.sshd import Sshd
+from tests.lab.process import wait_until
 
 CARD = 0.02
-SIGN: Command = ["pkcs11-tool", "--sign", "--id", "01", "-m", "ECDSA-SHA256"]
 
 
 class PoolOfHosts:
@@ -87,7 +88,7 @@ def test_all_cards_work_for_all_guests_and_when_one_dies_the_others_go_on(lab: L
     assert after <= before + 3.0
     dies.start()
     dies.ready()
-    guest, ferry = guests[0]
+    guest, _ = guests[0]
     wait_until(lambda: f"{dies.name} (link): up" in cardferry(guest, "status").check().out, "it is a member again")
 
 
@@ -101,25 +102,68 @@ def pool_counts(pool: PoolOfHosts, guests: list[tuple[Computer, Ferry]]) -> bool
 
 def test_what_one_guest_has_unlocked_is_locked_for_another_one_of_the_pool(lab: Lab) -> None:
     """Isolation is at the host that has the card: guests of a pool are principals like any others."""
-    place = Place(lab, 0, piv=True)
-    install_cardferry(place.computer)
-    sshd = Sshd(place.computer)
-    guests = [lab.computer(f"guest{number}") for number in range(2)]
-    ferries = []
+    host = lab.computer("host")
+    piv_card(Pcscd(host))
+    host.popen([CARDFERRY, "host", "--listen", "tls::7764"])
+    wait_until(lambda: link_of(host, "host").socket.endswith(":7764"), "the agent listens")
+    guests = [lab.computer(f"build{number}") for number in range(2)]
     for guest in guests:
-        configure(guest, ["lab0"])
-        ferries.append(Ferry(guest, ["attach", f"pool:{NAME}", *over(sshd.config(guest, "lab0"))]))
-    (first, second), (one, other) = guests, ferries
-    for guest in guests:
-        (guest.home / "letter").write_text("a letter\n")
-    login: Command = [*SIGN, "--login", "--pin", PIV_PIN, "-i", first.home / "letter", "-o", first.home / "signature"]
-    first.run(login, one.env).check()
+        line = cardferry(host, "invite", guest.name, "--address", host.address).check().out.strip()
+        cardferry(guest, "join", line).check()
+        configure(guest, [f"tls://{host.address}"])
+    (first, second), (one, other) = guests, attach_all(guests)
     verify = "00200080"  # how many tries are left, or 9000 when the PIN is verified
     select = "00a404000ba000000308000010000100"
     mine = first.pcsc(f"apdu\t{NAME}\t{select}\t0020008008313233343536ffff\t{verify}", one.socket)["answers"]
     theirs = second.pcsc(f"apdu\t{NAME}\t{select}\t{verify}", other.socket)["answers"]
     assert mine[1:] == ["9000", "9000"]
     assert theirs[1].startswith("63c")
+
+
+# --- who is a member
+
+
+def test_members_can_be_those_with_a_certificate(lab: Lab) -> None:
+    signer, other = Place(lab, 0, piv=True), Place(lab, 1)
+    for place in (signer, other):
+        place.ready()
+    guest = lab.computer("guest")
+    configure(guest, [signer.name, other.name], 'subject = "CN=*"\n')
+    (ferry,) = attach_all([guest])
+    wait_until(lambda: [one["atr"] for one in readers(guest, ferry)] not in ([], [""]), "the card is known")
+    (running,) = json.loads(cardferry(guest, "status", "--json").check().out)
+    members = {link["host"]: [slot["reader"] for slot in link["readers"]] for link in running["links"] if link["pool"]}
+    assert members == {signer.name: [signer.card.reader], other.name: []}
+    certificate = guest.run(["pkcs11-tool", "--list-objects", "--type", "cert"], ferry.env).check().out
+    assert "Certificate for PIV Authentication" in certificate
+    signer.card.remove()
+    wait_until(lambda: not readers(guest, ferry), "the card that has gone is no member")
+
+
+def test_members_can_be_the_hosts_of_a_fleet_with_a_label(lab: Lab) -> None:
+    nats = NatsServer(lab.computer("nats"))
+    guest = lab.computer("guest")
+    agents = []
+    for name, label in (("LAB-1", f"pool={NAME}"), ("LAB-2", f"pool={NAME}"), ("LAB-3", "pool=other")):
+        host = lab.computer(name.lower().replace("-", ""))
+        fake_card(Pcscd(host))
+        words = ["--fleet", nats.url, "--fleet-name", name, "--fleet-label", label]
+        agents.append(host.popen([CARDFERRY, "host", *words]))
+        agents[-1].wait_for(f"in the fleet at {nats.url} as {name}", stream="err")
+        cardferry(guest, "join", cardferry(host, "invite", "build1").check().out.strip()).check()
+    configuration(guest, f'[fleet]\nservers = ["{nats.url}"]\n')
+    (ferry,) = attach_all([guest])
+
+    def members() -> list[str]:
+        (running,) = json.loads(cardferry(guest, "status", "--json").check().out)
+        return sorted(link["host"] for link in running["links"] if link["pool"] and link["state"] == "up")
+
+    wait_until(lambda: members() == ["fleet:LAB-1", "fleet:LAB-2"], "both are members", timeout=30)
+    assert [one["name"] for one in readers(guest, ferry)] == [NAME]
+    assert guest.pcsc(f"apdu\t{NAME}\t00a4040000", ferry.socket)["answers"] == ["9000"]
+    agents[0].stop()
+    wait_until(lambda: members() == ["fleet:LAB-2"], "one has left", timeout=30)
+    assert guest.pcsc(f"apdu\t{NAME}\t00a4040000", ferry.socket)["answers"] == ["9000"]
 
 
 # --- what people are told

@@ -66,8 +66,14 @@ def show(context: click.Context, config: Path | None) -> None:
         shown.show(("key", "value", "means"), [(key, str(value), helps[key]) for key, value in table.values.items()])
     for pool in _pools(path):
         say(f"[pool.{pool.name}]: `cardferry attach pool:{pool.name}` shows one reader that stands for these")
-        which = " or ".join(pool.readers) or "all"
-        shown.show(("member", "its readers"), [(member, which) for member in pool.members])
+        members = pool.members or (f"hosts of the fleet with the label {pool.label or f'pool={pool.name}'}",)
+        shown.show(
+            ("member", "readers", "certificates", "serial numbers"),
+            [
+                (member, *(list(which) or "all" for which in (pool.readers, pool.subjects, pool.serials)))
+                for member in members
+            ],
+        )
     context.invoke(policy.show, config=config)
 
 

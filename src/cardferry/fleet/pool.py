@@ -20,6 +20,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, Self, TypeVar
 
+from cardferry.changes import Changes
 from cardferry.pcsc.applications import Applications
 from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.constants import SHARING_EXCLUSIVE, CardState, Disposition, Protocol, ShareMode
@@ -120,6 +121,7 @@ class Pool:
         self._event_counter = 0
         self._seen = Snapshot(serial=-1)
         self._snapshot = Snapshot()
+        self._changes = Changes()
 
     # ResourceManager
 
@@ -132,8 +134,18 @@ class Pool:
     async def changed(self, serial: int) -> Snapshot:
         """Wait until the snapshot's serial is another one than ``serial``."""
         while self.snapshot.serial == serial:
-            await self._manager.changed(self._seen.serial)
+            await self._news()
         return self.snapshot
+
+    async def _news(self) -> None:
+        """Wait until the manager has news, or others are members."""
+        async with asyncio.TaskGroup() as tasks:
+            waiting = [
+                tasks.create_task(one) for one in (self._manager.changed(self._seen.serial), self._changes.wait())
+            ]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
+                task.cancel()
 
     def seen_by(self, principal: Principal) -> Self:
         """The hosts of the members decide what is seen here, for all programs alike."""
@@ -210,6 +222,11 @@ class Pool:
             use=waits,
             queue=None,
         )
+
+    def choose_again(self) -> None:
+        """Other readers may be members from now on."""
+        self._renew()
+        self._changes.announce()
 
     def look_again(self) -> None:
         """A handle has come or gone: what is shown may be like another member from now on."""

@@ -2,7 +2,7 @@
 
 Pool( Union( Guest( ssh ), Guest( tls ), LocalManager( pcscd over ssh -L ), ... ) )
 
-Who is in a pool is said by a `Members`: a table of the configuration file, or whatever else knows hosts. Each member is
+Who is in a pool is said by a `Members`: a table of the configuration file, or a fleet's directory. Each member is
 reached as it would be by itself, and one that is away is tried again and again; but programs that wait for it are told
 much sooner than elsewhere, because they can go on at another member.
 """
@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final, Self
-from typing import Protocol as Interface
 
 import msgspec
 
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import OpenedReaders, ReachedHost, Way
 from cardferry.app.hosts.multiple import AttachedHost, Start
-from cardferry.app.hosts.pool_table import POOL, PoolTable, is_name, place, pool_table
+from cardferry.app.hosts.pool_cards import KnownCards
+from cardferry.app.hosts.pool_members import InFleet, Members, PoolError, members_of
+from cardferry.app.hosts.pool_table import POOL, PoolTable, is_name
 from cardferry.app.runtime.status_socket import Link
 from cardferry.fleet import Union
 from cardferry.fleet.pool import Pool
 from cardferry.manager.status import SlotStatus
-from cardferry.pcsc.errors import UserError
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.transports.errors import AddressSyntaxError
 
@@ -36,46 +36,6 @@ from cardferry.transports.errors import AddressSyntaxError
 GRACE: Final = 1.0
 #: s that the other members get to be reached for the first time, once one is.
 _OTHERS_TIME: Final = 5.0
-
-
-class PoolError(UserError):
-    """There is no such pool, or none of its members can be reached."""
-
-    exit_code = 66
-
-
-class Members(Interface):
-    """Who is in a pool."""
-
-    @property
-    def hosts(self) -> Sequence[HostAddress]:
-        """Where the members' readers are, as known now."""
-        ...
-
-    def means(self, host: HostAddress, reader: str) -> bool:
-        """Whether that reader of a host, by its name there, is in the pool."""
-        ...
-
-    async def changed(self) -> None:
-        """Wait until something of this is different."""
-        ...
-
-
-class _Configured:
-    """Members that a table of the configuration file names."""
-
-    def __init__(self, table: PoolTable, parse: Callable[[str], HostAddress]) -> None:
-        self.hosts = table.hosts(parse)
-        self._table = table
-
-    def means(self, host: HostAddress, reader: str) -> bool:
-        """By its name alone."""
-        del host
-        return self._table.means(reader)
-
-    async def changed(self) -> None:
-        """Never."""
-        await asyncio.get_running_loop().create_future()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +47,7 @@ class PoolHost(HostAddress):
     name: str
     #: Makes the host of what a table says.
     parse_member: Callable[[str], HostAddress] = field(compare=False, repr=False)
+    servers: str = ""
 
     @classmethod
     def parse(cls, rest: str, text: str, parse_member: Callable[[str], HostAddress]) -> Self | None:
@@ -110,32 +71,39 @@ class PoolHost(HostAddress):
     async def reach(self, way: Way) -> AsyncIterator[ReachedHost]:
         """The members, each in the best way there is."""
         way = replace(way, grace=GRACE if way.grace is None else way.grace)
-        async with pooled(self, self._members(), way) as reached:
+        async with (
+            members_of(self.name, self.parse_member, self.servers) as (members, table),
+            pooled(self, members, table, way) as reached,
+        ):
             yield reached
 
-    def _members(self) -> Members:
-        table = pool_table(self.name)
-        if table is None:
-            raise PoolError(
-                f"there is no pool {self.name!r}",
-                f'write into {place()}: [{POOL}.{self.name}] and below it members = ["HOST", "HOST"]',
-            )
-        return _Configured(table, self.parse_member)
+    def reaching(self, also: Callable[[HostAddress], HostAddress], servers: str = "") -> PoolHost:
+        """The same pool, whose members are reached with something more that the command line says.
+
+        Args:
+            also: adds it to a member.
+            servers: of the fleet, where the configuration has none.
+        """
+        parse = self.parse_member
+        return replace(self, parse_member=lambda text: also(parse(text)), servers=servers or self.servers)
 
 
 @asynccontextmanager
-async def pooled(host: PoolHost, members: Members, way: Way) -> AsyncIterator[ReachedHost]:
+async def pooled(host: PoolHost, members: Members, table: PoolTable, way: Way) -> AsyncIterator[ReachedHost]:
     """Reach the members of a pool for the block, and those that join it meanwhile; who leaves it is left.
 
     Raises:
         UserError: none of them can be reached, or one never will, unless they are waited for.
     """
     async with Union(()) as union, asyncio.TaskGroup() as tasks:
-        roster = _Roster(host, members, way, union, tasks)
+        roster = _Roster(host, members, table, way, union=union, tasks=tasks)
         roster.follow()
-        following = tasks.create_task(roster.run(), name=f"members of {host}")
+        running = [tasks.create_task(roster.run(), name=f"members of {host}")]
+        if table.asks_cards:
+            running.append(tasks.create_task(roster.cards.run(), name=f"cards of {host}"))
         yield ReachedHost(roster.pool, roster.known, roster.links, roster.users)
-        following.cancel()
+        for task in running:
+            task.cancel()
         roster.end()
 
 
@@ -144,10 +112,15 @@ class _Roster:
 
     Attributes:
         pool: shows them.
+        cards: which ones they have.
     """
 
-    def __init__(self, host: PoolHost, members: Members, way: Way, union: Union, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, host: PoolHost, members: Members, table: PoolTable, way: Way, *, union: Union, tasks: asyncio.TaskGroup
+    ) -> None:
         self.pool = Pool(host.name, union, self._means)
+        self.cards = KnownCards(union, self._in_pool, self.pool.choose_again)
+        self._table = table
         self._name = str(host)
         self._members = members
         self._way = way
@@ -171,6 +144,7 @@ class _Roster:
             for attached, task in self.follow():
                 await self._union.remove(attached.member)
                 task.cancel()
+            self.pool.choose_again()
 
     def follow(self) -> list[tuple[AttachedHost, asyncio.Task[None]]]:
         """Begin with the members that are new; returns those that are none any more."""
@@ -191,6 +165,15 @@ class _Roster:
             task.cancel()
 
     def _means(self, reader: ReaderState) -> bool:
+        """Whether a reader of the union is in the pool."""
+        if not self._in_pool(reader):
+            return False
+        if isinstance(self._members, InFleet) or not self._table.asks_cards:
+            return True  # of cards in a fleet their hosts have said what they are
+        card = self.cards.find(reader)
+        return card is not None and self._table.means_card(card.serials, tuple(card.subjects.values()))
+
+    def _in_pool(self, reader: ReaderState) -> bool:
         manager, name = self._union.find(reader.name)
         return any(
             attached.member.manager is manager and self._members.means(host, name)
@@ -219,9 +202,13 @@ class _Roster:
         """The pool, and its members behind it."""
         cards = any(member.atr for member in self.pool.members)
         found = [Link(self._name, "up" if cards else "no member has a card", path, "pool")]
-        for host, (attached, _) in self._hosts.items():
+        for attached in self._attached:
             slots = [] if attached.reached is None else attached.reached.users()[1]
-            meant = [slot for slot in slots if self._members.means(host, slot.reader)]
+            manager = attached.member.manager
+            shown = {
+                name for one, name in map(self._union.find, (one.name for one in self.pool.members)) if one is manager
+            }
+            meant = [slot for slot in slots if slot.reader in shown]
             found += [msgspec.structs.replace(link, pool=self._name, readers=meant) for link in attached.links(path)]
         return found
 

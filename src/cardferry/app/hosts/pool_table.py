@@ -4,13 +4,15 @@
     members = ["laptop", "tls://lab1", "unix:/run/cardferry.sock"]
     readers = "Yubico*"
 
-A member is a HOST as `cardferry attach` takes it; without ``readers`` all readers of all members are meant.
+A member is a HOST as `cardferry attach` takes it; without ``readers`` all readers of all members are meant. ``subject``
+and ``serial`` choose by the card. Without ``members`` the hosts of the fleet are meant that have the ``label``,
+``pool=NAME`` if none is given.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,7 @@ from cardferry.app.runtime.configuration_path import find_configuration, own_con
 from cardferry.policy.configuration_file import ConfigurationError, line_of, parse, read_text, unknown_key
 from cardferry.policy.offered import rank
 from cardferry.transports.errors import AddressSyntaxError
+from cardferry.transports.nats.settings import parse_label
 
 POOL: Final = "pool"
 #: What programs are shown is the name of a reader.
@@ -29,8 +32,11 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class _Keys(msgspec.Struct, forbid_unknown_fields=True):
-    members: list[str]
+    members: list[str] = []
     readers: str | list[str] = []
+    subject: str | list[str] = []
+    serial: str | list[str] = []
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +45,19 @@ class PoolTable:
 
     Attributes:
         name: what programs call its reader.
-        members: each a HOST.
+        members: each a HOST; none where the hosts of a fleet are meant.
         readers: patterns of the names of their readers that are meant; none means all.
+        subjects, serials: patterns of what their cards are: whom a certificate is about, and the card's number.
+        label: of the hosts of a fleet that are meant, as in ``pool=signing``.
         file: where it is written, for errors.
     """
 
     name: str
-    members: tuple[str, ...]
+    members: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
+    serials: tuple[str, ...] = ()
+    label: str = ""
     file: str = ""
 
     def hosts(self, parse: Callable[[str], HostAddress]) -> tuple[HostAddress, ...]:
@@ -74,6 +85,18 @@ class PoolTable:
     def means(self, reader: str) -> bool:
         """Whether a reader of a member is one of the pool, by the name that it has there."""
         return rank(reader, self.readers) is not None
+
+    @property
+    def asks_cards(self) -> bool:
+        """Whether it matters which card it is."""
+        return bool(self.subjects or self.serials)
+
+    def means_card(self, serials: Sequence[str], subjects: Sequence[str]) -> bool:
+        """Whether a card is one of the pool, by its numbers and whom its certificates are about."""
+        return all(
+            not patterns or any(rank(one, patterns) is not None for one in of_card)
+            for patterns, of_card in ((self.serials, serials), (self.subjects, subjects))
+        )
 
 
 def is_name(name: str) -> bool:
@@ -125,10 +148,29 @@ def _table(name: str, values: Any, text: str, file: str) -> PoolTable:
         raise ConfigurationError(
             f"{where()}: [{POOL}.{name}]: {error}", 'as in members = ["laptop", "tls://lab1"]'
         ) from None
-    if not keys.members:
-        raise ConfigurationError(f"{where('members')}: there is nobody in it", "name each HOST that has such a card")
-    readers = [keys.readers] if isinstance(keys.readers, str) else keys.readers
-    return PoolTable(name, tuple(dict.fromkeys(keys.members)), tuple(readers), file)
+    if keys.members and keys.label:
+        raise ConfigurationError(
+            f"{where('label')}: label is for hosts of a fleet, and members for a list of them",
+            "leave out one of the two",
+        )
+    if keys.label:
+        try:
+            parse_label(keys.label)
+        except AddressSyntaxError as error:
+            raise ConfigurationError(f"{where('label')}: {error.message}", error.hint) from None
+    return PoolTable(
+        name,
+        tuple(dict.fromkeys(keys.members)),
+        _several(keys.readers),
+        _several(keys.subject),
+        _several(keys.serial),
+        keys.label,
+        file,
+    )
+
+
+def _several(patterns: str | list[str]) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 def place() -> Path:
