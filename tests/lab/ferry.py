@@ -20,7 +20,17 @@ class Ferry:
     """
 
     def __init__(self, computer: Computer, arguments: Command, timeout: float = 30.0) -> None:
-        self.process: Running = computer.popen([CARDFERRY, *arguments])
+        self._of(computer.popen([CARDFERRY, *arguments]), timeout)
+
+    @classmethod
+    def of(cls, process: Running, timeout: float = 60.0) -> Ferry:
+        """One that was started already."""
+        ferry = cls.__new__(cls)
+        ferry._of(process, timeout)
+        return ferry
+
+    def _of(self, process: Running, timeout: float) -> None:
+        self.process: Running = process
         self.wait_until_ready(timeout)
 
     def wait_until_ready(self, timeout: float = 30.0) -> None:

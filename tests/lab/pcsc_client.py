@@ -7,7 +7,7 @@ project is. Prints one JSON object on standard output (`watch` and `hold`: one a
     pcsc_client.py wait READER present|absent [--seconds S]   wait for a card to come or go
     pcsc_client.py apdu READER HEX...                  connect, transmit each in one transaction, disconnect
     pcsc_client.py loop READER --seconds S [--count N] [--apdu HEX] [--work MS] [--exclusive] [--start]
-                                                       begin, transmit, end, again and again; with timing
+                                       [--connect]     begin, transmit, end, again and again; with timing
     pcsc_client.py transmit READER --count N [--apdu HEX]   one APDU after another, no transaction, with timing
     pcsc_client.py setup READER --count N              establish, list, connect, disconnect, release, with timing
     pcsc_client.py hold READER [--exclusive] [--reset] [--first HEX]
@@ -265,21 +265,31 @@ def repeat(options: argparse.Namespace, action: Callable[[], None]) -> dict[str,
 def do_loop(options: argparse.Namespace) -> None:
     """Begin, transmit, end; ``turns`` has each one's asked, owned and released on the system's monotonic clock."""
     context = Context(Library())
-    card = context.connect(context.find(options.reader), EXCLUSIVE if options.exclusive else SHARED)
+    reader, share = context.find(options.reader), EXCLUSIVE if options.exclusive else SHARED
+    card = context.connect(reader, share)
     apdu = bytes.fromhex(options.apdu)
 
     turns: list[tuple[float, float, float]] = []
+    asked = 0.0
 
     def turn() -> None:
-        asked = time.monotonic()
+        nonlocal card, asked
+        asked = asked or time.monotonic()
+        if options.connect:
+            card = context.connect(reader, share)
         card.begin()
         owned = time.monotonic()
         card.transmit(apdu)
         if options.work:
             time.sleep(options.work / 1000)
         card.end()
+        if options.connect:
+            card.disconnect()
         turns.append((round(asked, 7), round(owned, 7), round(time.monotonic(), 7)))
+        asked = 0.0
 
+    if options.connect:
+        card.disconnect()
     say(**repeat(options, turn), turns=turns)
     context.release()
 
@@ -393,7 +403,8 @@ def parse(words: list[str]) -> argparse.Namespace:
     wait.add_argument("what", choices=("present", "absent"))
     wait.set_defaults(seconds=20.0)
     command("apdu", do_apdu).add_argument("apdus", nargs="+")
-    command("loop", do_loop)
+    loop = command("loop", do_loop)
+    loop.add_argument("--connect", action="store_true", help="connect for each turn; an error begins the turn anew")
     command("transmit", do_transmit)
     command("setup", do_setup)
     hold = command("hold", do_hold)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from cardferry.link import Limits
-from cardferry.link.host_session import SHARING_DELAY
+from cardferry.link.host_readers import SHARING_DELAY
 from cardferry.manager import Settings
 from cardferry.manager.card import LocalCard
 from cardferry.pcsc.constants import Protocol

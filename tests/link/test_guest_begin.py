@@ -11,7 +11,7 @@ import pytest
 
 from cardferry.link import Guest
 from cardferry.link.guest_card import RECENT
-from cardferry.link.host_session import ALONE_DELAY, SHARING_DELAY
+from cardferry.link.host_readers import ALONE_DELAY, SHARING_DELAY
 from cardferry.link.messages import Readers
 from cardferry.manager import Settings
 from cardferry.pcsc.applications import Applications

@@ -11,8 +11,7 @@ import pytest
 from cardferry.link import Guest
 from cardferry.link import messages as m
 from cardferry.link.guest_readers import ReadersReceiver
-from cardferry.link.host_readers import ReadersSender
-from cardferry.link.host_session import USE_PAUSE
+from cardferry.link.host_readers import SHARING_DELAY, USE_PAUSE, ReadersSender
 from cardferry.pcsc.interface import Card
 from cardferry.pcsc.reader_state import ReaderState, Snapshot, Use, User
 from cardferry.pcsc.trouble import Cause, Trouble
@@ -126,11 +125,14 @@ async def test_an_exclusive_holder_is_told_without_haste() -> None:
     """Only its use changes: that is no news that must come before answers."""
     sender = ReadersSender(lambda reader: 0)
     alone = ReaderState(READER, sharing=-1)
-    sender.news(Snapshot(1, 1, (alone,)))
+    sender.news(Snapshot(1, 1, (alone,)), 1.0)
     used = ReaderState(READER, sharing=-1, use=Use(User("gpg", "ssh:a", 0.0)))
     assert not sender.urgent(Snapshot(2, 1, (used,)))
-    assert sender.only_use(Snapshot(2, 1, (used,)))
-    assert not sender.only_use(Snapshot(3, 1, (ReaderState(READER),)))
+    for news, due in (
+        (Snapshot(2, 1, (used,)), 1.0 + USE_PAUSE),
+        (Snapshot(3, 1, (ReaderState(READER),)), 1.1 + SHARING_DELAY),
+    ):
+        assert sender.due(news, news, 1.1) == due
 
 
 async def test_contexts_and_clients_of_a_guest_are_known_at_the_guest() -> None:

@@ -6,11 +6,15 @@ import importlib
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cardferry.cli.configured import Table, checked, keys, tables, words
 from cardferry.cli.say import say
+
+if TYPE_CHECKING:
+    from cardferry.app.hosts.pool_table import PoolTable
 
 _config = click.option(
     "--config", type=click.Path(path_type=Path), metavar="FILE", help="another file than the account's own"
@@ -23,7 +27,8 @@ def command() -> None:
 
     It is ~/.config/cardferry/config.toml, else /etc/cardferry/config.toml. [attach.HOST] and [share.HOST] have options
     for `cardferry attach HOST` and `cardferry share HOST`, [host] those of `cardferry host`; each key is an option
-    without its dashes. [[allow]] and the keys at the top are the rules: see `cardferry policy`.
+    without its dashes. [pool.NAME] has the members of pool:NAME. [[allow]] and the keys at the top are the rules: see
+    `cardferry policy`.
     """
 
 
@@ -37,7 +42,7 @@ def check(config: Path | None) -> None:
     from cardferry.app.runtime.configuration import rulebook  # noqa: PLC0415
 
     rules = rulebook(config)
-    found = [f"{table}" for _, table in _checked(path)]
+    found = [f"{table}" for _, table in _checked(path)] + [f"[pool.{pool.name}]" for pool in _pools(path)]
     say(f"{path} is right: {', '.join(found) or 'no options of commands'}; {rules.in_a_line()}")
 
 
@@ -59,6 +64,16 @@ def show(context: click.Context, config: Path | None) -> None:
         say(f"{table}: `cardferry {shlex.join(called)}` means cardferry {shlex.join(means)}")
         helps = {key: getattr(one, "help", None) or "whom it is about" for key, one in keys(its).items()}
         shown.show(("key", "value", "means"), [(key, str(value), helps[key]) for key, value in table.values.items()])
+    for pool in _pools(path):
+        say(f"[pool.{pool.name}]: `cardferry attach pool:{pool.name}` shows one reader that stands for these")
+        members = pool.members or (f"hosts of the fleet with the label {pool.label or f'pool={pool.name}'}",)
+        shown.show(
+            ("member", "readers", "certificates", "serial numbers"),
+            [
+                (member, *(list(which) or "all" for which in (pool.readers, pool.subjects, pool.serials)))
+                for member in members
+            ],
+        )
     context.invoke(policy.show, config=config)
 
 
@@ -69,6 +84,17 @@ def _file(config: Path | None) -> Path | None:
     if path is None:
         say(f"there is no configuration: neither {own_configuration()} nor {SYSTEM}")
     return path
+
+
+def _pools(path: Path) -> list[PoolTable]:
+    """All pools, once they and their members are known to be right."""
+    from cardferry.app.hosts.pool_table import pool_tables  # noqa: PLC0415
+    from cardferry.app.hosts.registry import parse_host  # noqa: PLC0415
+
+    pools = list(pool_tables(path))
+    for pool in pools:
+        pool.hosts(parse_host)
+    return pools
 
 
 def _checked(path: Path) -> Iterator[tuple[click.Command, Table]]:

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.direct_link import LinkHost
+from cardferry.app.hosts.pool_host import PoolHost
 from cardferry.app.hosts.registry import parse_host
 from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.runtime.service import Service
@@ -177,11 +178,15 @@ def service_options(function: Function) -> Function:
 
 def with_tls(host: HostAddress, files: TlsFiles) -> HostAddress:
     """The host, with the files if it is one that is reached over TLS."""
+    if isinstance(host, PoolHost):
+        return host.reaching(lambda member: with_tls(member, files))
     return parse_host(files.into(str(host))) if isinstance(host, LinkHost) else host
 
 
 def with_fleet(host: HostAddress, servers: str | None) -> HostAddress:
     """The host, with the NATS servers if it is one of a fleet and names none."""
+    if servers and isinstance(host, PoolHost):
+        return host.reaching(lambda member: with_fleet(member, servers), servers)
     if servers and isinstance(host, LinkHost) and isinstance(host.address, FleetAddress) and not host.address.servers:
         return LinkHost(host.address.at(parse_servers(servers)))
     return host

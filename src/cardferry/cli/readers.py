@@ -104,7 +104,12 @@ def _of_fleet(servers: str, as_json: bool) -> None:
 
 def _rows(running: Sequence[Running], here: ReadersHere | None) -> list[tuple[ReaderRow, SlotStatus]]:
     found = [
-        (slot, one.command, [link.host for link in one.links], sorted({link.socket for link in one.links}))
+        (
+            slot,
+            one.command,
+            [link.host for link in one.links if not link.pool],
+            sorted({link.socket for link in one.links}),
+        )
         for one in running
         for slot in one.readers
     ]

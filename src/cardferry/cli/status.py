@@ -48,7 +48,7 @@ def _show(one: Running, shown: set[tuple[int, str]]) -> None:
     for link in one.links:
         words = ", ".join(word for word in (link.way, link.over) if word)
         way = f" ({words})" if words else ""
-        say(f"{link.host}{way}: {link.state}, {link.socket}")
+        say(f"{link.host}{way}: {link.state}, {f'a member of {link.pool}' if link.pool else link.socket}")
         for line in link_lines(link):
             say(line, before="  ")
     for line in one.asks:
@@ -66,6 +66,11 @@ def _show(one: Running, shown: set[tuple[int, str]]) -> None:
         ("reader", "card", "held by", "waiting", "clients"),
         [(slot.reader, card(slot), _holder(slot), _waiting(slot), slot.clients) for slot in readers],
     )
+    if members := [(link, slot) for link in one.links if link.pool for slot in link.readers]:
+        tables.show(
+            ("member", "reader", "card", "held by", "waiting", "clients"),
+            [(one.host, slot.reader, card(slot), _holder(slot), _waiting(slot), slot.clients) for one, slot in members],
+        )
 
 
 def link_lines(link: Link) -> list[str]:

@@ -25,8 +25,9 @@ from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.link.guest_session import Counters, GuestSession
 from cardferry.pcsc.applications import Applications
 from cardferry.pcsc.caller import Caller, Principal
-from cardferry.pcsc.errors import CardferryError
-from cardferry.pcsc.reader_state import Snapshot
+from cardferry.pcsc.errors import CardferryError, PcscError, ReturnCode
+from cardferry.pcsc.reader_state import Queue, Snapshot
+from cardferry.pcsc.reply import Reply, failed
 from cardferry.transports.base import Dial
 from cardferry.wire.link.greeting import IDENTITY_SIZE, Bye, Reason, Role
 from cardferry.wire.link.session import Bounds, Session, Timing
@@ -140,7 +141,7 @@ class Guest:
         self.accelerate = accelerate
         self.remember = remember
         self.counters = Counters()
-        self.readers = ReadersReceiver(name if host is None else host)
+        self.readers = ReadersReceiver(name if host is None else host, self.queue)
         self.contexts: set[GuestContext] = set()
         self.session: GuestSession | None = None
         self.state = LinkState.CONNECTING
@@ -221,6 +222,12 @@ class Guest:
         )
         self.contexts.add(context)
         return context
+
+    def queue(self, reader: str) -> Reply[Queue]:
+        """How long the queue of a reader is; ``E_READER_UNAVAILABLE`` while the host is out of reach."""
+        if self.session is None or self.state is not LinkState.UP:
+            return failed(PcscError(ReturnCode.E_READER_UNAVAILABLE, "its host is out of reach"))
+        return self.session.queue(reader)
 
     def clients(self, reader: str) -> list[str]:
         """The programs here that are connected to a reader, in words, one for each handle."""

@@ -6,10 +6,14 @@ applications must see it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from cardferry.link.messages import ReaderEntry, Readers, TroubleEntry, UseEntry, UserEntry, name_of
 from cardferry.pcsc.constants import MAX_READERNAME, CardState, Protocol
 from cardferry.pcsc.reader_name import encode_reader_name
-from cardferry.pcsc.reader_state import ReaderState, Snapshot, Use, User, events_between
+from cardferry.pcsc.reader_state import Queue, ReaderState, Snapshot, Use, User, events_between
+from cardferry.pcsc.reply import Reply
 from cardferry.pcsc.trouble import Cause, Trouble
 from cardferry.wire.errors import WireError
 
@@ -32,9 +36,10 @@ def _trouble(entry: TroubleEntry, host: str) -> Trouble:
     return Trouble(Cause(entry.cause), entry.place, entry.detail, host)
 
 
-def _state(entry: ReaderEntry, now: float) -> ReaderState:
+def _state(entry: ReaderEntry, now: float, queue: Callable[[str], Reply[Queue]] | None) -> ReaderState:
+    name = name_of(entry.name)
     return ReaderState(
-        name_of(entry.name),
+        name,
         entry.event_counter,
         CardState(entry.state),
         entry.sharing,
@@ -42,6 +47,7 @@ def _state(entry: ReaderEntry, now: float) -> ReaderState:
         Protocol(entry.protocol),
         entry.marks,
         use=_use(entry.use, now),
+        queue=None if queue is None else partial(queue, name),
     )
 
 
@@ -50,13 +56,15 @@ class ReadersReceiver:
 
     Args:
         host: what their computer is called, for people.
+        queue: asks how long a reader's queue is, see `ReaderState.queue`.
 
     Attributes:
         snapshot: all of them, now.
     """
 
-    def __init__(self, host: str = "") -> None:
+    def __init__(self, host: str = "", queue: Callable[[str], Reply[Queue]] | None = None) -> None:
         self._host = host
+        self._queue = queue
         self.snapshot = Snapshot()
         self._readers: dict[str, ReaderState] = {}
         self._others: dict[str, int] = {}
@@ -80,7 +88,7 @@ class ReadersReceiver:
         Raises:
             WireError: it does not fit what was said before.
         """
-        changed = {state.name: state for state in (_state(entry, now) for entry in news.changed)}
+        changed = {state.name: state for state in (_state(entry, now, self._queue) for entry in news.changed)}
         names = list(self._readers) if news.names is None else [name_of(name) for name in news.names]
         sizes = [len(encode_reader_name(name)) for name in names]
         if not all(0 < size < MAX_READERNAME for size in sizes) or len(set(names)) < len(names):

@@ -21,7 +21,8 @@ from cardferry.link.guest_foreseen import Foreseen
 from cardferry.link.guest_memory import GuestMemory
 from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.reply import Reply, failed
+from cardferry.pcsc.reader_state import Queue, presumed
+from cardferry.pcsc.reply import Reply, answered, failed
 from cardferry.wire.errors import WireError
 from cardferry.wire.link.greeting import Bye
 from cardferry.wire.link.session import Session, SessionOverflowError
@@ -165,6 +166,16 @@ class _PlainCall(Call[m.Answer]):
 
     def answered(self, answer: m.Answer) -> None:
         self.resolve(answer)
+
+
+class _QueueCall(Call[Queue]):
+    """How long is a queue?"""
+
+    __slots__ = ()
+
+    def answered(self, answer: m.Answer) -> None:
+        del answer
+        self.fail(PcscError(ReturnCode.E_READER_UNAVAILABLE, "the host does not say"))
 
 
 class GuestSession:
@@ -384,6 +395,15 @@ class GuestSession:
         self._send(make(number), urgent=True)
         return call
 
+    def queue(self, reader: str) -> Reply[Queue]:
+        """How long the queue of that reader is, as its host knows; else as the snapshot has it."""
+        if self._welcome is None or not self._welcome.queues:
+            state = self.readers.find(reader)
+            return failed(PcscError(ReturnCode.E_READER_UNAVAILABLE)) if state is None else answered(presumed(state))
+        if self.full:
+            return failed(PcscError(ReturnCode.E_READER_UNAVAILABLE, "there is no room for another message"))
+        return self.make(_QueueCall(self), lambda call: m.AskQueue(call, m.packed_name(reader)))
+
     def given_up(self, call: Call[Any]) -> None:
         """Nobody waits for that call any more."""
         if self._calls.pop(call.number, None) is not None:
@@ -448,6 +468,18 @@ class GuestSession:
         if not self._introduction.done():
             self._introduction.set_result(message)
 
+    def _queue_length(self, message: m.QueueLength) -> None:
+        call = self._calls.get(message.call)
+        if not isinstance(call, _QueueCall):
+            if call is not None or message.call > self._last_call:
+                raise WireError(f"call {message.call} did not ask for a queue")
+            return
+        del self._calls[message.call]
+        if message.busy is None:
+            call.fail(PcscError(ReturnCode.E_READER_UNAVAILABLE, "the host does not know"))
+        else:
+            call.resolve(Queue(message.busy, message.handles))
+
     def _ahead(self, message: m.Ahead) -> None:
         card = self._cards.get(message.handle)
         if card is not None:
@@ -494,4 +526,5 @@ class GuestSession:
         m.Answer: _answer,
         m.Ahead: _ahead,
         m.Failed: _failed,
+        m.QueueLength: _queue_length,
     }

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from cardferry.link import messages as m
 from cardferry.link.messages import ReaderEntry, Readers, packed_name
 from cardferry.pcsc.reader_state import ReaderState, Snapshot, Use, User
 from cardferry.pcsc.trouble import Trouble
+
+#: s that a guest may learn later that only the number of those who share a reader has changed.
+SHARING_DELAY: Final = 0.25
+#: Likewise, that it has a reader for itself again.
+ALONE_DELAY: Final = 0.05
+#: s between two pieces of news for people only: who has a card and who waits.
+USE_PAUSE: Final = 0.5
 
 
 def _entry(reader: ReaderState, others: int, use: m.UseEntry | None) -> ReaderEntry:
@@ -70,6 +78,7 @@ class ReadersSender:
         self._unsettled = unsettled
         self._session = session
         self._told: Snapshot | None = None
+        self._told_at = 0.0
         #: By reader, as the guest was told: handles that are not its own.
         self._others: dict[str, int] = {}
         #: The latest snapshot that was found not to be urgent, or to be what the guest was told.
@@ -99,7 +108,19 @@ class ReadersSender:
             return False
         return True
 
-    def only_use(self, snapshot: Snapshot) -> bool:
+    def due(self, snapshot: Snapshot, everything: Snapshot, now: float) -> float:
+        """When the guest is to be told what is not urgent.
+
+        Args:
+            snapshot: as the guest sees the readers.
+            everything: as they are.
+            now: on the event loop's clock, in s.
+        """
+        if self._only_use(snapshot):
+            return max(now, self._told_at + USE_PAUSE)
+        return now + (ALONE_DELAY if self._alone_again(everything) else SHARING_DELAY)
+
+    def _only_use(self, snapshot: Snapshot) -> bool:
         """Whether the news, which is not urgent, is for people only: who has a card and who waits."""
         told = self._told
         return (
@@ -112,7 +133,7 @@ class ReadersSender:
             )
         )
 
-    def alone_again(self, snapshot: Snapshot) -> bool:
+    def _alone_again(self, snapshot: Snapshot) -> bool:
         """Whether the guest believes that others are on a reader that it has for itself: its begins need not wait."""
         return any(self._others.get(reader.name) and not self._others_on(reader) for reader in snapshot.readers)
 
@@ -163,5 +184,6 @@ class ReadersSender:
         nothing = same and not changed and troubles is None
         if told is not None and nothing and told.reader_events == snapshot.reader_events:
             return None
+        self._told_at = now
         packed = None if same else [packed_name(name) for name in names]
         return Readers(snapshot.reader_events, packed, changed, troubles)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterator
+from functools import partial
 from typing import Any, ClassVar, Final
 from typing import Protocol as Interface
 
@@ -23,6 +24,7 @@ from cardferry.link.host_lane import Lane
 from cardferry.link.host_memory import Memories, Telling
 from cardferry.link.host_pace import CALL, Pace
 from cardferry.link.host_queue import Job
+from cardferry.link.host_queue_length import tell_queue
 from cardferry.link.host_readers import ReadersSender
 from cardferry.link.host_run_ahead import RunAhead
 from cardferry.link.host_status import HostSessionStatus
@@ -37,12 +39,6 @@ from cardferry.wire.link.session import Session, SessionOverflowError
 
 log = logging.getLogger(__name__)
 
-#: s that a guest may learn later that only the number of those who share a reader has changed.
-SHARING_DELAY: Final = 0.25
-#: Likewise, that it has a reader for itself again.
-ALONE_DELAY: Final = 0.05
-#: s between two pieces of news for people only: who has a card and who waits.
-USE_PAUSE: Final = 0.5
 #: s; a guest whose round trip is shorter may ask for what it wants to know.
 NEAR: Final = 0.005
 #: So many handles of one guest on one reader are counted before each piece of news about it; of a guest that has more,
@@ -135,7 +131,7 @@ class HostSession:
         self._readers = ReadersSender(self._own_handles, number, self._unsettled_handles)
         #: When the guest is told what can wait; and when it was told anything last.
         self._readers_timer: asyncio.TimerHandle | None = None
-        self._readers_due = self._told_at = 0.0
+        self._readers_due = 0.0
         self._news_waits = False
         self._hits = self._waste = 0
         #: What the guest is told of what cards have said before, once it has asked; and what it has believed.
@@ -149,8 +145,8 @@ class HostSession:
         if not self._readers.begun:
             log.info("%s: connected as %s", self.guest, self.principal)
             remembers = self._host.memories is not None
-            may = limits.contexts, limits.handles, limits.calls, limits.call_bytes
-            self._post(m.Welcome(*may, remembers, self.direct.introducer is not None))
+            most = limits.contexts, limits.handles, limits.calls, limits.call_bytes
+            self._post(m.Welcome(*most, remembers, self.direct.introducer is not None, queues=True))
             self._tell_readers()
             self._host.check_facts()
             for reader, about, key, known in self._host.facts(self.principal):
@@ -249,14 +245,12 @@ class HostSession:
     # calls
 
     def _call(self, message: m.Call) -> None:
-        size = len(m.data_of(message))
+        size = len(message.apdu) if isinstance(message, m.Transmit) else m.size_of(message)
         limits = self._host.limits
         if self._jobs >= limits.calls or self._job_bytes + size > limits.call_bytes:
             raise WireError(f"more than {limits.calls} calls, or {limits.call_bytes} bytes of them, at the same time")
         if message.call:
-            if message.call <= self._last_call:
-                raise WireError(f"call {message.call} was made before")
-            self._last_call = message.call
+            self._number_call(message.call)
         known = self._cards.get(message.handle)
         if isinstance(message, m.Connect):
             known = self._new_card(message)
@@ -276,6 +270,16 @@ class HostSession:
         if message.call:
             self._calls[message.call] = job, lane
         lane.put(job)
+
+    def _number_call(self, number: int) -> None:
+        if number <= self._last_call:
+            raise WireError(f"call {number} was made before")
+        self._last_call = number
+
+    def _ask_queue(self, message: m.AskQueue) -> None:
+        self._number_call(message.call)
+        # Later, so that what the guest has said before has got its place in the queue.
+        self._loop.call_soon(self.guarded, partial(tell_queue, self._manager, message, self._post_news))
 
     def _new_card(self, message: m.Connect) -> tuple[HostCard, Lane]:
         lane = self._lanes.get(message.context)
@@ -354,6 +358,7 @@ class HostSession:
         m.Used: _used,
         m.Remember: _remember,
         m.Introduce: lambda session, message: session.direct.asked(message),
+        m.AskQueue: _ask_queue,
     }
 
     # LaneOwner
@@ -502,14 +507,11 @@ class HostSession:
             self._tell_later()
 
     def _tell_later(self) -> None:
-        now = self._loop.time()
-        due = now + (ALONE_DELAY if self._readers.alone_again(self._host.manager.snapshot) else SHARING_DELAY)
+        due = self._readers.due(self._manager.snapshot, self._host.manager.snapshot, self._loop.time())
         if self._readers_timer is not None:
             if self._readers_due <= due:
                 return
             self._readers_timer.cancel()
-        if self._readers.only_use(self._manager.snapshot):
-            due = max(now, self._told_at + USE_PAUSE)
         self._readers_due = due
         self._readers_timer = self._loop.call_at(due, self.guarded, self._tell_readers)
 
@@ -528,10 +530,8 @@ class HostSession:
             self._readers_timer = None
         if self.channel.ended:
             return
-        now = self._loop.time()
-        news = self._readers.news(self._manager.snapshot, now)
+        news = self._readers.news(self._manager.snapshot, self._loop.time())
         if news is not None:
-            self._told_at = now
             self._post(news)
 
     def _post(self, message: m.FromHost, *, now: bool = False) -> None:

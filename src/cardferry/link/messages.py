@@ -225,6 +225,13 @@ class Introduce(_Message, frozen=True, tag=16):
     certificate: Annotated[bytes, msgspec.Meta(max_length=MOST_CERTIFICATE)]
 
 
+class AskQueue(_Message, frozen=True, tag=17):
+    """How long is the queue of a reader? Only to a host that offers it; answered by `QueueLength`."""
+
+    call: Number
+    reader: Name
+
+
 # from the host
 
 
@@ -234,6 +241,7 @@ class Welcome(_Message, frozen=True, tag=64):
     Attributes:
         memory: whether it may ask the host to `Remember`.
         introduces: whether it may ask the host to `Introduce` them.
+        queues: whether it may ask for the length of queues.
     """
 
     contexts: Number
@@ -242,6 +250,7 @@ class Welcome(_Message, frozen=True, tag=64):
     call_bytes: Number
     memory: bool = False
     introduces: bool = False
+    queues: bool = False
 
 
 class UserEntry(_Message, frozen=True):
@@ -417,6 +426,18 @@ class Introduction(_Message, frozen=True, tag=73):
     refusal: Text = ""
 
 
+class QueueLength(_Message, frozen=True, tag=74):
+    """The answer to `AskQueue`; see `cardferry.pcsc.reader_state.Queue`.
+
+    Attributes:
+        busy, handles: None when there is no such reader, or nobody knows.
+    """
+
+    call: Number
+    busy: Number | None
+    handles: Number = 0
+
+
 #: The code of an `Ahead` that was not carried out; no return code of PC/SC has it.
 REVOKED: Final = 0xFFFF_FFFF
 
@@ -424,14 +445,16 @@ Call = (
     Connect | Reconnect | Disconnect | Begin | End | Transmit | Control | Attribute | SetAttribute | Status
 )  # fmt: skip
 #: Makes the message of a call, given the call's number.
-MakeCall = Callable[[int], Call]
-FromGuest = Open | Close | Cancel | Used | Remember | Introduce | Call
-FromHost = Welcome | Readers | Fact | Answer | Ahead | Failed | Learnt | Forgotten | Confirmed | Introduction
+MakeCall = Callable[[int], "Call | AskQueue"]
+FromGuest = Open | Close | Cancel | Used | Remember | Introduce | AskQueue | Call
+FromHost = (
+    Welcome | Readers | Fact | Answer | Ahead | Failed | Learnt | Forgotten | Confirmed | Introduction | QueueLength
+)
 
 
-def data_of(call: Call) -> bytes:
-    """What a call carries that counts against the limit."""
-    return call.apdu if isinstance(call, Transmit) else call.data if isinstance(call, Control) else b""
+def size_of(message: Call) -> int:
+    """Bytes of a call, which is no `Transmit`, that count against the limit."""
+    return len(message.data) if isinstance(message, Control) else 0
 
 
 #: A message's bytes.

@@ -24,7 +24,7 @@ from cardferry.manager.device import Device, Work
 from cardferry.manager.handle import HandleState, Happened
 from cardferry.manager.settings import ExclusivePolicy, Settings
 from cardferry.manager.turns import Turns
-from cardferry.manager.use import SlotUse
+from cardferry.manager.use import SlotUse, queue_length
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol, ShareMode
@@ -61,8 +61,7 @@ class Slot:
         use: who is in it, for people.
         handles: all that are open.
         exclusive_owner: the one that shares with nobody.
-        dispossessed: handles that were exclusive and are not any more. They do not count as connected until they
-            reconnect.
+        dispossessed: handles that were exclusive and are not any more; they count as connected once they reconnect.
     """
 
     def __init__(
@@ -118,6 +117,7 @@ class Slot:
                 self._marks,
                 self._outsiders,
                 self.use.told,
+                partial(queue_length, self.turns, self.handles),
             )
         return self._state
 

@@ -7,13 +7,14 @@ when `LASTING` has passed. A timer runs only while somebody waits, or has the ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Final
 
 from cardferry.manager.counts import Counts
 from cardferry.manager.handle import HandleState
 from cardferry.manager.turns import Turns
-from cardferry.pcsc.reader_state import Use, User
+from cardferry.pcsc.reader_state import Queue, Use, User
+from cardferry.pcsc.reply import Reply, answered
 
 #: s for which somebody must have had the card, or waited for it, before anybody is told.
 LASTING: Final = 0.25
@@ -100,6 +101,12 @@ class SlotUse:
             self._look_at(now + PAUSE)  # who has gone without a word is seen then
         else:
             self._turns.moved = self._moved
+
+
+def queue_length(turns: Turns, handles: Collection[HandleState]) -> Reply[Queue]:
+    """How long the queue is now, for programs that choose a reader; see `Queue`."""
+    users = {turns.owner, *(one.caller for one in turns.waiting)} - {None}
+    return answered(Queue(len(users.union(one for one in handles if not one.used)), len(handles)))
 
 
 def _user(handle: HandleState, since: float) -> User:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from cardferry.pcsc.constants import CardState, Protocol
+from cardferry.pcsc.reply import Reply
 from cardferry.pcsc.trouble import Trouble
 
 #: Reader events wrap from here to 1: they lie in the high half of ``dwEventState``, where the sign must stay clear and
@@ -45,6 +47,19 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
+class Queue:
+    """How long the queue of a reader is at this moment: for programs that choose, where `Use` is for people.
+
+    Attributes:
+        busy: handles that have the card, wait for it, or were opened and have not used it yet.
+        handles: all that are open.
+    """
+
+    busy: int
+    handles: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReaderState:
     """One reader as applications see it (pcsc-lite's ``READER_STATE``).
 
@@ -61,6 +76,8 @@ class ReaderState:
         outsiders: whether programs use the reader that are in no queue of ours, or may have until now.
         use: who has the card and who waits, as it was when somebody had lasted for a moment; None while nobody has. For
             people: it comes late, and is not renewed with every turn.
+        queue: asks whoever has the queue how long it is; ``E_READER_UNAVAILABLE`` when that one is out of reach. None
+            where nobody can be asked.
     """
 
     name: str
@@ -72,6 +89,7 @@ class ReaderState:
     marks: int | None = None
     outsiders: bool = False
     use: Use | None = None
+    queue: Callable[[], Reply[Queue]] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +127,12 @@ class Snapshot:
         events = max(events, len(before ^ now))
         events = (self.reader_events - 1 + events) % _MAX_READER_EVENTS + 1
         return Snapshot(self.serial + 1, events, readers, troubles)
+
+
+def presumed(reader: ReaderState) -> Queue:
+    """How long the queue of a reader is, as far as its state tells."""
+    use = reader.use or Use()
+    return Queue(len(use.waiting) + (use.holder is not None), max(0, reader.sharing) + reader.outsiders)
 
 
 def events_between(before: int, now: int) -> int:

@@ -19,7 +19,7 @@ from typing import Final
 
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.attachment import Attachment
-from cardferry.app.hosts.connect import ReachedHost
+from cardferry.app.hosts.connect import ReachedHost, Way
 from cardferry.app.runtime.retry import Supervisor
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _OTHERS_TIME: Final = 5.0
 
 
-class _Start:
+class Start:
     """The time in which hosts are tried for the first time, and a person is there to read what is wrong.
 
     Attributes:
@@ -61,13 +61,12 @@ class _Start:
             self.some.set()
 
 
-class _AttachedHost:
+class AttachedHost:
     """One host of several.
 
     Args:
         host: which.
-        wanted: how to reach it.
-        workdir: a private folder.
+        way: how to reach it.
         start: what the hosts share in the beginning.
 
     Attributes:
@@ -76,17 +75,15 @@ class _AttachedHost:
         error: why the last attempt failed, None when it did not.
     """
 
-    def __init__(self, host: HostAddress, wanted: Attachment, workdir: Path, start: _Start) -> None:
+    def __init__(self, host: HostAddress, way: Way, start: Start) -> None:
         self.member = Member(host.label)
         self.reached: ReachedHost | None = None
         self.error: UserError | None = None
         self._host = host
-        self._way = wanted.way(workdir, one_of_several=True)
+        self._way = way
         self._start = start
         self._attempts = 0
-        self._supervisor = Supervisor(
-            str(host), self._dial, lambda: None, patient=True, enduring=True, waits=wanted.wait
-        )
+        self._supervisor = Supervisor(str(host), self._dial, lambda: None, patient=True, enduring=True, waits=way.wait)
 
     async def run(self) -> None:
         """Serve the host as soon as it can be reached.
@@ -102,7 +99,7 @@ class _AttachedHost:
             log.error("%s; it is not tried again", error.message)
 
     @asynccontextmanager
-    async def _dial(self) -> AsyncIterator[_AttachedHost]:
+    async def _dial(self) -> AsyncIterator[AttachedHost]:
         self._attempts += 1
         first = self._attempts == 1
         try:
@@ -157,8 +154,9 @@ async def reached_all(
         UserError: none of them can be reached, or one never will, unless they are waited for. From the time on when the
             readers are known, nothing that happens to a host ends the block.
     """
-    start = _Start(len(wanted.hosts))
-    hosts = [_AttachedHost(host, wanted, _folder(workdir, number), start) for number, host in enumerate(wanted.hosts)]
+    start = Start(len(wanted.hosts))
+    ways = [wanted.way(_folder(workdir, number), one_of_several=True) for number in range(len(wanted.hosts))]
+    hosts = [AttachedHost(host, way, start) for host, way in zip(wanted.hosts, ways, strict=True)]
     start.over = patient
     async with Union([*beside, *(host.member for host in hosts)]) as union, asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(host.run(), name=f"host {host.member.host}") for host in hosts]
@@ -190,7 +188,7 @@ def _folder(workdir: Path, number: int) -> Path:
     return folder
 
 
-def _users(union: Union, hosts: Sequence[_AttachedHost]) -> list[SlotStatus]:
+def _users(union: Union, hosts: Sequence[AttachedHost]) -> list[SlotStatus]:
     """Who uses which reader, under the names of the union and in its order."""
     there = [host.reached for host in hosts if host.reached is not None]
     slots = {(one.manager, slot.reader): slot for one in there for slot in one.users()[1]}

@@ -14,6 +14,7 @@ from typing import Final
 
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.direct_link import LinkHost
+from cardferry.app.hosts.pool_host import PoolHost
 from cardferry.app.hosts.sources import PcscdHost, VirtualHost, VpiccHost
 from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.transports.base import Address
@@ -25,7 +26,7 @@ from cardferry.transports.tls.address import TlsAddress
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 
 #: Each kind of host; `FORMS` lists what people can write in this order.
-KINDS: Final[tuple[type[HostAddress], ...]] = (SshHost, PcscdHost, LinkHost, VpiccHost, VirtualHost)
+KINDS: Final[tuple[type[HostAddress], ...]] = (SshHost, PcscdHost, LinkHost, PoolHost, VpiccHost, VirtualHost)
 #: For errors and ``--help``.
 FORMS: Final = ", ".join(form for kind in KINDS for form in kind.FORMS)
 
@@ -47,6 +48,7 @@ SCHEMES: Final[Mapping[str, Callable[[str, str], HostAddress | None]]] = {
     "pcscd": PcscdHost.parse,
     "vpicc": VpiccHost.parse,
     "virtual": VirtualHost.parse,
+    "pool": lambda rest, text: PoolHost.parse(rest, text, parse_host),
     **{scheme: _link(transport) for scheme, transport in TRANSPORTS.items()},
     "fleet": _in_fleet,
 }

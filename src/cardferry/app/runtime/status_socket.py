@@ -57,6 +57,8 @@ class Link(msgspec.Struct, frozen=True):
         link: how the link does, seen from its guest's end; None without one.
         guest: how the link does, seen from its host's end; None without one.
         over: what carries a link to an ssh host now: ``ssh``, or ``direct`` for a connection of its own beside that.
+        pool: of which it is a member, empty for none.
+        readers: of a member of a pool: its readers that are in it.
     """
 
     host: str
@@ -66,6 +68,8 @@ class Link(msgspec.Struct, frozen=True):
     link: GuestStatus | None = None
     guest: HostSessionStatus | None = None
     over: str = ""
+    pool: str = ""
+    readers: list[SlotStatus] = []
 
 
 class TroubleStatus(msgspec.Struct, frozen=True):
@@ -130,7 +134,7 @@ class Running(msgspec.Struct, frozen=True):
     @property
     def hosts(self) -> str:
         """All hosts, as on the command line."""
-        return " ".join(link.host for link in self.links)
+        return " ".join(link.host for link in self.links if not link.pool)
 
     @property
     def socket(self) -> str:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from cardferry.changes import Changes
-from cardferry.pcsc.caller import by_host_itself
+from cardferry.pcsc.caller import Caller, by_host_itself
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import ResourceManager
@@ -104,7 +104,7 @@ class Cards:
         with by_host_itself():
             for _ in range(_TRIES):
                 try:
-                    found = await self._identify(manager, reader)
+                    found = await identity_in(manager, reader, self._host.itself)
                     break
                 except PcscError as error:
                     log.info("%s: its card does not say which one it is: %s", reader, error)
@@ -125,20 +125,29 @@ class Cards:
             self._host.note(self._host.itself, Entry(time.time(), "learnt", reader=reader, what=str(found)))
             self._host.changed()
 
-    async def _identify(self, manager: ResourceManager, reader: str) -> Identity:
-        context = await manager.open(self._host.itself)
-        try:
-            card = await context.connect(reader, ShareMode.SHARED, Protocol.ANY)
-            await card.begin()
 
-            async def send(apdu: bytes) -> bytes:
-                return await card.transmit(apdu if card.protocol is not Protocol.T0 else _case_3(apdu), card.protocol)
+async def identity_in(manager: ResourceManager, reader: str, caller: Caller) -> Identity:
+    """Which card is in a reader, asked in a transaction of its own.
 
-            found = await identify(send)
-            await card.end(Disposition.LEAVE)
-            return found
-        finally:
-            await context.close()
+    Args:
+        caller: who asks.
+
+    Raises:
+        PcscError: it cannot be asked.
+    """
+    context = await manager.open(caller)
+    try:
+        card = await context.connect(reader, ShareMode.SHARED, Protocol.ANY)
+        await card.begin()
+
+        async def send(apdu: bytes) -> bytes:
+            return await card.transmit(apdu if card.protocol is not Protocol.T0 else _case_3(apdu), card.protocol)
+
+        found = await identify(send)
+        await card.end(Disposition.LEAVE)
+        return found
+    finally:
+        await context.close()
 
 
 def _has_card(manager: ResourceManager, reader: str) -> bool:

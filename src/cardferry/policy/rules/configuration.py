@@ -46,6 +46,7 @@ class _File(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
     attach: dict[str, Any] = {}
     share: dict[str, Any] = {}
     host: dict[str, Any] = {}
+    pool: dict[str, Any] = {}
     # `cardferry.policy.fleet_table`
     fleet: dict[str, Any] = {}
 
