@@ -29,6 +29,7 @@ from bench.ways import (
     _attach_neighbour,
     _attach_tls,
     _direct,
+    _nothing_over_tcp,
     _nothing_twice,
     _ssh,
 )  # the same ways as everywhere
@@ -37,7 +38,7 @@ _COUNT = 25
 DIRECT, SSH, LINK, ECHO = "on the host itself", "ssh -N -L", "link over ssh", "ssh HOST cat"
 UNIX, TLS, BESIDE = "link over unix:", "link over TLS", "attach --direct"
 #: What two Python processes in the places of ours cost that do nothing but pass bytes on.
-BARE = "bare relays over ssh"
+BARE, BARE_TCP = "bare relays over ssh", "bare relays over TCP"
 #: What a program is asked to find: a PIV card and an empty reader, or an empty OpenPGP card in that one. The second
 #: card makes it try one application after the other, about 270 commands; nobody can foresee which comes next.
 ONE_CARD, TWO_CARDS = "pkcs11-tool -L, a PIV card", "pkcs11-tool -L, PIV and OpenPGP card"
@@ -87,7 +88,7 @@ def measure(rounds: int, words: Sequence[str] = ()) -> dict[tuple[str, str], Fig
     """By metric and way; ``words`` are further ones for the links' `attach`."""
     durations: dict[tuple[str, str], list[float]] = {}
     with Lab() as lab:
-        sites = [Site(lab, number) for number in range(7)]
+        sites = [Site(lab, number) for number in range(8)]
         cards = [fake_card(site.recipe.pcscd) for site in sites]
         ways = {
             DIRECT: _direct(sites[0]),
@@ -96,6 +97,7 @@ def measure(rounds: int, words: Sequence[str] = ()) -> dict[tuple[str, str], Fig
             UNIX: _attach_neighbour(sites[3], *words),
             BARE: _nothing_twice(sites[4]),
             TLS: _attach_tls(sites[5], *words),
+            BARE_TCP: _nothing_over_tcp(sites[7]),
             BESIDE: _attach_direct(sites[6], *words),
         }
         for number in range(rounds):
@@ -118,7 +120,7 @@ def _programs(
     metric: str, ways: Mapping[str, OpenWay], rounds: int, durations: dict[tuple[str, str], list[float]]
 ) -> None:
     for number in range(max(5, rounds // 8)):
-        for name in _turned([name for name in ways if name != BARE], number):
+        for name in _turned([name for name in ways if name not in (BARE, BARE_TCP)], number):
             durations.setdefault((metric, name), []).extend(_list(ways[name]))
 
 
@@ -143,7 +145,7 @@ def _list(way: OpenWay) -> list[float]:
 
 def table(figures: dict[tuple[str, str], Figures]) -> str:
     """Figures, then goals."""
-    ways = (DIRECT, ECHO, SSH, BARE, LINK, UNIX, TLS, BESIDE)
+    ways = (DIRECT, ECHO, SSH, BARE, BARE_TCP, LINK, UNIX, TLS, BESIDE)
     lines = ["| | " + " | ".join(ways) + " |", "|---" * (len(ways) + 1) + "|"]
     for metric in dict.fromkeys(metric for metric, _ in figures):
         for figure in ("p50", "p99"):

@@ -4,6 +4,8 @@
     python -m bench.nothing SOCKET -- COMMAND...      likewise, to the standard streams of a command
     python -m bench.nothing - PCSCD                   pass standard input and output on to the socket PCSCD
 
+A socket is a path, or ADDRESS:PORT for one over TCP.
+
 Requests are passed on message by message, each in one write, as cardferry does; replies as they come.
 """
 
@@ -97,12 +99,21 @@ class Requests(asyncio.Protocol):
         self.gone.set_result(None)
 
 
+def over_tcp(text: str) -> tuple[str, int]:
+    """Address and port; no port for a path."""
+    address, _, port = text.rpartition(":")
+    return (address, int(port)) if port.isdecimal() else ("", 0)
+
+
 def to_socket(path: str) -> OpenPcscd:
     """The way to a socket."""
 
     async def dial(replies: Replies) -> asyncio.Transport:
-        transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: replies, path)
-        return transport
+        loop = asyncio.get_running_loop()
+        address, port = over_tcp(path)
+        if port:
+            return (await loop.create_connection(lambda: replies, address, port))[0]
+        return (await loop.create_unix_connection(lambda: replies, path))[0]
 
     return dial
 
@@ -133,7 +144,11 @@ async def main() -> None:
             await loop.connect_read_pipe(lambda: requests, sys.stdin)
             await requests.gone
         else:
-            await loop.create_unix_server(lambda: Requests(dial, tasks), listen)
+            address, port = over_tcp(listen)
+            if port:
+                await loop.create_server(lambda: Requests(dial, tasks), address, port)
+            else:
+                await loop.create_unix_server(lambda: Requests(dial, tasks), listen)
             print("ready", flush=True)
             await loop.create_future()
 

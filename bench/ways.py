@@ -123,6 +123,17 @@ def _nothing_twice(site: Site) -> OpenWay:
     return OpenWay(site.guest, path, (relay,))
 
 
+def _nothing_over_tcp(site: Site) -> OpenWay:
+    """A bare relay at both ends of a TCP connection, without ssh and without encryption."""
+    path, python, module = site.new_socket(), CARDFERRY.with_name("python"), ("-m", "bench.nothing")
+    env, where = {"PYTHONPATH": str(REPOSITORY)}, f"{site.host.address}:7764"
+    far = site.host.popen([python, *module, where, SOCKET], env)
+    near = site.guest.popen([python, *module, path, where], env)
+    for relay in (far, near):
+        relay.wait_for("^ready$")
+    return OpenWay(site.guest, path, (near, far))
+
+
 def _cardferry(computer: Computer, *words: str | Path) -> Running:
     running = computer.popen([CARDFERRY, *words])
     running.wait_for("^ready")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from cardferry.app.agent.introductions import PortsError
 from cardferry.app.agent.server import AgentSettings
 from cardferry.app.hosts.sources import PcscdHost, VirtualHost
 from cardferry.app.runtime import signals
@@ -72,7 +73,9 @@ def test_an_agent_that_a_guest_has_started_has_the_same_options(
 
     asked: list[Request] = []
 
-    def hand_to_agent(name: str, called: str, environ: Mapping[str, str], options: list[str], request: Request) -> None:
+    def hand_to_agent(
+        name: str, called: str, environ: Mapping[str, str], options: list[str], request: Request, **direct: object
+    ) -> None:
         started.append(options)
         asked.append(request)
 
@@ -88,3 +91,38 @@ def test_help_names_each_transport_at_which_one_can_listen(monkeypatch: pytest.M
     listen: Any = next(option for option in host.command.params if option.name == "listen")
     for scheme, transport in TRANSPORTS.items():
         assert not transport.LISTEN_FORM or f"{scheme}:" in listen.help
+
+
+@pytest.mark.parametrize(
+    ("words", "direct"),
+    [
+        ([], None),
+        (["--asks-direct"], True),
+        (["--direct"], True),
+        (["--no-direct", "--asks-direct"], False),
+    ],
+)
+def test_a_session_may_have_its_own_connections_when_its_command_says_so(
+    words: list[str], direct: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest that chooses the command says ``--asks-direct``; one whose key has a command says nothing here."""
+    handed: list[tuple[bool | None, str]] = []
+
+    def hand_to_agent(*_: object, direct: bool | None, direct_ports: str) -> None:
+        handed.append((direct, direct_ports))
+
+    monkeypatch.setattr("cardferry.app.agent.stdio_session.hand_to_agent", hand_to_agent)
+    host_with("--stdio", "--direct-ports=7765-7770", *words)
+    assert handed == [(direct, "7765-7770")]
+
+
+def test_an_agent_by_hand_decides_about_them_for_all(served: list[AgentSettings]) -> None:
+    for words in ([], ["--direct"], ["--no-direct", "--direct-ports=7765"]):
+        host_with(*words)
+    assert [(wanted.direct, wanted.direct_ports) for wanted in served] == [(None, ""), (True, ""), (False, "7765")]
+
+
+def test_ports_that_are_none_are_said_at_once(served: list[AgentSettings]) -> None:
+    with pytest.raises(PortsError):
+        host_with("--direct-ports=all")
+    assert not served

@@ -131,7 +131,7 @@ async def test_it_is_tried_again_with_longer_and_longer_pauses(caplog: pytest.Lo
         assert said == ["host: no direct connection: nobody answers at 10.0.0.1; it goes on over ssh"]
         direct.open = True
         await until(lambda: over_direct(desk, guest))
-        assert "host: direct connection; ssh is kept beside it" in caplog.messages
+        await until(lambda: "host: direct connection; ssh is kept beside it" in caplog.messages)
 
 
 async def test_a_host_that_does_not_offer_it_is_not_asked(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -138,7 +139,7 @@ def test_exactly_once_while_it_moves_over_and_back_whatever_breaks(recipe: Recip
         time.sleep(chance.uniform(0.0, 0.3))
         moved = resumes(link)
         breaking()
-        wait_until(lambda moved=moved: resumes(link) > moved, f"{what} is noticed")
+        wait_until(partial(lambda before: resumes(link) > before, moved), f"{what} is noticed")
     wait_for_way(recipe, "direct")
     answers = answers_of(programs)
     assert_exactly_once(answers, card_count(link), before)
@@ -219,4 +220,5 @@ def test_whoever_is_killed_leaves_no_port_open(recipe: Recipe, end: str) -> None
         assert ferry.stop().code == 0
     for computer in (recipe.host, recipe.guest):
         for state in ("listening", "established"):
-            wait_until(lambda c=computer, s=state: not sockets(c, s), f"nothing is {state} at {computer.name}")
+            gone = partial(lambda where, what: not sockets(where, what), computer, state)
+            wait_until(gone, f"nothing is {state} at {computer.name}")

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cardferry.system.descriptors import open_file_path, open_itself, receive_descriptors, send_descriptors
+from cardferry.system.descriptors import (
+    file_in_memory,
+    open_file_path,
+    open_itself,
+    receive_descriptors,
+    send_descriptors,
+)
 
 
 @pytest.fixture
@@ -64,3 +70,9 @@ def test_an_open_file_is_named_whatever_takes_its_place(tmp_path: Path) -> None:
     open_file_path(handle).chmod(0o640)
     assert (tmp_path / "moved").stat().st_mode & 0o777 == 0o640
     os.close(handle)
+
+
+def test_a_file_in_memory_is_read_like_any_other_and_is_gone_afterwards() -> None:
+    with file_in_memory(b"secret" * 1000) as path:
+        assert Path(path).read_bytes() == b"secret" * 1000
+    assert not Path(path).exists() or Path(path).read_bytes() != b"secret" * 1000

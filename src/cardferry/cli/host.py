@@ -164,9 +164,10 @@ def command(
         words += [] if group is None else ["--group", group]
         words += [] if accelerate else ["--no-accelerate"]
         words += [] if memory else ["--no-memory"]
-        may = asks_direct if direct is None else direct
+        may = direct if direct is not None or not asks_direct else True
         hand_to_agent(name, called, os.environ, words, request, direct=may, direct_ports=direct_ports)
         return
+    from cardferry.app.agent.introductions import Place  # noqa: PLC0415
     from cardferry.app.agent.leading import no_page  # noqa: PLC0415
     from cardferry.app.agent.server import AgentSettings, serve  # noqa: PLC0415
     from cardferry.app.hosts.registry import parse_host  # noqa: PLC0415
@@ -183,6 +184,7 @@ def command(
     from cardferry.transports.sockets import Access  # noqa: PLC0415
 
     logs.set_up(verbose, timed=ready is not None)
+    Place.of("", direct_ports)
     if ready is not None:
         settle_in_background()
     try:

@@ -406,3 +406,24 @@ def test_a_guest_cannot_make_itself_another_principal_by_its_words(
     hand_to_agent("mallory", "build1", SSH | asked, [])
     hand_to_agent("", "build1", SSH | asked, [])
     assert [handoff.principal for handoff in seen] == [("ssh", "mallory"), ("ssh", user_name(os.getuid()))]
+
+
+def test_where_sshd_was_reached_and_what_the_session_allows_come_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what the guest says that it wanted to run: a key with a command has that one's options."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    seen: list[Handoff] = []
+    monkeypatch.setattr(
+        "cardferry.app.agent.stdio_session.hand_over", lambda path, handoff, start: seen.append(handoff)
+    )
+    asked = {"SSH_ORIGINAL_COMMAND": "cardferry host --stdio --asks-direct --direct"}
+    connection = {"SSH_CONNECTION": "10.0.0.7 51000 fe80::1%lan0 22"}
+    hand_to_agent("build1", "", connection | asked, [])
+    hand_to_agent("build1", "", connection, [], direct=True, direct_ports="7765")
+    hand_to_agent("build1", "", {}, [], direct=True)
+    assert [(one.direct, one.address, one.direct_ports) for one in seen] == [
+        (None, "fe80::1%lan0", ""),
+        (True, "fe80::1%lan0", "7765"),
+        (True, "", ""),
+    ]

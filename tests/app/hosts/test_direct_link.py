@@ -14,9 +14,11 @@ import pytest
 from cardferry.app.commands.attach import attached
 from cardferry.app.doctor import there
 from cardferry.app.doctor.finding import Finding, State
-from cardferry.app.hosts.attachment import Attachment
+from cardferry.app.hosts.address import HostAddress
+from cardferry.app.hosts.attachment import Attachment, NothingDirectError
 from cardferry.app.hosts.connect import Way
 from cardferry.app.hosts.direct_link import LinkedHostError, LinkHost, linked_directly
+from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.hosts.ssh_link import RefusedError
 from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.link import LinkState
@@ -250,3 +252,16 @@ async def test_the_doctor_says_what_a_person_would_be_told(tmp_path: Path) -> No
     assert found.state is State.PROBLEM
     assert "there is no socket" in found.says
     assert "--listen" in found.hint
+
+
+@pytest.mark.parametrize(
+    ("host", "link", "says"),
+    [(LinkHost(UnixAddress(Path("/run/link"))), True, "reached with ssh"), (SshHost("laptop"), False, "--no-link")],
+)
+def test_a_direct_connection_is_beside_a_link_over_ssh_or_there_is_none(
+    host: HostAddress, link: bool, says: str
+) -> None:
+    with pytest.raises(NothingDirectError, match=says):
+        Attachment((host,), link=link, direct=True).check()
+    Attachment((LinkHost(UnixAddress(Path("/run/link"))), SshHost("laptop")), direct=True).check()
+    Attachment((host,), link=link).check()

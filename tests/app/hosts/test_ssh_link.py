@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from cardferry.app.hosts.ssh_connection import SshConnector
-from cardferry.app.hosts.ssh_link import link_state, linked, why
+from cardferry.app.hosts.ssh_link import link_state, linked, session_dial, why
 from cardferry.app.runtime.signals import root_cause
 from cardferry.link import Guest, LinkRefusedError, LinkServer, LinkState
 from cardferry.pcsc.errors import CardferryError
@@ -72,7 +72,8 @@ class Way:
             raise there
         near, far = memory_pipe()
         self.pipes.append(near)
-        self._tasks.create_task(self._servers[there].serve(far, TESTER))
+        if there in self._servers:
+            self._tasks.create_task(self._servers[there].serve(far, TESTER))
         return near
 
     @asynccontextmanager
@@ -182,3 +183,30 @@ def test_a_cardferry_of_another_age_is_named_as_that() -> None:
     )
     assert why(BROKEN) == "cardferry on laptop is broken"
     assert why(TimeoutError("nothing was heard")).startswith("its agent does not answer: nothing was heard; ")
+
+
+async def test_only_a_link_that_shall_be_direct_asks_for_it() -> None:
+    way = Way(BOTH, Said("Reader"))
+    for direct in (False, True):
+        await session_dial(cast("SshConnector", way), direct=direct)()
+    plain, asking = way.commands
+    assert "--asks-direct" not in plain
+    assert "--asks-direct" in asking
+
+
+async def test_an_older_cardferry_is_asked_once_and_then_linked_as_ever() -> None:
+    older = SessionError(
+        "cardferry on laptop does not work: Error: No such option: --asks-direct", "try it", 2, told=False
+    )
+    way = Way(BOTH, older, Said("Reader"))
+    dial = session_dial(cast("SshConnector", way), direct=True)
+    for _ in range(2):
+        await dial()
+    assert ["--asks-direct" in command for command in way.commands] == [True, False, False]
+
+
+async def test_another_error_of_that_session_is_passed_on() -> None:
+    way = Way(BOTH, BROKEN)
+    with pytest.raises(SessionError):
+        await session_dial(cast("SshConnector", way), direct=True)()
+    assert len(way.commands) == 1

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cardferry.wire.errors import WireError
-from cardferry.wire.link.frames import HEADER_SIZE, MAX_PAYLOAD, Frame, FrameReader, Kind, encode
+from cardferry.wire.link.frames import HEADER_SIZE, MAX_PAYLOAD, Frame, FrameReader, HelloFinder, Kind, encode
 
 #: length 3, DATA, number 7, acknowledged 258, "abc".
 DATA = bytes.fromhex("00000003 02 0000000000000007 0000000000000102 616263")
@@ -145,3 +145,22 @@ def test_the_next_size_is_where_the_next_frame_ends(sizes: list[int], piece: int
 def test_nothing_is_encoded_that_could_not_be_read(kind: Kind, size: int) -> None:
     with pytest.raises(ValueError, match="cannot carry"):
         encode(kind, 0, 0, bytes(size))
+
+
+@pytest.mark.parametrize("split", range(4 * len(DATA)))
+def test_what_is_read_past_ends_at_the_next_hello(split: int) -> None:
+    """The reader had half a frame when the pipe was put aside; after the hello nothing is lost, wherever it is cut."""
+    hello, half = encode(Kind.HELLO, 0, 0, b"hello"), len(DATA) // 2
+    reader = FrameReader()
+    assert reader.receive(DATA[:half]) == []
+    finder = HelloFinder(reader)
+    stream = DATA[half:] + ACK + hello + DATA + ACK + DATA[:half]
+    found = b""
+    for piece in (stream[:split], stream[split:]):
+        found += finder.receive(piece) if not found else piece
+    assert found == hello + DATA + ACK + DATA[:half]
+
+
+def test_what_is_no_frame_is_no_hello_either() -> None:
+    with pytest.raises(WireError):
+        HelloFinder(FrameReader()).receive(bytes(100))

@@ -435,3 +435,31 @@ def test_a_guest_that_has_heard_the_host_again_has_all_its_time() -> None:
     join(guest, host, 8.0)
     assert host.ends_at == 8.0 + TIMING.grace
     assert guest.ends_at == 8.0 + TIMING.grace + TIMING.silence
+
+
+def test_a_guest_that_returns_may_say_hello_again_where_that_is_expected() -> None:
+    """It was on another pipe, of which the host has heard nothing: what that has swallowed is sent again."""
+    guest, host = connected()
+    host.returns = True
+    guest.send(b"one")
+    guest.attach(1.0)
+    guest.take()
+    guest.send(b"two")  # into a pipe that leads nowhere
+    guest.attach(2.0)
+    host.send(b"answer")
+    host.take()  # on its way while the guest is on the other pipe, which reads past it
+    assert host.receive(guest.take(), 2.0) == []
+    assert guest.receive(host.take(), 2.0) == [b"answer"]
+    assert host.receive(guest.take(), 2.0) == [b"one", b"two"]
+    assert (host.resumes, guest.resumes) == (1, 1)
+
+
+def test_another_way_has_another_round_trip_from_the_first_measurement_on() -> None:
+    guest, host = connected()
+    guest.round_trip = host.round_trip = 0.2
+    part(guest, host)
+    guest.attach(1.0, 2.0)
+    host.attach(1.0, 2.0)
+    exchange(guest, host, 1.0)
+    assert guest.round_trip == 0.0
+    assert guest.deadline is not None

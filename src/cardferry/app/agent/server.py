@@ -76,7 +76,8 @@ class AgentSettings:
         around: puts something around the readers as guests and programs of the agent have them.
         beside: what else serves the readers for as long as the agent does, of one that is started by hand.
         page: shows people what the agent tells, for as long as it does.
-        direct: whether guests over ssh may have connections of their own besides; None for those whose session says so.
+        direct: whether guests over ssh may have connections of their own besides; False forbids it to all, None to
+            those whose session does not say so.
         direct_ports: where; see `Place.of`.
     """
 
@@ -228,7 +229,7 @@ class _Agent:
     def _introducer(self, handoff: Handoff) -> Introducer | None:
         """What takes further connections of a guest, if it may have any."""
         wanted = self._wanted
-        may = handoff.direct if wanted.direct is None else wanted.direct
+        may = bool(wanted.direct) if handoff.direct is None else handoff.direct and wanted.direct is not False
         ports = wanted.direct_ports or handoff.direct_ports
         return self._introductions.at(Place.of(handoff.address, ports)) if may and handoff.address else None
 

@@ -42,7 +42,7 @@ def hand_to_agent(
     agent_options: list[str],
     request: Request | None = None,
     *,
-    direct: bool = False,
+    direct: bool | None = None,
     direct_ports: str = "",
 ) -> None:
     """Hand this process's standard streams to the user's agent, and start it if there is none.

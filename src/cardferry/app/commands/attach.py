@@ -56,6 +56,7 @@ async def attached(attachment: Attachment) -> AsyncIterator[Path]:
     Raises:
         UserError: in words for people, when that cannot be.
     """
+    attachment.check()
     folder = runtime_folder()
     service = attachment.service
     name = "+".join(host.label for host in attachment.hosts)

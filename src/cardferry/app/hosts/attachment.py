@@ -7,9 +7,17 @@ from pathlib import Path
 
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import Way
+from cardferry.app.hosts.ssh_host import SshHost
 from cardferry.app.runtime.service import Service
 from cardferry.frontends.card_ports import CardPort
+from cardferry.pcsc.errors import UserError
 from cardferry.transports.ssh import SshCommand
+
+
+class NothingDirectError(UserError):
+    """A connection beside ssh was asked for where there is no ssh, or no link over it."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,13 @@ class Attachment:
     wait: bool = False
     ports: tuple[CardPort, ...] = ()
     direct: bool = False
+
+    def check(self) -> None:
+        """See that what is asked for can be; raises `NothingDirectError`."""
+        if self.direct and not any(isinstance(host, SshHost) for host in self.hosts):
+            raise NothingDirectError("--direct is for hosts that are reached with ssh", "leave it out")
+        if self.direct and not self.link:
+            raise NothingDirectError("--direct needs a link, and there is none with --no-link", "leave one of them out")
 
     def way(self, workdir: Path, *, one_of_several: bool = False) -> Way:
         """How to reach a host.

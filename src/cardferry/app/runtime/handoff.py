@@ -17,7 +17,7 @@ class Handoff(msgspec.Struct, frozen=True):
         token: a secret of that end, which proves that it was here before; empty where that does not matter.
         request: what it is to be served with; None for what the one that takes the streams serves anyway.
         idle: s that the one that takes the streams shall stay when nobody is there any more, if it leaves at all.
-        direct: whether it may have connections of its own besides.
+        direct: whether it may have connections of its own besides; None where the session of ssh does not say.
         address: of this computer, at which it was reached.
         direct_ports: where it may have them; any where that is empty.
     """
@@ -27,6 +27,6 @@ class Handoff(msgspec.Struct, frozen=True):
     principal: tuple[PrincipalKind, str] = (PrincipalKind.SSH, "")
     request: Request | None = None
     idle: float = 0.0
-    direct: bool = False
+    direct: bool | None = None
     address: str = ""
     direct_ports: str = ""

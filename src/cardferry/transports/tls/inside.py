@@ -1,7 +1,7 @@
 """TLS inside of any pipe, so that who carries the pipe sees nothing (``ssl.MemoryBIO``).
 
-Event loops can do TLS themselves, over a socket. uvloop needs 60 us more for each message then, as much as everything
-else of a link (``docs/link-performance.md``). Here a message is encrypted and written in one piece, and what comes is
+Event loops can do TLS themselves, over a socket; uvloop needs 45 us more for each message then
+(``docs/link-performance.md``). Here a message is encrypted and written in one piece, and what comes is
 decrypted in the moment when it comes, in the buffer that is overwritten (`cardferry.wiping`).
 """
 

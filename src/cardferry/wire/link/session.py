@@ -161,6 +161,7 @@ class Session:
         self._grace = self.timing.grace
         self.reader = self._new_reader()
         self._patience = self.timing.greeting
+        self._other_way = False
         #: Frames without a number that wait to be taken. One of each kind says all there is to say: an end that does
         #: not read what it is sent makes nothing grow here.
         self._aside: dict[Kind, bytes] = {}
@@ -225,11 +226,13 @@ class Session:
         """There is a new pipe; an older one is forgotten.
 
         Args:
-            patience: s that it may be silent at first, None for `Timing.greeting`.
+            patience: s that it may be silent at first, None for `Timing.greeting`. With it the pipe goes another way than
+                the one before, so the round trip is another one, too.
         """
         if self.phase is Phase.ENDED:
             return
         self._patience = self.timing.greeting if patience is None else patience
+        self._other_way = patience is not None
         self._attached = now
         self.reader = self._new_reader()
         self._greet()
@@ -381,7 +384,8 @@ class Session:
             return
         self._probe = None
         measured = max(0.0, now - self._probed)
-        before = self.round_trip
+        before = None if self._other_way else self.round_trip
+        self._other_way = False
         self.round_trip = measured if before is None else before + _NEW_WEIGHT * (measured - before)
 
     # bytes go out
