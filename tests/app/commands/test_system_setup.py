@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from cardferry.app.commands import system_setup
+from cardferry.app.commands.service_unit import Unit
 from cardferry.app.commands.system_setup import SystemSetup, SystemSetupError
+from cardferry.app.runtime.paths import SYSTEM_FOLDER
 from cardferry.policy import polkit
 
 
@@ -65,6 +67,20 @@ def test_the_units_run_this_cardferry_with_the_hosts(make: Make) -> None:
     assert words[6:] == ["laptop", "exec:docker exec -i box cardferry host --stdio", "50%%$$a"]
     assert "SocketMode=0600" in found["pcscd.socket.d/cardferry.conf"], "root alone gets past us"
     assert systemd.active == {"pcscd.socket", "cardferry-system.socket", "cardferry-system.service"}
+
+
+def test_its_folder_is_not_that_of_roots_own_services(make: Make) -> None:
+    """They give theirs the rights 0700, and accounts come here; and it goes when the service is stopped."""
+    folders = [
+        line.removeprefix("RuntimeDirectory=")
+        for text in (
+            make(Systemd()).files(["x"]).values(),
+            [Unit("host", "", "host", ("x",), ("host",), system=True).text()],
+        )
+        for line in "\n".join(text).splitlines()
+        if line.startswith("RuntimeDirectory=")
+    ]
+    assert folders == [SYSTEM_FOLDER.name, "cardferry"]
 
 
 @pytest.mark.parametrize("before", [("pcscd.socket",), ()])

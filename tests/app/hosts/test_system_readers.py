@@ -16,12 +16,16 @@ from cardferry.app.agent.server import AgentSettings
 from cardferry.app.commands import system
 from cardferry.app.commands.system import _System
 from cardferry.app.hosts import system_readers
+from cardferry.app.hosts.attachment import Attachment
+from cardferry.app.hosts.direct_link import LinkHost
 from cardferry.app.hosts.lend import LentReaders
-from cardferry.app.hosts.sources import VIRTUAL_READER, VirtualHost
+from cardferry.app.hosts.multiple import reached_all
+from cardferry.app.hosts.sources import LOCAL_PCSCD, VIRTUAL_READER, VirtualHost
 from cardferry.app.hosts.system_readers import SystemReaders, lent
 from cardferry.app.runtime import status_socket, system_service
 from cardferry.app.runtime.paths import agent_path, runtime_folder
 from cardferry.app.runtime.request import Request
+from cardferry.app.runtime.service import Service, fronts
 from cardferry.app.runtime.spawn import BackgroundError
 from cardferry.link import Guest, LinkState
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind
@@ -29,9 +33,9 @@ from cardferry.policy.polkit import Polkit
 from cardferry.system.peers import user_name
 from cardferry.transports.base import Pipe
 from cardferry.transports.listening import ListeningSocket
-from cardferry.transports.unix import adopt
+from cardferry.transports.unix import UnixAddress, adopt
 from cardferry.wire.link.greeting import Reason
-from tests.app.agent.at_work import agent, use
+from tests.app.agent.at_work import SELECT, agent, use
 from tests.app.handoffs import PATIENCE
 from tests.frontends.library import BEGIN, END, Build, Library
 
@@ -164,6 +168,33 @@ async def test_whoever_polkit_keeps_from_cards_is_told_so(folder: Path, monkeypa
                 await share.serve(socket.socketpair()[0], FAR, "far")
             told = await share.describe()
             assert (told.readers, told.guests, [one.cause for one in told.troubles]) == ([], [], ["refused"])
+
+
+@pytest.mark.parametrize("beside_another", [False, True])
+async def test_an_attach_of_this_computers_readers_is_in_that_queue(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, beside_another: bool
+) -> None:
+    """Also beside other hosts, whose readers are in the same socket: each host is reached by itself."""
+    monkeypatch.setattr(system_readers, "has_the_queue", lambda request: request.readers == str(LOCAL_PCSCD))
+    hosts = (LOCAL_PCSCD, LinkHost(UnixAddress(folder / "away"))) if beside_another else (LOCAL_PCSCD,)
+    (work := folder / "work").mkdir(mode=0o700)
+    with ListeningSocket(folder / "mine") as mine:
+        async with (
+            service(folder),
+            reached_all(Attachment(hosts), work) as reached,
+            fronts(reached.manager, [(mine, None)], Service()),
+            readers() as look,
+        ):
+            await reached.known()
+            async with Library(BUILD, mine.path) as library:
+                await library.establish()
+                card, _ = await library.connect(VIRTUAL_READER)
+                await library.transmit(card, 2, SELECT)
+                await library.ask(BEGIN, "iI", card, 0)
+                await library.transmit(card, 2, SELECT)
+                (reader,) = (await look.describe()).readers
+                assert reader.principal == f"local-user:{ACCOUNT}"
+                await library.ask(END, "iII", card, 0, 0)
 
 
 async def test_bounds_of_the_queue_are_not_an_accounts_and_it_is_told(
