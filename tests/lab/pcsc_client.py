@@ -7,7 +7,8 @@ project is. Prints one JSON object on standard output (`watch` and `hold`: one a
     pcsc_client.py wait READER present|absent [--seconds S]   wait for a card to come or go
     pcsc_client.py apdu READER HEX...                  connect, transmit each in one transaction, disconnect
     pcsc_client.py loop READER --seconds S [--count N] [--apdu HEX] [--work MS] [--exclusive] [--start]
-                                       [--connect]     begin, transmit, end, again and again; with timing
+                               [--commands N] [--connect]
+                                                       begin, transmit, end, again and again; with timing
     pcsc_client.py transmit READER --count N [--apdu HEX]   one APDU after another, no transaction, with timing
     pcsc_client.py setup READER --count N              establish, list, connect, disconnect, release, with timing
     pcsc_client.py hold READER [--exclusive] [--reset] [--first HEX]
@@ -279,7 +280,8 @@ def do_loop(options: argparse.Namespace) -> None:
             card = context.connect(reader, share)
         card.begin()
         owned = time.monotonic()
-        card.transmit(apdu)
+        for _ in range(options.commands):
+            card.transmit(apdu)
         if options.work:
             time.sleep(options.work / 1000)
         card.end()
@@ -404,6 +406,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     wait.set_defaults(seconds=20.0)
     command("apdu", do_apdu).add_argument("apdus", nargs="+")
     loop = command("loop", do_loop)
+    loop.add_argument("--commands", type=int, default=1, help="in each transaction")
     loop.add_argument("--connect", action="store_true", help="connect for each turn; an error begins the turn anew")
     command("transmit", do_transmit)
     command("setup", do_setup)

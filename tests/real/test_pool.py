@@ -60,6 +60,7 @@ def test_programs_see_one_reader_and_status_sees_the_members(two: PoolOfHosts) -
     (running,) = json.loads(cardferry(guest, "status", "--json").check().out)
     assert [slot["reader"] for slot in running["readers"]] == [NAME]
     assert [link["pool"] for link in running["links"]] == ["", f"pool:{NAME}", f"pool:{NAME}"]
+    assert f"link to {two.places[1].name}: it works" in cardferry(guest, "doctor", f"pool:{NAME}").out
     assert "already attached" in cardferry(guest, "attach", f"pool:{NAME}").err
     assert cardferry(guest, "run", "--from", f"pool:{NAME}", "true").check().code == 0
     two.places[0].card.remove()

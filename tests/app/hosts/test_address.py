@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cardferry.app.doctor.there import CHECKS
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.direct_link import LinkHost
+from cardferry.app.hosts.pool_host import PoolHost
 from cardferry.app.hosts.registry import KINDS, SCHEMES, parse_host
 from cardferry.app.hosts.sources import PcscdHost, VirtualHost, VpiccHost
 from cardferry.app.hosts.ssh_host import SshHost
@@ -22,6 +23,7 @@ from cardferry.transports.unix import UnixAddress
 from cardferry.transports.vsock import VsockAddress
 
 FORMS: list[tuple[str, HostAddress, str]] = [
+    ("pool:signing", PoolHost("signing", parse_host), "pool-signing"),
     ("computer1", SshHost("computer1"), "computer1"),
     ("me@computer1", SshHost("me@computer1"), "me@computer1"),
     ("computer1.example.org", SshHost("computer1.example.org"), "computer1.example.org"),

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cardferry.app.hosts.connect import Way
 from cardferry.app.hosts.pool_host import PoolHost
-from cardferry.app.hosts.pool_members import MOST_HOSTS, InFleet, Listed
+from cardferry.app.hosts.pool_members import MOST_HOSTS, InFleet, Listed, PoolError
 from cardferry.app.hosts.pool_table import PoolTable, pool_table, pool_tables
 from cardferry.app.hosts.registry import parse_host
 from cardferry.changes import Changes
@@ -110,6 +111,12 @@ def test_a_pool_is_written_like_other_hosts() -> None:
     for wrong in ("pool:", "pool:a b", "pool:-"):
         with pytest.raises(AddressSyntaxError):
             parse_host(wrong)
+
+
+def test_a_pool_has_no_readers_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(PoolError) as caught:
+        parse_host("pool:signing").open_readers(Way(tmp_path))
+    assert caught.value.hint == "name one of its members"
 
 
 # --- a fleet

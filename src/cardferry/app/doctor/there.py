@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.connect import Way
 from cardferry.app.hosts.direct_link import LinkHost, linked_directly
 from cardferry.app.hosts.gain import gain
+from cardferry.app.hosts.pool_host import PoolHost
+from cardferry.app.hosts.pool_members import members_of
 from cardferry.app.hosts.sources import VIRTUAL_READER, PcscdHost, VirtualHost, VpiccHost, check_pcscd
 from cardferry.app.hosts.ssh_connection import SshConnector
 from cardferry.app.hosts.ssh_host import SshHost
@@ -95,6 +97,20 @@ async def _link_host(wanted: LinkHost, at: Inspection) -> AsyncIterator[Finding]
         yield finding
 
 
+async def _pool(wanted: PoolHost, at: Inspection) -> AsyncIterator[Finding]:
+    async with members_of(wanted.name, wanted.parse_member, wanted.servers) as (members, _):
+        hosts = members.hosts
+    if not hosts:
+        yield problem(
+            str(wanted), "no host of the fleet is in it", "see the labels that cardferry readers --fleet lists"
+        )
+    for number, member in enumerate(hosts):
+        folder = at.way.workdir / f"member{number}"
+        folder.mkdir(mode=0o700)
+        async for finding in CHECKS[type(member)](member, replace(at, way=replace(at.way, workdir=folder))):
+            yield finding
+
+
 async def _vpicc(wanted: VpiccHost, at: Inspection) -> AsyncIterator[Finding]:
     name, where = str(wanted), wanted.where
     place = f"port {where}" if isinstance(where, int) else str(where)
@@ -117,6 +133,7 @@ CHECKS: Final[Mapping[type[HostAddress], Callable[[Any, Inspection], AsyncIterat
     SshHost: _ssh,
     PcscdHost: _pcscd,
     LinkHost: _link_host,
+    PoolHost: _pool,
     VpiccHost: _vpicc,
     VirtualHost: _virtual,
 }

@@ -163,7 +163,7 @@ async def members_of(name: str, parse: Parse, servers: str = "") -> AsyncIterato
     if not settings.servers:
         raise PoolError(
             f"there is no pool {name!r}",
-            f'write into {place()}: [{POOL}.{name}] and below it members = ["HOST", "HOST"]',
+            f'write into {place()}: [pool.{name}] and below it members = ["HOST", "HOST"]',
         )
     table = table or PoolTable(name)
     async with _directory(settings, table.label or f"{POOL}={name}") as fleet:

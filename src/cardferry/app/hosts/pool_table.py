@@ -123,7 +123,7 @@ def pool_tables(path: Path, only: str | None = None) -> Iterator[PoolTable]:
     text = read_text(path)
     tables = parse(text, str(path)).get(POOL, {})
     if not isinstance(tables, dict):
-        raise ConfigurationError(f"{path}: {POOL} is no table", f"write it as [{POOL}.NAME]")
+        raise ConfigurationError(f"{path}: {POOL} is no table", "write it as [pool.NAME]")
     for name, values in tables.items():
         if only in (None, name):
             yield _table(name, values, text, str(path))
@@ -138,7 +138,7 @@ def _table(name: str, values: Any, text: str, file: str) -> PoolTable:
             f"{where()}: {name!r} is no name of a pool", "up to 64 letters, digits, dots, dashes and underscores"
         )
     if not isinstance(values, Mapping):
-        raise ConfigurationError(f"{where()}: {name} is no table", f"write it as [{POOL}.NAME]")
+        raise ConfigurationError(f"{where()}: {name} is no table", "write it as [pool.NAME]")
     known = _Keys.__struct_fields__
     if (strange := next((key for key in values if key not in known), None)) is not None:
         raise unknown_key(strange, list(known), where(strange), f"[{POOL}.{name}]")
