@@ -169,7 +169,7 @@ def test_the_row_in_the_table_of_compatibility_is_what_was_seen_above(stage: Sta
 
 
 def test_the_machine_waits_for_a_program_that_has_the_card(stage: Stage) -> None:
-    """Longer than a driver waits for a card that does not say how slow it is: 3 s."""
+    """Longer than the 3 s that libccid waits where it knows nothing of a card."""
     words: list[str | Path] = [PLAIN_PYTHON, PCSC_CLIENT, "hold", stage.pcscd.reader()]
     held = stage.computer.popen(words, stage.ferry.env, stdin=True)
     held.wait_for("held")
