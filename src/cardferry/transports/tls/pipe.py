@@ -1,7 +1,8 @@
 """A pipe over TLS: a TCP connection whose bytes are encrypted here, and an end for those who may not stay.
 
-Event loops can do TLS themselves; uvloop needs 45 us more for each message then (``docs/link-performance.md``). So OpenSSL is called here: a message is encrypted and written in one piece, and what
-comes is decrypted in the moment when it comes, into the buffer that is overwritten (`cardferry.wiping`).
+Event loops can do TLS themselves; uvloop needs 45 us more for each message then (``docs/link-performance.md``). So
+OpenSSL is called here: a message is encrypted and written in one piece, and what comes is decrypted in the moment when
+it comes, into the buffer that is overwritten (`cardferry.wiping`).
 """
 
 from __future__ import annotations

@@ -226,8 +226,8 @@ class Session:
         """There is a new pipe; an older one is forgotten.
 
         Args:
-            patience: s that it may be silent at first, None for `Timing.greeting`. With it the pipe goes another way than
-                the one before, so the round trip is another one, too.
+            patience: s that it may be silent at first, None for `Timing.greeting`. With it the pipe goes another way
+                than the one before, so the round trip is another one, too.
         """
         if self.phase is Phase.ENDED:
             return
