@@ -144,6 +144,22 @@ def test_show_says_what_it_means(file: Path) -> None:
     assert "guests leave 2 PIN tries" in result.output
 
 
+def test_pools_are_checked_and_shown(file: Path) -> None:
+    file.write_text(
+        '[pool.signing]\nmembers = ["laptop", "tls://lab1"]\nsubject = "CN=a*"\n[pool.all]\nlabel = "a=b"\n'
+    )
+    assert "[pool.signing], [pool.all]; no rules" in call("config", "check").output
+    shown = call("config", "show").output
+    assert "[pool.signing]: `cardferry attach pool:signing` shows one reader" in shown
+    for word in ("laptop", "tls://lab1", "CN=a*", "hosts of the fleet with the label a=b"):
+        assert word in shown
+    assert str(parsed(attach.command, "pool:signing")["hosts"][0]) == "pool:signing"
+    file.write_text('[pool.signing]\nmembers = ["a b"]\n')
+    error = call("config", "check").exception
+    assert isinstance(error, UserError)
+    assert "[pool.signing]: not a HOST: 'a b'" in error.message
+
+
 def test_without_a_file_it_is_said(file: Path) -> None:
     file.unlink()
     assert call("config", "check").output.startswith(f"there is no configuration: neither {file} nor /etc/")
