@@ -38,7 +38,7 @@ class NatsServer:
         if jetstream:
             lines.append(f'jetstream {{ store_dir: "{folder}", max_memory_store: 64MB, max_file_store: 256MB }}')
         if cluster > 1:
-            routes = " ".join(f"nats-route://127.0.0.1:{_CLUSTER_PORT + one}" for one in range(cluster))
+            routes = ", ".join(f"nats-route://127.0.0.1:{_CLUSTER_PORT + one}" for one in range(cluster))
             lines.append(f"cluster {{ name: lab, listen: 127.0.0.1:{_CLUSTER_PORT + number}, routes: [{routes}] }}")
         self._config = folder / "nats.conf"
         self._config.write_text("\n".join(lines) + "\n")

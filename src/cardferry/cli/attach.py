@@ -83,8 +83,8 @@ def command(
     lets you in, and from then on its name alone will do; or fleet:NAME, a host of a fleet on NATS, likewise: `cardferry
     readers --fleet` lists them.
 
-    Or pool:NAME, the readers of several hosts as one, which the table [pool.NAME] of the configuration lists: each connect
-    of a program goes to the one with the shortest queue.
+    Or pool:NAME, the readers of several hosts as one, which the table [pool.NAME] of the configuration lists: each
+    connect of a program goes to the one with the shortest queue.
 
     Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT or vpicc:unix:PATH, for cards that dial in;
     virtual:, the built-in card. Runs until Ctrl-C.

@@ -27,8 +27,8 @@ def command() -> None:
 
     It is ~/.config/cardferry/config.toml, else /etc/cardferry/config.toml. [attach.HOST] and [share.HOST] have options
     for `cardferry attach HOST` and `cardferry share HOST`, [host] those of `cardferry host`; each key is an option
-    without its dashes. [pool.NAME] has the members of pool:NAME. [[allow]] and the keys at the top are the rules: see
-    `cardferry policy`.
+    without its dashes. [pool.NAME] has the members of pool:NAME, [fleet] says where the NATS service of a fleet is.
+    [[allow]] and the keys at the top are the rules: see `cardferry policy`.
     """
 
 
@@ -74,7 +74,21 @@ def show(context: click.Context, config: Path | None) -> None:
                 for member in members
             ],
         )
+    if fleet := _fleet(path):
+        say("[fleet]: where hosts and guests find each other, and meet")
+        shown.show(("key", "value", "means"), fleet)
     context.invoke(policy.show, config=config)
+
+
+def _fleet(path: Path) -> list[tuple[str, str, str]]:
+    """What the table of a fleet says and means, without what is secret."""
+    from cardferry.policy.configuration_file import parse, read_text  # noqa: PLC0415
+    from cardferry.policy.fleet_table import KEYS, TABLE, fleet_settings  # noqa: PLC0415
+
+    text = read_text(path)
+    document = parse(text, str(path))
+    values = {**document.get(TABLE, {}), "servers": str(fleet_settings(document, text, str(path)))}
+    return [(key, str(values[key]), KEYS[key]) for key in document.get(TABLE, {})]
 
 
 def _file(config: Path | None) -> Path | None:

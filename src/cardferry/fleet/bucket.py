@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 NAME: Final = "cardferry"
 SUBJECTS: Final = f"$KV.{NAME}."
 #: s
-LIFE: Final = 9.0
-REFRESH: Final = 3.0
+LIFE: Final = 8.0
+REFRESH: Final = 2.5
 #: Servers that keep it at most, unless somebody says otherwise.
 _REPLICAS: Final = 3
 _OPERATION: Final = "KV-Operation"

@@ -102,7 +102,7 @@ class Directory:
                     else:
                         self._first.set_result(None)
                     backoff.reset()
-                    await connection.lost
+                    await connection.over()
                     log.warning("the fleet at %s is out of reach: what was known last stays", connection.where)
             except UserError as error:
                 if not self._first.done():

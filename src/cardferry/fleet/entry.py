@@ -55,6 +55,9 @@ class Entry:
         self._readers = readers
         self._changed = changed
         self._replicas = replicas
+        #: Revision of the document that we have written last; 0 for none, or when it is somebody else's by now.
+        self._last = 0
+        self._claimed = False
 
     @asynccontextmanager
     async def entered(self, connection: Connection) -> AsyncIterator[None]:
@@ -62,24 +65,28 @@ class Entry:
 
         Raises:
             NameTakenError: another host has the name, at the start or later.
-            NatsError: the directory cannot be written at the start.
+            NatsError: the directory cannot be written when that is wanted for the first time.
         """
         if not self._host.address:
             self._host = msgspec.structs.replace(self._host, address=await connection.own_address())
-        store = await bucket.opened(connection, self._replicas)
-        revision = await self._claim(connection, store)
+        if not self._claimed:
+            await self._claim(connection, await bucket.opened(connection, self._replicas))
+            self._claimed = True
         news = asyncio.Event()
-        async with asyncio.TaskGroup() as tasks:
-            looking = tasks.create_task(self._look(news))
-            writing = tasks.create_task(self._write(connection, store, revision, news))
-            try:
-                yield
-            finally:
-                looking.cancel()
-                writing.cancel()
-        if not connection.lost.done():
-            with suppress(NatsError, TimeoutError):
-                await self._leave(connection, store)
+        news.set()  # after a break, guests need not wait until the service has chosen who keeps the directory
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                looking = tasks.create_task(self._look(news))
+                writing = tasks.create_task(self._write(connection, news))
+                try:
+                    yield
+                finally:
+                    looking.cancel()
+                    writing.cancel()
+        finally:
+            if self._last and not connection.lost.done():
+                with suppress(NatsError, TimeoutError):
+                    await self._leave(connection)
 
     async def _look(self, news: asyncio.Event) -> None:
         while True:
@@ -87,7 +94,8 @@ class Entry:
             news.set()
             await asyncio.sleep(_PAUSE)
 
-    async def _write(self, connection: Connection, store: KeyValue, revision: int, news: asyncio.Event) -> None:
+    async def _write(self, connection: Connection, news: asyncio.Event) -> None:
+        store: KeyValue | None = None
         told = False
         while True:
             with suppress(TimeoutError):
@@ -95,20 +103,24 @@ class Entry:
                     await news.wait()
             news.clear()
             try:
-                revision = await self._put(connection, store, revision)
+                if store is None:
+                    store = await bucket.opened(connection, self._replicas)
+                with suppress(_Overtaken):
+                    await self._put(connection, store)
+                if not self._last:
+                    await self._claim(connection, store)
                 told = False
-            except _Overtaken:
-                revision = await self._claim(connection, store)
             except NatsError as error:  # its servers may be choosing who keeps the directory
+                store = None
                 if not told and not connection.lost.done():
                     log.warning("the directory of the fleet is not written: %s", error)
                 told = True
 
-    async def _put(self, connection: Connection, store: KeyValue, last: int) -> int:
+    async def _put(self, connection: Connection, store: KeyValue) -> None:
         """Write the document where it belongs.
 
         Raises:
-            _Overtaken: somebody else has written or removed it since ``last``.
+            _Overtaken: somebody else has written or removed it since.
             NatsError: it is not known whether it is written.
         """
         from nats.js import errors  # noqa: PLC0415 - an extra
@@ -116,12 +128,12 @@ class Entry:
         document = self._document()
         with explained(connection.where):
             try:
-                revision = await store.update(bucket.host_key(self._host.name), document, last)
+                self._last = await store.update(bucket.host_key(self._host.name), document, self._last)
             except errors.KeyWrongLastSequenceError:
+                self._last = 0
                 raise _Overtaken from None
             for key, value in self._host.labels.items():
                 await store.put(bucket.label_key(key, value, self._host.name), document)
-        return revision
 
     def _document(self) -> bytes:
         readers = self._readers()
@@ -131,10 +143,11 @@ class Entry:
                 return document
             readers = readers[: len(readers) // 2]
 
-    async def _claim(self, connection: Connection, store: KeyValue) -> int:
-        """Have the name; returns the revision of the document. Raises `NameTakenError` and `NatsError`."""
+    async def _claim(self, connection: Connection, store: KeyValue) -> None:
+        """Have the name; raises `NameTakenError` and `NatsError`."""
         for _ in range(_TRIES):
             found = await self._found(connection, store)
+            self._last = 0
             last, document = (0, b"") if found is None else found
             try:
                 other = decode(document, self._host.name)
@@ -146,8 +159,10 @@ class Entry:
                     f"this one is at {self._host.address}",
                     "give this one another name: --fleet-name, or name in the table [fleet] of the configuration",
                 )
+            self._last = last
             with suppress(_Overtaken):
-                return await self._put(connection, store, last)
+                await self._put(connection, store)
+                return
         raise NatsError(f"the directory's entry {self._host.name} changes all the time", "see who else writes it")
 
     async def _found(self, connection: Connection, store: KeyValue) -> tuple[int, bytes] | None:
@@ -178,10 +193,11 @@ class Entry:
                 return await seen
         return False
 
-    async def _leave(self, connection: Connection, store: KeyValue) -> None:
+    async def _leave(self, connection: Connection) -> None:
         with explained(connection.where):
             async with asyncio.timeout(1.0):
-                await store.delete(bucket.host_key(self._host.name))
+                store = await bucket.opened(connection, self._replicas)
+                await store.delete(bucket.host_key(self._host.name), self._last)
                 for key, value in self._host.labels.items():
                     await store.delete(bucket.label_key(key, value, self._host.name))
 

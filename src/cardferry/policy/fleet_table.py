@@ -9,7 +9,8 @@ from cardferry.policy.configuration_file import ConfigurationError, line_of, unk
 from cardferry.transports.errors import AddressSyntaxError
 from cardferry.transports.nats.settings import FleetSettings, checked_name, parse_label, parse_servers
 
-_TABLE: Final = "fleet"
+#: What it is called.
+TABLE: Final = "fleet"
 #: Key -> what its value is, in words.
 KEYS: Final = {
     "servers": "URLs of NATS servers, any one of which will do",
@@ -36,17 +37,17 @@ def fleet_settings(document: dict[str, Any], text: str, file: str) -> FleetSetti
     Raises:
         ConfigurationError: something in it is wrong.
     """
-    table = document.get(_TABLE, {})
+    table = document.get(TABLE, {})
 
     def wrong(key: str, why: str, hint: str = "correct it; docs/fleet.md has an example") -> ConfigurationError:
-        return ConfigurationError(f"{file}, line {line_of(text, (_TABLE, key))}: {key}: {why}", hint)
+        return ConfigurationError(f"{file}, line {line_of(text, (TABLE, key))}: {key}: {why}", hint)
 
     if not isinstance(table, dict):
         raise wrong("", "[fleet] is a table")
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in KEYS:
-            raise unknown_key(key, list(KEYS), f"{file}, line {line_of(text, (_TABLE, key))}", f"[{_TABLE}]")
+            raise unknown_key(key, list(KEYS), f"{file}, line {line_of(text, (TABLE, key))}", f"[{TABLE}]")
         try:
             values[key] = _value(key, value)
         except AddressSyntaxError as error:

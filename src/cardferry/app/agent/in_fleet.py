@@ -5,10 +5,12 @@ LinkServer( ... )  ~ nats ~   and   Entry( readers of the same ) in the director
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cardferry.app.agent.serving import Serving
 from cardferry.app.hosts.ssh_link import SOFTWARE
+from cardferry.pcsc.errors import UserError
 from cardferry.policy.guarded import Guarded
 from cardferry.transports.base import Listener
 
@@ -16,18 +18,18 @@ if TYPE_CHECKING:
     from cardferry.fleet.members import FleetReader
 
 
-def take_guests(opened: Serving, listener: Listener, *, alone: bool = True) -> None:
+def take_guests(opened: Serving, listener: Listener, refused: Callable[[UserError], None] | None = None) -> None:
     """Take guests at a listener from now on, and say so where there is a directory.
 
     Args:
-        alone: whether the agent ends when another host has its name in the fleet.
+        refused: is told when another host has the name in the fleet; None where that is only tried again.
     """
     if listener.name.startswith("fleet:"):
-        _enter(opened, listener, alone=alone)
+        _enter(opened, listener, refused)
     opened.guests.add(listener, opened.host.serve)
 
 
-def _enter(opened: Serving, listener: Listener, *, alone: bool) -> None:
+def _enter(opened: Serving, listener: Listener, refused: Callable[[UserError], None] | None) -> None:
     from cardferry.fleet.entry import Entry  # noqa: PLC0415 - only for who is in a fleet
     from cardferry.fleet.members import FleetHost  # noqa: PLC0415
     from cardferry.transports.nats.listener import NatsListener  # noqa: PLC0415
@@ -45,7 +47,7 @@ def _enter(opened: Serving, listener: Listener, *, alone: bool) -> None:
     host = FleetHost(place.name, labels=dict(place.labels), version=SOFTWARE)
     entry = Entry(host, lambda: readers(opened), changed, place.service.replicas)
     listener.presence = entry.entered
-    listener.ends_without_name = alone
+    listener.refused = refused
 
 
 def readers(opened: Serving) -> tuple[FleetReader, ...]:

@@ -239,7 +239,7 @@ class _Lend:
             case m.GuestSocket(address), [listening]:
                 sockets.callback(listening.close)
                 listening.setblocking(False)
-                take_guests(opened, listening_address(address).listener(listening), alone=False)
+                take_guests(opened, listening_address(address).listener(listening))
             case m.Ask(), []:
                 self.tell(opened.describe())
             case m.PersonSaid(), []:

@@ -168,20 +168,25 @@ class _Agent:
             self._handoffs = HandoffServer(
                 listening.socket, self._receive, idle=self._wanted.idle, talk=self._lends.serve
             )
-            async with self._introductions, self._sets, self._servings, AsyncExitStack() as stack:
+            refused: asyncio.Queue[UserError] = asyncio.Queue()
+            async with (
+                self._introductions, self._sets, self._servings, AsyncExitStack() as stack, asyncio.TaskGroup() as tasks
+            ):  # fmt: skip
                 if (guard := self._wanted.service.guard) is not None:
                     log.info("%s", guard.rulebook.in_a_line())
                     stack.enter_context(guard.person.at(Terminal()))
                 if self._wanted.by_hand or self._listeners:
                     own = await stack.enter_async_context(self._servings.use(self._own))
                     for one in self._listeners:
-                        take_guests(own, one)
+                        take_guests(own, one, refused.put_nowait)
                     if self._wanted.beside is not None:
                         await stack.enter_async_context(self._wanted.beside(own, self._servings.use))
                 await stack.enter_async_context(self._wanted.page(lambda: self._describe(where)))
                 async with controllable(self._folder, lambda: self._describe(where)):
                     self._starter.tell(StartReport(taken=True))
+                    refusing = tasks.create_task(_raised(refused))
                     await self._handoffs.run()
+                    refusing.cancel()
         if self._handoffs.idle == 0:  # there was nobody but those who have heard all that it had to say
             agent_log(self._folder).unlink(missing_ok=True)
 
@@ -264,3 +269,8 @@ class _Agent:
             "host", own, self._since, links, contexts, list(readers.values()), own, troubles,
             remembered=remembered, asks=asks,
         )  # fmt: skip
+
+
+async def _raised(refused: asyncio.Queue[UserError]) -> None:
+    """End all, because this agent must not be where it was to be."""
+    raise await refused.get()

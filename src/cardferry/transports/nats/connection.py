@@ -109,6 +109,10 @@ class Connection:
         await self._client.close()
         self.ended()
 
+    async def over(self) -> None:
+        """Wait until it is gone. (Who waits for `lost` itself and is cancelled would cancel that.)"""
+        await asyncio.wait({self.lost})
+
     def leave(self) -> None:
         """Likewise, without waiting for it."""
         if not self.lost.done():

@@ -21,6 +21,8 @@ from cardferry.wire.nats import VERSION, Kind, encode
 
 #: s until a host that does not answer is given up.
 _CONNECT_TIME: Final = 10.0
+#: s until it is asked again.
+_AGAIN: Final = 0.5
 
 
 class Place(Interface):
@@ -102,5 +104,8 @@ async def _open(address: Place, connection: Connection, pipe: NatsPipe, here: st
         lambda _: pipe.end(ConnectionResetError(f"the connection to NATS at {connection.where} is lost"), silent=True)
     )
     await connection.subscribe(here, took)
-    connection.publish(there, encode(Kind.OPEN, VERSION), here)
+    while not pipe.opened.done():
+        # Again and again: servers of a cluster know a moment later than we who listens where.
+        connection.publish(there, encode(Kind.OPEN, VERSION), here)
+        await asyncio.wait({pipe.opened}, timeout=_AGAIN)
     await pipe.opened

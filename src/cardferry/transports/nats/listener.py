@@ -46,7 +46,7 @@ class NatsListener:
 
     Attributes:
         presence: has the name in the fleet for as long as it is entered; raises `NameTakenError`.
-        ends_without_name: whether `run` ends when another host has the name at the start.
+        refused: is told when another host has the name at the start; None where that is only tried again.
         here: set while guests can come.
     """
 
@@ -55,13 +55,13 @@ class NatsListener:
         self.socket = listening
         self.address = address
         self.presence: Callable[[Connection], AbstractAsyncContextManager[None]] = lambda _: nullcontext()
-        self.ends_without_name = True
+        self.refused: Callable[[UserError], None] | None = None
         self.here = asyncio.Event()
         self._admission = Admission(door)
         self._pipes: dict[Ends, NatsPipe] = {}
 
     async def run(self, take: Callable[[Arrival], None], shortage: Callable[[], None] = lambda: None) -> NoReturn:
-        """Take all who come, until cancelled; see `cardferry.transports.base.Listener`. Raises `NameTakenError`."""
+        """Take all who come, until cancelled; see `cardferry.transports.base.Listener`."""
         backoff, seldom = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, 0.3), Seldom()
         before = False
         while True:
@@ -77,8 +77,9 @@ class NatsListener:
                     log.warning("the fleet at %s is out of reach: its guests wait", connection.where)
             except* NameTakenError as group:
                 error = _first(group)
-                if not before and self.ends_without_name:
-                    raise error from None
+                if not before and self.refused is not None:
+                    self.refused(error)
+                    await asyncio.get_running_loop().create_future()
                 if seldom.due(error.message, asyncio.get_running_loop().time()):
                     log.error("not in the fleet: %s; %s", error.message, error.hint)
             except* UserError as group:
@@ -103,7 +104,7 @@ class NatsListener:
                 await connection.subscribe(up(self.address.name), took)
                 await connection.flush()
                 self.here.set()
-                await connection.lost
+                await connection.over()
             finally:
                 self.here.clear()
                 self._admission.dismiss()

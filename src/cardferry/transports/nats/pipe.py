@@ -14,7 +14,7 @@ from typing import Final
 from cardferry.pcsc.text import shown
 from cardferry.transports.base import HIGH_WATER, PipeUser
 from cardferry.wire.errors import WireError
-from cardferry.wire.nats import MOST_DATA, Kind, encode, parse
+from cardferry.wire.nats import MOST_DATA, VERSION, Kind, encode, parse
 
 #: Bytes that may be under way in one direction.
 WINDOW: Final = 256 * 1024
@@ -124,6 +124,8 @@ class NatsPipe:
                 self._acknowledged = frame.number
                 self._wait()
                 self._pump()
+            case Kind.OPEN if not self._came:  # our answer was lost
+                self._send(encode(Kind.OPENED, VERSION))
             case Kind.OPENED:
                 if not self.opened.done():
                     self.opened.set_result(None)
