@@ -43,6 +43,7 @@ from cardferry.wire.link.session import Session
 from tests.callers import somebody
 from tests.link.cards import COUNT, FileCard
 from tests.link.desk import ALICE, ANY, LEAVE, READER, RESET, SHARED, T1, Desk, becomes, raises
+from tests.link.test_direct import Direct, linked
 from tests.link.test_host_run_ahead import CONTENT, GET_DATA, SELECT, get_response, read
 
 MALLORY = somebody("mallory", 1000, 3)
@@ -149,6 +150,9 @@ async def everything(guest: Guest, cut: Callable[[], None]) -> None:
     rival = await _try(other.connect(READER, SHARED, ANY))
     if card is None:
         return
+    reader = guest.snapshot.find(READER)
+    if reader is not None and reader.queue is not None:
+        await _try(reader.queue())
     await _try(card.status())
     await _try(card.control(GET_FEATURE_REQUEST, b"", 264))
     await _try(card.attribute(Attribute.VENDOR_NAME))
@@ -290,7 +294,7 @@ async def test_a_bug_at_a_guest_ends_no_more_than_its_session(
     injection = Injection(monkeypatch, kind, name)
     async with Desk(FileCard(CONTENT), delay=DELAY, card_delay=0.001) as desk:
         elsewhere = await desk.guest()
-        guest = await desk.guest()
+        guest = await linked(desk, Direct(desk))
         card = await (await guest.open(ALICE, 60.0)).connect(READER, SHARED, ANY)
         await card.transmit(COUNT, T1)
         assert guest.session is not None
@@ -321,7 +325,7 @@ async def test_what_the_program_does_reaches_nearly_every_boundary() -> None:
     async with Desk(FileCard(CONTENT), delay=DELAY, card_delay=0.001) as desk:
         sys.setprofile(lambda frame, *_: called.add(frame.f_code))
         try:
-            await everything(await desk.guest(), desk.roads[-1].cut)
+            await everything(await linked(desk, Direct(desk)), desk.roads[-1].cut)
         finally:
             sys.setprofile(None)
     unreached = sorted(name for code, name in places.items() if code not in called)

@@ -16,7 +16,8 @@ from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Context
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
 from cardferry.pcsc.trouble import Cause, Trouble
-from cardferry.policy.offered import Offered, rank
+from cardferry.policy.offered import Offered
+from cardferry.policy.patterns import rank
 from tests.callers import somebody
 
 

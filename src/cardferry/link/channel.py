@@ -190,16 +190,20 @@ class Channel:
             spares: keep the one that is in use, or was kept before, as the spare one.
         """
         end = PipeEnd(self, pipe)
-        if spares:
-            self._keep()
-        else:
-            self._forget_spare()
-        self._use(end)
+        self._replace(end, spares)
         if self.end is not end:  # the session has ended over it
             end.release()
             pipe.abort()
             end.lost(None)
         return end
+
+    @guarded
+    def _replace(self, end: PipeEnd, spares: bool) -> None:
+        if spares:
+            self._keep()
+        else:
+            self._forget_spare()
+        self._use(end)
 
     @guarded
     def _use(self, end: PipeEnd) -> None:
@@ -249,6 +253,7 @@ class Channel:
         end.past = None
         self.received(data)
 
+    @guarded
     def drop_spare(self) -> None:
         """The spare pipe is lost."""
         self._forget_spare()

@@ -27,7 +27,7 @@ from cardferry.pcsc.applications import Applications
 from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.errors import CardferryError, PcscError, ReturnCode
 from cardferry.pcsc.reader_state import Queue, Snapshot
-from cardferry.pcsc.reply import Reply, failed
+from cardferry.pcsc.reply import Reply, failed, straight
 from cardferry.transports.base import Dial
 from cardferry.wire.link.greeting import IDENTITY_SIZE, Bye, Reason, Role
 from cardferry.wire.link.session import Bounds, Session, Timing
@@ -223,6 +223,7 @@ class Guest:
         self.contexts.add(context)
         return context
 
+    @straight
     def queue(self, reader: str) -> Reply[Queue]:
         """How long the queue of a reader is; ``E_READER_UNAVAILABLE`` while the host is out of reach."""
         if self.session is None or self.state is not LinkState.UP:

@@ -86,7 +86,10 @@ class DirectLink:
                 self._failed("the host does not allow it to this key, or its cardferry is older")
                 await self._another(session)
                 continue
-            await self._try(session)
+            try:
+                await self._try(session)
+            except Exception:  # the boundary: the link goes on as it was
+                log.exception("%s: a bug behind the direct connection", self._name)
             await asyncio.sleep(self._backoff.pause())
 
     async def _linked(self) -> GuestSession:

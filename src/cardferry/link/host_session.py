@@ -44,8 +44,7 @@ NEAR: Final = 0.005
 #: So many handles of one guest on one reader are counted before each piece of news about it; of a guest that has more,
 #: all count as somebody else's, and its begins wait.
 _MOST_COUNTED: Final = 64
-#: s; a longer patience is none at all.
-_MOST_PATIENCE: Final = 86400.0
+_MOST_PATIENCE: Final = 86400.0  # s; a longer one is none at all
 #: Calls after which another number of handles may be open; and those that may leave a handle broken.
 _COMING_OR_GOING: Final = (m.Connect, m.Disconnect)
 _UNSEEN: Final = (m.Connect, m.Begin, m.Transmit)
@@ -279,7 +278,8 @@ class HostSession:
     def _ask_queue(self, message: m.AskQueue) -> None:
         self._number_call(message.call)
         # Later, so that what the guest has said before has got its place in the queue.
-        self._loop.call_soon(self.guarded, partial(tell_queue, self._manager, message, self._post_news))
+        tell = partial(tell_queue, self._manager, message, lambda news: self.guarded(partial(self._post_news, news)))
+        self._loop.call_soon(self.guarded, tell)
 
     def _new_card(self, message: m.Connect) -> tuple[HostCard, Lane]:
         lane = self._lanes.get(message.context)

@@ -7,7 +7,6 @@ the same pattern keep the order in which they came.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 
 from cardferry.pcsc.applications import Applications
@@ -17,21 +16,7 @@ from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.interface import Card, Context, ResourceManager
 from cardferry.pcsc.reader_state import ReaderState, Snapshot
 from cardferry.pcsc.trouble import no_match
-
-
-def rank(name: str, patterns: Sequence[str]) -> int | None:
-    """Which pattern a reader's name matches first; None for no one. Without patterns every name has rank 0.
-
-    A pattern is a shell's (``*``, ``?``, ``[...]``), upper and lower case are alike. A whole name matches itself, also
-    where it has brackets.
-    """
-    if not patterns:
-        return 0
-    folded = name.casefold()
-    for number, pattern in enumerate(patterns):
-        if pattern.casefold() == folded or fnmatch.fnmatchcase(folded, pattern.casefold()):
-            return number
-    return None
+from cardferry.policy.patterns import rank
 
 
 class Offered:

@@ -192,8 +192,10 @@ async def test_an_attach_of_this_computers_readers_is_in_that_queue(
                 await library.transmit(card, 2, SELECT)
                 await library.ask(BEGIN, "iI", card, 0)
                 await library.transmit(card, 2, SELECT)
-                (reader,) = (await look.describe()).readers
-                assert reader.principal == f"local-user:{ACCOUNT}"
+                async with asyncio.timeout(10):
+                    told = f"local-user:{ACCOUNT}"
+                    while (await look.describe()).readers[0].principal != told:  # noqa: ASYNC110 - it is asked for
+                        await asyncio.sleep(0.01)
                 await library.ask(END, "iII", card, 0, 0)
 
 

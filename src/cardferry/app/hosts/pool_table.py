@@ -22,7 +22,7 @@ import msgspec
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.runtime.configuration_path import find_configuration, own_configuration
 from cardferry.policy.configuration_file import ConfigurationError, line_of, parse, read_text, unknown_key
-from cardferry.policy.offered import rank
+from cardferry.policy.patterns import rank
 from cardferry.transports.errors import AddressSyntaxError
 from cardferry.transports.nats.settings import parse_label
 

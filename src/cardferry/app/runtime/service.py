@@ -19,7 +19,8 @@ from cardferry.pcsc.constants import MAX_READERNAME
 from cardferry.pcsc.interface import ResourceManager
 from cardferry.policy.guard import Cards, HostGuard, guards
 from cardferry.policy.guarded import Guarded
-from cardferry.policy.offered import Offered, rank
+from cardferry.policy.offered import Offered
+from cardferry.policy.patterns import rank
 from cardferry.policy.record_file import RecordFile
 from cardferry.policy.recorded import CallRecord, Recorded
 from cardferry.transports.listening import ListeningSocket
