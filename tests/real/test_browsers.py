@@ -10,6 +10,7 @@ import pytest
 from tests.lab import Lab
 from tests.lab.cards import PIV_PIN, piv_card
 from tests.lab.computer import CARDFERRY, Computer
+from tests.lab.link import install_cardferry
 from tests.lab.namespaces import PLAIN_PYTHON, is_root
 from tests.lab.process import Command, Running
 from tests.lab.screen import Screen
@@ -72,9 +73,8 @@ def trust(desk: Desk, database: Path) -> None:
     desk.build1.run(words).check()
 
 
-@pytest.mark.skipif(not is_root(), reason="not run, missing: root, for a policy in /etc")
-def test_chromium_logs_in_to_a_server(lab: Lab) -> None:
-    desk = Desk(lab, piv_card)
+def log_in_with_chromium(lab: Lab, desk: Desk, answer: str) -> None:
+    """Start it, and type that where it asks for the PIN."""
     desk.attach()
     build1 = desk.build1
     site = Site(lab, desk)
@@ -88,9 +88,28 @@ def test_chromium_logs_in_to_a_server(lab: Lab) -> None:
     words: Command = [CARDFERRY, "run", "--", "chromium", "--no-sandbox", "--no-first-run", "https://server/"]
     build1.popen(words, screen.env)
     screen.wait_for("^Unlock Security Device$")
-    screen.enter("^Unlock Security Device$", PIV_PIN)
+    screen.enter("^Unlock Security Device$", answer)
     site.process.wait_for(VISITOR)
     screen.wait_for(f"^Hello {NAME}")
+
+
+@pytest.mark.skipif(not is_root(), reason="not run, missing: root, for a policy in /etc")
+def test_chromium_logs_in_to_a_server(lab: Lab) -> None:
+    log_in_with_chromium(lab, Desk(lab, piv_card), PIV_PIN)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_root(), reason="not run, missing: root, for a policy in /etc")
+def test_chromium_logs_in_with_a_pin_that_the_host_has(lab: Lab) -> None:
+    desk = Desk(lab, piv_card)
+    install_cardferry(desk.laptop)
+    pin, rules = desk.laptop.home / "card.pin", desk.laptop.home / ".config" / "cardferry" / "config.toml"
+    rules.parent.mkdir(parents=True)
+    who = f'who = "ssh:{desk.laptop.user}"\nmay = ["read", "authenticate:9A"]'
+    for path, text in ((pin, PIV_PIN), (rules, f'[[allow]]\n{who}\npin = "host"\npin-from = "file:{pin}"\n')):
+        path.write_text(text)
+        path.chmod(0o600)
+    log_in_with_chromium(lab, desk, "whatever")
 
 
 @pytest.mark.slow
