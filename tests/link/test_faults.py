@@ -43,6 +43,7 @@ from cardferry.wire.link.session import Session
 from tests.callers import somebody
 from tests.link.cards import COUNT, FileCard
 from tests.link.desk import ALICE, ANY, LEAVE, READER, RESET, SHARED, T1, Desk, becomes, raises
+from tests.link.test_direct import Direct, linked
 from tests.link.test_host_run_ahead import CONTENT, GET_DATA, SELECT, get_response, read
 
 MALLORY = somebody("mallory", 1000, 3)
@@ -321,7 +322,7 @@ async def test_what_the_program_does_reaches_nearly_every_boundary() -> None:
     async with Desk(FileCard(CONTENT), delay=DELAY, card_delay=0.001) as desk:
         sys.setprofile(lambda frame, *_: called.add(frame.f_code))
         try:
-            await everything(await desk.guest(), desk.roads[-1].cut)
+            await everything(await linked(desk, Direct(desk)), desk.roads[-1].cut)
         finally:
             sys.setprofile(None)
     unreached = sorted(name for code, name in places.items() if code not in called)

@@ -190,11 +190,7 @@ class Channel:
             spares: keep the one that is in use, or was kept before, as the spare one.
         """
         end = PipeEnd(self, pipe)
-        if spares:
-            self._keep()
-        else:
-            self._forget_spare()
-        self._use(end)
+        self._use(end, spares=spares)
         if self.end is not end:  # the session has ended over it
             end.release()
             pipe.abort()
@@ -202,7 +198,11 @@ class Channel:
         return end
 
     @guarded
-    def _use(self, end: PipeEnd) -> None:
+    def _use(self, end: PipeEnd, *, spares: bool = False) -> None:
+        if spares:
+            self._keep()
+        else:
+            self._forget_spare()
         self._forget_pipe()
         self.end = end
         self._congested = False
