@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from bench.figures import Figures
-from bench.lan import DIRECT, LINK, ONE_CARD, SSH, TLS, TWO_CARDS, UNIX
+from bench.lan import BESIDE, DIRECT, LINK, ONE_CARD, SSH, TLS, TWO_CARDS, UNIX
 from bench.lan import table as near_table
 from bench.remembered import OFF, Kept
 from bench.remembered import table as remembered_table
@@ -57,13 +57,22 @@ def test_goals_next_door_are_judged() -> None:
     figures = {
         (metric, way): Figures(10, seconds, 2 * seconds, seconds, 2 * seconds)
         for metric in ("one APDU", "begin + APDU + end", ONE_CARD, TWO_CARDS)
-        for way, seconds in ((DIRECT, 0.001), (SSH, 0.002), (LINK, 0.0025), (UNIX, 0.0015), (TLS, 0.002))
+        for way, seconds in (
+            (DIRECT, 0.001),
+            (SSH, 0.002),
+            (LINK, 0.0025),
+            (UNIX, 0.0015),
+            (TLS, 0.002),
+            (BESIDE, 0.0018),
+        )
     }
     text = near_table(figures)
     assert "| one APDU, p50: link over ssh at most 1.5 of ssh -N -L | 1.25 | met |" in text
     assert "| begin + APDU + end, p50: link over ssh at most 0.7 of ssh -N -L | 1.25 | missed |" in text
     assert "| begin + APDU + end, p50: link over TLS at most 1 of link over ssh | 0.80 | met |" in text
     assert "| one APDU, p50: link over unix: at most 1 of link over ssh | 0.60 | met |" in text
+    assert "| one APDU, p50: attach --direct at most 1 of ssh -N -L | 0.90 | met |" in text
+    assert "| begin + APDU + end, p50: attach --direct at most 0.6 of ssh -N -L | 0.90 | missed |" in text
 
 
 def test_requests_are_counted_by_their_headers(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import pytest
 from cardferry.link.channel import COALESCING, Channel
 from cardferry.transports.memory import memory_pipe
 from cardferry.wire.errors import WireError
+from cardferry.wire.link.frames import Kind, encode
 from cardferry.wire.link.greeting import Bye, Reason, Role
 from cardferry.wire.link.session import Bounds, Session, SessionOverflowError, Timing
+from tests.transports.test_contract import User
 from tests.virtual_time import quiet
 
 BOUNDS = Bounds(full_frames=1000, full_bytes=10_000, most_bytes=1_000_000)
@@ -170,3 +172,29 @@ async def test_a_session_without_a_pipe_ends_in_time() -> None:
     assert owner.heard == ["connected", "disconnected", Reason.UNKNOWN_SESSION]
     assert heard.heard == ["connected", "disconnected", Reason.UNKNOWN_SESSION]
     assert host.ended
+
+
+@pytest.mark.parametrize("split", [5, 21, 25])
+async def test_a_spare_pipe_is_read_past_the_frame_that_was_on_its_way(split: int) -> None:
+    """Half of a frame had come when the session moved to another pipe; the rest and a hello come later."""
+    host, owner = channel(Role.HOST)
+    guest = Session(Role.GUEST, bytes(16), 0.0)
+    (near, far), (_, other) = memory_pipe(), memory_pipe()
+    near.start(User())
+    host.attach(far)
+    guest.attach(0.0)
+    near.write(guest.take())
+    frame = encode(Kind.DATA, 1, 0, b"hello?")
+    near.write(frame[:split])
+    await quiet()
+    end = host.end
+    host.attach(other, spares=True)
+    near.write(frame[split:])
+    await quiet()
+    assert host.spare is end
+    guest.attach(0.0)
+    near.write(guest.take() + frame)
+    await quiet()
+    assert host.end is end
+    assert host.spare is None
+    assert owner.heard == ["connected", "connected", b"hello?"]

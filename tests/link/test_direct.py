@@ -174,7 +174,8 @@ async def test_a_session_moves_to_its_own_connection_only() -> None:
         near.start(told)
         near.write(encode(Kind.HELLO, 0, 0, session.channel.session.hello.encode()))
         await until(lambda: told.lost_it)
-        assert b"another session" in told.data
+        assert b"this connection is for another session" in told.data
+        assert len(desk.host.status.guests) == 2
         assert all(guest.connected and guest.direct for guest in desk.host.status.guests)
 
 

@@ -190,7 +190,7 @@ class Channel:
             spares: keep the one that is in use, or was kept before, as the spare one.
         """
         end = PipeEnd(self, pipe)
-        self._replace(end, spares)
+        self._use(end, spares=spares)
         if self.end is not end:  # the session has ended over it
             end.release()
             pipe.abort()
@@ -198,15 +198,11 @@ class Channel:
         return end
 
     @guarded
-    def _replace(self, end: PipeEnd, spares: bool) -> None:
+    def _use(self, end: PipeEnd, *, spares: bool = False) -> None:
         if spares:
             self._keep()
         else:
             self._forget_spare()
-        self._use(end)
-
-    @guarded
-    def _use(self, end: PipeEnd) -> None:
         self._forget_pipe()
         self.end = end
         self._congested = False
