@@ -1,9 +1,10 @@
 """What a fleet's directory costs: many hosts and guests at a real nats-server, all of them light, in this one process.
 
 ``python -m bench.directory --hosts 1000 --guests 10000 --members 10``: every host writes its entry as real ones do
-(`cardferry.fleet.entry`: every `REFRESH` s, with one label), every guest hears of the hosts of one label, each of which
-``--members`` hosts have. Hosts and guests share a few connections; what they cost a server is measured by its subscriptions,
-and shown as memory beside that of a server without them. Counted at the server (``/varz``), over ``--seconds``.
+(`cardferry.fleet.entry`: every `REFRESH` s, with one label; without waiting for the answer), every guest hears of the
+hosts of one label, each of which ``--members`` hosts have. Hosts and guests share a few connections; what they cost a
+server is its subscriptions, and memory beside that of a server without them. Counted at the server (``/varz``), over
+``--seconds``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tests.lab.nats import PROGRAM
 from cardferry.fleet import bucket
 from cardferry.fleet.members import FleetHost, FleetReader, encode
 from cardferry.transports.nats.connection import Connection, connected
-from cardferry.transports.nats.settings import FleetSettings
+from cardferry.transports.nats.settings import FleetSettings, host_and_port
 
 _CONNECTIONS: Final = 20
 _SUBJECT: Final = "CN=Signing {number},O=Example Laboratories,C=DE"
@@ -35,6 +36,35 @@ def free_ports() -> tuple[int, int]:
     """Two ports of 127.0.0.1 at which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         return one.getsockname()[1], two.getsockname()[1]
+
+
+class _Reader(asyncio.Protocol):
+    """A connection of many guests, which only counts: what a guest does with what it hears is not the directory's."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+        self._answered = asyncio.Event()
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        transport.write(b'CONNECT {"verbose":false}\r\n')
+
+    def data_received(self, data: bytes) -> None:
+        self.heard += len(data)
+        if data.endswith(b"PONG\r\n"):
+            self._answered.set()
+        if data.endswith(b"PING\r\n"):
+            self._transport.write(b"PONG\r\n")
+
+    def subscribe(self, subject: str, number: int) -> None:
+        self._transport.write(f"SUB {subject} {number}\r\n".encode())
+
+    async def ready(self) -> None:
+        self._transport.write(b"PING\r\n")
+        await self._answered.wait()
+
+    def close(self) -> None:
+        self._transport.close()
 
 
 def document(number: int, members: int) -> FleetHost:
@@ -51,15 +81,14 @@ def document(number: int, members: int) -> FleetHost:
 async def write(connection: Connection, hosts: list[FleetHost], until: float) -> None:
     """Write the entries of hosts, spread over each `REFRESH` s."""
     loop = asyncio.get_running_loop()
-    store = await bucket.opened(connection)
     begin = loop.time()
     number = 0
     while loop.time() < until:
         host = hosts[number % len(hosts)]
         data = encode(host)
-        await store.put(bucket.host_key(host.name), data)
+        connection.publish(bucket.SUBJECTS + bucket.host_key(host.name), data)
         for key, value in host.labels.items():
-            await store.put(bucket.label_key(key, value, host.name), data)
+            connection.publish(bucket.SUBJECTS + bucket.label_key(key, value, host.name), data)
         number += 1
         await asyncio.sleep(max(0.0, begin + number * bucket.REFRESH / len(hosts) - loop.time()))
 
@@ -77,7 +106,7 @@ async def measure(hosts: int, guests: int, members: int, seconds: float) -> dict
     port, monitor = free_ports()
     with tempfile.TemporaryDirectory() as folder:
         words = [PROGRAM, "-a", "127.0.0.1", "-p", str(port), "-m", str(monitor), "-js", "-sd", folder]
-        server = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(words, stderr=subprocess.DEVNULL)  # noqa: ASYNC220 - nothing runs yet
         try:
             while True:
                 try:
@@ -101,34 +130,31 @@ async def _measured(
     seconds: float,
 ) -> dict[str, float]:
     hosts, guests, members = size
-    heard = 0
-
-    def took(subject: str, data: bytes, header: object) -> None:
-        nonlocal heard
-        heard += 1
-
+    loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        writers, readers = [
-            [await stack.enter_async_context(connected(settings)) for _ in range(_CONNECTIONS)] for _ in range(2)
-        ]
+        writers = [await stack.enter_async_context(connected(settings)) for _ in range(_CONNECTIONS)]
+        where = host_and_port(settings.servers[0])
+        readers = [(await loop.create_connection(_Reader, *where))[1] for _ in range(_CONNECTIONS)]
         await bucket.opened(writers[0])
         pools = max(1, hosts // members)
         for guest in range(guests):
             key = f"{bucket.SUBJECTS}{bucket.label_key('pool', f'p{guest % pools}', '*')}"
-            await readers[guest % _CONNECTIONS].subscribe(key, took)
-        for one in readers:
-            await one.flush()
+            readers[guest % _CONNECTIONS].subscribe(key, guest)
+        await asyncio.gather(*(one.ready() for one in readers))
         subscribed = counters(monitor, process)
-        loop = asyncio.get_running_loop()
         until = loop.time() + 2 * bucket.REFRESH + seconds
         all_hosts = [document(number, members) for number in range(hosts)]
         for number, connection in enumerate(writers):
             if mine := all_hosts[number::_CONNECTIONS]:
                 tasks.create_task(write(connection, mine, until))
         await asyncio.sleep(2 * bucket.REFRESH)  # all have been written, and the way is warm
+        heard = -sum(one.heard for one in readers)
         begin, first = time.monotonic(), counters(monitor, process)
         await asyncio.sleep(seconds - 0.5)
         took_seconds, last = time.monotonic() - begin, counters(monitor, process)
+        heard += sum(one.heard for one in readers)
+        for one in readers:
+            one.close()
     rate = {
         name: (last[name] - first[name]) / took_seconds for name in ("in_msgs", "in_bytes", "out_msgs", "out_bytes")
     }
@@ -138,7 +164,7 @@ async def _measured(
         "members": members,
         "bytes of an entry": len(encode(all_hosts[0])),
         **{f"{name} per s": round(value) for name, value in rate.items()},
-        "heard": heard,
+        "bytes heard per s": round(heard / took_seconds),
         "memory without anybody, MiB": round(before["resident"] / (1 << 20), 1),
         "with subscriptions, MiB": round(subscribed["resident"] / (1 << 20), 1),
         "at work, MiB": round(last["resident"] / (1 << 20), 1),

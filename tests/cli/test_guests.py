@@ -126,8 +126,9 @@ def test_the_library_is_loaded_by_nobody_who_does_not_use_it() -> None:
         "import sys, cardferry.cli.attach, cardferry.cli.host, cardferry.app.agent.server, cardferry.cli.guests\n"
         "from cardferry.transports.registry import parse_listening\n"
         "from cardferry.app.hosts.registry import parse_host\n"
-        "parse_listening('tls::7764'), parse_host('tls://laptop'), parse_host('laptop')\n"
-        "print([name for name in ('cryptography.x509', 'cardferry.transports.tls.identity') if name in sys.modules])\n"
+        "parse_listening('tls::7764'), parse_host('fleet:LAB-7'), parse_host('tls://laptop'), parse_host('laptop')\n"
+        "names = 'cryptography.x509', 'cardferry.transports.tls.identity', 'nats'\n"
+        "print([name for name in names if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

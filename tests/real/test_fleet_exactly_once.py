@@ -51,11 +51,14 @@ def broken(guest: Computer, servers: list[NatsServer], agent: Running, chance: r
     before = resumes(guest)
     port = re.findall(r"in the fleet at nats://[0-9.]+:(\d+) as", str(agent))[-1]
     server = next(one for one in servers if str(one.port) == port)
-    if chance.random() < 0.3:
+    surely = chance.random() < 0.7
+    if not surely:
         server = chance.choice(servers)
     begin = time.monotonic()
     (server.kill if chance.random() < 0.7 else server.stop)()
     time.sleep(chance.uniform(0, 0.3))
+    if surely:
+        wait_until(lambda: resumes(guest) > before, "the link goes on", MENDED)
     wait_for_link(guest, "attach", MENDED)
     outage = time.monotonic() - begin
     server.start()
@@ -102,7 +105,9 @@ def run(lab: Lab, breaks: int, tell: Callable[[str], None]) -> None:
         "at most": round(outages[-1], 2),
     }
     tell(json.dumps(figures))
-    wait_until(lambda: "LAB-7" in cardferry(guest, "readers", "--fleet", all_servers).out, "it is in the directory")
+    wait_until(
+        lambda: "LAB-7" in cardferry(guest, "readers", "--fleet", all_servers).out, "it is in the directory", 60.0
+    )
     ferry.stop()
 
 

@@ -1,6 +1,6 @@
 """``fleet:NAME``: how it is written, dialled and listened at.
 
-Links are at subjects ``cardferry.link.HOST.GUEST.PIPE.up`` (to the host) and ``.down``; so those who run NATS can say
+Links are at subjects that name host and guest (`cardferry.transports.nats.subjects`); so those who run NATS can say
 for each of its users what it may do.
 """
 

@@ -157,7 +157,7 @@ async def connect(settings: FleetSettings) -> Connection:
             "no NATS server of a fleet is known here",
             "name them: --fleet nats://HOST:4222, or servers in the table [fleet] of the configuration",
         )
-    using, error = _tls(settings), NatsError("", "")
+    using, error = _tls(settings), NatsError("no NATS server was tried", _SERVERS_HINT)
     for server in random.sample(settings.servers, len(settings.servers)):
         try:
             return await _connect(server, settings, using)

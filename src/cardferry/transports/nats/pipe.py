@@ -155,10 +155,7 @@ class NatsPipe:
 
     def _told_gone(self, why: bytes) -> None:
         said = shown(why[:200].decode(errors="replace"))
-        if not self._closed and not said:
-            self._finish(ConnectionResetError("the other end has hung up"))
-        else:
-            self._finish(ConnectionResetError(said) if said else None)
+        self._finish(ConnectionResetError(said) if said else None)
 
     # both
 

@@ -48,8 +48,12 @@ class FleetSettings:
         return self.name or own_name()
 
     def at(self, servers: Sequence[str]) -> FleetSettings:
-        """The same with other servers, if there are any."""
-        return replace(self, servers=tuple(servers)) if servers else self
+        """The same with other servers, if there are any; those that are among its own as they are written there.
+
+        For these may have a password, which is not in what people are shown or send each other.
+        """
+        own = {public(one): one for one in self.servers}
+        return replace(self, servers=tuple(own.get(one, one) for one in servers)) if servers else self
 
     @property
     def servers_without_secrets(self) -> tuple[str, ...]:

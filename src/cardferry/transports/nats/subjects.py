@@ -1,4 +1,4 @@
-"""Where messages of links are sent: ``cardferry.link.HOST.GUEST.PIPE``, then ``up`` to the host or ``down`` from it."""
+"""Where messages of links are sent: words that name host, guest and pipe; ``up`` to the host, ``down`` from it."""
 
 from __future__ import annotations
 
