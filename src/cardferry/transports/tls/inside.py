@@ -124,8 +124,8 @@ class TlsInside:
         self.over = True
         self.gone()
         error = self._error or error
-        if error is not None and not isinstance(error, ssl.SSLError):
-            self.at_peace()  # the way is broken, and nobody has hung up
+        if error is not None and not isinstance(error, ssl.SSLError | ConnectionResetError):
+            self._peer = ""  # the way is broken, and nobody has hung up
         if not self.proved.done():
             self.proved.set_exception(error or ConnectionResetError("it has hung up"))
             self.proved.exception()  # whoever waited may have given up
