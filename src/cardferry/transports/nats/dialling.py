@@ -12,7 +12,7 @@ from typing import Protocol as Interface
 from cardferry.transports.errors import NoHostError
 from cardferry.transports.nats.connection import Connection, connect, no_responders
 from cardferry.transports.nats.errors import NatsRefusesError
-from cardferry.transports.nats.pipe import NatsPipe
+from cardferry.transports.nats.pipe import LostError, NatsPipe
 from cardferry.transports.nats.settings import FleetSettings
 from cardferry.transports.nats.subjects import down, up
 from cardferry.transports.tls.inside import TlsInside
@@ -101,7 +101,7 @@ async def _open(address: Place, connection: Connection, pipe: NatsPipe, here: st
 
     connection.denied = refused
     connection.lost.add_done_callback(
-        lambda _: pipe.end(ConnectionResetError(f"the connection to NATS at {connection.where} is lost"), silent=True)
+        lambda _: pipe.end(LostError(f"the connection to NATS at {connection.where} is lost"), silent=True)
     )
     await connection.subscribe(here, took)
     while not pipe.opened.done():

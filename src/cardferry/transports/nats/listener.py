@@ -20,7 +20,7 @@ from cardferry.transports.base import Arrival
 from cardferry.transports.nats.connection import Connection, connected
 from cardferry.transports.nats.dialling import Place
 from cardferry.transports.nats.errors import NameTakenError
-from cardferry.transports.nats.pipe import NatsPipe
+from cardferry.transports.nats.pipe import LostError, NatsPipe
 from cardferry.transports.nats.subjects import Ends, down, ends, up
 from cardferry.transports.tls.admission import Admission
 from cardferry.transports.tls.door import HostDoor, PkiDoor
@@ -108,7 +108,7 @@ class NatsListener:
             finally:
                 self.here.clear()
                 self._admission.dismiss()
-                lost = ConnectionResetError(f"the connection to NATS at {connection.where} is lost")
+                lost = LostError(f"the connection to NATS at {connection.where} is lost")
                 for pipe in tuple(self._pipes.values()):
                     pipe.end(lost, silent=connection.lost.done())
                 if not connection.lost.done():
