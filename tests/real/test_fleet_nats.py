@@ -181,9 +181,10 @@ def test_a_host_that_dies_vanishes_within_ten_seconds_and_comes_back(fleet: Flee
     nats, host, _, guest = fleet
     other = serving(guest, nats, "LAB-9", "--readers", "virtual:")
     other.kill()
-    died = time.monotonic()
-    wait_until(lambda: {row["host"] for row in readers(host, nats)} == {"LAB-7"}, "it has vanished", timeout=20)
-    assert time.monotonic() - died < 10 + 1.5, "which the command itself takes some of"
+    died = asked = time.monotonic()
+    while {row["host"] for row in readers(host, nats)} != {"LAB-7"}:
+        assert asked - died < 10
+        asked = time.monotonic()
     serving(guest, nats, "LAB-9", "--readers", "virtual:").stop()
 
 
@@ -195,7 +196,7 @@ def test_those_who_are_no_guests_disturb_nobody(fleet: Fleet) -> None:
     before = resident(agent)
     tap(guest, nats, "cardferry.link.LAB-7.nobody.>", pipes=40, kinds=4)
     for told in ("is not cardferry: what it sends is no frame", "does not speak TLS|has gone before"):
-        agent.wait_for(f"nobody through NATS ({told})", stream="err")
+        wait_until(lambda told=told: re.search(f"nobody through NATS ({told})", str(agent)), told)  # type: ignore[misc]
     tap(guest, nats, "cardferry.link.LAB-7.nobody.>", pipes=300, kinds=1)
     agent.wait_for("has not proved who it is, and others have come", stream="err")
     assert resident(agent) - before < 64 << 20
