@@ -25,8 +25,10 @@ from bench.ways import (
     OpenWay,
     Site,
     _attach_direct,
+    _attach_fleet,
     _attach_linked,
     _attach_neighbour,
+    _attach_pool,
     _attach_tls,
     _direct,
     _nothing_over_tcp,
@@ -37,6 +39,7 @@ from bench.ways import (
 _COUNT = 25
 DIRECT, SSH, LINK, ECHO = "on the host itself", "ssh -N -L", "link over ssh", "ssh HOST cat"
 UNIX, TLS, BESIDE = "link over unix:", "link over TLS", "attach --direct"
+NATS, POOL = "link through NATS", "pool of one card, over TLS"
 #: What two Python processes in the places of ours cost that do nothing but pass bytes on.
 BARE, BARE_TCP = "bare relays over ssh", "bare relays over TCP"
 #: What a program is asked to find: a PIV card and an empty reader, or an empty OpenPGP card in that one. The second
@@ -88,7 +91,7 @@ def measure(rounds: int, words: Sequence[str] = ()) -> dict[tuple[str, str], Fig
     """By metric and way; ``words`` are further ones for the links' `attach`."""
     durations: dict[tuple[str, str], list[float]] = {}
     with Lab() as lab:
-        sites = [Site(lab, number) for number in range(8)]
+        sites = [Site(lab, number) for number in range(10)]
         cards = [fake_card(site.recipe.pcscd) for site in sites]
         ways = {
             DIRECT: _direct(sites[0]),
@@ -99,6 +102,8 @@ def measure(rounds: int, words: Sequence[str] = ()) -> dict[tuple[str, str], Fig
             TLS: _attach_tls(sites[5], *words),
             BARE_TCP: _nothing_over_tcp(sites[7]),
             BESIDE: _attach_direct(sites[6], *words),
+            NATS: _attach_fleet(sites[8], *words),
+            POOL: _attach_pool(sites[9], *words),
         }
         for number in range(rounds):
             for name in _turned(list(ways), number):
@@ -145,7 +150,7 @@ def _list(way: OpenWay) -> list[float]:
 
 def table(figures: dict[tuple[str, str], Figures]) -> str:
     """Figures, then goals."""
-    ways = (DIRECT, ECHO, SSH, BARE, BARE_TCP, LINK, UNIX, TLS, BESIDE)
+    ways = (DIRECT, ECHO, SSH, BARE, BARE_TCP, LINK, UNIX, TLS, BESIDE, NATS, POOL)
     lines = ["| | " + " | ".join(ways) + " |", "|---" * (len(ways) + 1) + "|"]
     for metric in dict.fromkeys(metric for metric, _ in figures):
         for figure in ("p50", "p99"):

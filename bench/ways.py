@@ -18,7 +18,10 @@ from tests.lab.delay import DelayedPort
 from tests.lab.lab import Lab
 from tests.lab.link import install_cardferry
 from tests.lab.namespaces import PLAIN_PYTHON
+from tests.lab.nats import NatsServer
 from tests.lab.pcscd import SOCKET, accepts
+from tests.lab.pool import NAME as POOL
+from tests.lab.pool import configure
 from tests.lab.process import LabError, Running, wait_until
 from tests.lab.recipe import Forward, Recipe
 
@@ -57,10 +60,14 @@ class OpenWay:
         computer: where programs run.
         socket: for `PCSCLITE_CSOCK_NAME`; None leads to pcscd's own.
         carriers: the processes it consists of, ended with it.
+        reader: what the reader is called there; None for what pcscd calls it.
     """
 
-    def __init__(self, computer: Computer, socket: Path | None, carriers: tuple[Running, ...] = ()) -> None:
-        self._carriers = carriers
+    def __init__(
+        self, computer: Computer, socket: Path | None, carriers: tuple[Running, ...] = (), reader: str | None = None
+    ) -> None:
+        self.carriers = carriers
+        self._reader = reader
         env = {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
         if socket is not None:
             env["PCSCLITE_CSOCK_NAME"] = str(socket)
@@ -69,18 +76,20 @@ class OpenWay:
 
     def ask(self, **order: Any) -> dict[str, Any]:
         """Have the client measure; see `bench.client`."""
+        if self._reader is not None and "reader" in order:
+            order["reader"] = self._reader
         self._client.write(json.dumps(order) + "\n")
         line = self._client.wait_for(r"^\{.*\}$", timeout=300).group()
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            told = "\n".join(str(carrier) for carrier in self._carriers)
+            told = "\n".join(str(carrier) for carrier in self.carriers)
             raise LabError(f"{order} failed: {answer['error']}\n{told}")
         return answer
 
     def close(self) -> None:
         """End the client and the way."""
         self._client.close()
-        for carrier in self._carriers:
+        for carrier in self.carriers:
             carrier.close()
 
 
@@ -204,6 +213,28 @@ def _attach_tls(site: Site, *words: str) -> OpenWay:
     path = site.new_socket()
     guest = _linked(site.guest, "attach", "--socket", path, f"tls://{site.host.address}", *words)
     return OpenWay(site.guest, path, (guest, agent))
+
+
+def _attach_fleet(site: Site, *words: str) -> OpenWay:
+    """Both computers dial a NATS service, which is at the host."""
+    nats = NatsServer(site.host)
+    agent = site.host.popen([CARDFERRY, "host", "--fleet", nats.url, "--fleet-name", "bench"])
+    agent.wait_for("in the fleet at", stream="err")
+    line = site.host.run([CARDFERRY, "invite", "guest"]).check().out.strip()
+    said = site.guest.run([CARDFERRY, "join", line]).check().out
+    path = site.new_socket()
+    host = said.split("cardferry attach ")[1].strip()
+    guest = _linked(site.guest, "attach", "--socket", path, host, *words)
+    return OpenWay(site.guest, path, (guest, agent, nats.process))
+
+
+def _attach_pool(site: Site, *words: str) -> OpenWay:
+    """A pool of one card, over TLS."""
+    tls = _attach_tls(site, *words)
+    configure(site.guest, [f"tls://{site.host.address}"], 'readers = "* 00"\n')
+    path = site.new_socket()
+    guest = _linked(site.guest, "attach", "--socket", path, f"pool:{POOL}", *words)
+    return OpenWay(site.guest, path, (guest, *tls.carriers), POOL)
 
 
 def _attach_direct(site: Site, *words: str) -> OpenWay:
