@@ -36,7 +36,7 @@ check: lint ## lint and the fast tests; run it before each commit
 	$(PYTEST) -q -m "not real and not slow"
 
 test: setup-lab ## all tests, with real pcscd, OpenSSH and PC/SC programs (ARGS="--slow" for more)
-	$(PYTEST) -n 2 --dist loadfile -m "not alone" $(ARGS)
+	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS)
 	$(PYTEST) -m alone $(ARGS)
 
 pages: setup-dev ## write man pages and completions anew (contrib/), after a change of a command or an option

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(not_slow)
+    items[:] = _mixed(items)
+
+
+def _mixed(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Files whose tests wait for real parts, evenly among those that compute: side by side, neither has to wait."""
+    waiting: list[list[pytest.Item]] = []
+    computing: list[list[pytest.Item]] = []
+    for _, found in itertools.groupby(items, key=lambda item: item.path):
+        file = list(found)
+        (waiting if any(item.get_closest_marker("real") for item in file) else computing).append(file)
+    order: list[tuple[float, Path, list[pytest.Item]]] = []
+    for files in (waiting, computing):
+        order += [((number + 0.5) / len(files), file[0].path, file) for number, file in enumerate(files)]
+    order.sort(key=lambda one: one[:2])
+    return [item for _, _, file in order for item in file]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -21,7 +21,11 @@ _seen: dict[tuple[Release, Deployment], str] = {}
 Column = tuple[Deployment, Mapping[Release, Observation]]
 
 
-@pytest.fixture(scope="module", params=[*FERRIED, *BY_HAND], ids=lambda deployment: deployment.name)
+#: What is only compared with: one of them in each run, the others with ``--slow``.
+_COMPARED = [pytest.param(one, marks=pytest.mark.slow) if number else one for number, one in enumerate(BY_HAND)]
+
+
+@pytest.fixture(scope="module", params=[*FERRIED, *_COMPARED], ids=lambda deployment: deployment.name)
 def column(request: pytest.FixtureRequest, releases: None) -> Column:
     """What the programs of all releases say in one deployment.
 
