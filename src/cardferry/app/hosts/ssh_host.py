@@ -85,7 +85,8 @@ class SshHost(HostAddress):
                 is not None
             ):
                 there = guest
-                yield reached_over_link(str(self), guest, lambda: "direct" if there.status.direct else "ssh")
+                over = "ssh" if way.direct else ""
+                yield reached_over_link(str(self), guest, lambda: "direct" if there.status.direct else over)
                 return
             readers = await stack.enter_async_context(forwarded(connector, way))
             yield await stack.enter_async_context(served_here(str(self), readers, way.settings, "forwarding"))
