@@ -34,7 +34,7 @@ from cardferry.transports.ssh import SshCommand
 @click.option(
     "--grace", type=SecondsType(), metavar="S", help="programs wait S seconds for a host that is out of reach"
 )
-@click.option("--direct", is_flag=True, help="make a connection of its own beside ssh, where that is possible: faster")
+@click.option("--direct", is_flag=True, help="make a connection of its own beside ssh, where that is possible")
 @wait_option
 @click.option("--native", is_flag=True, help="show the readers in this computer's pcscd, too, at the slots of its vpcd")
 @click.option(

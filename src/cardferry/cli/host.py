@@ -82,7 +82,7 @@ def _readers(_context: click.Context, _option: click.Parameter, incomplete: str)
     help="guests over ssh may have a connection of their own beside it (attach --direct)  "
     "[default: those whose key has no command of its own]",
 )
-@click.option("--direct-ports", default="", metavar="PORTS", help="where: 7765, or 7765-7774  [default: any free port]")
+@click.option("--direct-ports", default="", metavar="PORTS", help="where: 7770, or 7770-7779  [default: any free port]")
 @click.option("--mode", default="0600", show_default=True, help="access rights of --listen unix:PATH")
 @click.option("--group", metavar="GROUP", help="the group that gets --listen unix:PATH")
 @click.option("--accelerate/--no-accelerate", default=True, show_default=True, help="run ahead where that is safe")

@@ -51,13 +51,13 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, address: str, ports: str) -> Self:
-        """Read ``7765`` or ``7765-7774``; raises `PortsError`."""
+        """Read ``7770`` or ``7770-7779``; raises `PortsError`."""
         if not ports:
             return cls(address)
         match = _PORTS.fullmatch(ports)
         first, last = (int(match[1]), int(match[2] or match[1])) if match is not None else (0, 0)
         if not 0 < first <= last < 1 << 16:
-            raise PortsError(f"not a port, nor several: {ports!r}", "write them as in 7765, or 7765-7774")
+            raise PortsError(f"not a port, nor several: {ports!r}", "write them as in 7770, or 7770-7779")
         return cls(address, first, last)
 
 

@@ -164,7 +164,7 @@ class SystemSetup:
         if polkit.ACTIONS.exists() and not polkit.installed():
             raise SystemSetupError(
                 "polkit says who may use cards here, and dbus-fast, which asks it, is not installed",
-                "install cardferry[polkit], as in: uv tool install 'cardferry[polkit]'",
+                "install it with the extra polkit, as in: uv tool install './cardferry[polkit]'",
             )
 
     def install(self, hosts: Sequence[str]) -> None:

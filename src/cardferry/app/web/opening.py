@@ -19,7 +19,7 @@ def check_libraries(needed_by: str, *names: str) -> None:
     if missing := [name for name in names if importlib.util.find_spec(name) is None]:
         raise WebError(
             f"{needed_by} what is not installed: {', '.join(missing)}",
-            "install cardferry[server], as in: uv tool install 'cardferry[server]'",
+            "install it with the extra server, as in: uv tool install './cardferry[server]'",
         )
 
 

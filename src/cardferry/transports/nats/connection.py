@@ -145,7 +145,8 @@ def check_extra() -> None:
         import nats.aio.client  # noqa: F401, PLC0415 - only for who needs it
     except ImportError:
         raise ExtraMissingError(
-            "the library for fleets is not installed", "install cardferry with it: uv tool install 'cardferry[fleet]'"
+            "the library for fleets is not installed",
+            "install it with the extra fleet, as in: uv tool install './cardferry[fleet]'",
         ) from None
 
 
