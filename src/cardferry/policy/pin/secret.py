@@ -97,7 +97,8 @@ class SecretPlace:
         except ImportError:
             raise SecretError(
                 f"the PIN in {self} cannot be read: the library keyring is not installed",
-                "install it with the extra keyring, as in: uv tool install './cardferry[keyring]'; or keep the PIN in a file",
+                "install it with the extra keyring, as in: uv tool install './cardferry[keyring]'; "
+                "or keep the PIN in a file",
             ) from None
         try:
             pin = keyring.get_password(service, user)
