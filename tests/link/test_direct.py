@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 
@@ -231,6 +232,28 @@ async def test_who_cannot_come_in_the_first_way_any_more_is_out_after_a_while() 
         assert not desk.host.status.guests
         with raises(ReturnCode.E_READER_UNAVAILABLE):
             await card.transmit(COUNT, T1)
+
+
+async def test_who_asks_over_its_own_connection_for_another_one_gets_no_more_time() -> None:
+    """A guest that may not log in any more, and introduces itself."""
+    async with Desk(delay=DELAY) as desk:
+        direct = Direct(desk)
+        guest = await linked(desk, direct)
+        await until(lambda: over_direct(desk, guest))
+        desk.roads[0].open = False
+        desk.roads[0].cut()
+        attempts = direct.attempts
+        session = guest.session
+        assert session is not None
+        await asyncio.sleep(1)
+        for _ in range(12):
+            await asyncio.sleep(5)
+            if not session.channel.ended:
+                with suppress(Exception):
+                    session.channel.attach(await direct.dial(session.introduce), spares=True)
+        assert direct.attempts > attempts
+        await asyncio.sleep(GRACE + 5)
+        assert not desk.host.status.guests
 
 
 async def test_a_connection_that_goes_black_is_given_up_and_so_is_a_first_pipe_that_does_not_answer() -> None:

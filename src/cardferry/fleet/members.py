@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from cardferry.link.messages import name_of, packed_name
+from cardferry.transports.nats.settings import NAME
 from cardferry.wire.errors import WireError
 
 #: Bytes of the longest document, and hosts that are looked at.
@@ -62,8 +64,27 @@ _decoder = msgspec.json.Decoder(FleetHost)
 
 
 def encode(host: FleetHost) -> bytes:
-    """The document."""
-    return msgspec.json.encode(host)
+    """The document: text in UTF-8, whatever readers are called."""
+    return msgspec.json.encode(msgspec.structs.replace(host, readers=tuple(map(_packed, host.readers))))
+
+
+def _packed(reader: FleetReader) -> FleetReader:
+    subjects = {_text(key): _text(value) for key, value in reader.subjects.items()}
+    return msgspec.structs.replace(
+        reader,
+        name=packed_name(reader.name),
+        card=_text(reader.card),
+        serials=tuple(map(_text, reader.serials)),
+        subjects=subjects,
+    )
+
+
+def _text(words: str) -> str:
+    return words.encode(errors="replace").decode()
+
+
+def _unpacked(reader: FleetReader) -> FleetReader:
+    return msgspec.structs.replace(reader, name=name_of(reader.name))
 
 
 def decode(document: bytes, name: str) -> FleetHost:
@@ -79,8 +100,9 @@ def decode(document: bytes, name: str) -> FleetHost:
         raise WireError(f"{len(document)} bytes about a host")
     try:
         host = _decoder.decode(document)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        host = msgspec.structs.replace(host, readers=tuple(map(_unpacked, host.readers)))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise WireError("no document about a host") from error
-    if host.name != name:
+    if host.name != name or not NAME.fullmatch(name):  # it becomes a part of an address
         raise WireError(f"the document is about {host.name!r}")
     return host

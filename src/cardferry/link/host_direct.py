@@ -75,6 +75,11 @@ class DirectPipes:
         """Whether the session runs over a connection of the guest's own now."""
         return self._end is not None and self._channel.end is self._end
 
+    @property
+    def _alone(self) -> bool:
+        """Whether nothing has proved any more, since this connection was made, that the guest may still log in."""
+        return self.used and self._channel.spare is None
+
     def came(self, introducer: Introducer | None) -> None:
         """The guest has come through a pipe that allows this, or not."""
         self.introducer = introducer
@@ -90,7 +95,7 @@ class DirectPipes:
 
     async def _introduce(self, certificate: bytes) -> None:
         try:
-            if self.introducer is None:
+            if self.introducer is None or self._alone:
                 answer = m.Introduction("", 0, refusal="the host does not allow it to this key")
             else:
                 answer = await self.introducer.introduce(certificate, self.serve)
@@ -107,7 +112,7 @@ class DirectPipes:
 
     def attach(self, pipe: Pipe) -> PipeEnd:
         """The guest has come through a connection of its own: use that."""
-        end = self._end = self._channel.attach(pipe, spares=True)
+        end = self._end = self._channel.attach(pipe, spares=not self._alone)
         if self._channel.spare is None:
             self.spare_lost()
         return end

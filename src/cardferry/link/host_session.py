@@ -24,7 +24,7 @@ from cardferry.link.host_lane import Lane
 from cardferry.link.host_memory import Memories, Telling
 from cardferry.link.host_pace import CALL, Pace
 from cardferry.link.host_queue import Job
-from cardferry.link.host_queue_length import tell_queue
+from cardferry.link.host_queue_length import QueueQuestions
 from cardferry.link.host_readers import ReadersSender
 from cardferry.link.host_run_ahead import RunAhead
 from cardferry.link.host_status import HostSessionStatus
@@ -128,6 +128,7 @@ class HostSession:
         #: The guest's handles by reader, also while they are being closed.
         self._on_reader: dict[str, set[HostCard]] = {}
         self._readers = ReadersSender(self._own_handles, number, self._unsettled_handles)
+        self._questions = QueueQuestions(self._manager, lambda news: self.guarded(partial(self._post_news, news)))
         #: When the guest is told what can wait; and when it was told anything last.
         self._readers_timer: asyncio.TimerHandle | None = None
         self._readers_due = 0.0
@@ -278,8 +279,7 @@ class HostSession:
     def _ask_queue(self, message: m.AskQueue) -> None:
         self._number_call(message.call)
         # Later, so that what the guest has said before has got its place in the queue.
-        tell = partial(tell_queue, self._manager, message, lambda news: self.guarded(partial(self._post_news, news)))
-        self._loop.call_soon(self.guarded, tell)
+        self._loop.call_soon(self.guarded, partial(self._questions.ask, message))
 
     def _new_card(self, message: m.Connect) -> tuple[HostCard, Lane]:
         lane = self._lanes.get(message.context)

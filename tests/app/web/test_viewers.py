@@ -6,8 +6,8 @@ import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import timedelta
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import httpx
@@ -18,6 +18,7 @@ from cardferry.app.agent.server import AgentSettings
 from cardferry.app.hosts.sources import VirtualHost
 from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.service import Service
+from cardferry.app.web import http
 from cardferry.app.web.address import WebAddress, WebError
 from cardferry.app.web.opening import page_at
 from cardferry.app.web.server import WebPage
@@ -129,6 +130,37 @@ async def test_without_a_certificate_there_is_no_answer(folder: Path) -> None:
                     await browser.get("/")
         async with client(page, joined(folder, "anna")) as browser:
             assert (await browser.get("/")).status_code == 200
+
+
+async def test_those_who_connect_and_prove_nothing_keep_nobody_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_MOST_SILENT", 5)
+    page = page_for("tls:anna")
+    async with served(page), client(page, joined(folder, "anna")) as browser:
+        silent = [await asyncio.open_connection(page.address.host, page.address.port) for _ in range(30)]
+        async with asyncio.timeout(PATIENCE):
+            for reader, _ in silent[:25]:
+                with suppress(ConnectionError):
+                    assert await reader.read(1) == b""
+        assert (await browser.get("/")).status_code == 200
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_a_certificate_that_expires_while_it_is_used_is_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Later:
+            return cls.fromtimestamp(datetime.now(tz).timestamp() + 7200, tz)
+
+    page = page_for("tls:anna")
+    async with served(page), client(page, joined(folder, "anna")) as browser:
+        assert (await browser.get("/")).status_code == 200
+        monkeypatch.setattr("cardferry.app.web.viewers.datetime", Later)
+        assert (await browser.get("/")).status_code == 403
 
 
 async def test_who_is_removed_sees_no_more_at_once(folder: Path) -> None:

@@ -202,11 +202,19 @@ def test_a_port_that_is_taken_is_said(loop: str) -> None:
     tls_lab.run(loop, whole())
 
 
-def test_what_is_no_certificate_opens_no_port() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda certificate: b"garbage",
+        lambda certificate: certificate.replace(b"\xa0\3\2\1\2", b"\xa0\3\2\1\3", 1),  # of no version that there is
+        lambda certificate: certificate[:-1],
+    ],
+)
+def test_what_is_no_certificate_opens_no_port(change: Callable[[bytes], bytes]) -> None:
     async def whole() -> None:
         async with host() as there:
             with pytest.raises(WireError):
-                await there.introducer.introduce(b"garbage", there.serve)
+                await there.introducer.introduce(change(OneTimeKey().certificate), there.serve)
             await until(lambda: not there.open)
 
     tls_lab.run("uvloop", whole())

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from cardferry.pcsc.caller import Principal
+from cardferry.transports.accepting import SHORTAGE_PAUSE
 from cardferry.transports.base import Arrival, Listener, Pipe
 from cardferry.transports.delivery import Delivery
 from cardferry.transports.passed import PassedPipe
@@ -86,8 +87,15 @@ class GuestListeners:
             self._silent[task] = None
             self._dismiss(_MOST_SILENT)
 
-        accepting = self._tasks.create_task(listener.run(take, lambda: self._dismiss(0)), name=listener.name)
-        self._accepting.append(accepting)
+        self._accepting.append(self._tasks.create_task(self._accept(listener, take), name=listener.name))
+
+    async def _accept(self, listener: Listener, take: Callable[[Arrival], None]) -> None:
+        while True:
+            try:
+                await listener.run(take, lambda: self._dismiss(0))
+            except Exception:  # the boundary: a way in that does not work is nobody else's concern
+                log.exception("%s: a bug where guests come in", listener.name)
+            await asyncio.sleep(SHORTAGE_PAUSE)
 
     def _dismiss(self, most: int) -> None:
         """Let go of those who have been silent for longest, until there are ``most`` of them."""

@@ -8,13 +8,17 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from cardferry.transports.accepting import accept
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+log = logging.getLogger(__name__)
 
 #: Where an application finds, in a request's state, what the other end has proved itself with (DER).
 CERTIFICATE: Final = "certificate"
@@ -37,8 +41,8 @@ async def http(app: ASGIApp, listening: socket.socket, tls: ssl.SSLContext | Non
         listening: where; it stays the caller's to close.
         tls: for HTTPS; requests have the other end's certificate in their state then.
     """
-    server = _Server(_configuration(app, tls))
     async with asyncio.TaskGroup() as tasks:
+        server = _Server(_configuration(app), tls, tasks)
         serving = tasks.create_task(server.serve([listening]), name="HTTP")
         try:
             yield
@@ -85,15 +89,66 @@ class _Connection(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with signals left alone and without polling.
+    """uvicorn, with signals left alone and without polling; over TLS with bounds for those who prove nothing.
+
+    Args:
+        tls: for HTTPS.
+        tasks: who owns what it starts for that.
 
     Attributes:
         stopped: set it to end.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, tasks: asyncio.TaskGroup) -> None:
         super().__init__(config)
         self.stopped = asyncio.Event()
+        self._tls = tls
+        self._tasks = tasks
+        self._proving: dict[asyncio.Task[None], None] = {}
+        self._accepting: asyncio.Task[NoReturn] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen: uvicorn does it, but for TLS, where it would keep whoever connects and says nothing."""
+        if self._tls is None or sockets is None:
+            await super().startup(sockets)
+            return
+        await self.lifespan.startup()
+        self.servers = []
+        self._accepting = self._tasks.create_task(accept(sockets[0], "the page", self._take, lambda: self._dismiss(0)))
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+            self._dismiss(0)
+        await super().shutdown(sockets)
+
+    async def _take(self, connection: socket.socket, _address: object) -> None:
+        task = self._tasks.create_task(self._prove(connection))
+        self._proving[task] = None
+        task.add_done_callback(lambda done: self._proving.pop(done, None))
+        self._dismiss(_MOST_SILENT)
+
+    def _dismiss(self, most: int) -> None:
+        while len(self._proving) > most:
+            oldest = next(iter(self._proving))
+            del self._proving[oldest]
+            oldest.cancel()
+
+    async def _prove(self, connection: socket.socket) -> None:
+        def protocol() -> _Connection:
+            return _Connection(self.config, self.server_state, self.lifespan.state)
+
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                protocol, connection, ssl=self._tls, ssl_handshake_timeout=_SILENT
+            )
+        except OSError as error:
+            log.debug("somebody has come to the page and proved nothing: %s", error)
+        except asyncio.CancelledError:
+            connection.close()
+            raise
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -105,9 +160,9 @@ class _Server(uvicorn.Server):
         await self.stopped.wait()
 
 
-def _configuration(app: ASGIApp, tls: ssl.SSLContext | None) -> uvicorn.Config:
+def _configuration(app: ASGIApp) -> uvicorn.Config:
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what is worth a line has one of ours
-    made = uvicorn.Config(
+    return uvicorn.Config(
         app,
         http=_Connection,
         ws="none",
@@ -122,6 +177,3 @@ def _configuration(app: ASGIApp, tls: ssl.SSLContext | None) -> uvicorn.Config:
         timeout_graceful_shutdown=_ENDING,
         h11_max_incomplete_event_size=_PIECES,
     )
-    made.load()
-    made.ssl = tls
-    return made

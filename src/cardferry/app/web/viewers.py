@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Collection
+from datetime import UTC, datetime
 from functools import partial
 
 from cryptography import x509
@@ -40,7 +41,10 @@ class Viewers:
         """The viewer who has shown that certificate (DER), of which it is known that it is good; None for others."""
         if certificate is None:
             return None
-        name, refusal = self._door.admitted(x509.load_der_x509_certificate(certificate))
+        shown = x509.load_der_x509_certificate(certificate)
+        if shown.not_valid_after_utc <= datetime.now(UTC):  # since it was shown
+            return None
+        name, refusal = self._door.admitted(shown)
         principal = f"{PrincipalKind.TLS.value}:{name}"
         return principal if not refusal and principal in self._names else None
 

@@ -44,6 +44,7 @@ class NatsPipe:
         self._loop = asyncio.get_running_loop()
         self._user: PipeUser | None = None
         self._begun = self._paused = self._congested = False
+        self._delivering = False
         #: Done when the other end has said that there is a pipe.
         self.opened: asyncio.Future[None] = self._loop.create_future()
         #: To be sent; bytes of it, bytes that were sent, and those that the other end has taken.
@@ -212,12 +213,16 @@ class NatsPipe:
 
     def _deliver(self) -> None:
         user = self._user
-        if user is None or not self._begun:
+        if user is None or not self._begun or self._delivering:
             return
-        while self._held and not self._paused:
-            data = self._held.popleft()
-            self._taken += len(data)
-            user.received(data)
+        self._delivering = True  # a user that pauses and resumes comes back here
+        try:
+            while self._held and not self._paused:
+                data = self._held.popleft()
+                self._taken += len(data)
+                user.received(data)
+        finally:
+            self._delivering = False
         if self._taken - self._told >= _TOLD and not self._over:
             self._told = self._taken
             self._send(encode(Kind.TAKEN, self._taken))

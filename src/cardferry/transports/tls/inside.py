@@ -143,6 +143,9 @@ class TlsInside:
         """What came is not what the other end has written, or it is somebody else: say so, and end."""
         self._error = error
         self._closed = True
+        if not self.proved.done():
+            self.proved.set_exception(error)
+            self.proved.exception()  # whoever waited may have given up
         self._flush()  # the alert
         self._pipe.close()
 

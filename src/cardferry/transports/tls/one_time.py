@@ -74,7 +74,11 @@ class OneTimeDoor:
 
     def expect(self, certificate: bytes) -> str:
         """Let whoever has the key of that certificate come in; returns what it is called. Raises `ValueError`."""
-        name = _name(x509.load_der_x509_certificate(certificate))
+        try:
+            name = _name(x509.load_der_x509_certificate(certificate))
+            self._key.context([certificate], server=True)
+        except (x509.InvalidVersion, ssl.SSLError) as error:
+            raise ValueError("OpenSSL does not take it") from error
         self._expected[name] = certificate
         return name
 
