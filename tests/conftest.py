@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import os
@@ -41,6 +42,12 @@ def _mixed(items: list[pytest.Item]) -> list[pytest.Item]:
         order += [((number + 0.5) / len(files), file[0].path, file) for number, file in enumerate(files)]
     order.sort(key=lambda one: one[:2])
     return [item for _, _, file in order for item in file]
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests look for what they have left with `gc.collect`: what was there before them is not theirs."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -178,7 +178,7 @@ def test_no_link_forwards_all(with_keys: Fleet) -> None:
 # --- one away
 
 
-@pytest.mark.parametrize("cut", [BETA, GAMMA])
+@pytest.mark.parametrize("cut", [BETA, pytest.param(GAMMA, marks=pytest.mark.slow)])
 def test_while_one_host_is_cut_off_programs_at_the_others_go_on_and_it_comes_back(fleet: Fleet, cut: str) -> None:
     ferry = fleet.attach("--grace", f"{GRACE:g}")
     before = wait_until(lambda: fleet.all_readers(ferry), "the readers of all hosts are there")

@@ -374,6 +374,7 @@ def test_link_that_goes_black_gives_programs_an_error_and_comes_back(lab: Lab) -
     wait_until(lambda: "answers" in recipe.guest.pcsc(f"apdu\t{READER}\t00A40000", ferry.socket), "it works again")
 
 
+@pytest.mark.slow  # the same guard as of `attach`
 def test_link_that_goes_black_gives_the_guest_of_a_share_an_error_and_the_card_back(lab: Lab) -> None:
     recipe = with_card(lab)
     far = DelayedPort(recipe.host, recipe.guest)
@@ -447,6 +448,7 @@ def test_guest_that_vanishes_gives_the_card_back(lab: Lab) -> None:
     client(recipe.host, f"hold\t{READER}", None).wait_for("held", timeout=NOTICED)
 
 
+@pytest.mark.slow  # likewise
 def test_guest_of_a_share_that_vanishes_gives_the_card_back(lab: Lab) -> None:
     recipe = with_card(lab)
     ferry = share(recipe)
