@@ -19,7 +19,7 @@ from cardferry.changes import Changes
 from cardferry.fleet import bucket
 from cardferry.fleet.members import MOST_HOSTS, FleetHost, decode
 from cardferry.pcsc.errors import UserError
-from cardferry.transports.nats.connection import Connection, connected, explained
+from cardferry.transports.nats.connection import Connection, connected, explained, still_wanted
 from cardferry.transports.nats.settings import FleetSettings
 from cardferry.wire.errors import WireError
 
@@ -94,9 +94,11 @@ class Directory:
     async def _watch(self) -> None:
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, 0.3)
         while True:
+            still_wanted()
             try:
                 async with connected(self._settings) as connection:
                     await self._read(connection)
+                    still_wanted()
                     if self._first.done():
                         log.warning("the fleet at %s is back", connection.where)
                     else:

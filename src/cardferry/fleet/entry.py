@@ -18,7 +18,7 @@ import msgspec
 
 from cardferry.fleet import bucket
 from cardferry.fleet.members import MOST_BYTES, FleetHost, FleetReader, decode, encode
-from cardferry.transports.nats.connection import Connection, explained
+from cardferry.transports.nats.connection import Connection, explained, still_wanted
 from cardferry.transports.nats.errors import NameTakenError, NatsError
 from cardferry.wire.errors import WireError
 
@@ -98,6 +98,7 @@ class Entry:
         store: KeyValue | None = None
         told = False
         while True:
+            still_wanted()
             with suppress(TimeoutError):
                 async with asyncio.timeout(bucket.REFRESH):
                     await news.wait()

@@ -270,6 +270,17 @@ def _tls(settings: FleetSettings) -> ssl.SSLContext | None:
     return made
 
 
+def still_wanted() -> None:
+    """Raise `asyncio.CancelledError` in a task that was cancelled, if that was lost on the way.
+
+    The library waits with `asyncio.wait_for`, which up to Python 3.11 returns an answer that has just come instead of
+    raising (https://github.com/python/cpython/issues/86296). So whatever asks it again and again looks here in between.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 @contextmanager
 def explained(where: str) -> Iterator[None]:
     """What the library raises within the block is a `NatsError`.

@@ -17,7 +17,7 @@ from cardferry.backoff import Backoff, Seldom
 from cardferry.pcsc.errors import UserError
 from cardferry.pcsc.text import shown
 from cardferry.transports.base import Arrival
-from cardferry.transports.nats.connection import Connection, connected
+from cardferry.transports.nats.connection import Connection, connected, still_wanted
 from cardferry.transports.nats.dialling import Place
 from cardferry.transports.nats.errors import NameTakenError
 from cardferry.transports.nats.pipe import LostError, NatsPipe
@@ -65,8 +65,10 @@ class NatsListener:
         backoff, seldom = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, 0.3), Seldom()
         before = False
         while True:
+            still_wanted()
             try:
                 async with connected(self.address.service) as connection, self.presence(connection):
+                    still_wanted()
                     log.warning(
                         "in the fleet at %s as %s%s", connection.where, self.address.name, " again" if before else ""
                     )
