@@ -157,7 +157,7 @@ def test_a_group_that_does_not_exist_is_said_so(session: Session) -> None:
         assert done.err.startswith("error: there is no group 'no-such-group'\n")
 
 
-@pytest.mark.parametrize("encoding", ["latin1", "ascii", "utf-8"])
+@pytest.mark.parametrize("encoding", [pytest.param("latin1", marks=pytest.mark.slow), "ascii", "utf-8"])
 def test_each_encoding_has_signs_for_everything(session: Session, encoding: str) -> None:
     session.attach("virtual:")
     for words in (("doctor", "virtual:"), ("status",), ("readers",)):

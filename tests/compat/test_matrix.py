@@ -11,7 +11,7 @@ import pytest
 
 from tests.compat import report
 from tests.compat.deployments import Deployment, Form, deployed
-from tests.compat.foreign import CLIENTS, Release
+from tests.compat.foreign import CLIENTS, SERVERS, Release
 from tests.compat.programs import Observation, one_by_one, together
 from tests.compat.report import BY_HAND, DOCUMENT, FERRIED, WORKS
 
@@ -23,9 +23,14 @@ Column = tuple[Deployment, Mapping[Release, Observation]]
 
 #: What is only compared with: one of them in each run, the others with ``--slow``.
 _COMPARED = [pytest.param(one, marks=pytest.mark.slow) if number else one for number, one in enumerate(BY_HAND)]
+#: Of the servers with cardferry the oldest and the newest, and all with ``--slow``.
+_SERVED = [
+    pytest.param(one, marks=pytest.mark.slow) if one.server not in (None, SERVERS[0], SERVERS[-1]) else one
+    for one in FERRIED
+]
 
 
-@pytest.fixture(scope="module", params=[*FERRIED, *_COMPARED], ids=lambda deployment: deployment.name)
+@pytest.fixture(scope="module", params=[*_SERVED, *_COMPARED], ids=lambda deployment: deployment.name)
 def column(request: pytest.FixtureRequest, releases: None) -> Column:
     """What the programs of all releases say in one deployment.
 

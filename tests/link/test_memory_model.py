@@ -271,7 +271,9 @@ def _twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HostCard, "_carry_out", twice)
 
 
-@pytest.mark.parametrize("mutation", [_no_refutation, _no_comparison, _no_forgetting, _twice])
+@pytest.mark.parametrize(
+    "mutation", [_no_refutation, _no_comparison, pytest.param(_no_forgetting, marks=pytest.mark.slow), _twice]
+)
 def test_the_model_notices(mutation: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     mutation(monkeypatch)
     with pytest.raises((AssertionError, BaseExceptionGroup)):

@@ -205,7 +205,7 @@ def test_a_stranger_at_the_port_gets_nothing_and_disturbs_nobody(recipe: Recipe)
     assert ferry.stop().code == 0
 
 
-@pytest.mark.parametrize("end", ["guest", "host"])
+@pytest.mark.parametrize("end", [pytest.param("guest", marks=pytest.mark.slow), "host"])
 def test_whoever_is_killed_leaves_no_port_open(recipe: Recipe, end: str) -> None:
     ferry = attach(recipe, "--direct")
     wait_for_way(recipe, "direct")

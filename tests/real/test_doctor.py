@@ -137,6 +137,7 @@ def test_the_link_is_tried_where_cardferry_is_at_both_ends(lab: Lab) -> None:
     assert of_host(recipe).says("ok", "cardferry on host", "its agent runs")
 
 
+@pytest.mark.slow
 def test_a_stopped_agent_is_named_at_both_ends_and_the_hint_helps(recipe: Recipe) -> None:
     install_cardferry(recipe.host)
     assert_sound(of_host(recipe))  # that has started the agent

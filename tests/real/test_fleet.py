@@ -216,6 +216,7 @@ def test_a_host_that_is_away_at_first_is_linked_when_it_comes(fleet: Fleet) -> N
     assert ferry.stop().code == 0
 
 
+@pytest.mark.slow
 def test_a_host_that_does_not_answer_at_first_keeps_nobody_waiting_for_long(fleet: Fleet) -> None:
     fleet.lab.network.unplug(fleet.hosts[ALPHA])
     ferry = fleet.attach(timeout=15.0)  # ssh alone would try for 20
@@ -226,6 +227,7 @@ def test_a_host_that_does_not_answer_at_first_keeps_nobody_waiting_for_long(flee
     assert ferry.stop().code == 0
 
 
+@pytest.mark.slow
 def test_a_host_that_refuses_us_later_is_given_up_alone(fleet: Fleet) -> None:
     fleet.sshds[ALPHA].stop()
     ferry = fleet.attach()

@@ -249,6 +249,7 @@ def test_nats_goes_away_and_what_does_not_need_it_stays(lab: Lab) -> None:
         ferry.stop()
 
 
+@pytest.mark.slow
 def test_a_server_without_jetstream_and_one_that_wants_a_password(lab: Lab) -> None:
     plain = NatsServer(lab.computer("plain"), jetstream=False)
     closed = NatsServer(lab.computer("closed"), options='authorization { user: "lab", password: "secret-word" }')
@@ -273,6 +274,7 @@ def test_a_server_without_jetstream_and_one_that_wants_a_password(lab: Lab) -> N
     assert "secret-word" not in everything
 
 
+@pytest.mark.slow
 def test_who_has_an_infrastructure_uses_it_and_others_are_turned_away(lab: Lab) -> None:
     pki, nats = Infrastructure(lab.folder), NatsServer(lab.computer("nats"))
     host, guest = lab.computer("host"), lab.computer("guest")

@@ -296,7 +296,7 @@ def test_a_network_that_is_black_for_less_than_grace_costs_nobody_anything(lab: 
     assert json.loads(ended.out.splitlines()[-1]) == {"answer": "9000"}
 
 
-@pytest.mark.parametrize("how", ["black", "unplugged"])
+@pytest.mark.parametrize("how", [pytest.param("black", marks=pytest.mark.slow), "unplugged"])
 def test_beyond_grace_programs_get_an_error_and_the_next_guest_the_card(lab: Lab, how: str) -> None:
     recipe = linked_recipe(lab)
     far, socket, process = far_attach(recipe, GRACE)

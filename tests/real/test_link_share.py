@@ -149,6 +149,7 @@ def test_a_path_that_cannot_be_a_socket_is_refused_in_the_same_words(recipe: Rec
     assert precious.read_text() == "letter"
 
 
+@pytest.mark.slow
 def test_beyond_grace_the_host_has_its_card_again_and_programs_an_error(lab: Lab, recipe: Recipe) -> None:
     far = DelayedPort(recipe.host, recipe.guest)
     ferry = share(

@@ -124,6 +124,7 @@ def test_what_one_guest_has_unlocked_is_locked_for_another_one_of_the_pool(lab: 
 # --- who is a member
 
 
+@pytest.mark.slow
 def test_members_can_be_those_with_a_certificate(lab: Lab) -> None:
     signer, other = Place(lab, 0, piv=True), Place(lab, 1)
     for place in (signer, other):
@@ -141,6 +142,7 @@ def test_members_can_be_those_with_a_certificate(lab: Lab) -> None:
     wait_until(lambda: not readers(guest, ferry), "the card that has gone is no member")
 
 
+@pytest.mark.slow
 def test_members_can_be_the_hosts_of_a_fleet_with_a_label(lab: Lab) -> None:
     nats = NatsServer(lab.computer("nats"))
     guest = lab.computer("guest")

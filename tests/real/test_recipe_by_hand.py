@@ -23,6 +23,9 @@ from tests.lab.process import Command, Running, wait_until
 from tests.lab.recipe import Recipe
 from tests.lab.sshd import Sshd
 
+#: What is done by hand does not change with us: it is looked at again with ``--slow``.
+pytestmark = pytest.mark.slow
+
 FALSE_PCSCD = Path(PCSC_CLIENT).with_name("false_pcscd.py")
 NO_SERVICE, COMM_ERROR, SECURITY_VIOLATION = "0x8010001d", "0x80100013", "0x8010006a"
 SHARING_VIOLATION = "0x8010000b"

@@ -126,7 +126,7 @@ def test_share_replaces_a_stale_remote_socket_whatever_the_server_is_set_to(lab:
     assert_works(recipe, ferry.socket)
 
 
-@pytest.mark.parametrize("unlink", ["no", "yes"])
+@pytest.mark.parametrize("unlink", [pytest.param("no", marks=pytest.mark.slow), "yes"])
 def test_share_leaves_a_live_remote_socket_alone_and_says_who_holds_it(lab: Lab, unlink: str) -> None:
     recipe = with_card(lab, StreamLocalBindUnlink=unlink)
     first = share(recipe, "--remote-socket", "/run/card")

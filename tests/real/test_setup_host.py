@@ -133,6 +133,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(pair: Recipe) -> None:
         pair.host.run(["rmdir", "-p", folder])
 
 
+@pytest.mark.slow
 def test_without_a_python_that_is_new_enough_it_says_what_is_there(lab: Lab) -> None:
     recipe = bare(lab)
     old = recipe.host.folder / "python"
@@ -159,6 +160,7 @@ def hide_other_pythons(computer: Computer) -> None:
         computer.hide(folder)
 
 
+@pytest.mark.slow
 def test_a_command_that_is_there_is_named_once(lab: Lab) -> None:
     recipe = Recipe(lab)
     fake_card(recipe.pcscd)

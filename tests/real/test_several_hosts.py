@@ -143,7 +143,7 @@ def test_two_guests_of_one_share_are_in_one_queue(third: Third) -> None:
     assert ferry.stop().code == 0
 
 
-@pytest.mark.parametrize("way", ["link", "forwarding"])
+@pytest.mark.parametrize("way", ["link", pytest.param("forwarding", marks=pytest.mark.slow)])
 def test_a_guest_that_refuses_us_later_is_given_up_alone(third: Third, way: str) -> None:
     host = third.recipe.host
     if way == "link":
