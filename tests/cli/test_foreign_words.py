@@ -38,6 +38,7 @@ from tests.callers import TESTER, somebody
 from tests.cli.terminal import EVIL, SEEN, Commands, harmless
 from tests.frontends.at_desk import MODERN, Program
 from tests.frontends.served import served
+from tests.lab.pcscd import accepts
 from tests.link.cards import CountingCard
 from tests.transports.taking import taking
 
@@ -165,7 +166,7 @@ async def test_the_guest_of_a_link(cardferry: Commands, tmp_path: Path) -> None:
     words = ("host", "-vv", "--readers", "virtual:", "--listen", f"unix:{door}")
     async with cardferry.beside(*words, until="open files") as agent:
         async with asyncio.timeout(20):
-            while not door.exists():  # noqa: ASYNC110 - what is waited for has no event
+            while not accepts(door):  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.005)
         async with Guest(UnixAddress(door).dial, software=EVIL) as guest:
             await guest.ready()
