@@ -12,8 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+from click.testing import CliRunner
+
+from cardferry.app.runtime import status_socket
 from cardferry.app.runtime.status_socket import Link, Running
-from cardferry.cli.top import Screen
+from cardferry.cli.top import Screen, command
 from cardferry.link.host_status import HostSessionStatus
 from cardferry.manager.status import SlotStatus, WaiterStatus
 
@@ -84,6 +88,16 @@ def test_once_prints_one_screen_and_ends() -> None:
         done = subprocess.run(words, env=environment(folder), capture_output=True, text=True, check=True, timeout=60)
     assert "0 readers, 0 waiting" in done.stdout
     assert "nothing is attached or shared" in done.stdout
+
+
+def test_the_service_of_the_whole_computer_is_shown_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `status` shows it."""
+    service = Running("system", 7, 0.0, [Link("this computer", "up", "/run/pcscd/pcscd.comm")], 1, [BUSY], 7)
+    monkeypatch.setattr(status_socket, "system_running", lambda silent: service)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    tmp_path.chmod(0o700)
+    shown = CliRunner().invoke(command, ["--once"], catch_exceptions=False).output
+    assert BUSY.reader in shown
 
 
 def test_on_a_terminal_keys_are_heard_and_q_ends_it() -> None:

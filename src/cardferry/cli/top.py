@@ -39,7 +39,7 @@ _NAMES: Final = [name for name, _ in _SORTS.values()]
 
 @click.command("top")
 @click.option("--once", is_flag=True, help="print one screen and end")
-@click.option("--sort", type=click.Choice([name for name, _ in _SORTS.values()]), default="waiting", show_default=True)
+@click.option("--sort", type=click.Choice(_NAMES), default="waiting", show_default=True)
 @click.option(
     "--every", type=SecondsType(zero=False), default=1.0, show_default=True, metavar="S", help="look so often"
 )
@@ -73,7 +73,7 @@ def command(once: bool, sort: str, every: float) -> None:
 
 
 def _ask() -> list[Running]:
-    return control.running(runtime_folder(), lambda *_: None)
+    return control.all_running(runtime_folder(), lambda *_: None)
 
 
 @contextmanager
