@@ -1,6 +1,7 @@
 """Takes connections at a listening socket, whatever happens to one of them.
 
-That this process, or the computer, has no descriptors left passes; and so does an error behind one connection.
+That this process, or the computer, has no descriptors left passes; and so does an error behind one connection. Who has
+come and has not said or proved yet who it is costs little, and keeps nobody out (`Newcomers`).
 """
 
 from __future__ import annotations
@@ -52,3 +53,35 @@ async def accept(
             log.exception("%s: a bug behind a connection", name)
             connection.close()
         await asyncio.sleep(0)  # however many come, others have their turn
+
+
+class Newcomers:
+    """Tasks of those who have come: not too many, and when one more comes, the first has to go.
+
+    Args:
+        most: how many.
+        dismissed: is told of each that has to go.
+    """
+
+    def __init__(self, most: int, dismissed: Callable[[asyncio.Task[Any]], None] = lambda task: None) -> None:
+        self._most = most
+        self._dismissed = dismissed
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+
+    def add(self, task: asyncio.Task[Any]) -> None:
+        """Somebody has come; it is a newcomer until its task has ended, or it is `known`."""
+        self._tasks[task] = None
+        task.add_done_callback(self.known)
+        self.dismiss(self._most)
+
+    def known(self, task: asyncio.Task[Any]) -> None:
+        """It is none any more."""
+        self._tasks.pop(task, None)
+
+    def dismiss(self, most: int = 0) -> None:
+        """Cancel those who came first, until there are ``most``."""
+        while len(self._tasks) > most:
+            oldest = next(iter(self._tasks))
+            del self._tasks[oldest]
+            self._dismissed(oldest)
+            oldest.cancel()

@@ -13,10 +13,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from cardferry.pcsc.caller import Principal
-from cardferry.transports.accepting import SHORTAGE_PAUSE
+from cardferry.transports.accepting import SHORTAGE_PAUSE, Newcomers
 from cardferry.transports.base import Arrival, Listener, Pipe
 from cardferry.transports.delivery import Delivery
 from cardferry.transports.passed import PassedPipe
@@ -53,8 +53,8 @@ class GuestListeners:
         self._listeners = listeners
         self._tasks = asyncio.TaskGroup()
         self._accepting: list[asyncio.Task[None]] = []
-        #: Those who have not said hello, who came first in front.
-        self._silent: dict[asyncio.Task[Any] | None, None] = {}
+        #: Those who have not said hello.
+        self._silent = Newcomers(_MOST_SILENT)
         #: Who was turned away, and why: they may come again every few seconds, and are told of once.
         self._away: dict[Principal, str] = {}
 
@@ -67,7 +67,7 @@ class GuestListeners:
     ) -> None:
         for task in self._accepting:
             task.cancel()
-        self._dismiss(0)
+        self._silent.dismiss()
         await self._tasks.__aexit__(kind, error, trace)
 
     def open(self, serve: Serve) -> None:
@@ -83,27 +83,17 @@ class GuestListeners:
         """Likewise, at one more listener."""
 
         def take(arrival: Arrival) -> None:
-            task = self._tasks.create_task(self._serve(arrival, serve), name=arrival.pipe.name)
-            self._silent[task] = None
-            self._dismiss(_MOST_SILENT)
+            self._silent.add(self._tasks.create_task(self._serve(arrival, serve), name=arrival.pipe.name))
 
         self._accepting.append(self._tasks.create_task(self._accept(listener, take), name=listener.name))
 
     async def _accept(self, listener: Listener, take: Callable[[Arrival], None]) -> None:
         while True:
             try:
-                await listener.run(take, lambda: self._dismiss(0))
+                await listener.run(take, self._silent.dismiss)
             except Exception:  # the boundary: a way in that does not work is nobody else's concern
                 log.exception("%s: a bug where guests come in", listener.name)
             await asyncio.sleep(SHORTAGE_PAUSE)
-
-    def _dismiss(self, most: int) -> None:
-        """Let go of those who have been silent for longest, until there are ``most`` of them."""
-        while len(self._silent) > most:
-            oldest = next(iter(self._silent))
-            del self._silent[oldest]
-            if oldest is not None:
-                oldest.cancel()
 
     async def _serve(self, arrival: Arrival, serve: Serve) -> None:
         pipe = arrival.pipe
@@ -124,7 +114,8 @@ class GuestListeners:
         except TimeoutError:
             said = False
         finally:
-            self._silent.pop(asyncio.current_task(), None)
+            if (task := asyncio.current_task()) is not None:
+                self._silent.known(task)
         if not said:
             log.debug("%s has gone, or has said nothing", pipe.name)
             pipe.abort()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from cardferry.transports.accepting import accept
+from cardferry.transports.accepting import Newcomers, accept
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -104,7 +104,7 @@ class _Server(uvicorn.Server):
         self.stopped = asyncio.Event()
         self._tls = tls
         self._tasks = tasks
-        self._proving: dict[asyncio.Task[None], None] = {}
+        self._proving = Newcomers(_MOST_SILENT)
         self._accepting: asyncio.Task[NoReturn] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -114,27 +114,18 @@ class _Server(uvicorn.Server):
             return
         await self.lifespan.startup()
         self.servers = []
-        self._accepting = self._tasks.create_task(accept(sockets[0], "the page", self._take, lambda: self._dismiss(0)))
+        self._accepting = self._tasks.create_task(accept(sockets[0], "the page", self._take, self._proving.dismiss))
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End."""
         if self._accepting is not None:
             self._accepting.cancel()
-            self._dismiss(0)
+            self._proving.dismiss()
         await super().shutdown(sockets)
 
     async def _take(self, connection: socket.socket, _address: object) -> None:
-        task = self._tasks.create_task(self._prove(connection))
-        self._proving[task] = None
-        task.add_done_callback(lambda done: self._proving.pop(done, None))
-        self._dismiss(_MOST_SILENT)
-
-    def _dismiss(self, most: int) -> None:
-        while len(self._proving) > most:
-            oldest = next(iter(self._proving))
-            del self._proving[oldest]
-            oldest.cancel()
+        self._proving.add(self._tasks.create_task(self._prove(connection)))
 
     async def _prove(self, connection: socket.socket) -> None:
         def protocol() -> _Connection:

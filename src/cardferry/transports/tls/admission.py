@@ -20,6 +20,7 @@ from cryptography import x509
 from cardferry.pcsc.caller import Principal, PrincipalKind
 from cardferry.pcsc.errors import UserError
 from cardferry.transports import tls
+from cardferry.transports.accepting import Newcomers
 from cardferry.transports.base import Arrival
 from cardferry.transports.tls.door import Enrolment, HostDoor
 from cardferry.transports.tls.errors import what_is_wrong
@@ -72,7 +73,10 @@ class Admission:
     def __init__(self, door: Door) -> None:
         self._door = door
         self._complaints = _Complaints()
-        self._unproved: dict[asyncio.Task[None], None] = {}
+        self._unproved = Newcomers(
+            _MOST_UNPROVED,
+            lambda task: self.complain(task.get_name(), "has not proved who it is, and others have come"),
+        )
         #: Who is here, with what they have shown.
         self._here: dict[TlsInside, x509.Certificate] = {}
         self.complain = self._complaints.tell
@@ -99,18 +103,11 @@ class Admission:
         Args:
             proving: ends when it has, or cannot.
         """
-        task = tasks.create_task(proving, name=where)
-        self._unproved[task] = None
-        task.add_done_callback(lambda done: self._unproved.pop(done, None))
-        self.dismiss(_MOST_UNPROVED)
+        self._unproved.add(tasks.create_task(proving, name=where))
 
-    def dismiss(self, most: int = 0) -> None:
-        """Let go of those who have not proved who they are, who came first in front, until there are ``most``."""
-        while len(self._unproved) > most:
-            oldest = next(iter(self._unproved))
-            del self._unproved[oldest]
-            self.complain(oldest.get_name(), "has not proved who it is, and others have come")
-            oldest.cancel()
+    def dismiss(self) -> None:
+        """Let go of all who have not proved who they are."""
+        self._unproved.dismiss()
 
     async def prove(
         self, pipe: TlsInside, where: str, take: Callable[[Arrival], None], shake: Awaitable[object]
