@@ -18,16 +18,15 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 from cardferry.changes import Changes
-from cardferry.pcsc.applications import Applications
-from cardferry.pcsc.caller import Caller, Principal
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import SHARING_EXCLUSIVE, CardState, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Card, Context, ResourceManager
+from cardferry.pcsc.interface import Card, Context, ResourceManager, SeenAlike
 from cardferry.pcsc.reader_state import Queue, ReaderState, Snapshot, presumed
-from cardferry.pcsc.reply import Reply, failed, running, within
+from cardferry.pcsc.reply import Reply, answered, failed, running, within
 
 #: Members that are asked for one connect.
 MOST_ASKED: Final = 4
@@ -82,9 +81,7 @@ class _Place:
         self.silent = None
         if self.state.queue is not None:
             return self.state.queue()
-        known: Reply[Queue] = Reply()
-        known.resolve(presumed(self.state))
-        return known
+        return answered(presumed(self.state))
 
     def rank(self, queue: Queue, share: ShareMode) -> tuple[bool, int, int]:
         """The lower, the better: somebody is in the way; the queue; those who may come back into it."""
@@ -93,7 +90,7 @@ class _Place:
         return blocked, queue.busy + self.connecting, handles
 
 
-class Pool:
+class Pool(SeenAlike):
     """Shows some readers of a manager as one.
 
     Args:
@@ -146,16 +143,6 @@ class Pool:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in waiting:
                 task.cancel()
-
-    def seen_by(self, principal: Principal) -> Self:
-        """The hosts of the members decide what is seen here, for all programs alike."""
-        del principal
-        return self
-
-    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
-        """Hosts decide, of each command."""
-        del reader, applications, apdu
-        return True
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context."""
@@ -278,7 +265,7 @@ async def _lengths(places: Sequence[_Place]) -> dict[_Place, Queue]:
     asked = [(place, place.ask()) for place in places]
     left = len(asked)
 
-    def answered(place: _Place, reply: Reply[Queue]) -> None:
+    def heard(place: _Place, reply: Reply[Queue]) -> None:
         nonlocal left
         left -= 1
         if reply.error is None:
@@ -287,7 +274,7 @@ async def _lengths(places: Sequence[_Place]) -> dict[_Place, Queue]:
             enough.resolve(None)
 
     for place, reply in asked:
-        reply.then(partial(answered, place))
+        reply.then(partial(heard, place))
     try:
         await within(enough, asyncio.get_running_loop().time() + ANSWER_TIME)
     except TimeoutError:

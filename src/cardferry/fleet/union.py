@@ -22,11 +22,10 @@ from typing import Final, Self, TypeVar
 
 from cardferry.changes import Changes
 from cardferry.fleet.naming import ReaderNames
-from cardferry.pcsc.applications import Applications
-from cardferry.pcsc.caller import Caller, Principal
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.constants import Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Card, Context, ResourceManager
+from cardferry.pcsc.interface import Card, Context, ResourceManager, SeenAlike
 from cardferry.pcsc.reader_state import ReaderState, Snapshot, events_between
 from cardferry.pcsc.reply import Reply, failed, running
 
@@ -130,7 +129,7 @@ class _Side:
         return reader if name == reader.name else replace(reader, name=name)
 
 
-class Union:
+class Union(SeenAlike):
     """Serves the readers of several hosts as one; an asynchronous context manager that watches them meanwhile.
 
     Readers are in the order of the hosts, and at each in the order in which it has them. The host that comes first
@@ -223,16 +222,6 @@ class Union:
         while self.snapshot.serial == serial:
             await self._changes.wait()
         return self.snapshot
-
-    def seen_by(self, principal: Principal) -> Self:
-        """The hosts decide what is seen here, for all programs alike."""
-        del principal
-        return self
-
-    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
-        """Hosts decide, of each command."""
-        del reader, applications, apdu
-        return True
 
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context; hosts hear of it when it is used with their readers."""

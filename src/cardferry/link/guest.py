@@ -23,9 +23,9 @@ from cardferry.link.guest_direct import DialDirect, DirectLink
 from cardferry.link.guest_flapping import Flapping
 from cardferry.link.guest_readers import ReadersReceiver
 from cardferry.link.guest_session import Counters, GuestSession
-from cardferry.pcsc.applications import Applications
-from cardferry.pcsc.caller import Caller, Principal
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import CardferryError, PcscError, ReturnCode
+from cardferry.pcsc.interface import SeenAlike
 from cardferry.pcsc.reader_state import Queue, Snapshot
 from cardferry.pcsc.reply import Reply, failed, straight
 from cardferry.transports.base import Dial
@@ -99,7 +99,7 @@ class GuestStatus:
     direct: bool = False
 
 
-class Guest:
+class Guest(SeenAlike):
     """Serves another computer's readers; an asynchronous context manager that keeps the link meanwhile.
 
     Args:
@@ -204,16 +204,6 @@ class Guest:
         while self.snapshot.serial == serial:
             await self._changes.wait()
         return self.snapshot
-
-    def seen_by(self, principal: Principal) -> Self:
-        """The hosts decide what is seen here, for all programs alike."""
-        del principal
-        return self
-
-    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
-        """The host decides, of each command."""
-        del reader, applications, apdu
-        return True
 
     async def open(self, caller: Caller, patience: float | None = None) -> GuestContext:
         """Open a context; the host hears of it when it is used."""

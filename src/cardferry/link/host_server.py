@@ -223,8 +223,8 @@ class LinkServer:
             pipe: connected, and without a user.
             principal: who the guest is, as this computer has proved it. A session's pipes all come from the same one.
             guest: what the guest calls itself; the pipe's name when it is empty.
-            leaving: done when whoever has brought the pipe goes; with whether the guest's session ends with that.
             introducer: takes further connections of this guest; None when it may have none.
+            leaving: done when whoever has brought the pipe goes; with whether the guest's session ends with that.
         """
 
         def attach(greeting: _Greeting, hello: Hello) -> tuple[HostSession, PipeEnd]:

@@ -21,10 +21,10 @@ from cardferry.manager.settings import Settings
 from cardferry.manager.slot import Slot
 from cardferry.manager.sources import keep_running
 from cardferry.manager.status import ManagerStatus, SlotStatus
-from cardferry.pcsc.applications import Applications
-from cardferry.pcsc.caller import Caller, Principal
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.errors import PcscError, ReturnCode
+from cardferry.pcsc.interface import SeenAlike
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.pcsc.trouble import Trouble
 from cardferry.readers.base import Reader, ReaderSource
@@ -32,7 +32,7 @@ from cardferry.readers.base import Reader, ReaderSource
 log = logging.getLogger(__name__)
 
 
-class LocalManager:
+class LocalManager(SeenAlike):
     """Arbitrates the readers of some sources; an asynchronous context manager that runs them meanwhile.
 
     Args:
@@ -122,16 +122,6 @@ class LocalManager:
         while self.snapshot.serial == serial:
             await self._changes.wait()
         return self.snapshot
-
-    def seen_by(self, principal: Principal) -> Self:
-        """Whoever it is: all readers."""
-        del principal
-        return self
-
-    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
-        """Everybody may read everything."""
-        del reader, applications, apdu
-        return True
 
     async def open(self, caller: Caller, patience: float | None = None) -> LocalContext:
         """Open a context."""

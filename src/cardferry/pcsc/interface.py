@@ -22,6 +22,7 @@ for, and otherwise comes without a task. A layer that wraps a card adds what it 
 from __future__ import annotations
 
 from typing import Protocol as Interface
+from typing import Self
 
 from cardferry.pcsc.applications import Applications
 from cardferry.pcsc.caller import Caller, Principal
@@ -129,3 +130,17 @@ class ResourceManager(Interface):
     async def open(self, caller: Caller, patience: float | None = None) -> Context:
         """Open a context for ``caller``; ``patience`` in s bounds each wait for a turn."""
         ...
+
+
+class SeenAlike:
+    """For a `ResourceManager` that shows the same to all: who may do what is decided in front of it, or at hosts."""
+
+    def seen_by(self, principal: Principal) -> Self:
+        """Whoever it is: all readers."""
+        del principal
+        return self
+
+    def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
+        """Everybody may read everything."""
+        del reader, applications, apdu
+        return True

@@ -202,13 +202,10 @@ class _Roster:
         """The pool, and its members behind it."""
         cards = any(member.atr for member in self.pool.members)
         found = [Link(self._name, "up" if cards else "no member has a card", path, "pool")]
+        shown = {self._union.find(member.name) for member in self.pool.members}
         for attached in self._attached:
             slots = [] if attached.reached is None else attached.reached.users()[1]
-            manager = attached.member.manager
-            shown = {
-                name for one, name in map(self._union.find, (one.name for one in self.pool.members)) if one is manager
-            }
-            meant = [slot for slot in slots if slot.reader in shown]
+            meant = [slot for slot in slots if (attached.member.manager, slot.reader) in shown]
             found += [msgspec.structs.replace(link, pool=self._name, readers=meant) for link in attached.links(path)]
         return found
 

@@ -305,10 +305,7 @@ def explained(where: str) -> Iterator[None]:
     except js.APIError as error:
         raise NatsError(f"NATS at {where} refuses: {error.description}", "its log says why") from None
     except (errors.AuthorizationError, errors.InvalidUserCredentialsError, ValueError) as error:
-        raise NatsRefusesError(
-            f"NATS at {where} does not let this computer in: {error}",
-            "see credentials in the table [fleet] of the configuration, and the users that nats-server has",
-        ) from None
+        raise _not_let_in(where, f": {error}") from None
     except ssl.SSLCertVerificationError as error:
         raise NatsRefusesError(
             f"NATS at {where} is not believed: {error.verify_message}",
@@ -317,10 +314,14 @@ def explained(where: str) -> Iterator[None]:
     except (OSError, TimeoutError, errors.Error) as error:
         words = str(error.strerror or error) if isinstance(error, OSError) else str(error)
         if "authorization violation" in words.lower() or "authentication" in words.lower():
-            raise NatsRefusesError(
-                f"NATS at {where} does not let this computer in",
-                "see credentials in the table [fleet] of the configuration, and the users that nats-server has",
-            ) from None
+            raise _not_let_in(where) from None
         if isinstance(error, TimeoutError | errors.TimeoutError):
             words = "no answer in time"
         raise NatsError(f"no NATS service at {where}: {words}", _SERVERS_HINT) from None
+
+
+def _not_let_in(where: str, why: str = "") -> NatsRefusesError:
+    return NatsRefusesError(
+        f"NATS at {where} does not let this computer in{why}",
+        "see credentials in the table [fleet] of the configuration, and the users that nats-server has",
+    )

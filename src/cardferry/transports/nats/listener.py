@@ -158,11 +158,7 @@ class NatsListener:
             pipe.abort()
             return
         secure = TlsInside(pipe, context, server=True)
-
-        async def shake() -> None:
-            await secure.proved
-
-        await self._admission.prove(secure, where, take, shake())
+        await self._admission.prove(secure, where, take, secure.proved)
 
 
 def _first(group: BaseExceptionGroup[UserError]) -> UserError:

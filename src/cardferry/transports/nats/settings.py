@@ -6,7 +6,6 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -119,11 +118,6 @@ def host_and_port(url: str) -> tuple[str, int]:
     """Where a server is."""
     split = urlsplit(url)
     return split.hostname or "", split.port or PORT
-
-
-def existing(path: str) -> str:
-    """The path of a file, ``~`` replaced."""
-    return str(Path(path).expanduser()) if path else ""
 
 
 def _split(url: str) -> SplitResult | None:
