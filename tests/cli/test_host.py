@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,25 @@ def test_an_agent_that_a_guest_has_started_has_the_same_options(
     host_with(*started[0])
     assert served[0] == served[1]
     assert asked == [served[0].request], "and so has an agent that is there already"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--direct-ports=x"], "not a port"),
+        (["--fleet=nats://a b"], "not a NATS server"),
+        (["--fleet-name=a.b"], "not a name in a fleet"),
+        (["--listen=carrier-pigeon:"], "carrier-pigeon"),
+    ],
+)
+def test_who_has_started_it_in_the_background_hears_what_is_wrong_with_an_option(
+    served: list[AgentSettings], options: list[str], says: str
+) -> None:
+    here, there = os.pipe()
+    with os.fdopen(here) as heard:
+        assert CliRunner().invoke(cli, ["host", "--ready", str(there), *options]).exit_code != 0
+        assert says in heard.read()
+    assert served == []
 
 
 def test_help_names_each_transport_at_which_one_can_listen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,11 +140,6 @@ def command(
     anywhere (--listen tls::7764; `cardferry invite` lets them in), also through a NATS service that both ends dial
     (--fleet).
     """
-    if not stdio:
-        from cardferry.app.runtime.fleet import host_in_fleet, listening_address  # noqa: PLC0415 - not for --stdio
-
-        listen += host_in_fleet(fleet, fleet_name, fleet_label, config)
-    listen = tuple(map(tls_files.into, listen))
     if stdio:
         from cardferry.app.agent.stdio_session import hand_to_agent  # noqa: PLC0415 - all that a session of ssh needs
         from cardferry.app.runtime.request import Request, whole_path  # noqa: PLC0415
@@ -155,7 +150,7 @@ def command(
         )  # fmt: skip
         words = ["--readers", readers, "--grace", f"{grace:g}", "--mode", mode]
         words += ["--max-idle", f"{max_idle:g}", "--max-hold", f"{max_hold:g}"]
-        words += [word for address in listen for word in ("--listen", address)]
+        words += [word for address in map(tls_files.into, listen) for word in ("--listen", address)]
         words += [word for pattern in reader for word in ("--reader", pattern)]
         words += [] if metrics is None else ["--metrics", metrics]
         words += [] if web is None else ["--web", web, *(word for one in web_viewer for word in ("--web-viewer", one))]
@@ -175,6 +170,7 @@ def command(
     from cardferry.app.runtime import logging as logs  # noqa: PLC0415
     from cardferry.app.runtime import signals as lifetime  # noqa: PLC0415 - not for --stdio
     from cardferry.app.runtime.configuration import host_guard  # noqa: PLC0415
+    from cardferry.app.runtime.fleet import host_in_fleet, listening_address  # noqa: PLC0415
     from cardferry.app.runtime.service import Service  # noqa: PLC0415
     from cardferry.app.runtime.spawn import Starter, StartReport, settle_in_background  # noqa: PLC0415
     from cardferry.app.web.opening import page_at  # noqa: PLC0415
@@ -184,11 +180,13 @@ def command(
     from cardferry.transports.sockets import Access  # noqa: PLC0415
 
     logs.set_up(verbose, timed=ready is not None)
-    Place.of("", direct_ports)
     if ready is not None:
         settle_in_background()
     try:
         guard = host_guard(config)
+        Place.of("", direct_ports)
+        listen += host_in_fleet(fleet, fleet_name, fleet_label, config)
+        addresses = tuple(listening_address(one, config) for one in map(tls_files.into, listen))
         beside = None if metrics is None else metrics_at(metrics)
         page = no_page if web is None else page_at(web, guard, web_viewer, list(filter(None, tls_files)))
     except UserError as error:
@@ -207,7 +205,7 @@ def command(
         accelerate,
         grace,
         idle,
-        tuple(listening_address(one, config) for one in listen),
+        addresses,
         Access(ModeType().convert(mode, None, None), group),
         by_hand=ready is None or idle is None,
         beside=beside,
