@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from tests.sources import parsed
+
 SOURCE: Final = Path(__file__).parent.parent / "src" / "cardferry"
 #: Functions that take a hint -> which of their arguments it is, counted from 0.
 _FUNCTIONS: Final = {"_symptom": 3, "problem": 2, "note": 2, "make": 2, "kind": 1, "_fail": 1}
@@ -23,7 +25,7 @@ _BROKEN: Final = re.compile(r"\{\w+\}")
 
 def hints() -> dict[str, str]:
     """Each text that is a hint, or a part of one, and the file that has it first; what is put in later is ``...``."""
-    trees = {path: ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
+    trees = parsed(sorted(SOURCE.rglob("*.py")))
     functions = _FUNCTIONS | dict.fromkeys(_user_errors(list(trees.values())), 1)
     found: dict[str, str] = {}
     for path, tree in trees.items():

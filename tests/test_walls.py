@@ -9,6 +9,8 @@ from typing import Final
 
 import pytest
 
+from tests.sources import parsed
+
 _ROOT: Final = Path(__file__).resolve().parent.parent
 #: Package -> its folder.
 TREES: Final = {"cardferry": _ROOT / "src" / "cardferry", "bench": _ROOT / "bench", "tests": _ROOT / "tests"}
@@ -21,10 +23,10 @@ ONLY_LINUX: Final = frozenset({"SO_PEERCRED", "SCM_RIGHTS", "O_PATH", "prctl", "
 def modules(package: str) -> dict[str, ast.Module]:
     """The modules of a tree, parsed, by their names."""
     found = {}
-    for path in TREES[package].rglob("*.py"):
+    for path, module in parsed(TREES[package].rglob("*.py")).items():
         parts = (package, *path.relative_to(TREES[package]).with_suffix("").parts)
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = ast.parse(path.read_text())
+        found[name] = module
     return found
 
 
