@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from cardferry.link import messages as m
@@ -15,8 +14,11 @@ from cardferry.pcsc.trouble import Trouble
 SHARING_DELAY: Final = 0.25
 #: Likewise, that it has a reader for itself again.
 ALONE_DELAY: Final = 0.05
-#: s between two pieces of news for people only: who has a card and who waits.
+#: s between two pieces of news for people only: who has a card, who waits, how many there are. At least; with many
+#: guests a host sends `MOST_NEWS` of them a second to all together; and at most.
 USE_PAUSE: Final = 0.5
+MOST_NEWS: Final = 20.0
+LONGEST_USE_PAUSE: Final = 5.0
 
 
 def _entry(reader: ReaderState, others: int, use: m.UseEntry | None) -> ReaderEntry:
@@ -43,9 +45,9 @@ def _trouble(trouble: Trouble) -> m.TroubleEntry:
     return m.TroubleEntry(trouble.cause, *(_text(words, m.MOST_TEXT) for words in said))
 
 
-def _same_but_use(old: ReaderState, new: ReaderState) -> bool:
-    """Whether nothing has changed but what people are told of who uses the reader."""
-    return old.use != new.use and replace(old, use=new.use) == new
+def use_pause(guests: int) -> float:
+    """s between two pieces of news for people, for a host with so many guests: they are to cost the cards nothing."""
+    return min(max(USE_PAUSE, guests / MOST_NEWS), LONGEST_USE_PAUSE)
 
 
 def _only_counts(old: ReaderState, new: ReaderState) -> bool:
@@ -108,27 +110,28 @@ class ReadersSender:
             return False
         return True
 
-    def due(self, snapshot: Snapshot, everything: Snapshot, now: float) -> float:
+    def due(self, snapshot: Snapshot, everything: Snapshot, now: float, pause: float = USE_PAUSE) -> float:
         """When the guest is to be told what is not urgent.
 
         Args:
             snapshot: as the guest sees the readers.
             everything: as they are.
             now: on the event loop's clock, in s.
+            pause: see `use_pause`.
         """
-        if self._only_use(snapshot):
-            return max(now, self._told_at + USE_PAUSE)
+        if self._only_for_people(snapshot):
+            return max(now, self._told_at + pause)
         return now + (ALONE_DELAY if self._alone_again(everything) else SHARING_DELAY)
 
-    def _only_use(self, snapshot: Snapshot) -> bool:
-        """Whether the news, which is not urgent, is for people only: who has a card and who waits."""
+    def _only_for_people(self, snapshot: Snapshot) -> bool:
+        """Whether the news, which is not urgent, is such as no program can see: who there is, and how many."""
         told = self._told
         return (
             told is not None
             and told.troubles == snapshot.troubles
             and all(
-                (old is new or old == new or _same_but_use(old, new))
-                and self._others.get(new.name) == self._others_on(new)
+                (old.sharing > 0, old.sharing < 0) == (new.sharing > 0, new.sharing < 0)
+                and bool(self._others.get(new.name)) == (self._others_on(new) > 0)
                 for old, new in zip(told.readers, snapshot.readers, strict=True)
             )
         )

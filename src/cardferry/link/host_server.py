@@ -22,6 +22,7 @@ from cardferry.link.facts import About, Known, ReaderFacts
 from cardferry.link.host_budget import Budget
 from cardferry.link.host_direct import Introducer
 from cardferry.link.host_memory import Memories
+from cardferry.link.host_readers import use_pause
 from cardferry.link.host_session import HostSession
 from cardferry.link.host_status import HostSessionStatus, LinkCount
 from cardferry.link.settings import Limits
@@ -345,6 +346,11 @@ class LinkServer:
             await self._came_or_went.wait()
 
     # what all guests are told
+
+    @property
+    def use_pause(self) -> float:
+        """s between two pieces of news for people; longer with many guests, of all servers that share the table."""
+        return use_pause(len(self._sessions))
 
     async def _watch(self) -> None:
         snapshot = self.manager.snapshot

@@ -9,30 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, ClassVar, Final
-from typing import Protocol as Interface
 
 from cardferry.link import host_budget as budget
 from cardferry.link import messages as m
 from cardferry.link.channel import Channel
-from cardferry.link.facts import About, Known, ReaderFacts
+from cardferry.link.facts import About, Known
 from cardferry.link.host_card import HostCard
 from cardferry.link.host_direct import DirectPipes
 from cardferry.link.host_lane import Lane
-from cardferry.link.host_memory import Memories, Telling
+from cardferry.link.host_memory import Telling
 from cardferry.link.host_pace import CALL, Pace
 from cardferry.link.host_queue import Job
 from cardferry.link.host_queue_length import QueueQuestions
 from cardferry.link.host_readers import ReadersSender
 from cardferry.link.host_run_ahead import RunAhead
+from cardferry.link.host_shared import SessionHost
 from cardferry.link.host_status import HostSessionStatus
-from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Caller, Principal, Program
 from cardferry.pcsc.constants import MAX_APDU_SIZE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Context, ResourceManager
+from cardferry.pcsc.interface import Context
 from cardferry.wire.errors import WireError
 from cardferry.wire.link.greeting import Bye
 from cardferry.wire.link.session import Session, SessionOverflowError
@@ -50,48 +49,6 @@ _COMING_OR_GOING: Final = (m.Connect, m.Disconnect)
 _UNSEEN: Final = (m.Connect, m.Begin, m.Transmit)
 #: Calls after which the card may stand elsewhere, or the guest may not know where.
 _MOVING: Final = (m.Connect, m.Begin, m.Transmit, m.Reconnect, m.End, m.Disconnect)
-
-
-class SessionHost(Interface):
-    """What all sessions of a host share.
-
-    Attributes:
-        manager: whose cards are served.
-        limits: see `Limits`.
-        accelerate: whether to run ahead.
-        budget: what may be kept for all guests together.
-        memories: what cards have said before, None where that is not remembered.
-    """
-
-    manager: ResourceManager
-    limits: Limits
-    accelerate: bool
-    budget: budget.Budget
-    memories: Memories | None
-
-    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something in a task of the host; it must not raise."""
-        ...
-
-    def check_facts(self) -> None:
-        """Forget what was known about readers when readers have come or gone."""
-        ...
-
-    def facts(self, who: Principal) -> ReaderFacts:
-        """What readers always say to a principal."""
-        ...
-
-    def knows(self, who: Principal, reader: str) -> bool:
-        """Whether the principal has asked for that reader's features."""
-        ...
-
-    def learn(self, who: Principal, reader: str, about: About, key: int, known: Known) -> None:
-        """A guest has asked a reader for something."""
-        ...
-
-    def forget(self, session: HostSession) -> None:
-        """A session is over."""
-        ...
 
 
 class HostSession:
@@ -507,7 +464,8 @@ class HostSession:
             self._tell_later()
 
     def _tell_later(self) -> None:
-        due = self._readers.due(self._manager.snapshot, self._host.manager.snapshot, self._loop.time())
+        snapshot, pause = self._manager.snapshot, self._host.use_pause
+        due = self._readers.due(snapshot, self._host.manager.snapshot, self._loop.time(), pause)
         if self._readers_timer is not None:
             if self._readers_due <= due:
                 return
