@@ -14,6 +14,10 @@ import pytest
 from tests.lab import Lab
 from tests.lab.namespaces import missing_parts
 
+# CPython 3.11 fails to parse a source ("AST constructor recursion depth mismatch") when something is finalized
+# meanwhile; so nothing is until all files are read. It is faster, too.
+gc.disable()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
@@ -48,6 +52,7 @@ def pytest_collection_finish() -> None:
     """Thousands of tests look for what they have left with `gc.collect`: what was there before them is not theirs."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

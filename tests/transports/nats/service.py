@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -112,6 +114,17 @@ class Service:
     def cut(self) -> None:
         """End all connections."""
         self._loop.call_soon_threadsafe(lambda: [one.transport.abort() for one in tuple(self.clients)])
+
+    def reset(self) -> None:
+        """End all connections as a computer does that knows nothing of them."""
+
+        def reset() -> None:
+            for one in tuple(self.clients):
+                linger = struct.pack("ii", 1, 0)
+                one.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                one.transport.abort()
+
+        self._loop.call_soon_threadsafe(reset)
 
     def say(self, subject: str, data: bytes) -> None:
         """Send a message that nobody has written."""

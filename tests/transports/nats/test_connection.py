@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
+import nats.js.errors as js
 import pytest
 
-from cardferry.transports.nats.connection import still_wanted
+from cardferry.transports.nats.connection import connect, explained, still_wanted
+from cardferry.transports.nats.errors import NatsError
+from cardferry.transports.nats.settings import FleetSettings
+from tests.transports.nats.service import service
 
 
 async def test_a_cancellation_that_was_lost_on_the_way_is_found() -> None:
@@ -23,3 +29,47 @@ async def test_a_cancellation_that_was_lost_on_the_way_is_found() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+@pytest.mark.parametrize("ends", [lambda connection: None, lambda connection: connection.leave()])
+async def test_a_connection_that_breaks_with_something_left_to_send_is_lost(ends: Callable[[Any], None]) -> None:
+    """The library gives up closing where the rest cannot be sent, and calls nobody."""
+    async with asyncio.timeout(20):
+        connection = await connect(FleetSettings((f"nats://127.0.0.1:{service().port}",)))
+        flusher = connection.client._flusher_task
+        assert flusher is not None
+        flusher.cancel()
+        connection.publish("somewhere", b"never leaves")
+        service().reset()
+        ends(connection)
+        await connection.over()
+    connection.publish("somewhere", b"vanishes")
+    await connection.close()
+
+
+async def test_what_is_published_before_the_loss_is_noticed_vanishes() -> None:
+    async with asyncio.timeout(20):
+        connection = await connect(FleetSettings((f"nats://127.0.0.1:{service().port}",)))
+        await connection.client.close()
+        connection.lost = asyncio.get_running_loop().create_future()  # as if nobody had said so
+        connection.publish("somewhere", b"")
+        assert connection.lost.done()
+
+
+@pytest.mark.parametrize(
+    ("raised", "heals", "words"),
+    [
+        (js.ServiceUnavailableError(code=503, err_code=10008), True, "at the moment"),
+        (js.NoStreamResponseError(), True, "at the moment"),
+        (js.ServiceUnavailableError(), False, "without JetStream"),
+        (js.ServiceUnavailableError(code=503, err_code=10039), False, "without JetStream"),
+        (js.NotFoundError(code=404, description="stream not found"), True, "refuses: stream not found"),
+        (js.BucketNotFoundError(), True, "refuses"),
+        (TimeoutError(), True, "no answer in time"),
+    ],
+)
+def test_whatever_the_directory_says_is_an_error_for_people(raised: Exception, heals: bool, words: str) -> None:
+    with pytest.raises(NatsError) as caught, explained("nats://there"):
+        raise raised
+    assert caught.value.heals == heals
+    assert words in str(caught.value)

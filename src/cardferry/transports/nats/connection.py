@@ -4,6 +4,9 @@ What was under way when a connection broke may be lost, and nobody says which pa
 of its end, and makes a new one, to whichever server of the service answers. ``nats-py`` is used without its own way of
 connecting again, and without a limit of its own on what is to be sent, so that publishing never waits; the users of
 connections have limits.
+
+When a socket breaks while there is something left to send, the library gives up half-way through its own closing and
+tells nobody. So a connection looks for itself, too, whether its client is closed: see `Connection.look`.
 """
 
 from __future__ import annotations
@@ -33,7 +36,11 @@ log = logging.getLogger(__name__)
 _CONNECT_TIME: Final = 5.0
 #: s between two looks whether a server is still there, and how many it may leave unanswered.
 _PING, _UNANSWERED = 2, 2
+#: s between two looks whether the library has closed a connection and said nothing; after an error it is looked soon.
+_LOOK, _SOON = 1.0, 0.05
 _NO_RESPONDERS: Final = "503"
+#: JetStream's own number for "system temporarily unavailable" (nats-server, ``JSClusterNotAvailErr``).
+_NO_LEADER: Final = 10008
 _SERVERS_HINT: Final = (
     "see that nats-server runs there; servers are in the table [fleet] of the configuration, or --fleet"
 )
@@ -56,6 +63,7 @@ class Connection:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.denied: Callable[[str], None] = lambda what: log.warning("NATS at %s: %s", where, what)
         self._client = client
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def client(self) -> Client:
@@ -69,6 +77,8 @@ class Connection:
 
     def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         """Send a message; on a connection that is lost it vanishes."""
+        if self._client.is_closed:
+            self.ended()
         if not self.lost.done():
             sent = running(self._client.publish(subject, data, reply))
             if not sent.done():
@@ -106,8 +116,11 @@ class Connection:
 
     async def close(self) -> None:
         """Be done with it."""
-        await self._client.close()
-        self.ended()
+        try:
+            with suppress(OSError):  # what was left to be sent
+                await self._client.close()
+        finally:
+            self.ended()
 
     async def over(self) -> None:
         """Wait until it is gone. (Who waits for `lost` itself and is cancelled would cancel that.)"""
@@ -126,12 +139,32 @@ class Connection:
 
         with suppress(Error, OSError):
             await self._client.flush(timeout=1)
-        await self._client.close()
+        with suppress(OSError):
+            await self._client.close()
 
     def ended(self) -> None:
         """The connection is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
         if not self.lost.done():
             self.lost.set_result(None)
+
+    def look(self, after: float = _LOOK) -> None:
+        """See whether it is gone, and from now on every `_LOOK` s.
+
+        Args:
+            after: s until the first look.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.lost.done():
+            self._timer = asyncio.get_running_loop().call_later(after, self._looked)
+
+    def _looked(self) -> None:
+        if self._client.is_closed:
+            self.ended()
+        else:
+            self.look()
 
 
 def no_responders(header: Mapping[str, str]) -> bool:
@@ -194,6 +227,7 @@ async def _connect(server: str, settings: FleetSettings, using: ssl.SSLContext |
             failures.append(failure)
         else:
             log.debug("NATS at %s: %s", connection.where, text or type(failure).__name__)
+            connection.look(_SOON)
 
     async def closed() -> None:
         connection.ended()
@@ -220,11 +254,12 @@ async def _connect(server: str, settings: FleetSettings, using: ssl.SSLContext |
                     nkeys_seed=settings.credentials if seed else None,
                 )
     except NatsError as failed:
-        await client.close()
+        await connection.close()
         raise _better(failed, failures, connection.where) from None
     except BaseException:
-        await client.close()
+        await connection.close()
         raise
+    connection.look()
     return connection
 
 
@@ -295,9 +330,12 @@ def explained(where: str) -> Iterator[None]:
         yield
     except NatsError:
         raise
-    except js.NotFoundError:
-        raise
-    except (js.ServiceUnavailableError, js.NoStreamResponseError):
+    except (js.ServiceUnavailableError, js.NoStreamResponseError) as error:
+        if isinstance(error, js.NoStreamResponseError) or error.err_code == _NO_LEADER:
+            raise NatsError(
+                f"NATS at {where} keeps no directory at the moment",
+                "its servers are choosing who keeps it; when that lasts, the log of nats-server says why",
+            ) from None
         raise NatsRefusesError(
             f"NATS at {where} keeps no directory: it runs without JetStream, or this account may not use it",
             "start nats-server with --jetstream, or with jetstream {} in its configuration",
