@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from cardferry.app.agent.server import AgentSettings, serve
@@ -78,3 +78,10 @@ async def use(guest: Guest) -> None:
     (reader,) = guest.snapshot.readers
     card = await context.connect(reader.name, ShareMode.SHARED, Protocol.ANY)
     assert (await card.transmit(SELECT, Protocol.T1))[-2:] == b"\x90\0"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that changes with the turns of the loop."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.001)

@@ -33,7 +33,7 @@ from cardferry.transports.base import Pipe
 from cardferry.transports.listening import ListeningSocket
 from cardferry.transports.unix import UnixAddress, adopt
 from cardferry.wire.link.greeting import Bye, Reason
-from tests.app.agent.at_work import BUILD1, SELECT, Agent, agent, use
+from tests.app.agent.at_work import BUILD1, SELECT, Agent, agent, until, use
 from tests.app.handoffs import PATIENCE, Session
 from tests.app.stopped import stopped
 from tests.frontends.library import BEGIN, END, Build, Library
@@ -385,6 +385,49 @@ async def test_a_led_agent_leaves_its_place_when_nobody_else_is_there(folder: Pa
                 await guest.ready()
                 await use(guest)
             assert (await leader.status()).links[0].state == "up"
+
+
+@pytest.mark.usefixtures("elsewhere")
+async def test_an_agent_keeps_the_addresses_that_its_leader_has_too_and_serves_as_that_one_says(folder: Path) -> None:
+    record, (both, own, more) = folder / "record", (UnixAddress(folder / name) for name in ("both", "own", "more"))
+    service = Service(settings=Settings(max_idle=60), record=record)
+
+    async def comes(door: UnixAddress) -> None:
+        async with Guest(door.dial) as guest:
+            await guest.ready()
+            await use(guest)
+
+    def recorded() -> int:
+        return len(record.read_text().splitlines()) if record.exists() else 0
+
+    async with agent(replace(SELF_STARTED, idle=60.0, listen=(both, own))) as led, AsyncExitStack() as stack:
+        await stack.enter_async_context(lent())
+        await comes(both)
+        assert not recorded()
+        async with agent(AgentSettings(VirtualHost(), service, listen=(both, more))):
+            for door in (both, own, more):
+                before = recorded()
+                await comes(door)
+                assert recorded() > before, f"{door} is not served as the leader says"
+            await stack.aclose()
+            await ended(led)
+            await until(both.path.exists)
+            await comes(both)
+            assert not own.path.exists()
+
+
+@pytest.mark.usefixtures("elsewhere")
+async def test_a_leader_that_cannot_listen_says_so_and_leads_nobody(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(os.fspath(folder / "taken"))
+        other.listen()
+        async with agent(SELF_STARTED), lent() as readers:
+            with pytest.raises(UserError, match="taken is in use by"):
+                async with agent(AgentSettings(VirtualHost(), listen=(UnixAddress(folder / "taken"),))):
+                    pass
+            assert (await readers.describe()).state == "up"
+            async with agent(AgentSettings(VirtualHost())):
+                pass
 
 
 async def test_who_ends_a_lend_waits_until_all_is_given_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from cardferry.transports.unix import UnixAddress
 from cardferry.transports.vsock import ANY, VsockAddress, VsockError
 from cardferry.wire.link.frames import Kind, encode
 from cardferry.wire.link.greeting import Hello, Reason, Role
+from tests.app.agent.at_work import until
 from tests.link.cards import CountingCard
 from tests.link.desk import READER
 from tests.transports.machines import Machines
@@ -49,13 +50,6 @@ async def open_at(*addresses: Address) -> AsyncIterator[LinkServer]:
         async with GuestListeners(listeners) as guests, LocalManager([source]) as manager, LinkServer(manager) as host:
             guests.open(host.serve)
             yield host
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that changes with the turns of the loop."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.001)
 
 
 async def connected(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -34,7 +34,8 @@ from cardferry.transports.unix import UnixAddress
 from cardferry.transports.vsock import VsockAddress
 from cardferry.wire.link.frames import Kind, encode
 from cardferry.wire.link.greeting import Bye, Reason
-from tests.app.agent.test_listeners import open_at, until
+from tests.app.agent.at_work import until
+from tests.app.agent.test_listeners import open_at
 from tests.lab.namespaces import PLAIN_PYTHON
 from tests.link.desk import READER
 from tests.transports.queues import full_queue

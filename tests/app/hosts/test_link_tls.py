@@ -12,7 +12,8 @@ from cardferry.app.hosts.ssh_link import RefusedError
 from cardferry.link import LinkState
 from cardferry.transports import tls
 from cardferry.transports.tls.host import own_host
-from tests.app.agent.test_listeners import open_at, until
+from tests.app.agent.at_work import until
+from tests.app.agent.test_listeners import open_at
 from tests.link.desk import READER
 from tests.transports.tls import tls_lab
 

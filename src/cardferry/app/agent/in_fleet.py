@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cardferry.app.agent.listeners import Serve
 from cardferry.app.agent.serving import Serving
 from cardferry.app.hosts.ssh_link import SOFTWARE
 from cardferry.pcsc.errors import UserError
@@ -18,15 +19,21 @@ if TYPE_CHECKING:
     from cardferry.fleet.members import FleetReader
 
 
-def take_guests(opened: Serving, listener: Listener, refused: Callable[[UserError], None] | None = None) -> None:
+def take_guests(
+    opened: Serving,
+    listener: Listener,
+    refused: Callable[[UserError], None] | None = None,
+    serve: Serve | None = None,
+) -> None:
     """Take guests at a listener from now on, and say so where there is a directory.
 
     Args:
         refused: is told when another host has the name in the fleet; None where that is only tried again.
+        serve: serves them; None for ``opened`` itself.
     """
     if listener.name.startswith("fleet:"):
         _enter(opened, listener, refused)
-    opened.guests.add(listener, opened.host.serve)
+    opened.guests.add(listener, serve or opened.host.serve)
 
 
 def _enter(opened: Serving, listener: Listener, refused: Callable[[UserError], None] | None) -> None:

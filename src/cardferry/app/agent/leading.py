@@ -1,8 +1,9 @@
 """A `cardferry host` that is started by hand while an agent that has started itself is there.
 
 If nobody uses that agent, it leaves its place. If somebody does, handles and transactions cannot move to another
-process: the agent goes on, and is led. What its leader listens at is lent to it, and the leader's options are for
-everybody who comes from now on. When nobody else is there any more, the agent leaves its place after all.
+process: the agent goes on, and is led. What its leader listens at is lent to it, but for addresses at which it listens
+itself; and the leader's options are for everybody who comes from now on. When nobody else is there any more, the agent
+leaves its place after all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -24,8 +25,9 @@ from cardferry.app.runtime.paths import agent_path
 from cardferry.app.runtime.request import Request
 from cardferry.app.runtime.status_socket import Link, Running, controllable
 from cardferry.system.terminal import in_foreground
-from cardferry.transports.base import Listener
+from cardferry.transports.base import Address
 from cardferry.transports.listening import SocketInUseError
+from cardferry.transports.sockets import Access
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +50,16 @@ class Leading:
     Args:
         folder: the runtime folder.
         request: what everybody shall be served with.
-        listeners: where guests come in besides.
+        listen: where guests come in besides.
+        access: who may, by those of them that are Unix sockets.
         page: shows people what the agent tells.
     """
 
-    def __init__(self, folder: Path, request: Request, listeners: Sequence[Listener], page: Page) -> None:
+    def __init__(self, folder: Path, request: Request, listen: Sequence[Address], access: Access, page: Page) -> None:
         self._folder = folder
         self._request = request
-        self._listeners = listeners
+        self._listen = listen
+        self._access = access
         self._page = page
         self._since = time.time()
         self._attempts = 0
@@ -91,12 +95,15 @@ class Leading:
             )
             if lent.rules:
                 log.info("%s", lent.rules)
-            for one in self._listeners:
-                link.conversation.send(m.GuestSocket(one.name), [one.socket.fileno()])
-            describe = partial(self._describe, link, lent.agent)
-            async with self._page(describe), controllable(self._folder, describe):
-                ready()
-                await link.conversation.ended()
+            with ExitStack() as stack:
+                others = [address for address in self._listen if str(address) not in lent.listens]
+                listeners = [stack.enter_context(address.listen(self._access)) for address in others]
+                for one in listeners:
+                    link.conversation.send(m.GuestSocket(one.name), [one.socket.fileno()])
+                describe = partial(self._describe, link, lent.agent)
+                async with self._page(describe), controllable(self._folder, describe):
+                    ready()
+                    await link.conversation.ended()
             log.warning("that agent has gone: this one has its place")
         except NotLentError as error:
             raise (taken if error.exit_code == taken.exit_code else error) from None
@@ -111,7 +118,7 @@ class Leading:
 
     async def _describe(self, link: AgentLink, agent: int) -> Running:
         how = await link.describe()
-        where = ", ".join(one.name for one in self._listeners)
+        where = ", ".join(map(str, self._listen))
         links = [
             Link(one.guest, "up" if one.connected else "out of reach", where, "link", guest=one) for one in how.guests
         ] or [Link(self._request.readers, how.state, where)]

@@ -48,6 +48,7 @@ class Lends:
         sets: the sets of readers.
         place: the agent's place, which is left for who leads when nobody else is there; it is made after this.
         by_hand: whether the agent was started by hand, and nobody else can lead.
+        listens: addresses at which it takes guests.
         ends: is closed when nothing of the agent is left.
         check: raises `UserError` when rules are not in force that somebody wants.
 
@@ -63,7 +64,9 @@ class Lends:
         check: Callable[[Request], None],
         *,
         by_hand: bool,
+        listens: list[str],
     ) -> None:
+        self.listens = listens
         self.leader: Request | None = None
         self._sets = sets
         self._find_place = place
@@ -203,7 +206,7 @@ class _Lend:
                 return
             guard = None if opened is None else opened.served.guard
             rules = guard.rulebook.in_a_line() if guard is not None else ""
-            self._conversation.send(m.Lent(os.getpid(), rules, moves=opened is None))
+            self._conversation.send(m.Lent(os.getpid(), rules, opened is None, self._lends.listens))
             if opened is not None:
                 stack.callback(self._leave_guests, opened)
             if opened is not None and wanted.leads:

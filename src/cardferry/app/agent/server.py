@@ -125,20 +125,19 @@ async def _serve(wanted: AgentSettings, starter: Starter) -> None:
     raise_open_files()
     collect_rarely()
     folder = runtime_folder()
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(address.listen(wanted.access)) for address in wanted.listen]
-        leading = Leading(folder, wanted.request, listeners, wanted.page)
-        while True:
-            try:
-                listening = ListeningSocket(agent_path(folder), elsewhere=_ANOTHER)
-            except SocketInUseError as taken:
-                if not wanted.by_hand:
-                    raise
-                await leading.lead(taken, lambda: starter.tell(StartReport(taken=True)))
-            else:
-                with ExitStack() as ends, listening:
-                    await _Agent(wanted, folder, listeners, starter, ends).run(listening)
-                return
+    leading = Leading(folder, wanted.request, wanted.listen, wanted.access, wanted.page)
+    while True:
+        try:
+            listening = ListeningSocket(agent_path(folder), elsewhere=_ANOTHER)
+        except SocketInUseError as taken:
+            if not wanted.by_hand:
+                raise
+            await leading.lead(taken, lambda: starter.tell(StartReport(taken=True)))
+        else:
+            with ExitStack() as ends, listening, ExitStack() as stack:
+                listeners = [stack.enter_context(address.listen(wanted.access)) for address in wanted.listen]
+                await _Agent(wanted, folder, listeners, starter, ends).run(listening)
+            return
 
 
 class _Agent:
@@ -158,7 +157,14 @@ class _Agent:
         self._sets: Shared[str, ReaderSet] = Shared(self._open_set)
         self._servings: Shared[Request, Serving] = Shared(self._open_serving, lambda serving: serving.host.empty())
         self._introductions = Introductions()
-        self._lends = Lends(self._sets, lambda: self._handoffs, ends, self._check_rules, by_hand=wanted.by_hand)
+        self._lends = Lends(
+            self._sets,
+            lambda: self._handoffs,
+            ends,
+            self._check_rules,
+            by_hand=wanted.by_hand,
+            listens=[one.name for one in listeners],
+        )
         self._handoffs: HandoffServer
 
     async def run(self, listening: ListeningSocket) -> None:
@@ -178,7 +184,7 @@ class _Agent:
                 if self._wanted.by_hand or self._listeners:
                     own = await stack.enter_async_context(self._servings.use(self._own))
                     for one in self._listeners:
-                        take_guests(own, one, refused.put_nowait)
+                        take_guests(own, one, refused.put_nowait, self._serve)
                     if self._wanted.beside is not None:
                         await stack.enter_async_context(self._wanted.beside(own, self._servings.use))
                 await stack.enter_async_context(self._wanted.page(lambda: self._describe(where)))
@@ -217,6 +223,11 @@ class _Agent:
         if self._lends.leader is not None:
             return self._lends.leader
         return self._own if self._wanted.by_hand or handoff.request is None else handoff.request
+
+    async def _serve(self, pipe: Pipe, principal: Principal, guest: str) -> None:
+        """Serve a guest that has come to one of the agent's own listeners."""
+        async with self._servings.use(self._lends.leader or self._own) as opened:
+            await opened.host.serve(pipe, principal, guest)
 
     async def _receive(self, pipe: Pipe, handoff: Handoff, tell: Tell) -> None:
         if not self._wanted.by_hand:

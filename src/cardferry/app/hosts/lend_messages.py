@@ -93,11 +93,13 @@ class Lent(msgspec.Struct, frozen=True, tag=True):
         agent: process id of the agent.
         rules: what the rules in force are, in a line; empty where there are none.
         moves: nothing is lent to whoever wanted to lead: the agent leaves, and its place is free soon.
+        listens: addresses at which the agent takes guests itself; who leads need not.
     """
 
     agent: int
     rules: str = ""
     moves: bool = False
+    listens: list[str] = []
 
 
 class NotLent(msgspec.Struct, frozen=True, tag=True):
