@@ -76,7 +76,11 @@ class Directory:
         self._first = asyncio.get_running_loop().create_future()
         await self._tasks.__aenter__()
         self._watching = self._tasks.create_task(self._watch(), name=f"the directory of the fleet at {self._settings}")
-        error = await self._first
+        try:
+            error = await self._first
+        except asyncio.CancelledError as cancelled:  # also by a bug in the task, which is raised here
+            await self.__aexit__(type(cancelled), cancelled, cancelled.__traceback__)
+            raise
         if error is not None:
             await self.__aexit__(None, None, None)
             raise error

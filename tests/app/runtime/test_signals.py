@@ -22,6 +22,14 @@ def test_the_result_comes_back() -> None:
     assert run(main) == 7
 
 
+def test_a_command_that_is_cancelled_by_nobody_has_not_done_what_it_should() -> None:
+    async def main() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="nobody has stopped it"):
+        run(main)
+
+
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_stops_in_order(number: signal.Signals) -> None:
     done: list[str] = []

@@ -73,3 +73,15 @@ def test_whatever_the_directory_says_is_an_error_for_people(raised: Exception, h
         raise raised
     assert caught.value.heals == heals
     assert words in str(caught.value)
+
+
+async def test_a_connection_that_cannot_be_closed_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After TLS was refused, asyncio never says that the connection is closed."""
+    async with asyncio.timeout(20):
+        connection = await connect(FleetSettings((f"nats://127.0.0.1:{service().port}",)))
+        with monkeypatch.context() as patched:
+            patched.setattr(connection.client, "close", asyncio.get_running_loop().create_future)
+            patched.setattr("cardferry.transports.nats.connection._CLOSE_TIME", 0.01)
+            await connection.close()
+        assert connection.lost.done()
+        await connection.close()

@@ -70,6 +70,8 @@ async def _stoppable(main: Coroutine[Any, Any, Result], hang_up: Callable[[], No
             loop.add_signal_handler(number, stop, task, number)
         if hang_up is not None:
             loop.add_signal_handler(signal.SIGHUP, hang_up)
+    if task.cancelled() and not stopped:
+        raise RuntimeError("the command was cancelled, and nobody has stopped it")
     return None if task.cancelled() else task.result()
 
 

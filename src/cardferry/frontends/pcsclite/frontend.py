@@ -86,11 +86,11 @@ class PcscliteFrontend:
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
-        self._watcher = self._tasks.create_task(self._watch(), name="reader changes")
         # The caller's socket keeps listening until the caller closes it, so that nobody takes its path meanwhile.
         self._server = await asyncio.get_running_loop().create_unix_server(
             lambda: Connection(self), sock=self._listening.socket.dup(), backlog=BACKLOG
         )
+        self._watcher = self._tasks.create_task(self._watch(), name="reader changes")
         return self
 
     async def __aexit__(

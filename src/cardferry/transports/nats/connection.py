@@ -34,11 +34,15 @@ log = logging.getLogger(__name__)
 
 #: s until a server that does not answer is given up.
 _CONNECT_TIME: Final = 5.0
+#: s that a connection gets to be closed.
+_CLOSE_TIME: Final = 1.0
 #: s between two looks whether a server is still there, and how many it may leave unanswered.
 _PING, _UNANSWERED = 2, 2
 #: s between two looks whether the library has closed a connection and said nothing; after an error it is looked soon.
 _LOOK, _SOON = 1.0, 0.05
 _NO_RESPONDERS: Final = "503"
+#: What a file of credentials has.
+_CREDENTIALS: Final = ("NATS USER JWT", "USER NKEY SEED")
 #: JetStream's own number for "system temporarily unavailable" (nats-server, ``JSClusterNotAvailErr``).
 _NO_LEADER: Final = 10008
 _SERVERS_HINT: Final = (
@@ -117,8 +121,10 @@ class Connection:
     async def close(self) -> None:
         """Be done with it."""
         try:
-            with suppress(OSError):  # what was left to be sent
-                await self._client.close()
+            # What is left cannot be sent; it was never there; a TLS that was refused is never closed (cpython#29970).
+            with suppress(OSError, AssertionError, TimeoutError):
+                async with asyncio.timeout(_CLOSE_TIME):
+                    await self._client.close()
         finally:
             self.ended()
 
@@ -139,8 +145,7 @@ class Connection:
 
         with suppress(Error, OSError):
             await self._client.flush(timeout=1)
-        with suppress(OSError):
-            await self._client.close()
+        await self.close()
 
     def ended(self) -> None:
         """The connection is gone."""
@@ -255,7 +260,7 @@ async def _connect(server: str, settings: FleetSettings, using: ssl.SSLContext |
                 )
     except NatsError as failed:
         await connection.close()
-        raise _better(failed, failures, connection.where) from None
+        raise _better(failed, failures, connection.where, tls=using is not None) from None
     except BaseException:
         await connection.close()
         raise
@@ -263,29 +268,49 @@ async def _connect(server: str, settings: FleetSettings, using: ssl.SSLContext |
     return connection
 
 
-def _better(failed: NatsError, failures: list[Exception], where: str) -> NatsError:
+def _better(failed: NatsError, failures: list[Exception], where: str, *, tls: bool) -> NatsError:
     """What went wrong first; in the end the library only says that no server is left."""
+    failures.sort(key=lambda one: not isinstance(one, ssl.SSLError))  # what TLS says is why the rest happened
     try:
         if failures:
             with explained(where):
                 raise failures[0]
     except NatsError as error:
-        return error
+        failed = error
+    if tls and failed.heals and isinstance(failed.__context__, ConnectionError):  # the reason can come too late
+        return NatsError(
+            f"NATS at {where} hung up when TLS began",
+            "if it wants a certificate of this computer, name one that its authority has signed: "
+            "cert and key in the table [fleet]; its log says why",
+        )
     return failed
 
 
 def _is_seed(path: str) -> bool:
-    """Whether a file has just an nkey's seed; raises `NatsRefusesError`."""
+    """Whether a file has just an nkey's seed, rather than NATS credentials; raises `NatsRefusesError`."""
+    import nkeys  # noqa: PLC0415 - an extra
+
     if not path:
         return False
+    seed = False
     try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise NatsRefusesError(
-            f"the NATS credentials {path} cannot be read: {why}", "correct credentials in the table [fleet]"
-        ) from None
-    return text.lstrip().startswith("SU")
+        text = Path(path).read_text().strip()
+        seed = text.startswith("SU")
+        if seed:
+            nkeys.from_seed(bytearray(text.encode()))
+    except (OSError, UnicodeDecodeError, nkeys.NkeysError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it has no seed of an nkey" if seed else "it is no text"
+        raise _no_credentials(path, f"cannot be read: {why}") from None
+    if not seed and not all(f"BEGIN {part}" in text for part in _CREDENTIALS):
+        raise _no_credentials(path, "are neither credentials nor an nkey's seed")
+    return seed
+
+
+def _no_credentials(path: str, why: str) -> NatsRefusesError:
+    return NatsRefusesError(
+        f"the NATS credentials {path} {why}",
+        "correct credentials in the table [fleet]: a file of NATS credentials, as nsc makes it, or with an nkey's seed",
+    )
 
 
 def _tls(settings: FleetSettings) -> ssl.SSLContext | None:
@@ -323,7 +348,8 @@ def explained(where: str) -> Iterator[None]:
     Args:
         where: the server, for people.
     """
-    from nats import errors  # noqa: PLC0415 - an extra
+    import nkeys  # noqa: PLC0415 - an extra
+    from nats import errors  # noqa: PLC0415
     from nats.js import errors as js  # noqa: PLC0415
 
     try:
@@ -342,15 +368,20 @@ def explained(where: str) -> Iterator[None]:
         ) from None
     except js.APIError as error:
         raise NatsError(f"NATS at {where} refuses: {error.description}", "its log says why") from None
-    except (errors.AuthorizationError, errors.InvalidUserCredentialsError, ValueError) as error:
-        raise _not_let_in(where, f": {error}") from None
     except ssl.SSLCertVerificationError as error:
         raise NatsRefusesError(
             f"NATS at {where} is not believed: {error.verify_message}",
             "name who has signed its certificate: ca in [fleet]",
         ) from None
+    except (errors.AuthorizationError, errors.InvalidUserCredentialsError, nkeys.NkeysError, ValueError) as error:
+        raise _not_let_in(where, f": {error}") from None
     except (OSError, TimeoutError, errors.Error) as error:
         words = str(error.strerror or error) if isinstance(error, OSError) else str(error)
+        if isinstance(error, ssl.SSLError) and "alert" in words.lower() and "certificate" in words.lower():
+            raise NatsRefusesError(
+                f"NATS at {where} wants a certificate of this computer that it believes",
+                "name one that its authority has signed: cert and key in the table [fleet]",
+            ) from None
         if "authorization violation" in words.lower() or "authentication" in words.lower():
             raise _not_let_in(where) from None
         if isinstance(error, TimeoutError | errors.TimeoutError):
