@@ -21,6 +21,7 @@ from tests.lab.link import AGENT, MASTER, SSHD, install_cardferry, kill, link_of
 from tests.lab.namespaces import PLAIN_PYTHON
 from tests.lab.process import wait_until
 from tests.lab.recipe import Recipe
+from tests.lab.sshd import Sshd
 from tests.real.test_link_exactly_once import READER, Breakable, answers_of, assert_exactly_once, card_count, resumes
 
 PORT = 7765
@@ -161,6 +162,26 @@ def test_behind_a_firewall_it_stays_on_ssh_and_says_so_once(recipe: Recipe) -> N
     assert_works(recipe, ferry)
     ended = ferry.stop()
     assert ended.err.count("no direct connection") == 1
+
+
+def test_through_a_jump_host_it_dials_what_the_host_says(lab: Lab, recipe: Recipe) -> None:
+    """There ssh is connected to nothing that can be dialled; behind a firewall, too, the link stays on ssh."""
+    sshd = Sshd(lab.computer("jump"))
+    config = recipe.host_sshd.config(recipe.guest, "host", options={"ProxyJump": "jump"})
+    with config.open("a") as file:
+        file.write(sshd.config(recipe.guest, "jump").read_text())
+    recipe.host.holder.ip(f"rule add sport {PORT} blackhole")
+    ferry = attach(recipe, "--direct", config=config)
+    ferry.process.wait_for(f"no direct connection: nobody answers at {recipe.host.address} port {PORT}", stream="err")
+    assert_works(recipe, ferry)
+    recipe.host.holder.ip(f"rule del sport {PORT} blackhole")
+    wait_for_way(recipe, "direct")
+    assert principal(recipe) == (f"ssh:{recipe.host.user}", True)
+    assert_works(recipe, ferry)
+    sshd.shut_down()
+    wait_for_way(recipe, "direct")
+    assert_works(recipe, ferry)
+    assert ferry.stop().code == 0
 
 
 def test_a_key_for_nothing_else_gets_it_only_where_the_host_says_so(recipe: Recipe) -> None:
