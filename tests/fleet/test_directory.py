@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from cardferry.fleet.directory import Directory
 from cardferry.transports.nats.connection import Connection
 from cardferry.transports.nats.settings import FleetSettings
-from tests.transports.nats.service import service
 
-SETTINGS = FleetSettings((f"nats://127.0.0.1:{service().port}",))
+SETTINGS = FleetSettings(("nats://127.0.0.1:4222",))
+
+
+@pytest.fixture(autouse=True)
+def reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that is reached, and takes subscriptions."""
+
+    class Reached:
+        where = SETTINGS.servers[0]
+
+        async def subscribe(self, subject: str, took: object) -> None:
+            pass
+
+        async def flush(self) -> None:
+            pass
+
+    @asynccontextmanager
+    async def connected(settings: FleetSettings) -> AsyncIterator[Reached]:
+        yield Reached()
+
+    monkeypatch.setattr("cardferry.fleet.directory.connected", connected)
 
 
 async def test_a_bug_behind_it_is_an_error_and_no_empty_fleet(monkeypatch: pytest.MonkeyPatch) -> None:

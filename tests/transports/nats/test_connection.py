@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -85,3 +86,22 @@ async def test_a_connection_that_cannot_be_closed_is_left(monkeypatch: pytest.Mo
             await connection.close()
         assert connection.lost.done()
         await connection.close()
+
+
+async def test_a_server_that_does_not_answer_is_not_waited_for_while_there_is_another() -> None:
+    silent = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+    urls = [f"nats://127.0.0.1:{one.getsockname()[1]}" for one in silent]
+    try:
+        for servers in (urls[:1], urls):
+            async with asyncio.timeout(4):
+                connection = await connect(FleetSettings((*servers, f"nats://127.0.0.1:{service().port}")))
+            assert connection.where.endswith(f":{service().port}")
+            await connection.close()
+    finally:
+        for one in silent:
+            one.close()
+
+
+async def test_of_servers_that_all_refuse_it_says_why() -> None:
+    with pytest.raises(NatsError, match="Connection refused"):
+        await connect(FleetSettings(("nats://127.0.0.1:1", "nats://127.0.0.1:2")))

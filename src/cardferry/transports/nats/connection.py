@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cardferry.pcsc.reply import Reply, in_task, running
 from cardferry.transports.nats.errors import ExtraMissingError, NatsError, NatsRefusesError
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 #: s until a server that does not answer is given up.
 _CONNECT_TIME: Final = 5.0
+#: s after which the next server is tried beside one that does not answer: its computer may be gone.
+_NEXT_AFTER: Final = 0.5
 #: s that a connection gets to be closed.
 _CLOSE_TIME: Final = 1.0
 #: s between two looks whether a server is still there, and how many it may leave unanswered.
@@ -189,22 +192,47 @@ def check_extra() -> None:
 
 
 async def connect(settings: FleetSettings) -> Connection:
-    """Connect to any one of the servers; raises `UserError`."""
+    """Connect to any one of the servers, the first that answers; raises `UserError`."""
     check_extra()
     if not settings.servers:
         raise NatsRefusesError(
             "no NATS server of a fleet is known here",
             "name them: --fleet nats://HOST:4222, or servers in the table [fleet] of the configuration",
         )
-    using, error = _tls(settings), NatsError("no NATS server was tried", _SERVERS_HINT)
-    for server in random.sample(settings.servers, len(settings.servers)):
+    attempts = _attempts(settings, _tls(settings))
+    results: list[Connection | NatsError] = []
+    async with asyncio.TaskGroup() as tasks:
+        trying = {tasks.create_task(next(attempts))}
+        while trying:
+            ended, trying = await asyncio.wait(trying, timeout=_NEXT_AFTER, return_when=asyncio.FIRST_COMPLETED)
+            results += [task.result() for task in ended]
+            if any(isinstance(one, Connection) or not one.heals for one in results):
+                break
+            if (another := next(attempts, None)) is not None:
+                trying.add(tasks.create_task(another))
+        for task in trying:
+            task.cancel()
+    results += [task.result() for task in trying if not task.cancelled()]
+    found = [one for one in results if isinstance(one, Connection)]
+    for connection in found[1:]:
+        connection.leave()
+    if not found:
+        raise min((one for one in results if isinstance(one, NatsError)), key=lambda error: error.heals)
+    return found[0]
+
+
+def _attempts(
+    settings: FleetSettings, using: ssl.SSLContext | None
+) -> Iterator[Coroutine[Any, Any, Connection | NatsError]]:
+    """Attempts at the servers, in no order."""
+
+    async def attempt(server: str) -> Connection | NatsError:
         try:
             return await _connect(server, settings, using)
-        except NatsError as failed:
-            error = failed
-            if not failed.heals:
-                break
-    raise error
+        except NatsError as error:
+            return error
+
+    return (attempt(server) for server in random.sample(settings.servers, len(settings.servers)))
 
 
 @asynccontextmanager
@@ -377,6 +405,8 @@ def explained(where: str) -> Iterator[None]:
         raise _not_let_in(where, f": {error}") from None
     except (OSError, TimeoutError, errors.Error) as error:
         words = str(error.strerror or error) if isinstance(error, OSError) else str(error)
+        if isinstance(error, ConnectionError) and error.errno:
+            words = os.strerror(error.errno)  # asyncio writes a call and an address there
         if isinstance(error, ssl.SSLError) and "alert" in words.lower() and "certificate" in words.lower():
             raise NatsRefusesError(
                 f"NATS at {where} wants a certificate of this computer that it believes",
