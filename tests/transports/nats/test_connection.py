@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,7 +34,9 @@ async def test_a_cancellation_that_was_lost_on_the_way_is_found() -> None:
 
 
 @pytest.mark.parametrize("ends", [lambda connection: None, lambda connection: connection.leave()])
-async def test_a_connection_that_breaks_with_something_left_to_send_is_lost(ends: Callable[[Any], None]) -> None:
+async def test_a_connection_that_breaks_with_something_left_to_send_is_lost(
+    ends: Callable[[Any], None], caplog: pytest.LogCaptureFixture
+) -> None:
     """The library gives up closing where the rest cannot be sent, and calls nobody."""
     async with asyncio.timeout(20):
         connection = await connect(FleetSettings((f"nats://127.0.0.1:{service().port}",)))
@@ -46,6 +49,9 @@ async def test_a_connection_that_breaks_with_something_left_to_send_is_lost(ends
         await connection.over()
     connection.publish("somewhere", b"vanishes")
     await connection.close()
+    del connection, flusher
+    gc.collect()
+    assert not caplog.records, "nobody but a developer can do anything with that"
 
 
 async def test_what_is_published_before_the_loss_is_noticed_vanishes() -> None:

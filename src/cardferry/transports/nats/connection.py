@@ -5,8 +5,9 @@ of its end, and makes a new one, to whichever server of the service answers. ``n
 connecting again, and without a limit of its own on what is to be sent, so that publishing never waits; the users of
 connections have limits.
 
-When a socket breaks while there is something left to send, the library gives up half-way through its own closing and
-tells nobody. So a connection looks for itself, too, whether its client is closed: see `Connection.look`.
+When a socket breaks while there is something left to send, the library gives up half-way through its own closing: one
+of its tasks fails, and nobody is told. So a connection looks for itself, too, whether its client is closed
+(`Connection.look`), and takes what those tasks fail with.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ _CLOSE_TIME: Final = 1.0
 _PING, _UNANSWERED = 2, 2
 #: s between two looks whether the library has closed a connection and said nothing; after an error it is looked soon.
 _LOOK, _SOON = 1.0, 0.05
+#: The library's own tasks for as long as a connection lasts.
+_TASKS: Final = ("_reading_task", "_flusher_task", "_ping_interval_task")
 _NO_RESPONDERS: Final = "503"
 #: What a file of credentials has.
 _CREDENTIALS: Final = ("NATS USER JWT", "USER NKEY SEED")
@@ -167,6 +170,12 @@ class Connection:
             self._timer.cancel()
         if not self.lost.done():
             self._timer = asyncio.get_running_loop().call_later(after, self._looked)
+
+    def stopped(self, task: asyncio.Task[None]) -> None:
+        """One of the library's own tasks has ended, which says why to nobody else."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("NATS at %s: %s", self.where, error)
+        self.look(0)
 
     def _looked(self) -> None:
         if self._client.is_closed:
@@ -293,6 +302,9 @@ async def _connect(server: str, settings: FleetSettings, using: ssl.SSLContext |
         await connection.close()
         raise
     connection.look()
+    for name in _TASKS:
+        if isinstance(task := getattr(client, name, None), asyncio.Task):
+            task.add_done_callback(connection.stopped)
     return connection
 
 
