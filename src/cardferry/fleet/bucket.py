@@ -11,7 +11,8 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from cardferry.transports.nats.connection import Connection, explained
+from cardferry.transports.nats.connection import Connection
+from cardferry.transports.nats.explaining import explained
 
 if TYPE_CHECKING:
     from nats.js.kv import KeyValue

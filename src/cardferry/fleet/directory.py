@@ -19,7 +19,8 @@ from cardferry.changes import Changes
 from cardferry.fleet import bucket
 from cardferry.fleet.members import MOST_HOSTS, FleetHost, decode
 from cardferry.pcsc.errors import UserError
-from cardferry.transports.nats.connection import Connection, connected, explained, still_wanted
+from cardferry.transports.nats.connection import Connection, connected, still_wanted
+from cardferry.transports.nats.explaining import explained
 from cardferry.transports.nats.settings import FleetSettings
 from cardferry.wire.errors import WireError
 

@@ -18,8 +18,9 @@ import msgspec
 
 from cardferry.fleet import bucket
 from cardferry.fleet.members import MOST_BYTES, FleetHost, FleetReader, decode, encode
-from cardferry.transports.nats.connection import Connection, explained, still_wanted
+from cardferry.transports.nats.connection import Connection, still_wanted
 from cardferry.transports.nats.errors import NameTakenError, NatsError
+from cardferry.transports.nats.explaining import explained
 from cardferry.wire.errors import WireError
 
 if TYPE_CHECKING:

@@ -324,11 +324,11 @@ class LinkServer:
         for session in tuple(self._own.values()):
             session.channel.drop()
 
-    def forget(self, session: HostSession) -> None:
-        """A session is over."""
-        self._sessions.pop(session.channel.session.identity, None)
-        if self._own.pop(session.channel.session.identity, None) is not None:
-            self._past.of(str(session.principal)).add(session.status)
+    def forget(self, session: bytes) -> None:
+        """The session of that identity is over."""
+        self._sessions.pop(session, None)
+        if (own := self._own.pop(session, None)) is not None:
+            self._past.of(str(own.principal)).add(own.status)
         self._came_or_went.announce()
 
     def serves(self, session: int) -> bool:

@@ -126,7 +126,7 @@ class HostSession:
     def ended(self, bye: Bye) -> None:
         """The session is over: everything that the guest had is given back, as much in each pass as may be."""
         log.info("%s: gone%s", self.guest, f": {bye.text}" if bye.text else "")
-        self._host.forget(self)
+        self._host.forget(self.channel.session.identity)
         if self._readers_timer is not None:
             self._readers_timer.cancel()
         if self._telling is not None:

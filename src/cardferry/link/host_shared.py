@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from typing import Protocol as Interface
 
 from cardferry.link.facts import About, Known, ReaderFacts
@@ -13,9 +13,6 @@ from cardferry.link.host_memory import Memories
 from cardferry.link.settings import Limits
 from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.interface import ResourceManager
-
-if TYPE_CHECKING:
-    from cardferry.link.host_session import HostSession
 
 
 class SessionHost(Interface):
@@ -60,6 +57,6 @@ class SessionHost(Interface):
         """A guest has asked a reader for something."""
         ...
 
-    def forget(self, session: HostSession) -> None:
-        """A session is over."""
+    def forget(self, session: bytes) -> None:
+        """The session of that identity is over."""
         ...

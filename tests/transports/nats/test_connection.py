@@ -12,8 +12,9 @@ from typing import Any
 import nats.js.errors as js
 import pytest
 
-from cardferry.transports.nats.connection import connect, explained, still_wanted
+from cardferry.transports.nats.connection import connect, still_wanted
 from cardferry.transports.nats.errors import NatsError
+from cardferry.transports.nats.explaining import explained
 from cardferry.transports.nats.settings import FleetSettings
 from tests.transports.nats.service import service
 

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from cardferry.pcsc.reply import Reply, in_task, running
 from cardferry.transports.nats.errors import ExtraMissingError, NatsError, NatsRefusesError
+from cardferry.transports.nats.explaining import explained
+from cardferry.transports.nats.proving import is_seed, tls_context
 from cardferry.transports.nats.settings import FleetSettings, host_and_port, public
 
 if TYPE_CHECKING:
@@ -47,13 +47,6 @@ _LOOK, _SOON = 1.0, 0.05
 #: The library's own tasks for as long as a connection lasts.
 _TASKS: Final = ("_reading_task", "_flusher_task", "_ping_interval_task")
 _NO_RESPONDERS: Final = "503"
-#: What a file of credentials has.
-_CREDENTIALS: Final = ("NATS USER JWT", "USER NKEY SEED")
-#: JetStream's own number for "system temporarily unavailable" (nats-server, ``JSClusterNotAvailErr``).
-_NO_LEADER: Final = 10008
-_SERVERS_HINT: Final = (
-    "see that nats-server runs there; servers are in the table [fleet] of the configuration, or --fleet"
-)
 
 #: Connections that are being closed.
 _LEAVING: Final[set[Reply[None]]] = set()
@@ -208,7 +201,7 @@ async def connect(settings: FleetSettings) -> Connection:
             "no NATS server of a fleet is known here",
             "name them: --fleet nats://HOST:4222, or servers in the table [fleet] of the configuration",
         )
-    attempts = _attempts(settings, _tls(settings))
+    attempts = _attempts(settings, tls_context(settings))
     results: list[Connection | NatsError] = []
     async with asyncio.TaskGroup() as tasks:
         trying = {tasks.create_task(next(attempts))}
@@ -274,7 +267,7 @@ async def _connect(server: str, settings: FleetSettings, using: ssl.SSLContext |
     async def closed() -> None:
         connection.ended()
 
-    seed = _is_seed(settings.credentials)
+    seed = is_seed(settings.credentials)
     try:
         with explained(connection.where):
             async with asyncio.timeout(2 * _CONNECT_TIME):
@@ -326,50 +319,6 @@ def _better(failed: NatsError, failures: list[Exception], where: str, *, tls: bo
     return failed
 
 
-def _is_seed(path: str) -> bool:
-    """Whether a file has just an nkey's seed, rather than NATS credentials; raises `NatsRefusesError`."""
-    import nkeys  # noqa: PLC0415 - an extra
-
-    if not path:
-        return False
-    seed = False
-    try:
-        text = Path(path).read_text().strip()
-        seed = text.startswith("SU")
-        if seed:
-            nkeys.from_seed(bytearray(text.encode()))
-    except (OSError, UnicodeDecodeError, nkeys.NkeysError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it has no seed of an nkey" if seed else "it is no text"
-        raise _no_credentials(path, f"cannot be read: {why}") from None
-    if not seed and not all(f"BEGIN {part}" in text for part in _CREDENTIALS):
-        raise _no_credentials(path, "are neither credentials nor an nkey's seed")
-    return seed
-
-
-def _no_credentials(path: str, why: str) -> NatsRefusesError:
-    return NatsRefusesError(
-        f"the NATS credentials {path} {why}",
-        "correct credentials in the table [fleet]: a file of NATS credentials, as nsc makes it, or with an nkey's seed",
-    )
-
-
-def _tls(settings: FleetSettings) -> ssl.SSLContext | None:
-    """What to talk TLS with; raises `NatsRefusesError`."""
-    if not (settings.ca or settings.cert or any(one.startswith(("tls:", "wss:")) for one in settings.servers)):
-        return None
-    try:
-        made = ssl.create_default_context(cafile=settings.ca or None)
-        if settings.cert:
-            made.load_cert_chain(settings.cert, settings.key or None)
-    except (OSError, ssl.SSLError) as error:
-        named = ", ".join(filter(None, (settings.ca, settings.cert, settings.key)))
-        raise NatsRefusesError(
-            f"the TLS files for NATS cannot be used ({named}): {error.strerror or error}",
-            "correct ca, cert and key in the table [fleet] of the configuration",
-        ) from None
-    return made
-
-
 def still_wanted() -> None:
     """Raise `asyncio.CancelledError` in a task that was cancelled, if that was lost on the way.
 
@@ -379,60 +328,3 @@ def still_wanted() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
-
-
-@contextmanager
-def explained(where: str) -> Iterator[None]:
-    """What the library raises within the block is a `NatsError`.
-
-    Args:
-        where: the server, for people.
-    """
-    import nkeys  # noqa: PLC0415 - an extra
-    from nats import errors  # noqa: PLC0415
-    from nats.js import errors as js  # noqa: PLC0415
-
-    try:
-        yield
-    except NatsError:
-        raise
-    except (js.ServiceUnavailableError, js.NoStreamResponseError) as error:
-        if isinstance(error, js.NoStreamResponseError) or error.err_code == _NO_LEADER:
-            raise NatsError(
-                f"NATS at {where} keeps no directory at the moment",
-                "its servers are choosing who keeps it; when that lasts, the log of nats-server says why",
-            ) from None
-        raise NatsRefusesError(
-            f"NATS at {where} keeps no directory: it runs without JetStream, or this account may not use it",
-            "start nats-server with --jetstream, or with jetstream {} in its configuration",
-        ) from None
-    except js.APIError as error:
-        raise NatsError(f"NATS at {where} refuses: {error.description}", "its log says why") from None
-    except ssl.SSLCertVerificationError as error:
-        raise NatsRefusesError(
-            f"NATS at {where} is not believed: {error.verify_message}",
-            "name who has signed its certificate: ca in [fleet]",
-        ) from None
-    except (errors.AuthorizationError, errors.InvalidUserCredentialsError, nkeys.NkeysError, ValueError) as error:
-        raise _not_let_in(where, f": {error}") from None
-    except (OSError, TimeoutError, errors.Error) as error:
-        words = str(error.strerror or error) if isinstance(error, OSError) else str(error)
-        if isinstance(error, ConnectionError) and error.errno:
-            words = os.strerror(error.errno)  # asyncio writes a call and an address there
-        if isinstance(error, ssl.SSLError) and "alert" in words.lower() and "certificate" in words.lower():
-            raise NatsRefusesError(
-                f"NATS at {where} wants a certificate of this computer that it believes",
-                "name one that its authority has signed: cert and key in the table [fleet]",
-            ) from None
-        if "authorization violation" in words.lower() or "authentication" in words.lower():
-            raise _not_let_in(where) from None
-        if isinstance(error, TimeoutError | errors.TimeoutError):
-            words = "no answer in time"
-        raise NatsError(f"no NATS service at {where}: {words}", _SERVERS_HINT) from None
-
-
-def _not_let_in(where: str, why: str = "") -> NatsRefusesError:
-    return NatsRefusesError(
-        f"NATS at {where} does not let this computer in{why}",
-        "see credentials in the table [fleet] of the configuration, and the users that nats-server has",
-    )
