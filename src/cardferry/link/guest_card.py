@@ -20,12 +20,12 @@ from collections.abc import Callable
 from typing import Final
 
 from cardferry.link import messages as m
+from cardferry.link.digest import digest_of
 from cardferry.link.facts import About
 from cardferry.link.guest_foreseen import Foreseen
 from cardferry.link.guest_memory import CardCopy
 from cardferry.link.guest_session import GONE, Call, GuestSession, Marks
 from cardferry.link.guest_unseen import Unseen
-from cardferry.link.memory import digest_of
 from cardferry.pcsc.constants import MAX_APDU_SIZE, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
 from cardferry.pcsc.reply import DONE, Reply, answered, replying, straight

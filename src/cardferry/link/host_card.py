@@ -23,9 +23,9 @@ from typing import Any, ClassVar, Final, TypeVar
 import msgspec
 
 from cardferry.link import messages as m
+from cardferry.link.digest import digest_of
 from cardferry.link.facts import ASKED_NEXT, About, Fact, Known, static_codes
 from cardferry.link.host_run_ahead import RunAhead
-from cardferry.link.memory import digest_of
 from cardferry.pcsc.caller import by_host_itself
 from cardferry.pcsc.constants import GET_FEATURE_REQUEST, MAX_ATTRIBUTE_SIZE, Disposition, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode

@@ -181,9 +181,13 @@ class Telling:
         self._anew.clear()
 
     def with_state(self, reader: str, answer: m.Answer) -> m.Answer:
-        """The same answer, with where the card stands now."""
+        """The same answer, with where the card stands now.
+
+        Not while somebody else has PINs verified: before this principal's next command these are locked
+        (`cardferry.policy.guard`), and nobody knows yet in which way.
+        """
         memory = self._memories.find(reader)
-        if memory is None or not memory.state:
+        if memory is None or not memory.state or memory.unlocked_by_another(self._principal):
             return answer
         where = memory.state, memory.level, memory.either
         return m.Answer(answer.call, answer.code, answer.data, answer.protocol, answer.foreseen, *where)

@@ -147,7 +147,7 @@ class ReadersSender:
     def _others_on(self, reader: ReaderState) -> int:
         # Of an exclusive reader either the guest is the owner, or all its handles there are marked.
         handles = max(0, reader.sharing - self._own(reader.name)) if reader.sharing > 0 else 0
-        others = handles + reader.outsiders
+        others = handles + reader.coming + reader.outsiders
         unsettled = self._unsettled(reader.name)
         if not unsettled:
             return others

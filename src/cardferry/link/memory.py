@@ -13,10 +13,10 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from typing import Final
 from typing import Protocol as Interface
 
+from cardferry.link.digest import digest_of
 from cardferry.link.memory_state import (
     REFUSING,
     RESET,
@@ -39,8 +39,6 @@ from cardferry.pcsc.caller import Principal
 #: Bytes of answers and commands that are remembered of one card; what each costs besides.
 MOST: Final = 256 * 1024
 OVERHEAD: Final = 128
-#: Bytes of the digest with which a guest sends what it has believed.
-DIGEST_SIZE: Final = 8
 #: s after which a card that nobody uses has lost its power: pcscd takes it after 5 (``eventhandler.c``).
 _UNPOWERED: Final = 10.0
 #: Commands whose answers change by themselves; a card that has more of them is not worth remembering.
@@ -55,11 +53,6 @@ _SUCCESS: Final = b"\x90\x00"
 _numbers = itertools.count(1)
 
 
-def digest_of(response: bytes) -> bytes:
-    """What a guest says of the answer that it has believed."""
-    return blake2b(response, digest_size=DIGEST_SIZE).digest()
-
-
 def key_of(fetching: bytes, apdu: bytes) -> bytes:
     """What an answer is kept under, beside the state.
 
@@ -68,7 +61,7 @@ def key_of(fetching: bytes, apdu: bytes) -> bytes:
         apdu: the command.
     """
     if fetching and apdu[1:2] == b"\xc0":
-        return blake2b(fetching, digest_size=DIGEST_SIZE).digest() + apdu
+        return digest_of(fetching) + apdu
     return apdu
 
 
@@ -237,6 +230,10 @@ class CardMemory:
     def either(self) -> list[int]:
         """When it is known of two states that it is one of them: their numbers, as in ``state`` and ``level``."""
         return [self._number(each) for state in self._either or () for each in (state, state.level)]
+
+    def unlocked_by_another(self, principal: Principal) -> bool:
+        """Whether somebody else has PINs verified, or may have."""
+        return self._owner != principal and any(state.pins for state in self._either or (self._found,))
 
     def recollections(self) -> Iterator[Recollection]:
         """All that can be believed."""

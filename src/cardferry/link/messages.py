@@ -159,7 +159,7 @@ class Transmit(_Message, frozen=True, tag=9):
     """Send a command to the card.
 
     Attributes:
-        digest: with call 0: of the answer that the program was given, see `cardferry.link.memory.digest_of`.
+        digest: with call 0: of the answer that the program was given, see `cardferry.link.digest.digest_of`.
     """
 
     call: Number

@@ -104,8 +104,9 @@ class LocalCard:
         if slot.holder is not None and slot.holder.context is self.state.context:
             await self._join(share, protocols, until)
             return
-        async with slot.turn(self.state, self._connect_patience):
-            await self._join(share, protocols, until)
+        with slot.coming.one(waits=slot.turns.owner is not None):
+            async with slot.turn(self.state, self._connect_patience):
+                await self._join(share, protocols, until)
 
     @property
     def _connect_patience(self) -> float | None:

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TypeVar
 
 from cardferry.manager.device import Work, reached_card
-from cardferry.pcsc.caller import Caller
+from cardferry.pcsc.caller import Caller, Principal
 from cardferry.pcsc.errors import PcscError, ReturnCode
 
 T = TypeVar("T")
@@ -69,3 +69,8 @@ class HandleState:
                 raise
 
         return noted
+
+
+def of_principal(principal: Principal, handle: object) -> bool:
+    """Whether it is a handle on that principal's behalf."""
+    return isinstance(handle, HandleState) and handle.caller.principal == principal

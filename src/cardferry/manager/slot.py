@@ -19,13 +19,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
+from cardferry.manager.coming import Coming
 from cardferry.manager.counts import Counts
 from cardferry.manager.device import Device, Work
-from cardferry.manager.handle import HandleState, Happened
+from cardferry.manager.handle import HandleState, Happened, of_principal
 from cardferry.manager.settings import ExclusivePolicy, Settings
 from cardferry.manager.turns import Turns
 from cardferry.manager.use import SlotUse, queue_length
-from cardferry.pcsc.caller import Principal
 from cardferry.pcsc.card_watcher import CardWatcher
 from cardferry.pcsc.constants import SHARING_EXCLUSIVE, Protocol, ShareMode
 from cardferry.pcsc.errors import PcscError, ReturnCode
@@ -59,7 +59,7 @@ class Slot:
         device: the reader and its card.
         turns: the queue; its owner is a handle, or the slot itself while it cleans up.
         use: who is in it, for people.
-        handles: all that are open.
+        handles: all that are open; `coming`: others that wait until they can be.
         exclusive_owner: the one that shares with nobody.
         dispossessed: handles that were exclusive and are not any more; they count as connected once they reconnect.
     """
@@ -89,6 +89,7 @@ class Slot:
         self._state: ReaderState | None = None
         self._marks = next(_numbers)
         self._outsiders = False
+        self.coming = Coming(self.touch)
 
     def adjust(self, settings: Settings) -> None:
         """Let other bounds apply from now on."""
@@ -116,6 +117,7 @@ class Slot:
                 device.protocol,
                 self._marks,
                 self._outsiders,
+                self.coming.count,
                 self.use.told,
                 partial(queue_length, self.turns, self.handles),
             )
@@ -280,7 +282,7 @@ class Slot:
             return
         guard = self.device.guard
         if guard is not None and guard.keeps(handle.caller.principal):
-            self.turns.leave(handle, partial(_of_principal, handle.caller.principal))
+            self.turns.leave(handle, partial(of_principal, handle.caller.principal))
         else:
             self.turns.leave(handle)
 
@@ -559,10 +561,6 @@ class Slot:
         if self.exclusive_owner is handle:
             self.device.exchanged()
         self.take_away(handle, reset=True)
-
-
-def _of_principal(principal: Principal, handle: object) -> bool:
-    return isinstance(handle, HandleState) and handle.caller.principal == principal
 
 
 class _Operation(Reply[T]):

@@ -74,6 +74,7 @@ class ReaderState:
             for a reader that comes again under its name. A handle that was in order when it had a value is in order as
             long as it has. None where nobody counts.
         outsiders: whether programs use the reader that are in no queue of ours, or may have until now.
+        coming: handles that wait until they can be opened; `sharing` does not count them yet.
         use: who has the card and who waits, as it was when somebody had lasted for a moment; None while nobody has. For
             people: it comes late, and is not renewed with every turn.
         queue: asks whoever has the queue how long it is; ``E_READER_UNAVAILABLE`` when that one is out of reach. None
@@ -88,6 +89,7 @@ class ReaderState:
     protocol: Protocol = Protocol.UNDEFINED
     marks: int | None = None
     outsiders: bool = False
+    coming: int = 0
     use: Use | None = None
     queue: Callable[[], Reply[Queue]] | None = field(default=None, compare=False, repr=False)
 
