@@ -232,8 +232,9 @@ class CardMemory:
         return [self._number(each) for state in self._either or () for each in (state, state.level)]
 
     def unlocked_by_another(self, principal: Principal) -> bool:
-        """Whether somebody else has PINs verified, or may have."""
-        return self._owner != principal and any(state.pins for state in self._either or (self._found,))
+        """Whether it is known that somebody else has verified PINs, which may still be so."""
+        pins = any(state.pins for state in self._either or (self._found,))
+        return pins and self._owner not in (None, principal)
 
     def recollections(self) -> Iterator[Recollection]:
         """All that can be believed."""

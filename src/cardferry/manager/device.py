@@ -49,7 +49,7 @@ class Device:
             another program has the card locked.
         start: runs a coroutine in a task that somebody owns.
         changed: called when something that applications see has changed.
-        reset_by_others: called when another user of the reader has reset the card.
+        was_reset: called when the card was reset in the middle of a call; whether by another user of the reader.
         watcher: who is told what passes, if anybody.
         counts: where commands are counted.
 
@@ -72,7 +72,7 @@ class Device:
         settings: Settings,
         start: Callable[[Coroutine[object, object, None]], None],
         changed: Callable[[], None],
-        reset_by_others: Callable[[], None],
+        was_reset: Callable[[bool], None],
         *,
         watcher: CardWatcher | None = None,
         counts: Counts | None = None,
@@ -90,7 +90,7 @@ class Device:
         self._settings = settings
         self._start = start
         self._changed = changed
-        self._reset_by_others = reset_by_others
+        self._was_reset = was_reset
         self._watcher = watcher
         self._loop = asyncio.get_running_loop()
         #: Whether a call is under way, or about to be; and those that come after it.
@@ -226,7 +226,7 @@ class Device:
         error = reply.error
         if error is not None and isinstance(error, PcscError) and error.code is ReturnCode.W_RESET_CARD:
             self._forgotten()
-            self._reset_by_others()
+            self._was_reset(not isinstance(error, StartedOverError))
         if self._calls:
             self._next_call()
         else:
@@ -394,7 +394,7 @@ class Device:
     async def start_over(self) -> NoReturn:
         """Reset the card in the middle of a caller's call, so that it finds nothing of what others have left."""
         await self.reset(Disposition.RESET, self.protocol or Protocol.ANY)
-        raise PcscError(ReturnCode.W_RESET_CARD, "somebody else had unlocked it")
+        raise StartedOverError(ReturnCode.W_RESET_CARD, "somebody else had unlocked it")
 
     def _check_same(self, card: int) -> None:
         if card != self._insertions:
@@ -445,6 +445,10 @@ class Device:
             self._changed()
             self._let_go_at = self._loop.time()
             await self.reader.disconnect(Disposition.LEAVE)
+
+
+class StartedOverError(PcscError):
+    """The card was reset for the guard; see `GuardedReader.start_over`."""
 
 
 def reached_card(error: PcscError) -> bool:

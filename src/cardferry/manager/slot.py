@@ -76,7 +76,7 @@ class Slot:
     ) -> None:
         self.settings = settings
         self.watcher = watcher
-        self.device = Device(reader, settings, start, self.touch, self._reset_by_others, watcher=watcher, counts=counts)
+        self.device = Device(reader, settings, start, self.touch, self._was_reset, watcher=watcher, counts=counts)
         self.turns = Turns(settings.max_idle, settings.max_hold, settings.ticket_life, settings.stay, self._evict)
         self.use = SlotUse(self.turns, self.touch, self.device.counts)
         self.handles: set[HandleState] = set()
@@ -185,13 +185,14 @@ class Slot:
         if (owner := self.turns.owner) is not None:
             self.turns.leave(owner)
 
-    def _reset_by_others(self) -> None:
+    def _was_reset(self, by_others: bool) -> None:
         """Another user of the reader has reset the card: perhaps just now, perhaps long before a handle was opened.
+        Or the guard has, now.
 
         Handles that have not used the card yet have lost nothing, and are not told: a program that leaves with a reset
         would stop the next one otherwise, while the reader lingers.
         """
-        if self.watcher is not None:
+        if by_others and self.watcher is not None:
             self.watcher.others(self._outsiders)
         self._mark(Happened.RESET, [handle for handle in self.handles if handle.used])
 
