@@ -23,6 +23,7 @@ from tests.policy.guard.guarded_host import (
 )
 
 LOCK = bytes.fromhex("0020FF80")
+GET_RESPONSE = bytes.fromhex("00C0000000")
 AUTHENTICATE_9B = bytes.fromhex("0087039B047C02810000")
 
 
@@ -115,13 +116,30 @@ async def test_a_chain_that_one_has_begun_does_not_become_anothers_command() -> 
         assert host.card.resets == 1
 
 
-async def test_the_rest_of_an_answer_is_not_anothers() -> None:
+@pytest.mark.parametrize("logs_out", [False, True])
+async def test_the_rest_of_an_answer_is_not_anothers(logs_out: bool) -> None:
+    """Alice may have been told it because of her PIN, also when she has locked that herself."""
     async with GuardedHost() as host:
-        alice, bob = await host.principal("ssh:alice"), await host.principal("ssh:bob")
-        await alice.send(SELECT)
+        alice, bob = await unlocked(host), await host.principal("ssh:bob")
         assert (await alice.send(READ[:-1] + b"\x00"))[-2:-1] == b"\x61"
-        await bob.send(SELECT)
+        if logs_out:
+            assert await alice.send(LOCK) == OK
+        await alice.card.disconnect(Disposition.LEAVE)
+        await bob.send(GET_RESPONSE)
         assert host.card.resets == 1
+
+
+async def test_the_rest_of_what_was_read_without_a_pin_is_for_those_who_may_read_it(tmp_path: Path) -> None:
+    rules = '[[allow]]\nwho = ["ssh:alice", "ssh:carol"]\nmay = "read"\n[[allow]]\nwho = "ssh:bob"\nmay = "read:D27600012401"\n'
+    async with GuardedHost(rules, folder=tmp_path) as host:
+        users = {name: await host.principal(f"ssh:{name}") for name in ("alice", "bob", "carol")}
+        await users["alice"].send(SELECT)
+        assert (await users["alice"].send(READ[:-1] + b"\x00"))[-2:-1] == b"\x61"
+        seen = len(host.card.seen)
+        assert await users["bob"].send(GET_RESPONSE) == DENIED
+        assert len(host.card.seen) == seen
+        assert (await users["carol"].send(GET_RESPONSE))[-2:] == OK
+        assert host.card.resets == 0
 
 
 async def test_whoever_vanishes_leaves_nothing_behind() -> None:

@@ -113,6 +113,8 @@ class RuledCard:
         self._version = -1
         #: Wrong PINs since the last right one, by reference.
         self._wrong: dict[str, int] = {}
+        #: Whether the rest of an answer, if one is waiting in the card, is what anybody could have read without a PIN.
+        self._rest_is_free = True
         #: Tickets in whose place the card has got its PIN, since it was locked.
         self._tickets: list[Ticket] = []
 
@@ -188,6 +190,10 @@ class RuledCard:
             if action.quiet and response[-2:] == _SUCCESS and action.operation in KEY_USES:
                 return  # nothing is learnt from it
             self._tracker.answered(action, response)
+            if self._tracker.response_open:
+                self._rest_is_free = self._tracker.read_open and self._unlocked.nothing and self._rest_is_free
+            else:
+                self._rest_is_free = True
             if action.meaning.operation is Operation.READ:
                 return
             if len(response) >= 2:
@@ -379,7 +385,8 @@ class RuledCard:
 
     async def _lock(self, principal: Principal, protocol: Protocol) -> None:
         tracker = self._tracker
-        begun = tracker.chain_open or tracker.response_open  # the next command could be taken for the rest of it
+        # The next command could be taken for the rest of it, or fetch the rest of what only this one has earned.
+        begun = tracker.chain_open or (tracker.response_open and not self._rest_is_free)
         if self._unlocked.nothing and not begun:
             return
         references = None if begun else self._unlocked.lockable(tracker.applications)

@@ -169,6 +169,11 @@ class Tracker:
         return self._waiting is not None
 
     @property
+    def read_open(self) -> bool:
+        """Whether it is the rest of what was read; who fetches that needs the right to read it."""
+        return self._waiting is not None and self._waiting.operation is Operation.READ
+
+    @property
     def applications(self) -> Applications:
         """What may be selected on the basic logical channel."""
         return self._channel(0).applications
