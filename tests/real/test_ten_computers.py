@@ -74,7 +74,7 @@ def share_all(one: OneCard, guests: list[Computer]) -> list[Ferry]:
     return ferries
 
 
-@pytest.mark.parametrize("connect", [attach_all, share_all])
+@pytest.mark.parametrize("connect", [attach_all, pytest.param(share_all, marks=pytest.mark.slow)])
 def test_ten_computers_sign_at_once_with_one_card(
     lab: Lab, connect: Callable[[OneCard, list[Computer]], list[Ferry]]
 ) -> None:

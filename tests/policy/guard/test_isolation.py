@@ -130,7 +130,8 @@ async def test_the_rest_of_an_answer_is_not_anothers(logs_out: bool) -> None:
 
 
 async def test_the_rest_of_what_was_read_without_a_pin_is_for_those_who_may_read_it(tmp_path: Path) -> None:
-    rules = '[[allow]]\nwho = ["ssh:alice", "ssh:carol"]\nmay = "read"\n[[allow]]\nwho = "ssh:bob"\nmay = "read:D27600012401"\n'
+    rules = '[[allow]]\nwho = ["ssh:alice", "ssh:carol"]\nmay = "read"\n'
+    rules += '[[allow]]\nwho = "ssh:bob"\nmay = "read:D27600012401"\n'
     async with GuardedHost(rules, folder=tmp_path) as host:
         users = {name: await host.principal(f"ssh:{name}") for name in ("alice", "bob", "carol")}
         await users["alice"].send(SELECT)
