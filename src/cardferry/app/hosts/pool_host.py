@@ -28,6 +28,7 @@ from cardferry.app.runtime.status_socket import Link
 from cardferry.fleet import Union
 from cardferry.fleet.pool import Pool
 from cardferry.manager.status import SlotStatus
+from cardferry.pcsc.errors import PcscError
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.transports.errors import AddressSyntaxError
 
@@ -174,7 +175,10 @@ class _Roster:
         return card is not None and self._table.means_card(card.serials, tuple(card.subjects.values()))
 
     def _in_pool(self, reader: ReaderState) -> bool:
-        manager, name = self._union.find(reader.name)
+        try:
+            manager, name = self._union.find(reader.name)
+        except PcscError:
+            return False  # it has gone with its host
         return any(
             attached.member.manager is manager and self._members.means(host, name)
             for host, (attached, _) in self._hosts.items()
