@@ -24,7 +24,7 @@ from cardferry.app.hosts.connect import OpenedReaders, ReachedHost, Way
 from cardferry.app.hosts.multiple import AttachedHost, Start
 from cardferry.app.hosts.pool_cards import KnownCards
 from cardferry.app.hosts.pool_members import InFleet, Members, PoolError, members_of
-from cardferry.app.hosts.pool_table import POOL, PoolTable, is_name
+from cardferry.app.hosts.pool_table import POOL, PoolTable, is_name, pool_table
 from cardferry.app.runtime.status_socket import Link
 from cardferry.fleet import Union
 from cardferry.fleet.pool import Pool
@@ -80,6 +80,14 @@ class PoolHost(HostAddress):
             pooled(self, members, table, way) as reached,
         ):
             yield reached
+
+    def has_changed(self, links: Sequence[Link]) -> bool:
+        """Whether other members are listed by now than those of a running one, which has these links."""
+        table = pool_table(self.name)
+        if table is None or not table.members:
+            return False
+        running = {link.host for link in links if link.pool == str(self)}
+        return running != set(map(str, table.hosts(self.parse_member)))
 
     def reaching(self, also: Callable[[HostAddress], HostAddress], servers: str = "") -> PoolHost:
         """The same pool, whose members are reached with something more that the command line says.
