@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
@@ -14,7 +15,7 @@ from cardferry.fleet import bucket
 from cardferry.fleet.directory import Directory
 from cardferry.fleet.members import FleetHost, encode
 from cardferry.transports.nats.connection import Connection
-from cardferry.transports.nats.errors import NatsError
+from cardferry.transports.nats.errors import NatsError, NatsRefusesError
 from cardferry.transports.nats.settings import FleetSettings
 
 SETTINGS = FleetSettings(("nats://127.0.0.1:4222",))
@@ -136,6 +137,23 @@ async def test_without_a_bucket_the_fleet_is_empty_until_a_host_makes_one(servic
         assert names(directory) == []
         service.writes("LAB-1")
         assert names(directory) == ["LAB-1"]
+
+
+async def test_why_it_stays_away_is_told_where_a_person_can_mend_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(settings: FleetSettings) -> NoReturn:
+        raise NatsRefusesError("it does not let this computer in", "")
+
+    async with Directory(SETTINGS):
+        monkeypatch.setattr("cardferry.fleet.directory.connected", refused)
+        service.lost.set_result(None)
+        await asyncio.sleep(60)
+        told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert [message.partition(": ")[2] for message in told] == [
+            "what was known last stays",
+            "it does not let this computer in",
+        ]
 
 
 async def test_a_bug_behind_it_is_an_error_and_no_empty_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
