@@ -49,3 +49,14 @@ def test_a_failure_is_told_at_first_and_then_rarely_whatever_its_words() -> None
     seldom.reset()
     assert seldom.due("silent", RARELY + 3)
     assert not seldom.due("silent", RARELY + 4)
+
+
+def test_each_of_several_reasons_is_told_once_also_when_they_alternate() -> None:
+    seldom = Seldom(first=3)
+    assert [
+        words for words in ("down", "silent", "down", "silent", "closed", "down", "other") if seldom.due(words, 1)
+    ] == [
+        "down",
+        "silent",
+        "closed",
+    ]

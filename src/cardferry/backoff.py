@@ -57,25 +57,26 @@ class Seldom:
     """Whether to tell people of a failure: at first, and then rarely, however often it comes and in whatever words.
 
     Args:
-        first: so many different ones in the beginning are told.
+        first: so many different ones are told at once, each the first time that it comes.
         every: s until it is told again.
     """
 
     def __init__(self, first: int = 1, every: float = RARELY) -> None:
-        self._first = self._left = first
+        self._first = first
         self._every = every
-        self._words = ""
+        self._told: set[str] = set()
         self._told_at = 0.0
 
     def due(self, words: str, now: float) -> bool:
         """Whether to tell it; ``now`` is in s, on any clock that goes on."""
-        fresh = self._left > 0 and words != self._words
+        fresh = words not in self._told and len(self._told) < self._first
         if not fresh and now < self._told_at + self._every:
             return False
-        self._left = max(0, self._left - 1)
-        self._words, self._told_at = words, now
+        if fresh:
+            self._told.add(words)
+        self._told_at = now
         return True
 
     def reset(self) -> None:
         """It went well: begin anew."""
-        self._left, self._words = self._first, ""
+        self._told.clear()

@@ -150,6 +150,27 @@ def test_a_second_attach_to_the_same_host_is_refused_while_the_first_lives(sessi
     assert list(session.runtime.iterdir()) == []
 
 
+def test_a_second_attach_to_a_pool_says_when_it_has_got_other_members(session: Session, tmp_path: Path) -> None:
+    file = tmp_path / "cardferry" / "config.toml"
+    file.parent.mkdir()
+    file.write_text('[pool.signing]\nmembers = ["virtual:"]\n')
+    session.env["XDG_CONFIG_HOME"] = str(tmp_path)
+    first, path = session.attach("pool:signing")
+    words = session.words("attach", "pool:signing")
+    assert "hint: in the shell of your programs: " in run(words, session.env).err
+    file.write_text('[pool.signing]\nmembers = ["virtual:", "vpicc:unix:/tmp/nobody"]\n')
+    refused = run(words, session.env)
+    assert (refused.code, refused.err) == (
+        42,
+        f"error: pool:signing is already attached (process {first.pid}), with other members than the configuration "
+        "lists now\nhint: end that process, and attach it again\n",
+    )
+    first.stop()
+    second, again = session.attach("pool:signing")
+    assert again == path
+    second.stop()
+
+
 def test_a_group_that_does_not_exist_is_said_so(session: Session) -> None:
     for options in ((), ("--mode", "0660")):
         done = run(session.words("attach", "virtual:", "--group", "no-such-group", *options), session.env)

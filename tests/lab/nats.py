@@ -49,6 +49,10 @@ class NatsServer:
         self.process: Running = self.computer.popen([PROGRAM, "-c", self._config])
         self.process.wait_for("Listening for client connections", stream="err")
 
+    def forget(self) -> None:
+        """Lose what it has kept; it must not run."""
+        shutil.rmtree(self._config.parent / "jetstream")
+
     def stop(self) -> Result:
         """End it."""
         return self.process.stop()
@@ -67,6 +71,11 @@ def cluster(computer: Computer, size: int = 3) -> list[NatsServer]:
 
     wait_until(led, "the cluster has a leader")
     return servers
+
+
+def leads(server: NatsServer) -> bool:
+    """Whether it is the one that leads those who keep the directory, if nobody has before."""
+    return "new stream leader for '$G > KV_cardferry'" in str(server.process)
 
 
 def urls(servers: Sequence[NatsServer]) -> str:

@@ -18,7 +18,7 @@ from tests.lab.computer import CARDFERRY, PCSC_CLIENT, REPOSITORY
 from tests.lab.ferry import Ferry, cardferry
 from tests.lab.link import link_of, wait_for_link
 from tests.lab.namespaces import PLAIN_PYTHON
-from tests.lab.nats import NatsServer, configuration
+from tests.lab.nats import NatsServer, cluster, configuration, urls
 from tests.lab.pcscd import Pcscd
 from tests.lab.process import Running, wait_until
 from tests.transports.tls.tls_lab import Infrastructure
@@ -247,6 +247,20 @@ def test_nats_goes_away_and_what_does_not_need_it_stays(lab: Lab) -> None:
     assert str(agent).count("its guests wait") == 1, "one line says so"
     for ferry in (direct, through):
         ferry.stop()
+
+
+@pytest.mark.slow
+def test_more_servers_keep_the_directory_when_they_are_there(lab: Lab) -> None:
+    """Who only looks makes none: it would be kept by too few when one server of several is up."""
+    servers, host = cluster(lab.computer("nats")), lab.computer("host")
+    servers[2].stop()  # with a word: the others know at once that it is away
+    words = ["readers", "--fleet", urls(servers)]
+    wait_until(lambda: cardferry(host, *words).out == "the fleet has no hosts\n", "there is no directory", timeout=30)
+    agent = host.popen([CARDFERRY, "host", "--fleet", urls(servers), "--fleet-name", "LAB-7", "--readers", "virtual:"])
+    agent.wait_for("the directory of the fleet is made, kept by 1 server", stream="err", timeout=30)
+    servers[2].start()
+    agent.wait_for("the directory of the fleet is kept by 3 servers from now on", stream="err", timeout=90)
+    wait_until(lambda: "LAB-7" in cardferry(host, *words).out, "it is there", timeout=30)
 
 
 @pytest.mark.slow

@@ -7,16 +7,17 @@ import time
 
 import pytest
 
+from cardferry.fleet.bucket import LIFE
 from tests.lab import Computer, Lab
 from tests.lab.cards import fake_card, piv_card
 from tests.lab.computer import CARDFERRY
 from tests.lab.counting_client import COUNT
 from tests.lab.ferry import Ferry, cardferry
 from tests.lab.link import link_of
-from tests.lab.nats import NatsServer, configuration
+from tests.lab.nats import NatsServer, cluster, configuration, leads, urls
 from tests.lab.pcscd import Pcscd
 from tests.lab.pool import NAME, Place, attach_all, configure, jain, loops, turns
-from tests.lab.process import wait_until
+from tests.lab.process import Running, wait_until
 
 CARD = 0.02
 
@@ -142,31 +143,78 @@ def test_members_can_be_those_with_a_certificate(lab: Lab) -> None:
     wait_until(lambda: not readers(guest, ferry), "the card that has gone is no member")
 
 
+class PoolOfFleet:
+    """Hosts that enter a fleet with a label each, and a guest that they have all let in.
+
+    Attributes:
+        agents: the hosts, by name.
+        ferry: the guest's pool.
+    """
+
+    def __init__(self, lab: Lab, servers: str, **labels: str) -> None:
+        self.guest = lab.computer("guest")
+        self.agents: dict[str, Running] = {}
+        for short, label in labels.items():
+            host, name = lab.computer(short), short.upper().replace("LAB", "LAB-")
+            fake_card(Pcscd(host))
+            words = ["--fleet", servers, "--fleet-name", name, "--fleet-label", f"pool={label}"]
+            self.agents[name] = host.popen([CARDFERRY, "host", *words])
+            self.agents[name].wait_for(f"in the fleet at .* as {name}", stream="err", timeout=30)
+            cardferry(self.guest, "join", cardferry(host, "invite", "build1").check().out.strip()).check()
+        named = json.dumps(servers.split(","))
+        configuration(self.guest, f"[fleet]\nservers = {named}\n")
+        (self.ferry,) = attach_all([self.guest])
+
+    def members(self) -> list[str]:
+        """Who is up."""
+        (running,) = json.loads(cardferry(self.guest, "status", "--json").check().out)
+        return sorted(link["host"] for link in running["links"] if link["pool"] and link["state"] == "up")
+
+    def wait_for(self, *names: str) -> None:
+        """Wait until these are up, and see that the card works."""
+        wait_until(lambda: self.members() == [f"fleet:{name}" for name in names], f"{names} are members", timeout=60)
+        assert [one["name"] for one in readers(self.guest, self.ferry)] == [NAME]
+        assert self.guest.pcsc(f"apdu\t{NAME}\t00a4040000", self.ferry.socket)["answers"] == ["9000"]
+
+
 @pytest.mark.slow
 def test_members_can_be_the_hosts_of_a_fleet_with_a_label(lab: Lab) -> None:
     nats = NatsServer(lab.computer("nats"))
-    guest = lab.computer("guest")
-    agents = []
-    for name, label in (("LAB-1", f"pool={NAME}"), ("LAB-2", f"pool={NAME}"), ("LAB-3", "pool=other")):
-        host = lab.computer(name.lower().replace("-", ""))
-        fake_card(Pcscd(host))
-        words = ["--fleet", nats.url, "--fleet-name", name, "--fleet-label", label]
-        agents.append(host.popen([CARDFERRY, "host", *words]))
-        agents[-1].wait_for(f"in the fleet at {nats.url} as {name}", stream="err")
-        cardferry(guest, "join", cardferry(host, "invite", "build1").check().out.strip()).check()
-    configuration(guest, f'[fleet]\nservers = ["{nats.url}"]\n')
-    (ferry,) = attach_all([guest])
+    pool = PoolOfFleet(lab, nats.url, lab1=NAME, lab2=NAME, lab3="other")
+    pool.wait_for("LAB-1", "LAB-2")
+    nats.kill()
+    pool.ferry.process.wait_for("the fleet at .* is out of reach", stream="err")
+    nats.start()
+    pool.ferry.process.wait_for("the fleet at .* is back", stream="err", timeout=30)
+    pool.wait_for("LAB-1", "LAB-2")
+    pool.agents["LAB-1"].stop()
+    pool.wait_for("LAB-2")
+    assert "without a word" not in str(pool.ferry.process)
 
-    def members() -> list[str]:
-        (running,) = json.loads(cardferry(guest, "status", "--json").check().out)
-        return sorted(link["host"] for link in running["links"] if link["pool"] and link["state"] == "up")
 
-    wait_until(lambda: members() == ["fleet:LAB-1", "fleet:LAB-2"], "both are members", timeout=30)
-    assert [one["name"] for one in readers(guest, ferry)] == [NAME]
-    assert guest.pcsc(f"apdu\t{NAME}\t00a4040000", ferry.socket)["answers"] == ["9000"]
-    agents[0].stop()
-    wait_until(lambda: members() == ["fleet:LAB-2"], "one has left", timeout=30)
-    assert guest.pcsc(f"apdu\t{NAME}\t00a4040000", ferry.socket)["answers"] == ["9000"]
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_pool_outlives_who_leads_the_directory_and_the_memory_of_all_servers(lab: Lab) -> None:
+    servers = cluster(lab.computer("nats"))
+    pool = PoolOfFleet(lab, urls(servers), lab1=NAME, lab2=NAME)
+    pool.wait_for("LAB-1", "LAB-2")
+    leader = next(filter(leads, servers))
+    leader.kill()
+    killed = time.monotonic()
+    wait_until(lambda: time.monotonic() > killed + 3 * LIFE, "hosts that cannot write would be gone", timeout=60)
+    pool.wait_for("LAB-1", "LAB-2")
+    for server in servers:
+        server.kill()
+    for server in servers:
+        server.forget()
+        server.start()
+    made = "the directory of the fleet is made"
+    agents = pool.agents.values()
+    wait_until(lambda: sum(str(agent).count(made) for agent in agents) >= 2, "a host has made it anew", timeout=60)
+    pool.wait_for("LAB-1", "LAB-2")
+    told = str(pool.ferry.process)
+    assert "without a word" not in told
+    assert made not in told, "guests make none"
 
 
 # --- what people are told

@@ -1,14 +1,18 @@
 """Which hosts a fleet has, as they are known now: who looks is told of what changes, and asks nobody.
 
 It reads the bucket once, and from then on hears what hosts write (`cardferry.fleet.bucket`) as plain messages, so
-the service keeps nothing for each who looks. Whoever has not written for `LIFE` s is gone. While the service is out of
-reach, what was known last stays.
+the service keeps nothing for each who looks. While the service is out of reach, what was known last stays.
+
+Whoever has not written for `LIFE` s, and then not for as long again, though the bucket can be written, is gone. For a
+silence may be the bucket's: its servers are choosing who leads, or have begun anew with nothing. Who uses hosts does so
+through links, which know by themselves when they are broken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
@@ -20,6 +24,7 @@ from cardferry.fleet import bucket
 from cardferry.fleet.members import MOST_HOSTS, FleetHost, decode
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.nats.connection import Connection, connected, still_wanted
+from cardferry.transports.nats.errors import NatsError
 from cardferry.transports.nats.explaining import explained
 from cardferry.transports.nats.settings import FleetSettings
 from cardferry.wire.errors import WireError
@@ -28,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: s between attempts to reach the service again.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+#: Different reasons why the service refuses us that are told at once.
+_REASONS: Final = 6
 #: s until what is in the bucket must have come.
 _READING_TIME: Final = 10.0
 
@@ -50,12 +57,14 @@ class Directory:
         self._hosts: dict[str, FleetHost] = {}
         #: Until when a host is there without another word, in the loop's time.
         self._until: dict[str, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        #: Whose time was over, and who has been given as long again.
+        self._late: set[str] = set()
         self._changes = Changes()
         self._tasks = asyncio.TaskGroup()
         self._watching: asyncio.Task[None]
         self._first: asyncio.Future[UserError | None]
         self._seldom = Seldom()
+        self._refused = Seldom(_REASONS)
         self.version = 0
         self.current = False
 
@@ -91,7 +100,6 @@ class Directory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._watching.cancel()
-        self._pause_time()
         await self._tasks.__aexit__(kind, error, trace)
 
     # the service
@@ -109,16 +117,22 @@ class Directory:
                     else:
                         self._first.set_result(None)
                     backoff.reset()
-                    await connection.over()
+                    self._refused.reset()
+                    await self._follow(connection)
                     log.warning("the fleet at %s is out of reach: what was known last stays", connection.where)
             except UserError as error:
                 if not self._first.done():
                     self._first.set_result(error)
                     return
-                log.debug("the fleet is out of reach: %s", error)
+                self._tell(error)
             self.current = False
-            self._pause_time()
             await asyncio.sleep(backoff.pause())
+
+    def _tell(self, error: UserError) -> None:
+        """Why it stays out of reach is news where a person can mend it; that it is, has been told."""
+        heals = not isinstance(error, NatsError) or error.heals
+        due = not heals and self._refused.due(self._settings.reason(error.message), asyncio.get_running_loop().time())
+        log.log(logging.WARNING if due else logging.DEBUG, "the fleet is out of reach: %s", error)
 
     async def _read(self, connection: Connection) -> None:
         """Hear of changes, and then read what there is."""
@@ -131,22 +145,54 @@ class Directory:
 
         await connection.subscribe(f"{bucket.SUBJECTS}{self._keys}*", took)
         await connection.flush()
-        store = await bucket.opened(connection, self._settings.replicas)
+        store = await bucket.found(connection)
         there = set()
-        with explained(connection.where):
-            async with asyncio.timeout(_READING_TIME):
-                watcher = await store.watch(f"{self._keys}*")
-                async for entry in watcher:
-                    if entry is None:
-                        break
-                    there.add(entry.key)
-                    if entry.key not in heard:
-                        self._entry(entry.key, entry.value or b"", entry.operation is not None, _left(entry.created))
-                await watcher.stop()  # type: ignore[no-untyped-call]
+        if store is not None:
+            with explained(connection.where):
+                async with asyncio.timeout(_READING_TIME):
+                    watcher = await store.watch(f"{self._keys}*")
+                    async for entry in watcher:
+                        if entry is None:
+                            break
+                        there.add(entry.key)
+                        if entry.key not in heard:
+                            gone = entry.operation is not None
+                            self._entry(entry.key, entry.value or b"", gone, _left(entry.created))
+                    await watcher.stop()  # type: ignore[no-untyped-call]
+        now = asyncio.get_running_loop().time()
         for name in self._hosts.keys() - {key.removeprefix(self._keys) for key in there | heard}:
-            self._remove(name)
+            self._until[name] = now + bucket.LIFE  # the host may not know yet that it must write again
+            self._late.discard(name)
         self.current = True
-        self._wait()
+
+    async def _follow(self, connection: Connection) -> None:
+        """Until the connection is lost: see that hosts vanish that write no more."""
+        loop = asyncio.get_running_loop()
+        while not connection.lost.done():
+            still_wanted()
+            now = loop.time()
+            late = [name for name, until in self._until.items() if until <= now]
+            if late:
+                self._are_late(late, kept=await bucket.kept(connection))
+            else:
+                soonest = min(self._until.values(), default=now + bucket.LIFE)
+                await asyncio.wait({connection.lost}, timeout=soonest - now)
+
+    def _are_late(self, names: list[str], *, kept: bool) -> None:
+        """The time of these is over; ``kept``: whether they could have written."""
+        now = asyncio.get_running_loop().time()
+        for name in names:
+            if self._until.get(name, math.inf) > now:
+                continue  # it has written meanwhile
+            if kept and name in self._late:
+                log.info("%s has left the fleet without a word", name)
+                self._remove(name)
+                continue
+            self._until[name] = now + bucket.LIFE
+            if kept:
+                self._late.add(name)
+            else:
+                self._late.discard(name)
 
     # what is known
 
@@ -167,38 +213,20 @@ class Directory:
                 log.warning("the fleet has more than %d hosts: not all are looked at", MOST_HOSTS)
             return
         self._until[name] = asyncio.get_running_loop().time() + left
+        self._late.discard(name)
         if self._hosts.get(name) != host:
             self._hosts[name] = host
             self._news()
-        if self.current:
-            self._wait()
 
     def _remove(self, name: str) -> None:
         self._until.pop(name, None)
+        self._late.discard(name)
         if self._hosts.pop(name, None) is not None:
             self._news()
 
     def _news(self) -> None:
         self.version += 1
         self._changes.announce()
-
-    def _wait(self) -> None:
-        """See that hosts that write no more vanish; what they write only puts the end off, so one timer will do."""
-        if self._timer is None and self._until:
-            self._timer = asyncio.get_running_loop().call_at(min(self._until.values()), self._expire)
-
-    def _expire(self) -> None:
-        self._timer = None
-        now = asyncio.get_running_loop().time()
-        for name in [name for name, until in self._until.items() if until <= now]:
-            log.info("%s has left the fleet without a word", name)
-            self._remove(name)
-        self._wait()
-
-    def _pause_time(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 def _left(written: datetime | None) -> float:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from cardferry.backoff import Backoff
 from cardferry.fleet import bucket
 from cardferry.fleet.members import MOST_BYTES, FleetHost, FleetReader, decode, encode
 from cardferry.transports.nats.connection import Connection, still_wanted
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 #: s between two documents of a host about which there is always news.
 _PAUSE: Final = 1.0
+#: s until it is looked whether more servers shall keep the directory; twice as long each time, up to the second one.
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 600.0
 #: How often an entry is looked at that others take away meanwhile.
 _TRIES: Final = 5
 
@@ -79,11 +82,12 @@ class Entry:
             async with asyncio.TaskGroup() as tasks:
                 looking = tasks.create_task(self._look(news))
                 writing = tasks.create_task(self._write(connection, news))
+                keeping = tasks.create_task(self._keep_more(connection))
                 try:
                     yield
                 finally:
-                    looking.cancel()
-                    writing.cancel()
+                    for task in (looking, writing, keeping):
+                        task.cancel()
         finally:
             if self._last and not connection.lost.done():
                 with suppress(NatsError, TimeoutError):
@@ -117,6 +121,17 @@ class Entry:
                 if not told and not connection.lost.done():
                     log.warning("the directory of the fleet is not written: %s", error)
                 told = True
+
+    async def _keep_more(self, connection: Connection) -> None:
+        """See from time to time that enough servers keep the directory."""
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, 0.5)
+        while True:
+            await asyncio.sleep(backoff.pause())
+            still_wanted()
+            try:
+                await bucket.keep_more(connection, self._replicas)
+            except NatsError as error:
+                log.debug("the directory of the fleet is not kept by more servers: %s", error)
 
     async def _put(self, connection: Connection, store: KeyValue) -> None:
         """Write the document where it belongs.
@@ -197,8 +212,10 @@ class Entry:
 
     async def _leave(self, connection: Connection) -> None:
         with explained(connection.where):
-            async with asyncio.timeout(1.0):
-                store = await bucket.opened(connection, self._replicas)
+            async with asyncio.timeout_at(connection.end):
+                store = await bucket.found(connection)
+                if store is None:
+                    return
                 await store.delete(bucket.host_key(self._host.name), self._last)
                 for key, value in self._host.labels.items():
                     await store.delete(bucket.label_key(key, value, self._host.name))

@@ -212,6 +212,7 @@ class Pool(SeenAlike):
 
     def choose_again(self) -> None:
         """Other readers may be members from now on."""
+        self._seen = self._manager.snapshot
         self._renew()
         self._changes.announce()
 

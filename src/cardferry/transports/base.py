@@ -182,6 +182,10 @@ class Address(ABC):
         """Take who comes to a socket that listens at this address already; it stays the caller's to close."""
         raise NotImplementedError(f"nobody can listen at {self}")
 
+    def proof(self) -> object:
+        """What this computer proves itself with when it dials: another value when that is another one."""
+        return None
+
     def who(self) -> str:
         """Who is at the other end, in words for people, as far as that can be seen from here."""
         return f"who listens at {self}"

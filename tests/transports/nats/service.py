@@ -10,7 +10,8 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -50,6 +51,8 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._data += data
+        if self._service.silent:
+            return
         while b"\r\n" in self._data:
             line, rest = self._data.split(b"\r\n", 1)
             verb, *words = line.decode().split()
@@ -91,6 +94,7 @@ class Service:
     def __init__(self) -> None:
         self.clients: list[_Client] = []
         self.drop: Callable[[str, bytes], bool] = lambda subject, data: False
+        self.silent = False
         self.seen: list[tuple[str, bytes]] = []
         ready = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self._run(ready)), daemon=True).start()
@@ -110,6 +114,16 @@ class Service:
             return
         if not sum([one.deliver(subject, data) for one in self.clients]) and reply:
             client.deliver(reply, b"", _NO_RESPONDERS)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Answer nobody for the block, and hang up after it."""
+        self.silent = True
+        try:
+            yield
+        finally:
+            self.silent = False
+            self.cut()
 
     def cut(self) -> None:
         """End all connections."""

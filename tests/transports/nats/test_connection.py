@@ -89,7 +89,7 @@ async def test_a_connection_that_cannot_be_closed_is_left(monkeypatch: pytest.Mo
         connection = await connect(FleetSettings((f"nats://127.0.0.1:{service().port}",)))
         with monkeypatch.context() as patched:
             patched.setattr(connection.client, "close", asyncio.get_running_loop().create_future)
-            patched.setattr("cardferry.transports.nats.connection._CLOSE_TIME", 0.01)
+            patched.setattr("cardferry.transports.nats.connection._END_TIME", 0.01)
             await connection.close()
         assert connection.lost.done()
         await connection.close()

@@ -12,6 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cardferry.app.hosts.direct_link import LinkHost
+from cardferry.transports.nats.address import FleetAddress
 from cardferry.transports.tls import certificates as c
 from cardferry.transports.tls import identity
 from cardferry.transports.tls.address import TlsAddress
@@ -157,3 +159,17 @@ def test_a_hosts_key_that_others_can_read_is_not_used(joined: TlsAddress, tmp_pa
         with pytest.raises(TlsError, match="others can read"), tls_lab.open_listener(joined):
             pass
         (folder / name).chmod(0o600)
+
+
+@pytest.mark.parametrize("address", [TlsAddress("lab", 7764), FleetAddress("LAB-7", ("nats://n1",))])
+def test_joining_again_is_another_proof(
+    address: TlsAddress | FleetAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    host, seen = LinkHost(address), []
+    for _ in range(2):
+        seen.append(host.proof())
+        tls_lab.join(address)
+        os.utime(joined_host(address).own, ns=(len(seen), len(seen)))  # as if some time had passed
+    assert [*seen, host.proof()] == [None, 1, 2]
+    assert host.proof() == host.proof()

@@ -19,6 +19,7 @@ from cardferry.app.commands.variable import export_line
 from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.hosts.lend import LentReaders
 from cardferry.app.hosts.multiple import reached_all
+from cardferry.app.hosts.pool_host import PoolHost
 from cardferry.app.hosts.sources import LocalHost, own_process
 from cardferry.app.hosts.ssh_link import patience
 from cardferry.app.runtime.paths import runtime_folder, scratch
@@ -43,10 +44,11 @@ def _check_not_attached(wanted: Attachment, path: str, found: Sequence[Running])
     hosts = " ".join(map(str, wanted.hosts))
     for one in found:
         if one.command == "attach" and one.hosts == hosts and one.socket == path:
-            raise AlreadyAttachedError(
-                f"{hosts} is already attached (process {one.pid})",
-                f"in the shell of your programs: {export_line(path)}",
-            )
+            message = f"{hosts} is already attached (process {one.pid})"
+            if any(isinstance(host, PoolHost) and host.has_changed(one.links) for host in wanted.hosts):
+                message += ", with other members than the configuration lists now"
+                raise AlreadyAttachedError(message, "end that process, and attach it again")
+            raise AlreadyAttachedError(message, f"in the shell of your programs: {export_line(path)}")
 
 
 @asynccontextmanager

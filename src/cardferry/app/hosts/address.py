@@ -42,6 +42,10 @@ class HostAddress(ABC):
     def _label(self) -> str:
         return str(self)
 
+    def proof(self) -> object:
+        """What this computer proves itself with there: another value when that is another one."""
+        return None
+
     @abstractmethod
     def open_readers(self, way: Way) -> AbstractAsyncContextManager[OpenedReaders]:
         """The readers themselves for the block, without a resource manager in front.

@@ -41,6 +41,10 @@ class LinkHost(HostAddress):
     def __str__(self) -> str:
         return str(self.address)
 
+    def proof(self) -> object:
+        """See `HostAddress.proof`."""
+        return self.address.proof()
+
     def open_readers(self, way: Way) -> AbstractAsyncContextManager[OpenedReaders]:
         """There is no way to the readers themselves."""
         again = f"cardferry attach {shlex.quote(str(self))}, without --no-link"

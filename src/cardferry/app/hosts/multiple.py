@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -20,9 +21,10 @@ from typing import Final
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.hosts.connect import ReachedHost, Way
-from cardferry.app.runtime.retry import Supervisor
+from cardferry.app.runtime.retry import REFUSED_PAUSE, Supervisor
 from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
+from cardferry.backoff import HOURLY, Seldom
 from cardferry.fleet import Member, Union
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.errors import UserError
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 
 #: s that the other hosts get to be reached for the first time, once one is.
 _OTHERS_TIME: Final = 5.0
+#: s between two looks whether this computer has joined a host meanwhile that has refused it.
+_LOOK: Final = 2.0
 
 
 class Start:
@@ -83,7 +87,11 @@ class AttachedHost:
         self._way = way
         self._start = start
         self._attempts = 0
-        self._supervisor = Supervisor(str(host), self._dial, lambda: None, patient=True, enduring=True, waits=way.wait)
+        self._proof: object = None
+        self._seldom = Seldom(every=HOURLY)
+        self._supervisor = Supervisor(
+            str(host), self._dial, lambda: None, self._sleep, patient=True, enduring=True, waits=way.wait
+        )
 
     async def run(self) -> None:
         """Serve the host as soon as it can be reached.
@@ -91,16 +99,31 @@ class AttachedHost:
         Raises:
             UserError: it will never be, and that is known from the start.
         """
-        try:
-            await self._supervisor.run()
-        except UserError as error:
-            if not self._start.over:
-                raise
-            log.error("%s; it is not tried again", error.message)
+        while True:
+            try:
+                await self._supervisor.run()
+                return
+            except UserError as error:
+                if not self._start.over:
+                    raise
+                if not self._way.wait:
+                    log.error("%s; it is not tried again", error.message)
+                    return
+                level = logging.ERROR if self._seldom.due(error.message, time.monotonic()) else logging.DEBUG
+                log.log(level, "%s; trying again in %.0f s", error.message, REFUSED_PAUSE)
+            await self._sleep(REFUSED_PAUSE)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait for the next attempt; not longer than until there is something else to prove oneself with there."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (left := end - loop.time()) > 0 and self._host.proof() == self._proof:  # noqa: ASYNC110 - files say nothing
+            await asyncio.sleep(min(left, _LOOK))
 
     @asynccontextmanager
     async def _dial(self) -> AsyncIterator[AttachedHost]:
         self._attempts += 1
+        self._proof = self._host.proof()
         first = self._attempts == 1
         try:
             async with AsyncExitStack() as stack:

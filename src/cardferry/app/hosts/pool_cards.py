@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from cardferry.changes import Changes
 from cardferry.pcsc.caller import Caller, Principal, PrincipalKind, Program
 from cardferry.pcsc.errors import PcscError
 from cardferry.pcsc.interface import ResourceManager
@@ -43,6 +44,7 @@ class KnownCards:
         self._manager = manager
         self._meant = meant
         self._learnt = learnt
+        self._news = Changes()
         self._asked: dict[str, _Card] = {}
         self._known: dict[str, tuple[_Card, Identity]] = {}
         self._caller = Caller(
@@ -53,6 +55,11 @@ class KnownCards:
         """Which card is in a reader; None while that is not known."""
         card, identity = self._known.get(reader.name, (None, None))
         return identity if card == _card(reader) else None
+
+    async def settled(self) -> None:
+        """Wait until it is known of all cards which ones they are."""
+        while any(one.atr and self.find(one) is None for one in filter(self._meant, self._manager.snapshot.readers)):
+            await self._news.wait()
 
     async def run(self) -> None:
         """Ask the cards that come."""
@@ -71,6 +78,7 @@ class KnownCards:
             now = self._manager.snapshot.find(reader.name)
             if now is None or _card(now) != card:
                 self._asked.pop(reader.name)
+                self._news.announce()
                 return
             try:
                 identity = await identity_in(self._manager, reader.name, self._caller)
@@ -81,6 +89,7 @@ class KnownCards:
                 self._known[reader.name] = card, identity
                 log.info("%s: the card is %s", reader.name, identity)
                 self._learnt()
+                self._news.announce()
                 return
 
 

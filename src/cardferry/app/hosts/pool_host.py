@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final, Self
@@ -23,13 +24,16 @@ from cardferry.app.hosts.connect import OpenedReaders, ReachedHost, Way
 from cardferry.app.hosts.multiple import AttachedHost, Start
 from cardferry.app.hosts.pool_cards import KnownCards
 from cardferry.app.hosts.pool_members import InFleet, Members, PoolError, members_of
-from cardferry.app.hosts.pool_table import POOL, PoolTable, is_name
+from cardferry.app.hosts.pool_table import POOL, PoolTable, is_name, pool_table
 from cardferry.app.runtime.status_socket import Link
 from cardferry.fleet import Union
 from cardferry.fleet.pool import Pool
 from cardferry.manager.status import SlotStatus
+from cardferry.pcsc.errors import PcscError
 from cardferry.pcsc.reader_state import ReaderState
 from cardferry.transports.errors import AddressSyntaxError
+
+log = logging.getLogger(__name__)
 
 #: s of `Timing.grace`, unless somebody says otherwise: programs wait so long, and one second more, for a member that is
 #: out of reach.
@@ -77,6 +81,14 @@ class PoolHost(HostAddress):
         ):
             yield reached
 
+    def has_changed(self, links: Sequence[Link]) -> bool:
+        """Whether other members are listed by now than those of a running one, which has these links."""
+        table = pool_table(self.name)
+        if table is None or not table.members:
+            return False
+        running = {link.host for link in links if link.pool == str(self)}
+        return running != set(map(str, table.hosts(self.parse_member)))
+
     def reaching(self, also: Callable[[HostAddress], HostAddress], servers: str = "") -> PoolHost:
         """The same pool, whose members are reached with something more that the command line says.
 
@@ -98,7 +110,10 @@ async def pooled(host: PoolHost, members: Members, table: PoolTable, way: Way) -
     async with Union(()) as union, asyncio.TaskGroup() as tasks:
         roster = _Roster(host, members, table, way, union=union, tasks=tasks)
         roster.follow()
-        running = [tasks.create_task(roster.run(), name=f"members of {host}")]
+        running = [
+            tasks.create_task(roster.run(), name=f"members of {host}"),
+            tasks.create_task(roster.tell_if_none_fits(), name=f"whether {host} has a reader"),
+        ]
         if table.asks_cards:
             running.append(tasks.create_task(roster.cards.run(), name=f"cards of {host}"))
         yield ReachedHost(roster.pool, roster.known, roster.links, roster.users)
@@ -129,7 +144,13 @@ class _Roster:
         self._numbers = itertools.count()
         self._start = Start(len(members.hosts))
         self._start.over = way.one_of_several
+        self._begun = asyncio.Event()
         self._hosts: dict[HostAddress, tuple[AttachedHost, asyncio.Task[None]]] = {}
+
+    @property
+    def _asks_cards(self) -> bool:
+        """Whether it matters which cards there are; of those in a fleet their hosts have said what they are."""
+        return self._table.asks_cards and not isinstance(self._members, InFleet)
 
     @property
     def _attached(self) -> list[AttachedHost]:
@@ -168,13 +189,16 @@ class _Roster:
         """Whether a reader of the union is in the pool."""
         if not self._in_pool(reader):
             return False
-        if isinstance(self._members, InFleet) or not self._table.asks_cards:
-            return True  # of cards in a fleet their hosts have said what they are
+        if not self._asks_cards:
+            return True
         card = self.cards.find(reader)
         return card is not None and self._table.means_card(card.serials, tuple(card.subjects.values()))
 
     def _in_pool(self, reader: ReaderState) -> bool:
-        manager, name = self._union.find(reader.name)
+        try:
+            manager, name = self._union.find(reader.name)
+        except PcscError:
+            return False  # it has gone with its host
         return any(
             attached.member.manager is manager and self._members.means(host, name)
             for host, (attached, _) in self._hosts.items()
@@ -195,6 +219,26 @@ class _Roster:
         if errors and errors[0] is not None and None not in errors and not (self._way.wait or self._start.over):
             raise PoolError(f"no member of {self._name} can be reached; the first: {errors[0].message}", errors[0].hint)
         self._start.over = True
+        self._begun.set()
+
+    async def tell_if_none_fits(self) -> None:
+        """In the beginning, when it is known who is there: say so if nothing of that is in the pool."""
+        await self._begun.wait()
+        if self._asks_cards:
+            await self.cards.settled()
+        if self.pool.members:
+            return
+        readers: dict[str, Sequence[str]] = {
+            str(host): [one.name for one in attached.reached.manager.snapshot.readers]
+            for host, (attached, _) in self._hosts.items()
+            if attached.reached is not None
+        }
+        readers.update(self._members.unfit)
+        if readers:
+            there = "; ".join(f"{host} has {', '.join(names) or 'none'}" for host, names in readers.items())
+            log.warning("no reader fits %s: %s", self._name, there)
+        elif not self._hosts:
+            log.warning("the fleet has no host for %s at present", self._name)
 
     # for ``status``
 

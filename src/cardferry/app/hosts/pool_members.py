@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 from typing import Protocol as Interface
@@ -42,6 +42,11 @@ class Members(Interface):
         """Whether that reader of a host, by its name there, is in the pool."""
         ...
 
+    @property
+    def unfit(self) -> Mapping[str, Sequence[str]]:
+        """Hosts that would be members, but have no reader that is meant; and the readers that they have."""
+        ...
+
     async def changed(self) -> None:
         """Wait until something of this is different."""
         ...
@@ -57,6 +62,7 @@ class Listed:
 
     def __init__(self, table: PoolTable, parse: Parse) -> None:
         self.hosts = table.hosts(parse)
+        self.unfit: Mapping[str, Sequence[str]] = {}
         self._table = table
 
     def means(self, host: HostAddress, reader: str) -> bool:
@@ -103,6 +109,7 @@ class InFleet:
         self._table = table
         self._parse = parse
         self._guest = guest
+        self.unfit: Mapping[str, Sequence[str]] = {}
         self._readers: dict[HostAddress, frozenset[str]] = {}
         self._look()
 
@@ -134,6 +141,11 @@ class InFleet:
                     if table.means(one.name) and table.means_card(one.serials, tuple(one.subjects.values()))
                 )
             )
+        }
+        self.unfit = {
+            f"fleet:{host.name}": [one.name for one in host.readers]
+            for host in self._fleet.hosts
+            if host.name not in found
         }
         chosen = sorted(found, key=self._order)[:MOST_HOSTS]
         self._readers = {self._parse(f"fleet:{name}"): found[name] for name in chosen}

@@ -22,8 +22,9 @@ from cardferry.app.hosts.versions import difference, refusal
 from cardferry.app.runtime.paths import this_computer
 from cardferry.link import Guest, LinkRefusedError, LinkState, Timing
 from cardferry.link.guest_direct import DialDirect
-from cardferry.pcsc.errors import CardferryError, UserError
+from cardferry.pcsc.errors import CardferryError
 from cardferry.transports.base import Dial, Pipe
+from cardferry.transports.errors import TransportError
 from cardferry.transports.ssh import NoShellError, SessionError, SshError
 from cardferry.wire.link.greeting import Reason
 
@@ -34,10 +35,11 @@ SOFTWARE: Final = f"cardferry {__version__}"
 ASKS_DIRECT: Final = "--asks-direct"
 
 
-class RefusedError(UserError):
+class RefusedError(TransportError):
     """The other end does not want this guest."""
 
     exit_code = 54
+    heals = False
 
 
 def remote_command(words: list[str]) -> str:

@@ -160,6 +160,12 @@ class FleetAddress(Address):
 
         return await connect_to(self, using)
 
+    def proof(self) -> object:
+        """See `Address.proof`."""
+        from cardferry.transports.tls.dialling import proof  # noqa: PLC0415 - ssl and cryptography
+
+        return proof(self)
+
     async def dial(self) -> Pipe:
         """Connect; raises `TransportError`."""
         from cardferry.transports.nats.connection import check_extra  # noqa: PLC0415 - an extra
@@ -178,13 +184,14 @@ class FleetAddress(Address):
 
     def listener(self, listening: socket.socket) -> NatsListener:
         """Likewise; nothing comes to the socket, by which another process can have the place; raises `UserError`."""
-        from cardferry.transports.nats.connection import check_extra  # noqa: PLC0415 - an extra
+        from cardferry.transports.nats.connection import check_extra, check_servers  # noqa: PLC0415 - an extra
         from cardferry.transports.nats.listener import NatsListener  # noqa: PLC0415 - an extra
         from cardferry.transports.tls.door import HostDoor, PkiDoor  # noqa: PLC0415 - ssl and cryptography
         from cardferry.transports.tls.files import cannot_be_written  # noqa: PLC0415
         from cardferry.transports.tls.host import own_host  # noqa: PLC0415
 
         check_extra()
+        check_servers(self.service)
         try:
             if self.pki is not None:
                 door: HostDoor | PkiDoor = PkiDoor(self.pki)

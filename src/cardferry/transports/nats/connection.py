@@ -38,8 +38,9 @@ log = logging.getLogger(__name__)
 _CONNECT_TIME: Final = 5.0
 #: s after which the next server is tried beside one that does not answer: its computer may be gone.
 _NEXT_AFTER: Final = 0.5
-#: s that a connection gets to be closed.
-_CLOSE_TIME: Final = 1.0
+#: s that a connection gets for its end, with all that is said in it, and, when nothing is left of these, to be closed.
+_END_TIME: Final = 1.0
+_CLOSE_TIME: Final = 0.1
 #: s between two looks whether a server is still there, and how many it may leave unanswered.
 _PING, _UNANSWERED = 2, 2
 #: s between two looks whether the library has closed a connection and said nothing; after an error it is looked soon.
@@ -55,23 +56,35 @@ _LEAVING: Final[set[Reply[None]]] = set()
 class Connection:
     """See the module; `connect` makes one.
 
+    Args:
+        client: the library's own.
+        where: see below.
+        named: servers of the same service that we know by name.
+
     Attributes:
         where: the server, for people.
         lost: done when the connection is gone.
         denied: called with what the service says it does not let us do.
     """
 
-    def __init__(self, client: Client, where: str) -> None:
+    def __init__(self, client: Client, where: str, named: int = 1) -> None:
         self.where = where
+        self._named = named
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.denied: Callable[[str], None] = lambda what: log.warning("NATS at %s: %s", where, what)
         self._client = client
         self._timer: asyncio.TimerHandle | None = None
+        self._end: float | None = None
 
     @property
     def client(self) -> Client:
         """The library's own."""
         return self._client
+
+    @property
+    def servers(self) -> int:
+        """How many servers the service has: so many are named here, or have said that they are there."""
+        return max(self._named, len({(one.hostname, one.port) for one in self._client.servers}))
 
     @property
     def jetstream(self) -> JetStreamContext:
@@ -117,12 +130,26 @@ class Connection:
         except OSError:
             return name
 
+    @property
+    def end(self) -> float:
+        """Until when, in the loop's time, it may be waited for the service: the end begins when this is asked first."""
+        if self._end is None:
+            self._end = asyncio.get_running_loop().time() + _END_TIME
+        return self._end
+
+    async def finish(self) -> None:
+        """Wait in the end until the server has seen what was sent, if it does so in time."""
+        with suppress(NatsError, TimeoutError):
+            async with asyncio.timeout_at(self.end):
+                await self.flush()
+
     async def close(self) -> None:
         """Be done with it."""
+        until = max(self.end, asyncio.get_running_loop().time() + _CLOSE_TIME)
         try:
             # What is left cannot be sent; it was never there; a TLS that was refused is never closed (cpython#29970).
             with suppress(OSError, AssertionError, TimeoutError):
-                async with asyncio.timeout(_CLOSE_TIME):
+                async with asyncio.timeout_at(until):
                     await self._client.close()
         finally:
             self.ended()
@@ -140,10 +167,7 @@ class Connection:
             leaving.then(_LEAVING.discard)
 
     async def _leave(self) -> None:
-        from nats.errors import Error  # noqa: PLC0415 - an extra
-
-        with suppress(Error, OSError):
-            await self._client.flush(timeout=1)
+        await self.finish()
         await self.close()
 
     def ended(self) -> None:
@@ -193,14 +217,19 @@ def check_extra() -> None:
         ) from None
 
 
-async def connect(settings: FleetSettings) -> Connection:
-    """Connect to any one of the servers, the first that answers; raises `UserError`."""
-    check_extra()
+def check_servers(settings: FleetSettings) -> None:
+    """See that there is a server to connect to; raises `NatsRefusesError`."""
     if not settings.servers:
         raise NatsRefusesError(
             "no NATS server of a fleet is known here",
             "name them: --fleet nats://HOST:4222, or servers in the table [fleet] of the configuration",
         )
+
+
+async def connect(settings: FleetSettings) -> Connection:
+    """Connect to any one of the servers, the first that answers; raises `UserError`."""
+    check_extra()
+    check_servers(settings)
     attempts = _attempts(settings, tls_context(settings))
     results: list[Connection | NatsError] = []
     async with asyncio.TaskGroup() as tasks:
@@ -251,7 +280,7 @@ async def _connect(server: str, settings: FleetSettings, using: ssl.SSLContext |
     from nats.aio.client import Client  # noqa: PLC0415 - an extra
 
     client = Client()
-    connection = Connection(client, public(server))
+    connection = Connection(client, public(server), len(settings.servers))
     failures: list[Exception] = []
 
     async def error(failure: Exception) -> None:

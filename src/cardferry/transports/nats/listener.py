@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 _MOST_PIPES: Final = 1024
 #: s between attempts to reach NATS again.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+#: Different reasons why NATS is out of reach that are told at once: it may be mended in several steps.
+_REASONS: Final = 6
 
 
 class NatsListener:
@@ -62,7 +64,7 @@ class NatsListener:
 
     async def run(self, take: Callable[[Arrival], None], shortage: Callable[[], None] = lambda: None) -> NoReturn:
         """Take all who come, until cancelled; see `cardferry.transports.base.Listener`."""
-        backoff, seldom = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, 0.3), Seldom()
+        backoff, seldom = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, 0.3), Seldom(_REASONS)
         before = False
         while True:
             still_wanted()
@@ -86,7 +88,8 @@ class NatsListener:
                     log.error("not in the fleet: %s; %s", error.message, error.hint)
             except* UserError as group:
                 error = _first(group)
-                if seldom.due(error.message, asyncio.get_running_loop().time()):
+                reason = self.address.service.reason(error.message)
+                if seldom.due(reason, asyncio.get_running_loop().time()):
                     log.warning("not in the fleet: %s; %s", error.message, error.hint)
             await asyncio.sleep(backoff.pause())
 
@@ -114,7 +117,7 @@ class NatsListener:
                 for pipe in tuple(self._pipes.values()):
                     pipe.end(lost, silent=connection.lost.done())
                 if not connection.lost.done():
-                    await connection.flush()
+                    await connection.finish()
 
     def _first_message(
         self,

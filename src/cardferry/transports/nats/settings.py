@@ -59,6 +59,12 @@ class FleetSettings:
         """The servers as others may see them."""
         return tuple(map(public, self.servers))
 
+    def reason(self, message: str) -> str:
+        """What an error says, whichever of the servers it is about."""
+        for one in self.servers_without_secrets:
+            message = message.replace(one, "a server")
+        return message
+
     def __str__(self) -> str:
         """The servers, without what is secret in their URLs."""
         return ",".join(self.servers_without_secrets)

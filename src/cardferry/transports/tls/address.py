@@ -148,6 +148,12 @@ class TlsAddress(Address):
 
         return await connect(self, using)
 
+    def proof(self) -> object:
+        """See `Address.proof`."""
+        from cardferry.transports.tls.dialling import proof  # noqa: PLC0415 - ssl and cryptography
+
+        return proof(self)
+
     async def dial(self) -> Pipe:
         """Connect; raises `TransportError`."""
         from cardferry.transports.tls.dialling import dial  # noqa: PLC0415 - ssl and cryptography

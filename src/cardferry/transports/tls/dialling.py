@@ -64,6 +64,15 @@ def joined_host(address: Target) -> JoinedHost:
     return JoinedHost(joined_folder(address.place))
 
 
+def proof(address: Target) -> object:
+    """See `Address.proof`: of which time the certificate is; None when there is none."""
+    pki = address.pki
+    try:
+        return (joined_host(address).own if pki is None else pki.certificate).stat().st_mtime_ns
+    except (OSError, TlsError):
+        return None
+
+
 async def dial(address: Target) -> TlsInside:
     """Connect; raises `TransportError`."""
     if address.pki is not None:
