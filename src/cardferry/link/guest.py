@@ -159,7 +159,7 @@ class Guest(SeenAlike):
         self._changes = Changes()
         patient = self._timing.patient
         self._backoff = Backoff(_FIRST_PAUSE, _MOST_PAUSE_OF_PATIENT if patient else _MOST_PAUSE_WITHOUT_SESSION)
-        self._seldom = Seldom(every=HOURLY if patient else RARELY)
+        self._seldom = Seldom(4, every=HOURLY if patient else RARELY)
         #: Why the pipe was lost last, while it is; and what came of such breaks.
         self._break: Exception | None = None
         self._flapping = Flapping()
