@@ -19,7 +19,15 @@ _FUNCTIONS: Final = {"_symptom": 3, "problem": 2, "note": 2, "make": 2, "kind": 
 #: Parameters and variables that are hints, or parts of them.
 _NAMES: Final = ("hint", "elsewhere", "shorter", "mend", "again")
 #: Functions that return hints.
-_MAKERS: Final = ("missing_hint", "restart_hint", "silent_hint", "by_itself", "who_is_in_the_way", "how_to_start")
+_MAKERS: Final = (
+    "missing_hint",
+    "restart_hint",
+    "silent_hint",
+    "by_itself",
+    "who_is_in_the_way",
+    "how_to_start",
+    "quotes_hint",
+)
 _BROKEN: Final = re.compile(r"\{\w+\}")
 
 
