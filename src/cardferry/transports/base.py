@@ -163,6 +163,11 @@ class Address(ABC):
     def __str__(self) -> str:
         """The URL; `parse` gives the address back."""
 
+    @property
+    def listening_name(self) -> str:
+        """The address as a person writes it after ``--listen``: the name of its listener."""
+        return str(self)
+
     @abstractmethod
     async def dial(self) -> Pipe:
         """Connect; raises `TransportError`, with what a person can do."""

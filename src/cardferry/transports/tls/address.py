@@ -112,6 +112,11 @@ class TlsAddress(Address):
         return f"tls://{self._host}{port}{self._query}"
 
     @property
+    def listening_name(self) -> str:
+        """The address as after ``--listen``."""
+        return self.written(False)
+
+    @property
     def _host(self) -> str:
         return f"[{self.host}]" if ":" in self.host else self.host
 
