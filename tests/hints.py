@@ -26,6 +26,7 @@ _MAKERS: Final = (
     "by_itself",
     "who_is_in_the_way",
     "how_to_start",
+    "how_to_come_in",
     "quotes_hint",
 )
 _BROKEN: Final = re.compile(r"\{\w+\}")

@@ -158,7 +158,7 @@ def command(
             "--max-idle", f"{max_idle:g}", "--max-hold", f"{max_hold:g}",
             *_each("--listen", *map(tls_files.into, listen)), *_each("--reader", *reader), *_each("--metrics", metrics),
             *_each("--web", web), *_each("--web-viewer", *web_viewer), *_each("--group", group),
-            *_each("--record", record and whole_path(record)), *_each("--config", config and whole_path(config)),
+            *_each("--record", whole_path(record) or None), *_each("--config", whole_path(config) or None),
             *([] if accelerate else ["--no-accelerate"]), *([] if memory else ["--no-memory"]),
         ]  # fmt: skip
         may = direct if direct is not None or not asks_direct else True

@@ -20,7 +20,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import ClassVar, NamedTuple, NoReturn, Self, TypeAlias
+from typing import ClassVar, Final, NamedTuple, NoReturn, Self, TypeAlias
 from typing import Protocol as Interface
 
 from cardferry.pcsc.caller import Principal
@@ -31,6 +31,8 @@ Socket: TypeAlias = socket.socket
 
 #: Bytes on their way in one direction before a user is asked to pause.
 HIGH_WATER = 256 * 1024
+#: What somebody can do whom a host does not want, where nothing more is known.
+ASK_STATUS: Final = "see what its `cardferry status` says"
 
 
 class PipeUser(Interface):
@@ -190,6 +192,11 @@ class Address(ABC):
     def who(self) -> str:
         """Who is at the other end, in words for people, as far as that can be seen from here."""
         return f"who listens at {self}"
+
+    @property
+    def how_to_come_in(self) -> str:
+        """What somebody can do whom the host does not let in, for people."""
+        return ASK_STATUS
 
     def silent(self) -> TransportError:
         """What to tell people of somebody who is there and says nothing."""

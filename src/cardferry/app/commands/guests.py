@@ -134,7 +134,7 @@ def _line(host: Host, name: str, seconds: float, life: float, way: _Way) -> tupl
         *way.notes,
     ]
     if again:
-        notes.append(f"{name} has joined before: whoever joins with this line takes its place")
+        notes.append(f"{name} has joined before: another computer that joins with this line takes its place")
     return str(Line(way.address, name, print_, secret)), notes
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 from urllib.parse import parse_qsl, quote
 
-from cardferry.transports.base import Address, Listener, Pipe
+from cardferry.transports.base import ASK_STATUS, Address, Listener, Pipe
 from cardferry.transports.errors import AddressSyntaxError, TransportError
 from cardferry.transports.sockets import Access
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cardferry.transports.tls.identity import Pki
     from cardferry.transports.tls.inside import TlsInside
 
+HOW_TO_JOIN: Final = "at the host: cardferry invite NAME; here: cardferry join, with the line that it prints"
 #: Where a host listens unless somebody says otherwise.
 PORT: Final = 7764
 _ADDRESS: Final = re.compile(
@@ -146,6 +147,11 @@ class TlsAddress(Address):
     def how_to_start(self) -> str:
         """What is to be started there, for people."""
         return f"where the reader is: cardferry host --listen tls::{self.port}"
+
+    @property
+    def how_to_come_in(self) -> str:
+        """What somebody can do whom the host does not let in, for people."""
+        return ASK_STATUS if self.files else HOW_TO_JOIN
 
     async def connect(self, using: ssl.SSLContext) -> TlsInside:
         """Connect to whoever is there; raises `TransportError`."""
