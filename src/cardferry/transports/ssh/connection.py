@@ -208,8 +208,8 @@ class _Master(asyncio.SubprocessProtocol):
     def _tell(self, line: str) -> None:
         if line.strip():
             told = _FAREWELL.search(line) or find(SYMPTOMS + FORWARDING_SYMPTOMS, [line], self._destination)
-            told = told or _NO_TERMINAL in line
-            log.log(logging.DEBUG if told else logging.INFO, "ssh: %s", line)
+            quiet = told is not None or _NO_TERMINAL in line
+            log.log(logging.DEBUG if quiet else logging.INFO, "ssh: %s", line)
 
     def _tell_what_was_kept_back(self) -> None:
         lines, self._kept_back = self._kept_back or [], None
