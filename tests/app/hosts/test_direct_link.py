@@ -24,14 +24,14 @@ from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.link import LinkState
 from cardferry.manager import LocalManager
 from cardferry.pcsc.errors import UserError
-from cardferry.transports.base import Address
+from cardferry.transports.base import HOW_TO_JOIN, Address
 from cardferry.transports.errors import NoHostError, NotCardferryError
 from cardferry.transports.exec import ExecAddress, ExecError, ExecNotStartedError
 from cardferry.transports.listening import ListeningSocket
 from cardferry.transports.nats.address import FleetAddress
 from cardferry.transports.sockets import PathUnusableError
 from cardferry.transports.ssh import SshCommand
-from cardferry.transports.tls.address import HOW_TO_JOIN, TlsAddress
+from cardferry.transports.tls.address import TlsAddress
 from cardferry.transports.unix import UnixAddress
 from cardferry.transports.vsock import VsockAddress
 from cardferry.wire.link.frames import Kind, encode

@@ -11,7 +11,7 @@ from cardferry.app.hosts.direct_link import linked_directly
 from cardferry.app.hosts.ssh_link import RefusedError
 from cardferry.link import LinkState
 from cardferry.transports import tls
-from cardferry.transports.tls.address import HOW_TO_JOIN
+from cardferry.transports.base import HOW_TO_JOIN
 from cardferry.transports.tls.host import own_host
 from tests.app.agent.at_work import until
 from tests.app.agent.test_listeners import open_at

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 from urllib.parse import parse_qsl, quote
 
-from cardferry.transports.base import ASK_STATUS, Address, Pipe
+from cardferry.transports.base import ASK_STATUS, HOW_TO_JOIN, Address, Pipe
 from cardferry.transports.errors import AddressSyntaxError
 from cardferry.transports.nats.settings import (
     NAME,
@@ -26,7 +26,6 @@ from cardferry.transports.nats.settings import (
     parse_servers,
 )
 from cardferry.transports.sockets import Access
-from cardferry.transports.tls.address import HOW_TO_JOIN
 
 if TYPE_CHECKING:
     import ssl

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 from urllib.parse import parse_qsl, quote
 
-from cardferry.transports.base import ASK_STATUS, Address, Listener, Pipe
+from cardferry.transports.base import ASK_STATUS, HOW_TO_JOIN, Address, Listener, Pipe
 from cardferry.transports.errors import AddressSyntaxError, TransportError
 from cardferry.transports.sockets import Access
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from cardferry.transports.tls.identity import Pki
     from cardferry.transports.tls.inside import TlsInside
 
-HOW_TO_JOIN: Final = "at the host: cardferry invite NAME; here: cardferry join, with the line that it prints"
 #: Where a host listens unless somebody says otherwise.
 PORT: Final = 7764
 _ADDRESS: Final = re.compile(

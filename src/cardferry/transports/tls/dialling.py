@@ -19,9 +19,9 @@ from typing import Protocol as Interface
 from cryptography import x509
 
 from cardferry import __version__
+from cardferry.transports.base import HOW_TO_JOIN
 from cardferry.transports.errors import NoHostError, TransportError
 from cardferry.transports.tls import certificates as c
-from cardferry.transports.tls.address import HOW_TO_JOIN
 from cardferry.transports.tls.errors import InvitationError, NotTlsError, TlsError
 from cardferry.transports.tls.files import cannot_be_written, data_folder, joined_folder, joined_places
 from cardferry.transports.tls.identity import JoinedHost, Line, Pki, context, read_certificate
