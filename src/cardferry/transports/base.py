@@ -34,7 +34,7 @@ HIGH_WATER = 256 * 1024
 #: What somebody can do whom a host does not want, where nothing more is known.
 ASK_STATUS: Final = "see what its `cardferry status` says"
 #: Likewise, where guests join.
-HOW_TO_JOIN: Final = "at the host: cardferry invite NAME; here: cardferry join, with the line that it prints"
+HOW_TO_JOIN = "at the host: cardferry invite NAME; here: cardferry join, with the line that it prints"
 
 
 class PipeUser(Interface):
