@@ -17,9 +17,18 @@ SOURCE: Final = Path(__file__).parent.parent / "src" / "cardferry"
 #: Functions that take a hint -> which of their arguments it is, counted from 0.
 _FUNCTIONS: Final = {"_symptom": 3, "problem": 2, "note": 2, "make": 2, "kind": 1, "_fail": 1}
 #: Parameters and variables that are hints, or parts of them.
-_NAMES: Final = ("hint", "elsewhere", "shorter", "mend", "again")
+_NAMES: Final = ("hint", "elsewhere", "shorter", "mend", "again", "how_to_join")
 #: Functions that return hints.
-_MAKERS: Final = ("missing_hint", "restart_hint", "silent_hint", "by_itself", "who_is_in_the_way", "how_to_start")
+_MAKERS: Final = (
+    "missing_hint",
+    "restart_hint",
+    "silent_hint",
+    "by_itself",
+    "who_is_in_the_way",
+    "how_to_start",
+    "how_to_come_in",
+    "quotes_hint",
+)
 _BROKEN: Final = re.compile(r"\{\w+\}")
 
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from cardferry.app.agent.server import AgentSettings
 from cardferry.app.commands import guests as module
 from cardferry.app.hosts.sources import VirtualHost
+from cardferry.app.runtime.status_socket import Running
 from cardferry.cli.main import cli
 from cardferry.cli.tls_options import TlsFiles
 from cardferry.pcsc.errors import UserError
@@ -63,6 +64,65 @@ def test_where_guests_find_this_computer(listens: str, address: str | None, foun
         own_host().guests.listens = listens
     text, _ = module.invite("build1", 60.0, 60.0, address)
     assert Line.parse(text).address == found
+
+
+def came_in_once() -> None:
+    """A host has listened in both ways before."""
+    own_host().guests.listens = ":7000"
+    own_host().guests.fleet = "fleet:OLD?servers=nats://old:4222"
+
+
+def configure(home: Path, text: str) -> None:
+    (home / "cardferry").mkdir(mode=0o700, exist_ok=True)
+    (home / "cardferry" / "config.toml").write_text(text)
+
+
+async def test_the_line_is_for_where_the_host_that_runs_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_host().guests.fleet = "fleet:OLD?servers=nats://old:4222"
+    address = tls_lab.joined_port(tmp_path, monkeypatch)
+    configure(tmp_path, "[host]\nlisten = 'tls::9999'\n")
+    async with agent(AgentSettings(VirtualHost(), listen=(address,))) as host:
+        assert (await host.status()).listens == [f"tls:127.0.0.1:{address.port}"]
+        text, notes = await asyncio.to_thread(module.invite, "build1", 60.0, 60.0, None)
+    assert Line.parse(text).address == f"tls://127.0.0.1:{address.port}"
+    assert not any("nobody can come in" in note or "NATS" in note for note in notes)
+
+
+def test_the_line_is_for_the_fleet_where_the_host_that_runs_is_there_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    came_in_once()
+    runs = Running("host", 1, 0.0, [], 0, [], listens=["fleet:OLD?servers=nats://old:4222", "tls::7000?ca=/a&cert=/b"])
+    monkeypatch.setattr(module, "running", lambda folder: [runs])
+    text, notes = module.invite("build1", 60.0, 60.0, None)
+    assert Line.parse(text).address == "fleet:OLD?servers=nats://old:4222"
+    assert not any("nobody can come in" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[host]\nlisten = 'tls:10.0.0.1:9999'\n", "tls://10.0.0.1:9999"),
+        ("[fleet]\nname = 'LAB-7'\nservers = ['nats://me:secret@n1']\n", "fleet:LAB-7?servers=nats://n1"),
+        ("[host]\nfleet = 'n2'\nfleet-name = 'LAB-8'\n", "fleet:LAB-8?servers=nats://n2"),
+    ],
+)
+def test_the_line_is_for_where_the_configuration_says_while_no_host_runs(text: str, found: str, home: Path) -> None:
+    came_in_once()
+    configure(home, text)
+    text, notes = module.invite("build1", 60.0, 60.0, None)
+    assert Line.parse(text).address == found
+    assert "nobody can come in yet; start: cardferry host" in notes
+
+
+def test_the_line_is_for_where_the_last_host_has_listened_where_nothing_else_is_known() -> None:
+    came_in_once()
+    text, notes = module.invite("build1", 60.0, 60.0, None)
+    assert Line.parse(text).address.endswith(":7000")
+    assert notes[1:] == [
+        "nobody can come in yet; start: cardferry host --listen tls::7000",
+        "for a guest that can only reach NATS: cardferry invite build1 --address 'fleet:OLD?servers=nats://old:4222'",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def test_an_agent_that_a_guest_has_started_has_the_same_options(
         (["--fleet=nats://a b"], "not a NATS server"),
         (["--fleet-name=a.b"], "not a name in a fleet"),
         (["--listen=carrier-pigeon:"], "carrier-pigeon"),
+        (["--web-viewer=tls:anna"], "there is no page without --web"),
     ],
 )
 def test_who_has_started_it_in_the_background_hears_what_is_wrong_with_an_option(

@@ -229,6 +229,12 @@ def test_nats_goes_away_and_what_does_not_need_it_stays(lab: Lab) -> None:
     line = cardferry(host, "invite", "other", "--address", "fleet:LAB-7").check().out.strip()
     other = lab.computer("other")
     cardferry(other, "join", line).check()
+    second = cardferry(host, "invite", "build1", "--address", "fleet:LAB-7").check().out.strip()
+    cardferry(guest, "join", second).check()
+    both = Ferry(guest, ["attach", "fleet:LAB-7", "--socket", str(guest.home / "both")])
+    assert_works(guest, both)
+    assert_works(guest, direct)  # one name, one key, two ways
+    both.stop()
     through = Ferry(other, ["attach", "fleet:LAB-7", "--grace", "60"])
     holder = guest.popen([PLAIN_PYTHON, PCSC_CLIENT, "hold", READER], direct.env, stdin=True)
     holder.wait_for("held")

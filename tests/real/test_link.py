@@ -247,6 +247,8 @@ def test_a_key_that_is_for_the_link_only_works(lab: Lab) -> None:
     assert link_of(recipe.guest, "attach").way == "link"
     assert link_of(recipe.host, "host").host == f"guest ({recipe.guest.address})"
     assert_works(recipe, ferry.socket)
+    assert "ssh: " not in str(ferry.process), "nothing is wrong"
+    assert "no terminal" not in str(ferry.process)
     assert kill(recipe.host, SSHD)
     ferry.process.wait_for("host is back", stream="err")
     assert_works(recipe, ferry.socket)

@@ -133,7 +133,11 @@ def test_who_is_removed_is_out_at_once_and_frees_what_it_held(near: Near) -> Non
     holder = guest.popen([PLAIN_PYTHON, PCSC_CLIENT, "hold", READER], ferry.env, stdin=True)
     holder.wait_for("held")
     assert cardferry(host, "guests", "remove", "build1").check().out == "build1 is removed\n"
-    ferry.process.wait_for("the session with .* is over", stream="err", timeout=5)
+    ferry.process.wait_for(
+        "the session with .* is over: .*; it says: build1 is no guest of this host .*; at the host: cardferry invite",
+        stream="err",
+        timeout=5,
+    )
     wait_until(lambda: link_of(host, "host").guest is None, "the session has ended", timeout=5)
     agent.wait_for("cut off: build1 is no guest of this host", stream="err")
     holder.write("\n")
@@ -141,6 +145,7 @@ def test_who_is_removed_is_out_at_once_and_frees_what_it_held(near: Near) -> Non
     ferry.stop()
     told = cardferry(guest, "attach", host.address)
     assert (told.code, "build1 is no guest of this host" in told.err) == (54, True)
+    assert "hint: at the host: cardferry invite NAME; here: cardferry join" in told.err
     joined(host, guest, "build1")  # for the others
 
 

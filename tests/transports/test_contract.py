@@ -404,6 +404,7 @@ def test_an_address_says_how_it_is_written(scheme: str, tmp_path: Path) -> None:
 def test_a_listeners_name_can_be_listened_at(scheme: str, tmp_path: Path) -> None:
     with example(scheme, tmp_path) as address, address.listen(Access()) as listener:
         assert parse_listening(listener.name) == address
+        assert listener.name == address.listening_name
 
 
 @listened

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from cardferry.app.commands.attach import attached
-from cardferry.app.commands.card_ports import card_ports
+from cardferry.app.commands.card_ports import card_ports, check_card_ports
 from cardferry.app.commands.variable import export_line
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.hosts.attachment import Attachment
 from cardferry.app.runtime import logging as logs
 from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime.service import Service
-from cardferry.cli.configured import Configured
+from cardferry.cli.configured import Configured, only_tried
 from cardferry.cli.fleet_options import fleet_option
 from cardferry.cli.options import hosts_argument, service_options, ssh_option, wait_option, with_fleet, with_tls
 from cardferry.cli.say import say
@@ -23,6 +24,7 @@ from cardferry.cli.seconds import SecondsType
 from cardferry.cli.tls_options import TlsFiles, tls_options
 from cardferry.cli.verbosity import verbose_option
 from cardferry.system.service_manager import service_manager
+from cardferry.transports.listening import check_group
 from cardferry.transports.ssh import SshCommand
 
 
@@ -89,13 +91,18 @@ def command(
     Or pcscd:PATH, a pcsc-lite socket on this computer; vpicc:PORT or vpicc:unix:PATH, for cards that dial in;
     virtual:, the built-in card. Runs until Ctrl-C.
     """
-    logs.set_up(verbose)
     reached = tuple(with_fleet(with_tls(host, tls_files), fleet) for host in hosts)
+    check_card_ports(reached, native_ports, qemu, native=native)
+    wanted = Attachment(reached, ssh, socket, service, link, grace, wait, (), direct)
+    wanted.check()
+    if only_tried():
+        check_group(service.access.group)
+        return
+    logs.set_up(verbose)
 
     async def main() -> None:
         ports = await card_ports(reached, native_ports, qemu, native=native)
-        wanted = Attachment(reached, ssh, socket, service, link, grace, wait, ports, direct)
-        async with attached(wanted) as path:
+        async with attached(replace(wanted, ports=ports)) as path:
             say(f"ready {path}")
             say(export_line(str(path)))
             service_manager().tell(READY="1", STATUS=f"programs connect at {path}")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cardferry.cli.configured import Table, checked, keys, tables, words
+from cardferry.cli.configured import Table, keys, tables, tried, words
 from cardferry.cli.say import say
+from cardferry.cli.tls_options import OPTIONS as TLS_FILES
 
 if TYPE_CHECKING:
     from cardferry.app.hosts.pool_table import PoolTable
+    from cardferry.policy.rules import Rule
 
 _config = click.option(
     "--config", type=click.Path(path_type=Path), metavar="FILE", help="another file than the account's own"
@@ -40,10 +42,16 @@ def check(config: Path | None) -> None:
     if path is None:
         return
     from cardferry.app.runtime.configuration import rulebook  # noqa: PLC0415
+    from cardferry.policy.fleet_table import TABLE  # noqa: PLC0415
 
     rules = rulebook(config)
+    document = _document(path)
     found = [f"{table}" for _, table in _checked(path)] + [f"[pool.{pool.name}]" for pool in _pools(path)]
+    found += [f"[{TABLE}]"] if TABLE in document else []
     say(f"{path} is right: {', '.join(found) or 'no options of commands'}; {rules.in_a_line()}")
+    for where, named in _files(path, rules.configuration.rules):
+        if not named.exists():
+            say(f"note: {where}: there is no file {named} on this computer")
 
 
 @command.command("show")
@@ -82,13 +90,29 @@ def show(context: click.Context, config: Path | None) -> None:
 
 def _fleet(path: Path) -> list[tuple[str, str, str]]:
     """What the table of a fleet says and means, without what is secret."""
-    from cardferry.policy.configuration_file import parse, read_text  # noqa: PLC0415
+    from cardferry.policy.configuration_file import read_text  # noqa: PLC0415
     from cardferry.policy.fleet_table import KEYS, TABLE, fleet_settings  # noqa: PLC0415
 
-    text = read_text(path)
-    document = parse(text, str(path))
+    text, document = read_text(path), _document(path)
     values = {**document.get(TABLE, {}), "servers": str(fleet_settings(document, text, str(path)))}
     return [(key, str(values[key]), KEYS[key]) for key in document.get(TABLE, {})]
+
+
+def _document(path: Path) -> dict[str, Any]:
+    from cardferry.policy.configuration_file import parse, read_text  # noqa: PLC0415
+
+    return parse(read_text(path), str(path))
+
+
+def _files(path: Path, rules: Sequence[Rule]) -> Iterator[tuple[str, Path]]:
+    """The files that must be there wherever the configuration is used, and where each is named."""
+    from cardferry.policy.fleet_table import FILES, TABLE  # noqa: PLC0415
+
+    document = _document(path)
+    named = [(f"[{TABLE}] {key}", document.get(TABLE, {}).get(key)) for key in FILES]
+    named += [(f"{table} {key}", table.values.get(key)) for table in tables(path) for key in TLS_FILES]
+    named += [(f"{rule} pin-from", rule.pin_from.name) for rule in rules if rule.pin_from and rule.pin_from.is_file]
+    yield from ((where, Path(name).expanduser()) for where, name in named if name)
 
 
 def _file(config: Path | None) -> Path | None:
@@ -104,10 +128,14 @@ def _pools(path: Path) -> list[PoolTable]:
     """All pools, once they and their members are known to be right."""
     from cardferry.app.hosts.pool_table import pool_tables  # noqa: PLC0415
     from cardferry.app.hosts.registry import parse_host  # noqa: PLC0415
+    from cardferry.app.runtime.fleet import configured_fleet  # noqa: PLC0415
 
-    pools = list(pool_tables(path))
+    pools, servers = list(pool_tables(path)), configured_fleet(path).servers
+    attached = {table.name: table.values for table in tables(path) if table.command == "attach"}
     for pool in pools:
         pool.hosts(parse_host)
+        if not (pool.members or servers or "fleet" in attached.get(f"pool:{pool.name}", {})):
+            raise pool.without_servers()
     return pools
 
 
@@ -115,5 +143,5 @@ def _checked(path: Path) -> Iterator[tuple[click.Command, Table]]:
     """Each table and its command, once it is known to be right."""
     for table in tables(path):
         its: click.Command = importlib.import_module(f"cardferry.cli.{table.command}").command
-        checked(its, click.Context(its, info_name=table.command), table)
+        tried(its, table)
         yield its, table

@@ -6,6 +6,7 @@ the command line says comes before what the file says. The rules are in the same
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ ALONE: Final = ("host",)
 #: Options that belong to a call: who it is, in which file to look, how it is started.
 _NOT_IN_FILES: Final = frozenset({"config", "stdio", "name", "help"})
 _HOSTS: Final = "hosts"
+#: In a context's ``meta``: the command is tried, and does nothing.
+_TRIED: Final = "cardferry.tried"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,14 @@ class Table:
         from cardferry.policy.configuration_file import line_of  # noqa: PLC0415 - for errors
 
         return line_of(self.text, (*self.path, key))
+
+    def about(self, message: str) -> str:
+        """Which key an error is about: the one whose option or value is in the message; empty when it is none."""
+        for key, value in self.values.items():
+            words = [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+            if any(re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", message) for word in words if word):
+                return key
+        return ""
 
 
 class Configured(click.Command):
@@ -90,7 +101,9 @@ def tables(path: Path) -> Iterator[Table]:
     text = read_text(path)
     document = parse(text, str(path))
     for command in (*NAMED, *ALONE):
-        under = document.get(command, {})
+        if command not in document:
+            continue
+        under = document[command]
         for name, values in ({"": under} if command in ALONE else under).items() if isinstance(under, dict) else ():
             table = Table(command, name, values, text, str(path))
             if not isinstance(values, dict):
@@ -152,6 +165,39 @@ def checked(command: click.Command, ctx: click.Context, table: Table) -> dict[st
             raise ConfigurationError(f"{where}: {key}: {error.message}", error.hint) from None
         values[parameter.name or ""] = converted if key == _HOSTS else raw
     return values
+
+
+def only_tried() -> bool:
+    """Whether this is `cardferry config check`: a command ends where it knows that all it was given is right.
+
+    Each command with a table asks, once it has looked at its options and before it does anything.
+    """
+    context = click.get_current_context(silent=True)
+    return context is not None and _TRIED in context.meta
+
+
+def tried(command: click.Command, table: Table) -> None:
+    """See whether the command takes what its table says, as a whole, with the command's own function.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    from cardferry.policy.configuration_file import ConfigurationError  # noqa: PLC0415
+
+    with click.Context(command, info_name=command.name) as ctx:
+        values = checked(command, ctx, table)
+        hosts = values.pop(_HOSTS, ())
+        ctx.default_map, ctx.meta[_TRIED] = values, True
+        try:
+            click.Command.parse_args(command, ctx, [table.name] if table.name else [])
+            ctx.params.update({_HOSTS: hosts} if hosts else {})
+            ctx.params.update({"config": Path(table.file)} if "config" in ctx.params else {})
+            command.invoke(ctx)
+        except (click.UsageError, UserError) as error:
+            said = " ".join(error.message.split()).rstrip(".")
+            where = f"{table.file}, line {table.line(table.about(said))}: {table}: {said}"
+            hint = error.hint if isinstance(error, UserError) else f"see `cardferry {command.name} --help`"
+            raise ConfigurationError(where, hint) from None
 
 
 def _raw(parameter: click.Parameter, value: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cardferry.cli.configured import Configured
+from cardferry.cli.configured import Configured, only_tried
 from cardferry.cli.fleet_options import fleet_option
 from cardferry.cli.seconds import SecondsType
 from cardferry.cli.tls_options import TlsFiles, tls_options
@@ -23,6 +23,11 @@ def _readers(_context: click.Context, _option: click.Parameter, incomplete: str)
     from cardferry.cli import names  # noqa: PLC0415 - not for --stdio
 
     return names.beginning(names.readers(), incomplete)
+
+
+def _each(option: str, *values: str | None) -> list[str]:
+    """The option with each value that there is."""
+    return [word for value in values if value is not None for word in (option, value)]
 
 
 @click.command("host", cls=Configured)
@@ -148,17 +153,14 @@ def command(
             readers, reader, whole_path(record), max_idle, max_hold,
             grace=grace, accelerate=accelerate, memory=memory, config=whole_path(config),
         )  # fmt: skip
-        words = ["--readers", readers, "--grace", f"{grace:g}", "--mode", mode]
-        words += ["--max-idle", f"{max_idle:g}", "--max-hold", f"{max_hold:g}"]
-        words += [word for address in map(tls_files.into, listen) for word in ("--listen", address)]
-        words += [word for pattern in reader for word in ("--reader", pattern)]
-        words += [] if metrics is None else ["--metrics", metrics]
-        words += [] if web is None else ["--web", web, *(word for one in web_viewer for word in ("--web-viewer", one))]
-        words += [] if record is None else ["--record", whole_path(record)]
-        words += [] if config is None else ["--config", whole_path(config)]
-        words += [] if group is None else ["--group", group]
-        words += [] if accelerate else ["--no-accelerate"]
-        words += [] if memory else ["--no-memory"]
+        words = [
+            "--readers", readers, "--grace", f"{grace:g}", "--mode", mode,
+            "--max-idle", f"{max_idle:g}", "--max-hold", f"{max_hold:g}",
+            *_each("--listen", *map(tls_files.into, listen)), *_each("--reader", *reader), *_each("--metrics", metrics),
+            *_each("--web", web), *_each("--web-viewer", *web_viewer), *_each("--group", group),
+            *_each("--record", whole_path(record) or None), *_each("--config", whole_path(config) or None),
+            *([] if accelerate else ["--no-accelerate"]), *([] if memory else ["--no-memory"]),
+        ]  # fmt: skip
         may = direct if direct is not None or not asks_direct else True
         hand_to_agent(name, called, os.environ, words, request, direct=may, direct_ports=direct_ports)
         return
@@ -173,27 +175,34 @@ def command(
     from cardferry.app.runtime.fleet import host_in_fleet, listening_address  # noqa: PLC0415
     from cardferry.app.runtime.service import Service  # noqa: PLC0415
     from cardferry.app.runtime.spawn import Starter, StartReport, settle_in_background  # noqa: PLC0415
-    from cardferry.app.web.opening import page_at  # noqa: PLC0415
+    from cardferry.app.web.opening import check_page, page_at  # noqa: PLC0415
     from cardferry.cli.options import ModeType  # noqa: PLC0415
     from cardferry.manager import Settings  # noqa: PLC0415
     from cardferry.pcsc.errors import UserError  # noqa: PLC0415
+    from cardferry.transports.listening import check_group  # noqa: PLC0415
     from cardferry.transports.sockets import Access  # noqa: PLC0415
 
     logs.set_up(verbose, timed=ready is not None)
     if ready is not None:
         settle_in_background()
     try:
-        guard = host_guard(config)
         Place.of("", direct_ports)
+        access = Access(ModeType().convert(mode, None, None), group)
+        served = parse_host(readers)
         listen += host_in_fleet(fleet, fleet_name, fleet_label, config)
         addresses = tuple(listening_address(one, config) for one in map(tls_files.into, listen))
         beside = None if metrics is None else metrics_at(metrics)
+        check_page(web, web_viewer)
+        if only_tried():
+            check_group(group)
+            return
+        guard = host_guard(config)
         page = no_page if web is None else page_at(web, guard, web_viewer, list(filter(None, tls_files)))
     except UserError as error:
         Starter(ready).tell(StartReport.of(error))
         raise
     wanted = AgentSettings(
-        parse_host(readers),
+        served,
         Service(
             settings=Settings(max_idle=max_idle, max_hold=max_hold),
             record=record,
@@ -206,7 +215,7 @@ def command(
         grace,
         idle,
         addresses,
-        Access(ModeType().convert(mode, None, None), group),
+        access,
         by_hand=ready is None or idle is None,
         beside=beside,
         page=page,

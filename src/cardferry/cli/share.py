@@ -16,7 +16,7 @@ from cardferry.app.runtime import logging as logs
 from cardferry.app.runtime import signals as lifetime
 from cardferry.app.runtime.service import Service
 from cardferry.app.sharing.lending import Share
-from cardferry.cli.configured import Configured
+from cardferry.cli.configured import Configured, only_tried
 from cardferry.cli.options import (
     HostType,
     config_option,
@@ -76,10 +76,12 @@ def command(
     cardferry is there, too, it is much faster over a distance and survives a broken network. Programs on HOST use the
     socket that is named when all is ready. Runs until Ctrl-C.
     """
-    logs.set_up(verbose)
     guests = tuple(ssh_host(host, "share") for host in hosts)
     service = replace(service, config=config)
     wanted = Share(guests, readers, ssh, remote_socket, service, link, grace, wait)
+    if only_tried():
+        return
+    logs.set_up(verbose)
 
     def announce(guest: SshHost, path: str) -> None:
         say(f"ready {path} on {guest.destination}")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+#: Their names, as keys of the configuration file.
+OPTIONS: Final = ("tls-ca", "tls-cert", "tls-key")
 
 
 class TlsFiles(NamedTuple):

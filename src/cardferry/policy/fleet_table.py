@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from cardferry.policy.configuration_file import ConfigurationError, line_of, unknown_key
+from cardferry.policy.configuration_file import NO_TEXT, ConfigurationError, line_of, quotes_hint, unknown_key
 from cardferry.transports.errors import AddressSyntaxError
 from cardferry.transports.nats.settings import FleetSettings, checked_name, parse_label, parse_servers
 
@@ -22,7 +22,10 @@ KEYS: Final = {
     "labels": "what is said of this computer as a host",
     "replicas": "servers that keep the directory",
 }
-_TEXTS: Final = ("credentials", "ca", "cert", "key", "name")
+#: Keys whose values are files.
+FILES: Final = ("credentials", "ca", "cert", "key")
+_EXAMPLE: Final = "correct it; docs/fleet.md has an example"
+_TEXTS: Final = (*FILES, "name")
 #: The replicas that JetStream takes.
 _REPLICAS: Final = range(6)
 
@@ -39,7 +42,7 @@ def fleet_settings(document: dict[str, Any], text: str, file: str) -> FleetSetti
     """
     table = document.get(TABLE, {})
 
-    def wrong(key: str, why: str, hint: str = "correct it; docs/fleet.md has an example") -> ConfigurationError:
+    def wrong(key: str, why: str, hint: str = _EXAMPLE) -> ConfigurationError:
         return ConfigurationError(f"{file}, line {line_of(text, (TABLE, key))}: {key}: {why}", hint)
 
     if not isinstance(table, dict):
@@ -53,7 +56,7 @@ def fleet_settings(document: dict[str, Any], text: str, file: str) -> FleetSetti
         except AddressSyntaxError as error:
             raise wrong(key, error.message, error.hint) from None
         except ValueError as error:
-            raise wrong(key, str(error)) from None
+            raise wrong(key, str(error), quotes_hint(key, value) or _EXAMPLE) from None
     if ("cert" in values) != ("key" in values):
         raise wrong("cert" if "cert" in values else "key", "cert and key belong together")
     return FleetSettings(**values)
@@ -63,12 +66,14 @@ def _value(key: str, value: Any) -> Any:
     """A value of the table; raises `AddressSyntaxError` or `ValueError`."""
     if key in _TEXTS:
         if not isinstance(value, str):
-            raise ValueError("it is text")
+            raise ValueError(NO_TEXT)
         return checked_name(value) if key == "name" else str(Path(value).expanduser())
     if key == "servers":
         each = value if isinstance(value, list) else [value]
         if not all(isinstance(one, str) for one in each):
-            raise ValueError("it is text, or several in [ ]")
+            raise ValueError(f"{NO_TEXT}, or several in [ ]")
+        if not each:
+            raise ValueError("there is none in it")
         return tuple(url for one in each for url in parse_servers(one, secrets=True))
     if key == "labels":
         if not isinstance(value, dict):

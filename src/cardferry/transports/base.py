@@ -20,7 +20,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import ClassVar, NamedTuple, NoReturn, Self, TypeAlias
+from typing import ClassVar, Final, NamedTuple, NoReturn, Self, TypeAlias
 from typing import Protocol as Interface
 
 from cardferry.pcsc.caller import Principal
@@ -31,6 +31,10 @@ Socket: TypeAlias = socket.socket
 
 #: Bytes on their way in one direction before a user is asked to pause.
 HIGH_WATER = 256 * 1024
+#: What somebody can do whom a host does not want, where nothing more is known.
+ASK_STATUS: Final = "see what its `cardferry status` says"
+#: Likewise, where guests join.
+HOW_TO_JOIN = "at the host: cardferry invite NAME; here: cardferry join, with the line that it prints"
 
 
 class PipeUser(Interface):
@@ -163,6 +167,11 @@ class Address(ABC):
     def __str__(self) -> str:
         """The URL; `parse` gives the address back."""
 
+    @property
+    def listening_name(self) -> str:
+        """The address as a person writes it after ``--listen``: the name of its listener."""
+        return str(self)
+
     @abstractmethod
     async def dial(self) -> Pipe:
         """Connect; raises `TransportError`, with what a person can do."""
@@ -189,6 +198,11 @@ class Address(ABC):
     def who(self) -> str:
         """Who is at the other end, in words for people, as far as that can be seen from here."""
         return f"who listens at {self}"
+
+    @property
+    def how_to_come_in(self) -> str:
+        """What somebody can do whom the host does not let in, for people."""
+        return ASK_STATUS
 
     def silent(self) -> TransportError:
         """What to tell people of somebody who is there and says nothing."""

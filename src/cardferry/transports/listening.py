@@ -180,14 +180,19 @@ def group_number(group: str) -> int:
         raise PathUnusableError(f"there is no group {group!r}", "`getent group` lists those that exist") from None
 
 
+def check_group(group: str | None) -> None:
+    """See that there is that group, if one is named; raises `PathUnusableError`."""
+    if group is not None:
+        group_number(group)
+
+
 def public_path(path: Path, access: Access, option: str = "--socket") -> Path:
     """The absolute path of a socket for others; raises `UserError` when there are none, or they could not reach it.
 
     Args:
         option: the one that chooses another path, for hints.
     """
-    if access.group is not None:
-        group_number(access.group)
+    check_group(access.group)
     absolute = Path(checked_path(os.path.abspath(path), option))  # noqa: PTH100 - a symbolic link stays
     checked_reach(str(absolute), folder_permissions(absolute.parent, option), access.mode, access.group, option)
     return absolute

@@ -101,6 +101,11 @@ class VsockAddress(Address):
     def __str__(self) -> str:
         return f"vsock://{'any' if self.cid == ANY else self.cid}:{self.port}"
 
+    @property
+    def listening_name(self) -> str:
+        """The address as after ``--listen``."""
+        return f"vsock:{'' if self.cid == ANY else self.cid}:{self.port}"
+
     async def dial(self) -> SocketPipe:
         """Connect; raises `VsockError`."""
         try:
@@ -126,7 +131,7 @@ class VsockAddress(Address):
 
     def listener(self, listening: socket.socket) -> SocketListener:
         """Take who comes to the port."""
-        name = f"vsock:{'' if self.cid == ANY else self.cid}:{self.port}"
+        name = self.listening_name
         return SocketListener(name, listening, self._identify)
 
     def _identify(self, _connection: socket.socket, address: Any) -> Identity:

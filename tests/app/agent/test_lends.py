@@ -325,10 +325,27 @@ async def test_an_agent_that_nobody_uses_leaves_its_place_to_one_by_hand(folder:
         assert (await by_hand.status()).links[0].host == BUILD1.name
 
 
+async def test_a_host_says_where_it_listens_to_the_person_who_has_started_it(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    wanted = AgentSettings(VirtualHost(), listen=(UnixAddress(folder / "door"), UnixAddress(folder / "second")))
+    line = f"listening at unix:{folder}/door, unix:{folder}/second; guests come in over ssh, too"
+    async with agent(wanted) as by_hand:
+        assert line in caplog.messages
+        assert (await by_hand.status()).listens == [f"unix:{folder}/door", f"unix:{folder}/second"]
+    async with agent(AgentSettings(VirtualHost())):
+        assert "guests come in over ssh" in caplog.messages
+    caplog.clear()
+    async with agent(SELF_STARTED):
+        assert not any("over ssh" in one for one in caplog.messages), "nobody reads it"
+
+
 @pytest.mark.usefixtures("elsewhere")
 async def test_an_agent_that_is_in_use_is_led_and_its_guests_notice_nothing(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     record, door = folder / "record", UnixAddress(folder / "door")
     wanted = AgentSettings(VirtualHost(), Service(settings=Settings(max_idle=60), record=record), listen=(door,))
     async with agent(SELF_STARTED) as led:
@@ -337,6 +354,7 @@ async def test_an_agent_that_is_in_use_is_led_and_its_guests_notice_nothing(
         async with agent(wanted):
             assert not led.ended.done()
             assert "is in use" in caplog.text
+            assert f"listening at unix:{door.path}; guests come in over ssh, too" in caplog.messages
             await use(await led.guest(BUILD1))
             async with Guest(door.dial) as guest:
                 await guest.ready()

@@ -24,12 +24,14 @@ from cardferry.frontends.pcsclite import PcscliteFrontend
 from cardferry.link import LinkState
 from cardferry.manager import LocalManager
 from cardferry.pcsc.errors import UserError
-from cardferry.transports.base import Address
+from cardferry.transports.base import HOW_TO_JOIN, Address
 from cardferry.transports.errors import NoHostError, NotCardferryError
 from cardferry.transports.exec import ExecAddress, ExecError, ExecNotStartedError
 from cardferry.transports.listening import ListeningSocket
+from cardferry.transports.nats.address import FleetAddress
 from cardferry.transports.sockets import PathUnusableError
 from cardferry.transports.ssh import SshCommand
+from cardferry.transports.tls.address import TlsAddress
 from cardferry.transports.unix import UnixAddress
 from cardferry.transports.vsock import VsockAddress
 from cardferry.wire.link.frames import Kind, encode
@@ -266,3 +268,10 @@ def test_a_direct_connection_is_beside_a_link_over_ssh_or_there_is_none(
         Attachment((host,), link=link, direct=True).check()
     Attachment((LinkHost(UnixAddress(Path("/run/link"))), SshHost("laptop")), direct=True).check()
     Attachment((host,), link=link).check()
+
+
+def test_who_is_not_let_in_hears_how_to_join_only_where_guests_join() -> None:
+    files = ("/ca", "/cert", "/key")
+    assert TlsAddress("a").how_to_come_in == FleetAddress("LAB-7").how_to_come_in == HOW_TO_JOIN
+    for other in (TlsAddress("a", files=files), FleetAddress("a", files=files), UnixAddress(Path("/run/x"))):
+        assert "cardferry status" in other.how_to_come_in

@@ -63,7 +63,8 @@ def test_a_table_says_who_is_in_a_pool(tmp_path: Path) -> None:
         '[pool.other]\nlabel = "room=7"\nserial = "123"\n',
     )
     signing, other = pool_tables(path)
-    assert signing == PoolTable("signing", ("laptop", "unix:/run/one"), ("Yubi*",), ("CN=a*", "CN=b"), file=str(path))
+    members, where = ("laptop", "unix:/run/one"), f"{path}, line 1"
+    assert signing == PoolTable("signing", members, ("Yubi*",), ("CN=a*", "CN=b"), file=where)
     assert [str(host) for host in Listed(signing, parse_host).hosts] == ["laptop", "unix:/run/one"]
     assert signing.means("Yubico YubiKey")
     assert not signing.means("Another reader")
@@ -78,7 +79,7 @@ def test_a_table_says_who_is_in_a_pool(tmp_path: Path) -> None:
     ("text", "message", "hint"),
     [
         ("[pool.s]\nmember = []\n", "line 2: there is no key 'member' in [pool.s]", "is 'members' meant?"),
-        ("[pool.s]\nmembers = 3\n", "line 1: [pool.s]: Expected `array`", 'as in members = ["laptop", "tls://lab1"]'),
+        ("[pool.s]\nmembers = 3\n", "line 2: members: it is several in [ ]", 'in brackets: members = ["3"]'),
         ("[pool]\ns = 3\n", "line 2: s is no table", "write it as [pool.NAME]"),
         ("pool = 3\n", "pool is no table", "write it as [pool.NAME]"),
         (
@@ -101,6 +102,27 @@ def test_what_is_wrong_with_a_table_is_told_with_its_line(tmp_path: Path, text: 
     with pytest.raises(ConfigurationError) as caught:
         [table.hosts(parse_host) for table in pool_tables(path)]
     assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "hint"),
+    [
+        ("members = []", "line 2: members is empty", "name at least one HOST"),
+        ("", "line 1: [pool.a] has no members", "members = "),
+        ('label = "b=c"', "hosts of a fleet with the label b=c, and there is no table [fleet] with servers", "[fleet]"),
+    ],
+)
+async def test_who_attaches_a_pool_whose_table_is_wrong_hears_what_is_wrong_with_it(
+    text: str, says: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "cardferry").mkdir(mode=0o700)
+    written(tmp_path / "cardferry", f"[pool.a]\n{text}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        async with parse_host("pool:a").reach(Way(tmp_path)):
+            raise AssertionError
+    assert says in caught.value.message
     assert hint in caught.value.hint
 
 

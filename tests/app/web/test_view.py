@@ -65,5 +65,8 @@ def test_sections_are_the_same_while_nothing_changes_but_the_time() -> None:
 
 
 def test_what_audit_says_when_there_is_none() -> None:
-    assert "Nothing is written down" in view.sections(seen())["audit"]
+    without = view.sections(seen())["audit"]
+    assert "Nothing is written down: that begins with a configuration file" in without
+    off = view.sections(replace(seen(), configured=True))["audit"]
+    assert "Nothing is written down: the configuration says so" in off
     assert "Nothing has happened" in view.sections(replace(seen(), audit=[]))["audit"]

@@ -20,7 +20,7 @@ from cardferry.app.runtime.paths import runtime_folder
 from cardferry.app.runtime.service import Service
 from cardferry.app.web import http
 from cardferry.app.web.address import WebAddress, WebError
-from cardferry.app.web.opening import page_at
+from cardferry.app.web.opening import check_page, page_at
 from cardferry.app.web.server import WebPage
 from cardferry.app.web.viewers import Viewers
 from cardferry.policy.guard import HostGuard
@@ -201,3 +201,11 @@ def test_what_does_not_go_together(text: str, viewers: list[str], says: str) -> 
     with pytest.raises(WebError, match=says) as raised:
         page_at(text, HostGuard.__new__(HostGuard), viewers)
     assert "--web" in raised.value.hint
+
+
+def test_viewers_without_a_page_are_refused() -> None:
+    with pytest.raises(WebError, match="there is no page without --web") as raised:
+        check_page(None, ["tls:anna"])
+    assert "--web ADDRESS:PORT" in raised.value.hint
+    check_page("0.0.0.0:7765", ["tls:anna"])
+    check_page(None)

@@ -126,6 +126,15 @@ async def test_who_waits_is_told_when_the_rules_change(tmp_path: Path) -> None:
         assert [reader.name for reader in waiting.result().readers] == [READER]
 
 
+async def test_a_card_is_asked_from_the_moment_in_which_others_are_to_see_it(tmp_path: Path) -> None:
+    rules = '[[allow]]\nwho = "*"\nmay = "read"\n'
+    async with host_with(rules, a_card(12345678), tmp_path) as host:
+        assert host.cards.identity(READER).serials == ()
+        host.guard.show_cards()
+        await host.cards.settled(host.manager, READER)
+        assert host.cards.identity(READER).serials == ("12345678",)
+
+
 async def test_without_rules_about_cards_and_without_an_audit_no_card_is_asked(tmp_path: Path) -> None:
     rules = BY_SERIAL.replace("* serial 1234*", "*")
     async with host_with(rules, a_card(1), tmp_path) as host:

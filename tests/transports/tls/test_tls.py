@@ -323,6 +323,42 @@ async def test_a_guest_that_is_removed_is_cut_off_and_does_not_come_back(
         pipe.abort()
 
 
+async def test_a_name_that_another_computer_has_taken_is_told_so(address: TlsAddress) -> None:
+    taken = own_host().guests.invite("build1", 60.0, 60.0)
+    own_host().guests.join(taken, "another key", "192.0.2.7", "a test")
+    async with listening(address) as arrivals:
+        assert "another computer has joined as build1" in (await comes_in(address, arrivals)).refusal
+
+
+async def test_a_host_that_is_joined_by_another_way_knows_the_guest_by_both(address: TlsAddress) -> None:
+    other = TlsAddress("localhost", address.port)
+    async with listening(TlsAddress("", address.port)) as arrivals:
+        assert await dialling.join(invitation(other, "build1"), other) == "build1"
+        for way in (other, address):
+            assert (await comes_in(way, arrivals)).refusal == ""
+        assert own_host().guests.invitations == [], "the line is used up"
+
+
+async def test_a_removed_guest_gets_a_new_key_whatever_the_way(address: TlsAddress) -> None:
+    other = TlsAddress("localhost", address.port)
+    stolen = joined_host(address).key()
+    own_host().guests.remove("build1")
+    async with listening(TlsAddress("", address.port)) as arrivals:
+        await dialling.join(invitation(other, "build1"), other)
+        assert (await comes_in(other, arrivals)).refusal == ""
+        assert "another computer has joined as build1" in (await comes_in(address, arrivals)).refusal
+    assert c.key_fingerprint(joined_host(other).key().public_key()) != c.key_fingerprint(stolen.public_key())
+
+
+async def test_another_name_has_another_key(address: TlsAddress) -> None:
+    other = TlsAddress("localhost", address.port)
+    async with listening(TlsAddress("", address.port)) as arrivals:
+        await dialling.join(invitation(other), other)
+        assert str((await comes_in(other, arrivals)).principal) == "tls:build2"
+    keys = {c.key_fingerprint(joined_host(one).key().public_key()) for one in (address, other)}
+    assert len(keys) == 2
+
+
 async def test_a_removed_guest_that_is_invited_anew_has_another_key(address: TlsAddress) -> None:
     folder = joined_host(address).folder
     before = {path: path.read_bytes() for path in folder.iterdir()}
@@ -332,7 +368,7 @@ async def test_a_removed_guest_that_is_invited_anew_has_another_key(address: Tls
         assert (await comes_in(address, arrivals)).refusal == ""
         for path, data in before.items():
             path.write_bytes(data)
-        assert "build1 is no guest" in (await comes_in(address, arrivals)).refusal
+        assert "another computer has joined as build1" in (await comes_in(address, arrivals)).refusal
 
 
 async def test_a_host_that_was_set_up_anew_is_another_one(address: TlsAddress, tmp_path: Path) -> None:

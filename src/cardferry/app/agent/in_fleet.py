@@ -43,6 +43,8 @@ def _enter(opened: Serving, listener: Listener, refused: Callable[[UserError], N
 
     if not isinstance(listener, NatsListener):
         return
+    if (guard := opened.served.guard) is not None:
+        guard.show_cards()
     manager = opened.host.manager
     serial = manager.snapshot.serial
 

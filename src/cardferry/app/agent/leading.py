@@ -96,13 +96,15 @@ class Leading:
             if lent.rules:
                 log.info("%s", lent.rules)
             with ExitStack() as stack:
-                others = [address for address in self._listen if str(address) not in lent.listens]
+                others = [address for address in self._listen if address.listening_name not in lent.listens]
                 listeners = [stack.enter_context(address.listen(self._access)) for address in others]
                 for one in listeners:
                     link.conversation.send(m.GuestSocket(one.name), [one.socket.fileno()])
-                describe = partial(self._describe, link, lent.agent)
+                listens = [*lent.listens, *(one.name for one in listeners)]
+                describe = partial(self._describe, link, lent.agent, listens)
                 async with self._page(describe), controllable(self._folder, describe):
                     ready()
+                    tell_where(listens)
                     await link.conversation.ended()
             log.warning("that agent has gone: this one has its place")
         except NotLentError as error:
@@ -116,16 +118,26 @@ class Leading:
         if self._attempts >= _ATTEMPTS:
             raise taken
 
-    async def _describe(self, link: AgentLink, agent: int) -> Running:
+    async def _describe(self, link: AgentLink, agent: int, listens: list[str]) -> Running:
         how = await link.describe()
-        where = ", ".join(map(str, self._listen))
+        where = ", ".join(listens)
         links = [
             Link(one.guest, "up" if one.connected else "out of reach", where, "link", guest=one) for one in how.guests
         ] or [Link(self._request.readers, how.state, where)]
         return Running(
             "host", os.getpid(), self._since, links, how.contexts, how.readers, agent, how.troubles,
-            remembered=how.remembered, asks=how.asks,
+            remembered=how.remembered, asks=how.asks, listens=listens,
         )  # fmt: skip
+
+
+def tell_where(listens: Sequence[str]) -> None:
+    """Say in a line where guests come in.
+
+    Args:
+        listens: as after ``--listen``.
+    """
+    where = ", ".join(one.partition("?")[0] for one in listens)
+    log.info("%s", f"listening at {where}; guests come in over ssh, too" if where else "guests come in over ssh")
 
 
 def _connected(path: Path) -> socket.socket:

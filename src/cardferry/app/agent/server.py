@@ -24,7 +24,7 @@ from typing import Final
 from cardferry.app.agent.handoff_server import HandoffServer, Tell
 from cardferry.app.agent.in_fleet import take_guests
 from cardferry.app.agent.introductions import Introducer, Introductions, Place
-from cardferry.app.agent.leading import Leading, Page, no_page
+from cardferry.app.agent.leading import Leading, Page, no_page, tell_where
 from cardferry.app.agent.lends import Lends
 from cardferry.app.agent.serving import ReaderSet, Serving, open_set, serving
 from cardferry.app.agent.shared import Shared
@@ -190,6 +190,8 @@ class _Agent:
                 await stack.enter_async_context(self._wanted.page(lambda: self._describe(where)))
                 async with controllable(self._folder, lambda: self._describe(where)):
                     self._starter.tell(StartReport(taken=True))
+                    if self._wanted.by_hand:
+                        tell_where([one.name for one in self._listeners])
                     refusing = tasks.create_task(_raised(refused))
                     await self._handoffs.run()
                     refusing.cancel()
@@ -278,7 +280,7 @@ class _Agent:
         asks = guard.asks_with if (guard := self._wanted.service.guard) is not None else []
         return Running(
             "host", own, self._since, links, contexts, list(readers.values()), own, troubles,
-            remembered=remembered, asks=asks,
+            remembered=remembered, asks=asks, listens=[one.name for one in self._listeners],
         )  # fmt: skip
 
 

@@ -31,37 +31,44 @@ class CardPortsError(UserError):
     exit_code = 2
 
 
-async def card_ports(
+def check_card_ports(
     hosts: Sequence[HostAddress], native_ports: Sequence[int], qemu: Path | None, *, native: bool
-) -> tuple[CardPort, ...]:
-    """The ports that options ask for; raises `UserError` when that cannot be."""
+) -> None:
+    """See that what options ask for goes together; raises `CardPortsError`."""
     native = native or bool(native_ports)
     if native and qemu is not None:
         raise CardPortsError(
             "--native and --qemu are two ways for one attach",
             "give one of them here, and the other one to a second attach with a --socket of its own",
         )
-    if native:
-        return await _native(hosts, native_ports)
-    if qemu is None:
-        return ()
-    if len(os.fsencode(qemu)) > _LONGEST_PATH:
+    if native and LOCAL_PCSCD in hosts:
+        raise CardPortsError(
+            f"the readers of {LOCAL_PCSCD} are in this computer's pcscd already",
+            "name the computer that has the reader: cardferry attach HOST --native",
+        )
+    if qemu is not None and len(os.fsencode(qemu)) > _LONGEST_PATH:
         raise CardPortsError(
             f"{qemu} is longer than the {_LONGEST_PATH} bytes of a socket's path", "have QEMU listen at a shorter path"
         )
+
+
+async def card_ports(
+    hosts: Sequence[HostAddress], native_ports: Sequence[int], qemu: Path | None, *, native: bool
+) -> tuple[CardPort, ...]:
+    """The ports that options ask for; raises `UserError` when that cannot be."""
+    check_card_ports(hosts, native_ports, qemu, native=native)
+    if native or native_ports:
+        return await _native(native_ports)
+    if qemu is None:
+        return ()
     from cardferry.frontends.qemu import QemuPort  # noqa: PLC0415 - only where it is asked for
 
     return (QemuPort(qemu),)
 
 
-async def _native(hosts: Sequence[HostAddress], ports: Sequence[int]) -> tuple[CardPort, ...]:
+async def _native(ports: Sequence[int]) -> tuple[CardPort, ...]:
     from cardferry.frontends.vpcd import VpcdPort  # noqa: PLC0415 - only where it is asked for
 
-    if LOCAL_PCSCD in hosts:
-        raise CardPortsError(
-            f"the readers of {LOCAL_PCSCD} are in this computer's pcscd already",
-            "name the computer that has the reader: cardferry attach HOST --native",
-        )
     chosen = ports or vpcd_ports()
     await check_pcscd(LOCAL_PCSCD.path)
     return tuple(VpcdPort(port) for port in chosen)

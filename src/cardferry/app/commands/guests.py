@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
 
 from cardferry.app.hosts import lend_messages as m
 from cardferry.app.runtime.conversation import line_of
-from cardferry.app.runtime.fleet import configured_fleet
-from cardferry.app.runtime.paths import agent_path, runtime_folder
+from cardferry.app.runtime.fleet import configured_fleet, configured_places
+from cardferry.app.runtime.paths import SYSTEM_SERVICES, agent_path, runtime_folder
 from cardferry.app.runtime.silent import check_not_stopped
-from cardferry.app.runtime.status_socket import Running
+from cardferry.app.runtime.status_socket import Running, running
 from cardferry.transports.errors import AddressSyntaxError
 from cardferry.transports.nats.address import FleetAddress
 from cardferry.transports.nats.connection import check_extra
@@ -43,17 +45,62 @@ def invite(name: str, seconds: float, life: float, address: str | None) -> tuple
         UserError: there can be no such line.
     """
     host = own_host()
+    doors = _doors(host)
     fleet = address if address is not None and address.startswith("fleet:") else ""
-    if fleet or (host.guests.fleet and not host.guests.listens and address is None):
-        return _line(host, name, seconds, life, _in_fleet(host, fleet))
-    listens = TlsAddress.parse_listening(known, known) if (known := host.guests.listens) else None
+    if fleet or (doors.fleet and not doors.listens and address is None):
+        return _line(host, name, seconds, life, _in_fleet(doors, fleet))
+    listens = TlsAddress.parse_listening(doors.listens, doors.listens) if doors.listens else None
     port = PORT if listens is None else listens.port
     named = address or (listens.host if listens is not None else "") or socket.gethostname()
     target = TlsAddress.parse(f"//{named}" if _has_port(named) else f"//{named}:{port}", f"tls://{named}")
-    notes = [] if listens is not None else [f"nobody can come in yet; start: cardferry host --listen tls::{port}"]
-    if host.guests.fleet:
-        notes.append(f"for a guest that can only reach NATS: cardferry invite {name} --address {host.guests.fleet}")
+    start = "cardferry host" if listens and doors.configured else f"cardferry host --listen tls::{port}"
+    notes = [] if listens and doors.open else [_start(start)]
+    if doors.fleet:
+        elsewhere = shlex.join(["cardferry", "invite", name, "--address", doors.fleet])
+        notes.append(f"for a guest that can only reach NATS: {elsewhere}")
     return _line(host, name, seconds, life, _Way(f"tls://{target.place_written}", target.host, notes))
+
+
+class _Doors(NamedTuple):
+    """Where guests come in.
+
+    Attributes:
+        listens: over TLS, ``HOST:PORT``; empty for nowhere.
+        fleet: in a fleet, as a URL; empty for nowhere.
+        open: whether a host runs that takes them there, now.
+        configured: whether the configuration says so.
+    """
+
+    listens: str = ""
+    fleet: str = ""
+    open: bool = False
+    configured: bool = False
+
+    @classmethod
+    def of(cls, places: Sequence[str], fleet: Callable[[str], str], **how: bool) -> Self:
+        """What listens, as after ``--listen``, without what is for certificates of others: nobody joins there.
+
+        Args:
+            fleet: gives the URL for a place in a fleet.
+        """
+        own = [one for one in places if "ca=" not in one]
+        tls = next((one.removeprefix("tls:") for one in own if one.startswith("tls:")), "")
+        return cls(tls, next((fleet(one) for one in own if one.startswith("fleet:")), ""), **how)
+
+
+def _doors(host: Host) -> _Doors:
+    """Where a host that runs listens; else where the configuration has one listen; else where the last one has."""
+    folders = {runtime_folder(), *([SYSTEM_SERVICES] if os.getuid() == 0 else [])}
+    places = [place for folder in folders for one in running(folder) for place in one.listens]
+    doors = _Doors.of(places, lambda _: host.guests.fleet, open=True)  # written when it began to listen
+    if doors.listens or doors.fleet:
+        return doors
+    doors = _Doors.of(configured_places(), str, configured=True)
+    return doors if doors.listens or doors.fleet else _Doors(host.guests.listens, host.guests.fleet)
+
+
+def _start(command: str) -> str:
+    return f"nobody can come in yet; start: {command}"
 
 
 class _Way(NamedTuple):
@@ -64,12 +111,13 @@ class _Way(NamedTuple):
     notes: list[str]
 
 
-def _in_fleet(host: Host, address: str) -> _Way:
-    known = host.guests.fleet
+def _in_fleet(doors: _Doors, address: str) -> _Way:
+    known = doors.fleet
     target = FleetAddress.parse((address or known).removeprefix("fleet:"), address or known)
     if known and not target.servers:
         target = target.at(FleetAddress.parse(known.removeprefix("fleet:"), known).servers)
-    notes = [] if known else [f"nobody can come in yet; start: cardferry host --fleet --fleet-name {target.name}"]
+    start = "cardferry host" if known and doors.configured else f"cardferry host --fleet --fleet-name {target.name}"
+    notes = [] if known and doors.open else [_start(start)]
     return _Way(str(target), f"{target.name} in the fleet", notes)
 
 
@@ -86,7 +134,7 @@ def _line(host: Host, name: str, seconds: float, life: float, way: _Way) -> tupl
         *way.notes,
     ]
     if again:
-        notes.append(f"{name} has joined before: whoever joins with this line takes its place")
+        notes.append(f"{name} has joined before: another computer that joins with this line takes its place")
     return str(Line(way.address, name, print_, secret)), notes
 
 

@@ -18,7 +18,7 @@ from cardferry.app.hosts.connect import OpenedReaders, ReachedHost, Way, reached
 from cardferry.app.hosts.ssh_link import RefusedError, link_over, why
 from cardferry.link import Guest, LinkRefusedError, Timing
 from cardferry.pcsc.errors import CardferryError, UserError
-from cardferry.transports.base import Address
+from cardferry.transports.base import ASK_STATUS, Address
 from cardferry.transports.errors import NotCardferryError
 from cardferry.transports.registry import TRANSPORTS
 from cardferry.wire.link.greeting import Reason
@@ -79,7 +79,9 @@ async def linked_directly(
     timing = replace(timing, greeting=address.GREETING)
     async with AsyncExitStack() as stack:
         try:
-            guest = await stack.enter_async_context(link_over(address.dial, str(address), timing, memory=memory))
+            guest = await stack.enter_async_context(
+                link_over(address.dial, str(address), timing, memory=memory, how_to_come_in=address.how_to_come_in)
+            )
         except (OSError, CardferryError) as error:
             raise await _explained(address, error) from error
         yield guest
@@ -93,7 +95,9 @@ async def _explained(address: Address, error: Exception) -> UserError:
         hint = (
             "install the same version of cardferry on both sides"
             if error.reason is Reason.VERSION
-            else "see what its `cardferry status` says"
+            else address.how_to_come_in
+            if error.reason is Reason.REFUSED
+            else ASK_STATUS
         )
         return RefusedError(f"no link to {address}: {why(error)}", hint)
     if isinstance(error, TimeoutError):

@@ -172,6 +172,8 @@ async def members_of(name: str, parse: Parse, servers: str = "") -> AsyncIterato
         yield Listed(table, parse), table
         return
     settings = configured_fleet(servers=servers)
+    if not settings.servers and table is not None:
+        raise table.without_servers()
     if not settings.servers:
         raise PoolError(
             f"there is no pool {name!r}",

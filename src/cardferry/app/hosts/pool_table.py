@@ -21,7 +21,7 @@ import msgspec
 
 from cardferry.app.hosts.address import HostAddress
 from cardferry.app.runtime.configuration_path import find_configuration, own_configuration
-from cardferry.policy.configuration_file import ConfigurationError, line_of, parse, read_text, unknown_key
+from cardferry.policy.configuration_file import ConfigurationError, line_of, parse, read_text, unknown_key, wrong_value
 from cardferry.policy.patterns import rank
 from cardferry.transports.errors import AddressSyntaxError
 from cardferry.transports.nats.settings import parse_label
@@ -49,7 +49,7 @@ class PoolTable:
         readers: patterns of the names of their readers that are meant; none means all.
         subjects, serials: patterns of what their cards are: whom a certificate is about, and the card's number.
         label: of the hosts of a fleet that are meant, as in ``pool=signing``.
-        file: where it is written, for errors.
+        file: where it is written, file and line, for errors.
     """
 
     name: str
@@ -81,6 +81,19 @@ class PoolTable:
                     f"name the members of {member} there",
                 )
         return tuple(found)
+
+    def without_servers(self) -> ConfigurationError:
+        """What to tell people where it lists nobody, and there is no fleet whose hosts it could mean."""
+        if not self.label:
+            return ConfigurationError(
+                f"{self.file}: [{POOL}.{self.name}] has no members",
+                'write below it members = ["HOST", "HOST"]; for hosts of a fleet, a table [fleet] with servers',
+            )
+        return ConfigurationError(
+            f"{self.file}: [{POOL}.{self.name}] means hosts of a fleet with the label {self.label}, "
+            "and there is no table [fleet] with servers",
+            'write [fleet] and below it servers = ["nats://HOST"]; docs/fleet.md has an example',
+        )
 
     def means(self, reader: str) -> bool:
         """Whether a reader of a member is one of the pool, by the name that it has there."""
@@ -145,9 +158,11 @@ def _table(name: str, values: Any, text: str, file: str) -> PoolTable:
     try:
         keys = msgspec.convert(dict(values), _Keys)
     except msgspec.ValidationError as error:
+        raise wrong_value(str(error), values, (POOL, name), text, file) from None
+    if "members" in values and not keys.members:
         raise ConfigurationError(
-            f"{where()}: [{POOL}.{name}]: {error}", 'as in members = ["laptop", "tls://lab1"]'
-        ) from None
+            f"{where('members')}: members is empty", "name at least one HOST; for hosts of a fleet, leave it out"
+        )
     if keys.members and keys.label:
         raise ConfigurationError(
             f"{where('label')}: label is for hosts of a fleet, and members for a list of them",
@@ -165,7 +180,7 @@ def _table(name: str, values: Any, text: str, file: str) -> PoolTable:
         _several(keys.subject),
         _several(keys.serial),
         keys.label,
-        file,
+        where(),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import shlex
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
@@ -26,7 +26,7 @@ from cardferry.pcsc.errors import CardferryError
 from cardferry.transports.base import Dial, Pipe
 from cardferry.transports.errors import TransportError
 from cardferry.transports.ssh import NoShellError, SessionError, SshError
-from cardferry.wire.link.greeting import Reason
+from cardferry.wire.link.greeting import Bye, Reason
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ async def link_over(
     *,
     memory: bool = True,
     direct: DialDirect | None = None,
+    how_to_come_in: str = "",
 ) -> AsyncIterator[Guest]:
     """The host's resource manager for the block, once its readers are known; whatever breaks is dialled again.
 
@@ -76,16 +77,18 @@ async def link_over(
         host: see `Guest`.
         memory: whether to believe what cards have said before.
         direct: see `Guest`.
+        how_to_come_in: what a person can do when the host does not let this computer in any more.
 
     Raises:
         OSError | CardferryError: there was no link at the first attempt.
     """
-    reporter = _Reporter(name)
+    reporter = _Reporter(name, how_to_come_in)
     async with AsyncExitStack() as stack:
         guest = Guest(
             dial, name=name, timing=timing, report=reporter.report, software=SOFTWARE, host=host, remember=memory,
             direct=direct,
         )  # fmt: skip
+        reporter.farewell = lambda: guest.farewell
         await stack.enter_async_context(guest)
         try:
             await guest.ready()
@@ -208,11 +211,14 @@ class _Reporter:
 
     Attributes:
         silent: the end has begun; whatever happens now is meant.
+        farewell: how the last session ended.
     """
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, how_to_come_in: str = "") -> None:
         self.silent = False
+        self.farewell: Callable[[], Bye | None] = lambda: None
         self._host = host
+        self._how_to_come_in = how_to_come_in
         self._before = False
 
     def report(self, state: LinkState) -> None:
@@ -228,9 +234,18 @@ class _Reporter:
             case LinkState.BROKEN:
                 log.warning("lost %s; programs wait", self._host)
             case LinkState.DOWN:
-                log.warning("the session with %s is over: programs have lost what they held there", self._host)
+                log.warning(
+                    "the session with %s is over: programs have lost what they held there%s", self._host, self._why()
+                )
             case LinkState.CONNECTING:
                 pass
+
+    def _why(self) -> str:
+        bye = self.farewell()
+        if bye is None or bye.reason in (Reason.CLOSED, Reason.UNKNOWN_SESSION) or not bye.text:
+            return ""
+        mend = f"; {self._how_to_come_in}" if bye.reason is Reason.REFUSED and self._how_to_come_in else ""
+        return f"; it says: {bye.text}{mend}"
 
 
 def link_state(guest: Guest) -> str:

@@ -35,6 +35,25 @@ def listening_address(text: str, named: Path | None = None) -> Address:
     return address.knowing(configured_fleet(named)) if isinstance(address, FleetAddress) else address
 
 
+def configured_places() -> list[str]:
+    """Where the configuration has a `cardferry host` listen, as after ``--listen``; raises `UserError`.
+
+    A place in a fleet has the servers in it, without what is secret in their URLs.
+    """
+    path = find_configuration()
+    table = parse(read_text(path), str(path)).get("host", {}) if path is not None else {}
+    listen = table.get("listen", [])
+    listen = listen if isinstance(listen, list) else [listen]
+    fleet = host_in_fleet(table.get("fleet"), table.get("fleet-name"), ())
+    return [_with_servers(listening_address(one)) for one in (*listen, *fleet)]
+
+
+def _with_servers(address: Address) -> str:
+    if not isinstance(address, FleetAddress):
+        return address.listening_name
+    return str(FleetAddress(address.name, address.service.servers_without_secrets, address.files))
+
+
 def host_in_fleet(
     servers: str | None, name: str | None, labels: tuple[str, ...], named: Path | None = None
 ) -> tuple[str, ...]:

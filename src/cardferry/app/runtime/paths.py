@@ -21,6 +21,8 @@ from cardferry.transports.sockets import FolderUnsafeError
 SYSTEM_FOLDER: Final = Path("/run/cardferry-system")
 SYSTEM_GUESTS: Final = SYSTEM_FOLDER / "guests"
 SYSTEM_STATUS: Final = SYSTEM_FOLDER / "status"
+#: The folder of root's own services (`setup service`), whatever root's XDG_RUNTIME_DIR is.
+SYSTEM_SERVICES: Final = Path("/run/cardferry")
 _SCRATCH: Final = ".part-"
 _OF_YOUR_OWN: Final = "set XDG_RUNTIME_DIR to a folder of your own"
 

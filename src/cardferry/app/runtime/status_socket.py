@@ -111,6 +111,7 @@ class Running(msgspec.Struct, frozen=True):
             commands with the same agent tell of a reader is one and the same.
         troubles: why there are no readers, or not those of some host.
         remembered: bytes of what the readers' cards have said before, for guests.
+        listens: where guests come in besides, as after ``--listen``.
         asks: how the person at this computer is asked for PINs and permission now, the first way first; empty where no
             rule wants that.
     """
@@ -125,6 +126,7 @@ class Running(msgspec.Struct, frozen=True):
     troubles: list[TroubleStatus] = []
     remembered: int = 0
     asks: list[str] = []
+    listens: list[str] = []
 
     @property
     def serves(self) -> bool:

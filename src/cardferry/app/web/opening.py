@@ -23,6 +23,17 @@ def check_libraries(needed_by: str, *names: str) -> None:
         )
 
 
+def check_page(text: str | None, viewers: Sequence[str] = ()) -> None:
+    """See that what ``--web`` and ``--web-viewer`` say goes together; raises `UserError`. None is no ``--web``."""
+    if text is None and viewers:
+        raise WebError(
+            f"--web-viewer {viewers[0]}: there is no page without --web",
+            "say where it is to be, at an address that others reach: --web ADDRESS:PORT",
+        )
+    if text is not None:
+        _address(text, viewers)
+
+
 def page_at(text: str, guard: HostGuard, viewers: Sequence[str] = (), files: Sequence[str] = ()) -> Page:
     """The page for an agent.
 
@@ -35,6 +46,22 @@ def page_at(text: str, guard: HostGuard, viewers: Sequence[str] = (), files: Seq
     Raises:
         UserError: there can be none.
     """
+    address = _address(text, viewers)
+    from cardferry.app.web.server import WebPage  # noqa: PLC0415 - an extra
+
+    if not viewers:
+        return WebPage(address, guard).serve
+    from cardferry.app.web.viewers import Viewers  # noqa: PLC0415 - ssl and cryptography
+    from cardferry.transports.tls.door import HostDoor, PkiDoor  # noqa: PLC0415
+    from cardferry.transports.tls.host import own_host  # noqa: PLC0415
+    from cardferry.transports.tls.identity import Pki  # noqa: PLC0415
+
+    door = PkiDoor(Pki(*map(Path, files))) if files else HostDoor(own_host())
+    door.context()  # what is wrong with it is said now
+    return WebPage(address, guard, Viewers(door, viewers)).serve
+
+
+def _address(text: str, viewers: Sequence[str]) -> WebAddress:
     address = WebAddress.parse(text)
     if address.here and viewers:
         raise WebError(
@@ -50,15 +77,4 @@ def page_at(text: str, guard: HostGuard, viewers: Sequence[str] = (), files: Seq
     if wrong := [name for name in viewers if not name.removeprefix("tls:") or not name.startswith("tls:")]:
         raise WebError(f"--web-viewer {wrong[0]}: that is no principal of TLS", "write --web-viewer tls:NAME")
     check_libraries("the page needs", "jinja2", "starlette", "uvicorn")
-    from cardferry.app.web.server import WebPage  # noqa: PLC0415 - an extra
-
-    if not viewers:
-        return WebPage(address, guard).serve
-    from cardferry.app.web.viewers import Viewers  # noqa: PLC0415 - ssl and cryptography
-    from cardferry.transports.tls.door import HostDoor, PkiDoor  # noqa: PLC0415
-    from cardferry.transports.tls.host import own_host  # noqa: PLC0415
-    from cardferry.transports.tls.identity import Pki  # noqa: PLC0415
-
-    door = PkiDoor(Pki(*map(Path, files))) if files else HostDoor(own_host())
-    door.context()  # what is wrong with it is said now
-    return WebPage(address, guard, Viewers(door, viewers)).serve
+    return address

@@ -96,6 +96,7 @@ class WebPage:
             [words] if (words := tls_guests.wrong_secrets(self._guests)) else [],
             None if self._audit is None else self._audit.entries(),
             time.time(),
+            configured=self._guard is not None and self._guard.rulebook.path is not None,
         )
         return view.sections(seen)
 

@@ -33,6 +33,7 @@ class Seen:
         notes: lines about them.
         audit: entries, the newest one first; None where nothing is written down.
         now: s since 1970.
+        configured: whether there is a configuration file.
     """
 
     running: Running | None
@@ -41,6 +42,7 @@ class Seen:
     notes: Iterable[str] = ()
     audit: list[dict[str, Any]] | None = None
     now: float = 0.0
+    configured: bool = False
 
 
 def sections(seen: Seen) -> dict[str, str]:
@@ -54,6 +56,7 @@ def sections(seen: Seen) -> dict[str, str]:
         "joined": seen.joined,
         "notes": seen.notes,
         "audit": seen.audit,
+        "configured": seen.configured,
         "asks": [] if running is None else running.asks,
     }
     return {name: render(f"{name}.html", **values) for name in SECTIONS}

@@ -82,6 +82,7 @@ class HostGuard:
             Principal(PrincipalKind.LOCAL_USER, rulebook.account), Program("cardferry", os.getpid(), os.getuid(), True)
         )
         self.version = 0
+        self._shows_cards = False
         self._told: set[Callable[[], None]] = set()
         self.uses = Uses()
         self.wrong_pins = wrong_pins or WrongPins()
@@ -98,8 +99,13 @@ class HostGuard:
 
     @property
     def wants_cards(self) -> bool:
-        """Whether cards are asked which ones they are: for rules that name them, or for what is written down."""
-        return self.audits or self.rulebook.names_cards
+        """Whether cards are asked which ones they are: for rules, for what is written down, or for what others see."""
+        return self.audits or self.rulebook.names_cards or self._shows_cards
+
+    def show_cards(self) -> None:
+        """Others are to see which cards there are, from now on: in a fleet's directory."""
+        self._shows_cards = True
+        self.changed()
 
     def changed(self) -> None:
         """The rules have changed, or more is known of a card."""

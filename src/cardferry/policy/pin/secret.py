@@ -50,6 +50,11 @@ class SecretPlace:
             return cls(kind, name)
         raise ValueError(f"{text!r} is neither file:/PATH nor credential:NAME nor keyring:SERVICE/USER")
 
+    @property
+    def is_file(self) -> bool:
+        """Whether its name is a path."""
+        return self.kind == "file"
+
     def __str__(self) -> str:
         """As it is written."""
         return f"{self.kind}:{self.name}"

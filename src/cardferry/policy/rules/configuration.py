@@ -6,13 +6,12 @@ types; what is written in words (``60/hour``) is parsed here, so that a file is 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
-from cardferry.policy.configuration_file import ConfigurationError, KeyPath, line_of, parse, unknown_key
+from cardferry.policy.configuration_file import ConfigurationError, KeyPath, line_of, parse, unknown_key, wrong_value
 from cardferry.policy.fleet_table import fleet_settings
 from cardferry.policy.pin.secret import SecretPlace
 from cardferry.policy.rules.hours import Hours
@@ -89,7 +88,7 @@ class Configuration(msgspec.Struct, frozen=True):
         try:
             file = msgspec.convert(raw, _File)
         except msgspec.ValidationError as error:
-            raise _wrong(error, text, name) from None
+            raise wrong_value(str(error), raw, (), text, name) from None
         if not file.isolation and any(allow.pin is not Pin.GUEST for allow in file.allow):
             raise ConfigurationError(
                 f"{name}: with isolation = false the PIN that the host gives for one would be everybody's",
@@ -167,22 +166,3 @@ def _check(table: dict[str, Any], kind: str, path: KeyPath, text: str, name: str
     for key in table:
         if key not in known:
             raise unknown_key(key, known, f"{name}, line {line_of(text, (*path, key))}", "[[allow]]" if kind else "")
-
-
-_AT: Final = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
-
-
-def _wrong(error: msgspec.ValidationError, text: str, name: str) -> ConfigurationError:
-    """msgspec says where in the document; a person wants the line."""
-    found = _AT.fullmatch(str(error))
-    what, place = (found["what"], found["path"] or "") if found else (str(error), "")
-    path: list[str | int] = []
-    for word in re.findall(r"\.([\w-]+)|\[(\d+)\]", place):
-        path.append(word[0] or int(word[1]))
-    about = next((part for part in reversed(path) if isinstance(part, str) and part != "allow"), "")
-    if about:
-        what = f"{about}: {what}"
-    return ConfigurationError(
-        f"{name}, line {line_of(text, tuple(path[:3]))}: {what}",
-        "correct it; docs/sharing-with-a-team.md has examples",
-    )

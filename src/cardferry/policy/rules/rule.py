@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -19,6 +20,9 @@ ALL: Final = "all"
 ANY_CARD: Final = "*"
 #: What rules may call a card: its reader's name first, then that with its number, and its certificates' subjects.
 Card = tuple[str, ...]
+#: What the tables of operations call keys and objects (`Meaning.object`).
+_OBJECT: Final = re.compile(r"([0-9A-F]{2})+|SIG|DEC|AUT", re.IGNORECASE)
+_OBJECT_HINT: Final = "hexadecimal digits such as 9C, or one of SIG, DEC, AUT"
 _OPERATIONS: Final = {operation.value: operation for operation in Operation}
 
 
@@ -76,6 +80,8 @@ class Permission:
             raise ValueError(f"there is no operation {name!r}: {', '.join(_OPERATIONS)}, or {ALL}")
         if colon and not what:
             raise ValueError(f"{text!r} names no key or object")
+        if what and not _OBJECT.fullmatch(what):
+            raise ValueError(f"{text!r} names no key or object: {_OBJECT_HINT}")
         return cls(text, Meaning(operation, _object(what)))
 
     def covers(self, meaning: Meaning) -> bool:

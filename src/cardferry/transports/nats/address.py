@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 from urllib.parse import parse_qsl, quote
 
-from cardferry.transports.base import Address, Pipe
+from cardferry.transports.base import ASK_STATUS, HOW_TO_JOIN, Address, Pipe
 from cardferry.transports.errors import AddressSyntaxError
 from cardferry.transports.nats.settings import (
     NAME,
@@ -153,6 +153,11 @@ class FleetAddress(Address):
     def who(self) -> str:
         """Who is at the other end."""
         return f"{self.name} in the fleet"
+
+    @property
+    def how_to_come_in(self) -> str:
+        """What somebody can do whom the host does not let in, for people."""
+        return ASK_STATUS if self.files else HOW_TO_JOIN
 
     async def connect(self, using: ssl.SSLContext) -> TlsInside:
         """Connect to the host; raises `TransportError`."""

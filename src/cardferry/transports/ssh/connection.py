@@ -25,6 +25,7 @@ from cardferry.transports.ssh import guard
 from cardferry.transports.ssh.command import SshCommand, environment, identify, run
 from cardferry.transports.ssh.errors import (
     FORWARDING_SYMPTOMS,
+    SSH_FAILED,
     SYMPTOMS,
     ConnectionLostError,
     SshError,
@@ -55,9 +56,15 @@ _MEASUREMENTS: Final = 2
 
 
 class _Master(asyncio.SubprocessProtocol):
-    """Reads what the ssh child writes, and knows when it is up and when it is gone."""
+    """Reads what the ssh child writes, and knows when it is up and when it is gone.
 
-    def __init__(self, destination: str) -> None:
+    Args:
+        destination: as for ssh.
+        again: the server has given no terminal at the first attempt, so the key may be for one command only: until it
+            is known that this is not so, what ssh and that command say is kept back.
+    """
+
+    def __init__(self, destination: str, *, again: bool = False) -> None:
         loop = asyncio.get_running_loop()
         self.mark = guard.new_mark()
         self._word = guard.new_word()
@@ -69,6 +76,7 @@ class _Master(asyncio.SubprocessProtocol):
         self.gone: asyncio.Future[int | None] = loop.create_future()
         self.farewell: asyncio.Future[None] = loop.create_future()
         self._destination = destination
+        self._kept_back: list[str] | None = [] if again else None
         self._output = LineSplitter()
         self._errors = LineSplitter()
         self._replies: dict[int, tuple[guard.Reply, asyncio.Future[guard.Reply]]] = {}
@@ -103,6 +111,8 @@ class _Master(asyncio.SubprocessProtocol):
             return
         if self._heartbeat is not None:
             self._heartbeat.cancel()
+        if not self.ready.done() and self.process.get_returncode() == SSH_FAILED:
+            self._tell_what_was_kept_back()
         self.gone.set_result(self.process.get_returncode())
         for _, answered in self._replies.values():
             if not answered.done():
@@ -136,6 +146,7 @@ class _Master(asyncio.SubprocessProtocol):
             self.facts.learn(key, value)
         elif word == "ready" and not self.ready.done():
             self.ready.set_result(None)
+            self._tell_what_was_kept_back()
             self._beat()
         elif word == "bye" and not self.farewell.done():
             self.farewell.set_result(None)
@@ -189,9 +200,21 @@ class _Master(asyncio.SubprocessProtocol):
     def _complaint(self, line: str) -> None:
         self.complaints.append(line)
         self.complained += 1
+        if self._kept_back is not None:
+            self._kept_back.append(line)
+        else:
+            self._tell(line)
+
+    def _tell(self, line: str) -> None:
         if line.strip():
             told = _FAREWELL.search(line) or find(SYMPTOMS + FORWARDING_SYMPTOMS, [line], self._destination)
-            log.log(logging.DEBUG if told else logging.INFO, "ssh: %s", line)
+            quiet = told is not None or _NO_TERMINAL in line
+            log.log(logging.DEBUG if quiet else logging.INFO, "ssh: %s", line)
+
+    def _tell_what_was_kept_back(self) -> None:
+        lines, self._kept_back = self._kept_back or [], None
+        for line in lines:
+            self._tell(line)
 
     def complaints_since(self, count: int) -> list[str]:
         """What ssh said after ``complained`` was ``count``."""
@@ -341,8 +364,9 @@ async def connect(destination: str, command: SshCommand, folder: Path) -> AsyncI
     _check_room(control)
     master = await _start(destination, command, control)
     if master.gone.done() and any(_NO_TERMINAL in line for line in master.complaints):
-        log.warning("%s gives the account no terminal: without one sshd delays each small message", destination)
         master = await _start(destination, command, control, terminal=False)
+        if master.ready.done():
+            log.warning("%s gives the account no terminal: without one sshd delays each small message", destination)
     try:
         if master.gone.done():
             raise master.why()
@@ -378,7 +402,7 @@ def _literal(control: Path) -> str:
 async def _start(destination: str, command: SshCommand, control: Path, terminal: bool = True) -> _Master:
     """Start ssh and wait until the guard is ready, or ssh has ended."""
     _remove(control)
-    master = _Master(destination)
+    master = _Master(destination, again=not terminal)
     words = command.master(destination, _literal(control), guard.bootstrap(master.mark), terminal)
     try:
         await asyncio.get_running_loop().subprocess_exec(

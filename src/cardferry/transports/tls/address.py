@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Self
 from urllib.parse import parse_qsl, quote
 
-from cardferry.transports.base import Address, Listener, Pipe
+from cardferry.transports.base import ASK_STATUS, HOW_TO_JOIN, Address, Listener, Pipe
 from cardferry.transports.errors import AddressSyntaxError, TransportError
 from cardferry.transports.sockets import Access
 
@@ -112,6 +112,11 @@ class TlsAddress(Address):
         return f"tls://{self._host}{port}{self._query}"
 
     @property
+    def listening_name(self) -> str:
+        """The address as after ``--listen``."""
+        return self.written(False)
+
+    @property
     def _host(self) -> str:
         return f"[{self.host}]" if ":" in self.host else self.host
 
@@ -141,6 +146,11 @@ class TlsAddress(Address):
     def how_to_start(self) -> str:
         """What is to be started there, for people."""
         return f"where the reader is: cardferry host --listen tls::{self.port}"
+
+    @property
+    def how_to_come_in(self) -> str:
+        """What somebody can do whom the host does not let in, for people."""
+        return ASK_STATUS if self.files else HOW_TO_JOIN
 
     async def connect(self, using: ssl.SSLContext) -> TlsInside:
         """Connect to whoever is there; raises `TransportError`."""

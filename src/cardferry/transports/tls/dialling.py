@@ -19,10 +19,11 @@ from typing import Protocol as Interface
 from cryptography import x509
 
 from cardferry import __version__
-from cardferry.transports.errors import TransportError
+from cardferry.transports.base import HOW_TO_JOIN
+from cardferry.transports.errors import NoHostError, TransportError
 from cardferry.transports.tls import certificates as c
 from cardferry.transports.tls.errors import InvitationError, NotTlsError, TlsError
-from cardferry.transports.tls.files import cannot_be_written, data_folder, joined_folder
+from cardferry.transports.tls.files import cannot_be_written, data_folder, joined_folder, joined_places
 from cardferry.transports.tls.identity import JoinedHost, Line, Pki, context, read_certificate
 from cardferry.transports.tls.inside import TlsInside
 from cardferry.wire import enrolment as e
@@ -82,11 +83,9 @@ async def dial(address: Target) -> TlsInside:
     if not host.joined:
         raise TlsError(
             f"this computer has not joined {address}",
-            "at the host: cardferry invite NAME; here: cardferry join, with the line that it prints",
+            HOW_TO_JOIN,
         )
-    _check_not_expired(
-        host.own, "at the host: cardferry invite NAME; here: cardferry join, with the line that it prints"
-    )
+    _check_not_expired(host.own, HOW_TO_JOIN)
     if host.due() <= 0:
         await _renew(address, host)
     pipe = await address.connect(host.context())
@@ -114,7 +113,7 @@ async def join(line: Line, address: Target) -> str:
     """
     made = context(False, None, None, [e.ENROLMENT])
     made.verify_mode = ssl.CERT_NONE  # it is compared with the line's fingerprint before anything is said
-    key = c.new_key()
+    key = await _key_of_another_way(line, address) or c.new_key()
     authority = b""
 
     def ask(greeting: e.Greeting, shown: bytes) -> e.Join:
@@ -136,6 +135,36 @@ async def join(line: Line, address: Target) -> str:
     return issued.name
 
 
+async def _key_of_another_way(line: Line, address: Target) -> c.Key | None:
+    """The key by which the host knows this account under that name already, where it was joined by another way.
+
+    A host knows a name by one key: with a new one for this way the other way would be lost. Whoever was removed gets a
+    new one all the same: the host itself says whether it still knows the key.
+
+    Raises:
+        NoHostError: the host cannot be reached.
+    """
+    for place in joined_places():
+        host = JoinedHost(joined_folder(place))
+        if place == address.place or not host.is_of(line):
+            continue
+        try:
+            await _converse(address, _enrolment(host), lambda greeting, shown: e.Renew(_SOFTWARE))
+            return host.key()
+        except NoHostError:
+            raise
+        except (TransportError, InvitationError, OSError) as error:
+            log.debug("the key for %s is not used: %s", place, error)
+    return None
+
+
+def _enrolment(host: JoinedHost) -> ssl.SSLContext:
+    """To ask a host that was joined for a certificate."""
+    made = host.context()
+    made.set_alpn_protocols([e.ENROLMENT])
+    return made
+
+
 def _another_host(address: Target) -> TlsError:
     return TlsError(
         f"who answers at {address} is not the host that this line is from",
@@ -145,10 +174,8 @@ def _another_host(address: Target) -> TlsError:
 
 async def _renew(address: Target, host: JoinedHost) -> None:
     """Get the next certificate; if that cannot be, the one that is there is good for a while."""
-    made = host.context()
-    made.set_alpn_protocols([e.ENROLMENT])
     try:
-        issued = await _converse(address, made, lambda greeting, shown: e.Renew(_SOFTWARE))
+        issued = await _converse(address, _enrolment(host), lambda greeting, shown: e.Renew(_SOFTWARE))
         host.renewed(issued.certificate)
     except (TransportError, InvitationError, OSError) as error:
         log.warning("the certificate for %s is not renewed: %s", address, error)

@@ -105,8 +105,11 @@ class HostDoor:
         """See `PkiDoor.admitted`."""
         name = c.principal_name(certificate)
         known = self._host.guests.find(name, c.key_fingerprint(certificate.public_key()))
-        refusal = "" if known else f"{name or 'it'} is no guest of this host (any more): see `cardferry guests` there"
-        return name or "unknown", refusal
+        if known:
+            return name, ""
+        if name in self._host.guests.known:
+            return name, f"another computer has joined as {name}, and this one is no guest of this host any more"
+        return name or "unknown", f"{name or 'it'} is no guest of this host (any more)"
 
     def seen(self, certificate: x509.Certificate, address: str, software: str = "") -> None:
         """Somebody is here, or was until now."""

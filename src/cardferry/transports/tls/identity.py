@@ -223,6 +223,23 @@ class JoinedHost:
         """The guest's own; raises `TlsError`."""
         return read_certificate(self.own)
 
+    def is_of(self, line: Line) -> bool:
+        """Whether it is the host that a line is from, and knows this account by the name that the line has."""
+        try:
+            authority = read_certificate(self.folder / _AUTHORITY)
+            return c.fingerprint(authority) == line.fingerprint and c.principal_name(self.certificate()) == line.name
+        except TlsError:
+            return False
+
+    def key(self) -> c.Key:
+        """The guest's own; raises `TlsError`."""
+        path = self.folder / _KEY
+        files.check_key(path)
+        try:
+            return c.read_key(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise TlsError(f"the key {path} cannot be read: {error}", "name another file, or join anew") from None
+
     def due(self) -> float:
         """In how many s the certificate is to be renewed; not more than 0 when that is now."""
         return (c.renewal(self.certificate()) - datetime.now(UTC)).total_seconds()
