@@ -31,7 +31,8 @@ def test_the_hint_about_rights_is_for_a_file_of_ones_own(tmp_path: Path) -> None
     assert read_text(path) == "keep-tries = 2\n"
 
 
-def test_nobody_is_told_to_change_the_rights_of_a_device() -> None:
+def test_nobody_is_told_to_change_the_rights_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda _: pytest.fail("it has no end"))
     assert refusal(Path("/dev/zero")).hint == "name another file with --config"
 
 
