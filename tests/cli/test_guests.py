@@ -55,6 +55,7 @@ def test_the_line_alone_is_on_standard_output() -> None:
         ("10.0.0.1:7000", None, "tls://10.0.0.1:7000"),
         (":7000", "laptop", "tls://laptop:7000"),
         (":7000", "laptop:443", "tls://laptop:443"),
+        (":7000", "tls://laptop", "tls://laptop:7000"),
         (":7000", "[2001:db8::1]", "tls://[2001:db8::1]:7000"),
         (":7000", "[2001:db8::1]:443", "tls://[2001:db8::1]:443"),
     ],

@@ -51,7 +51,8 @@ def invite(name: str, seconds: float, life: float, address: str | None) -> tuple
         return _line(host, name, seconds, life, _in_fleet(doors, fleet))
     listens = TlsAddress.parse_listening(doors.listens, doors.listens) if doors.listens else None
     port = PORT if listens is None else listens.port
-    named = address or (listens.host if listens is not None else "") or socket.gethostname()
+    given = (address or "").removeprefix("tls://")
+    named = given or (listens.host if listens is not None else "") or socket.gethostname()
     target = TlsAddress.parse(f"//{named}" if _has_port(named) else f"//{named}:{port}", f"tls://{named}")
     start = "cardferry host" if listens and doors.configured else f"cardferry host --listen tls::{port}"
     notes = [] if listens and doors.open else [_start(start)]
