@@ -164,6 +164,7 @@ def test_behind_a_firewall_it_stays_on_ssh_and_says_so_once(recipe: Recipe) -> N
     assert ended.err.count("no direct connection") == 1
 
 
+@pytest.mark.slow
 def test_through_a_jump_host_it_dials_what_the_host_says(lab: Lab, recipe: Recipe) -> None:
     """There ssh is connected to nothing that can be dialled; behind a firewall, too, the link stays on ssh."""
     sshd = Sshd(lab.computer("jump"))
