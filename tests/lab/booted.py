@@ -177,8 +177,17 @@ def remove_group(path: Path) -> None:
     """Remove a control group, once its processes have gone."""
     if path.exists():
         wait_until(lambda: not any(_read(each) for each in path.rglob("cgroup.procs")), "its processes have gone")
+        wait_until(lambda: _removed(path), f"{path} can be removed")
+
+
+def _removed(path: Path) -> bool:
+    """Remove a tree of control groups; a process that is listed no more keeps its own busy until it has ended."""
+    try:
         for folder, _, _ in os.walk(path, topdown=False):
             os.rmdir(folder)  # noqa: PTH106 - as os.walk gives it
+    except OSError:
+        return False
+    return True
 
 
 def _read(path: Path) -> str:
