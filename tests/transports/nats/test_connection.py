@@ -12,7 +12,8 @@ from typing import Any
 import nats.js.errors as js
 import pytest
 
-from cardferry.transports.nats.connection import connect, still_wanted
+from cardferry.transports.nats import connection as connection_module
+from cardferry.transports.nats.connection import Connection, connect, still_wanted
 from cardferry.transports.nats.errors import NatsError
 from cardferry.transports.nats.explaining import explained
 from cardferry.transports.nats.settings import FleetSettings
@@ -112,3 +113,23 @@ async def test_a_server_that_does_not_answer_is_not_waited_for_while_there_is_an
 async def test_of_servers_that_all_refuse_it_says_why() -> None:
     with pytest.raises(NatsError, match="Connection refused"):
         await connect(FleetSettings(("nats://127.0.0.1:1", "nats://127.0.0.1:2")))
+
+
+async def test_who_gives_up_connecting_at_the_moment_of_success_leaves_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Connection] = []
+    really = connection_module._connect
+
+    async def connects(*words: Any) -> Connection:
+        made.append(await really(*words))
+        connecting.cancel()
+        return made[0]
+
+    monkeypatch.setattr(connection_module, "_connect", connects)
+    async with asyncio.timeout(20):
+        settings = FleetSettings((f"nats://127.0.0.1:{service().port}",))
+        connecting = asyncio.get_running_loop().create_task(connect(settings))
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+        await made[0].over()

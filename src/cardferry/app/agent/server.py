@@ -150,6 +150,7 @@ class _Agent:
         self._own = wanted.request
         self._folder = folder
         self._listeners = listeners
+        self._listens = [one.name for one in listeners]
         self._starter = starter
         self._since = time.time()
         self._numbers = 0
@@ -163,13 +164,13 @@ class _Agent:
             ends,
             self._check_rules,
             by_hand=wanted.by_hand,
-            listens=[one.name for one in listeners],
+            listens=self._listens,
         )
         self._handoffs: HandoffServer
 
     async def run(self, listening: ListeningSocket) -> None:
         """Serve until cancelled, or until nobody has come for a while."""
-        where = ", ".join([str(listening.path), *(one.name for one in self._listeners)])
+        where = ", ".join([str(listening.path), *self._listens])
         with scratch(self._folder) as self._workdir:
             self._handoffs = HandoffServer(
                 listening.socket, self._receive, idle=self._wanted.idle, talk=self._lends.serve
@@ -191,7 +192,7 @@ class _Agent:
                 async with controllable(self._folder, lambda: self._describe(where)):
                     self._starter.tell(StartReport(taken=True))
                     if self._wanted.by_hand:
-                        tell_where([one.name for one in self._listeners])
+                        tell_where(self._listens)
                     refusing = tasks.create_task(_raised(refused))
                     await self._handoffs.run()
                     refusing.cancel()
@@ -280,7 +281,7 @@ class _Agent:
         asks = guard.asks_with if (guard := self._wanted.service.guard) is not None else []
         return Running(
             "host", own, self._since, links, contexts, list(readers.values()), own, troubles,
-            remembered=remembered, asks=asks, listens=[one.name for one in self._listeners],
+            remembered=remembered, asks=asks, listens=self._listens,
         )  # fmt: skip
 
 

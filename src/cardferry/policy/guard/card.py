@@ -190,10 +190,8 @@ class RuledCard:
             if action.quiet and response[-2:] == _SUCCESS and action.operation in KEY_USES:
                 return  # nothing is learnt from it
             self._tracker.answered(action, response)
-            if self._tracker.response_open:
-                self._rest_is_free = self._tracker.read_open and self._unlocked.nothing and self._rest_is_free
-            else:
-                self._rest_is_free = True
+            free = self._rest_is_free and self._tracker.read_open and self._unlocked.nothing
+            self._rest_is_free = free or not self._tracker.response_open
             if action.meaning.operation is Operation.READ:
                 return
             if len(response) >= 2:

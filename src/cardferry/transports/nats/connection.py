@@ -17,7 +17,7 @@ import logging
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -230,40 +230,47 @@ async def connect(settings: FleetSettings) -> Connection:
     """Connect to any one of the servers, the first that answers; raises `UserError`."""
     check_extra()
     check_servers(settings)
-    attempts = _attempts(settings, tls_context(settings))
     results: list[Connection | NatsError] = []
-    async with asyncio.TaskGroup() as tasks:
-        trying = {tasks.create_task(next(attempts))}
-        while trying:
-            ended, trying = await asyncio.wait(trying, timeout=_NEXT_AFTER, return_when=asyncio.FIRST_COMPLETED)
-            results += [task.result() for task in ended]
-            if any(isinstance(one, Connection) or not one.heals for one in results):
-                break
-            if (another := next(attempts, None)) is not None:
-                trying.add(tasks.create_task(another))
-        for task in trying:
-            task.cancel()
-    results += [task.result() for task in trying if not task.cancelled()]
-    found = [one for one in results if isinstance(one, Connection)]
-    for connection in found[1:]:
-        connection.leave()
-    if not found:
+    attempts = _attempts(settings, tls_context(settings), results)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            trying = {tasks.create_task(next(attempts))}
+            while trying:
+                _, trying = await asyncio.wait(trying, timeout=_NEXT_AFTER, return_when=asyncio.FIRST_COMPLETED)
+                if any(isinstance(one, Connection) or not one.heals for one in results):
+                    break
+                if (another := next(attempts, None)) is not None:
+                    trying.add(tasks.create_task(another))
+            for task in trying:
+                task.cancel()
+    except asyncio.CancelledError:
+        _leave_all(results)
+        raise
+    found = next((one for one in results if isinstance(one, Connection)), None)
+    _leave_all(one for one in results if one is not found)
+    if found is None:
         raise min((one for one in results if isinstance(one, NatsError)), key=lambda error: error.heals)
-    return found[0]
+    return found
 
 
 def _attempts(
-    settings: FleetSettings, using: ssl.SSLContext | None
-) -> Iterator[Coroutine[Any, Any, Connection | NatsError]]:
-    """Attempts at the servers, in no order."""
+    settings: FleetSettings, using: ssl.SSLContext | None, results: list[Connection | NatsError]
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """Attempts at the servers, in no order; what each comes to is added to ``results``."""
 
-    async def attempt(server: str) -> Connection | NatsError:
+    async def attempt(server: str) -> None:
         try:
-            return await _connect(server, settings, using)
+            results.append(await _connect(server, settings, using))
         except NatsError as error:
-            return error
+            results.append(error)
 
     return (attempt(server) for server in random.sample(settings.servers, len(settings.servers)))
+
+
+def _leave_all(results: Iterable[Connection | NatsError]) -> None:
+    for one in results:
+        if isinstance(one, Connection):
+            one.leave()
 
 
 @asynccontextmanager
