@@ -49,7 +49,7 @@ def check(config: Path | None) -> None:
     found = [f"{table}" for _, table in _checked(path)] + [f"[pool.{pool.name}]" for pool in _pools(path)]
     found += [f"[{TABLE}]"] if TABLE in document else []
     say(f"{path} is right: {', '.join(found) or 'no options of commands'}; {rules.in_a_line()}")
-    for where, named in _files(path, rules.configuration.rules):
+    for where, named in _files(path, document, rules.configuration.rules):
         if not named.exists():
             say(f"note: {where}: there is no file {named} on this computer")
 
@@ -104,11 +104,10 @@ def _document(path: Path) -> dict[str, Any]:
     return parse(read_text(path), str(path))
 
 
-def _files(path: Path, rules: Sequence[Rule]) -> Iterator[tuple[str, Path]]:
+def _files(path: Path, document: dict[str, Any], rules: Sequence[Rule]) -> Iterator[tuple[str, Path]]:
     """The files that must be there wherever the configuration is used, and where each is named."""
     from cardferry.policy.fleet_table import FILES, TABLE  # noqa: PLC0415
 
-    document = _document(path)
     named = [(f"[{TABLE}] {key}", document.get(TABLE, {}).get(key)) for key in FILES]
     named += [(f"{table} {key}", table.values.get(key)) for table in tables(path) for key in TLS_FILES]
     named += [(f"{rule} pin-from", rule.pin_from.name) for rule in rules if rule.pin_from and rule.pin_from.is_file]

@@ -20,11 +20,11 @@ from cryptography import x509
 from cardferry.pcsc.errors import UserError
 from cardferry.transports import tls
 from cardferry.transports.base import Arrival
-from cardferry.transports.errors import AddressSyntaxError, NoHostError, RevokedError
+from cardferry.transports.errors import AddressSyntaxError, RevokedError
 from cardferry.transports.registry import parse_listening
 from cardferry.transports.tls import admission as module
 from cardferry.transports.tls import certificates as c
-from cardferry.transports.tls import dialling, door, tcp
+from cardferry.transports.tls import dialling, door
 from cardferry.transports.tls.address import NotListeningError, TlsAddress
 from cardferry.transports.tls.dialling import joined_host
 from cardferry.transports.tls.errors import InvitationError, NotTlsError, TlsError
@@ -594,43 +594,3 @@ async def test_complaints_come_now_and_then_with_how_many_there_were(
         "10.0.0.2 does not speak TLS",
         "10.0.0.3 does not speak TLS (2 more did since the last such line)",
     ]
-
-
-# --- what a guest is told
-
-
-async def refusal(address: TlsAddress) -> UserError:
-    with pytest.raises(UserError) as raised:
-        await address.dial()
-    return raised.value
-
-
-async def test_nobody_listens(address: TlsAddress) -> None:
-    told = await refusal(address)
-    assert (type(told), told.exit_code) == (NoHostError, 34)
-    assert f"cardferry host --listen tls::{address.port}" in told.hint
-
-
-async def test_the_host_has_no_address(address: TlsAddress) -> None:
-    joined_host(address).folder.rename(joined_host(nowhere := TlsAddress("no-such-host.invalid")).folder)
-    told = await refusal(nowhere)
-    assert (told.exit_code, "has no address" in told.message) == (34, True)
-
-
-@pytest.mark.parametrize("said", [b"220 mail.example.org ESMTP\r\n", b""])
-async def test_somebody_else_is_there(address: TlsAddress, said: bytes) -> None:
-    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(said)
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", address.port):
-        told = await refusal(address)
-    assert told.exit_code in (34, 35)
-    assert "--listen" in told.hint
-
-
-async def test_somebody_who_never_answers(address: TlsAddress, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcp, "_CONNECT_TIME", 0.1)
-    with socket.create_server(("127.0.0.1", address.port)):
-        told = await refusal(address)
-    assert (told.exit_code, "nobody answers" in told.message) == (34, True)

@@ -8,9 +8,9 @@ from typing import Final
 from typing import Protocol as Interface
 
 from cardferry.pcsc.applications import Applications
-from cardferry.pcsc.caller import Caller, Principal
+from cardferry.pcsc.caller import Caller
 from cardferry.pcsc.errors import PcscError, ReturnCode
-from cardferry.pcsc.interface import Context, ResourceManager
+from cardferry.pcsc.interface import Context, ResourceManager, SeenAlike
 from cardferry.pcsc.reader_name import encode_reader_name
 from cardferry.pcsc.reader_state import Snapshot
 from cardferry.wire.pcsclite.layout import encode_name
@@ -20,7 +20,7 @@ from cardferry.wire.pcsclite.layout import encode_name
 SHARING_DELAY: Final = 0.3
 
 
-class Nothing:
+class Nothing(SeenAlike):
     """The manager of those who may not come in: there is no reader, never any news, and no context."""
 
     snapshot = Snapshot()
@@ -30,11 +30,6 @@ class Nothing:
         del serial
         never: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
         return await never
-
-    def seen_by(self, principal: Principal) -> Nothing:
-        """Nor is there for anybody else."""
-        del principal
-        return self
 
     def may_read(self, reader: str, applications: Applications, apdu: bytes) -> bool:
         """There is nothing to be read."""
