@@ -11,7 +11,7 @@ import pytest
 from cardferry.link import Guest
 from cardferry.link import messages as m
 from cardferry.link.guest_readers import ReadersReceiver
-from cardferry.link.host_readers import SHARING_DELAY, USE_PAUSE, ReadersSender
+from cardferry.link.host_readers import SHARING_DELAY, USE_PAUSE, ReadersSender, use_pause
 from cardferry.pcsc.interface import Card
 from cardferry.pcsc.reader_state import ReaderState, Snapshot, Use, User
 from cardferry.pcsc.trouble import Cause, Trouble
@@ -133,6 +133,42 @@ async def test_an_exclusive_holder_is_told_without_haste() -> None:
         (Snapshot(3, 1, (ReaderState(READER),)), 1.1 + SHARING_DELAY),
     ):
         assert sender.due(news, news, 1.1) == due
+
+
+def test_news_for_people_comes_the_more_seldom_the_more_guests_there_are() -> None:
+    assert [use_pause(guests) for guests in (1, 20, 60, 10_000)] == [USE_PAUSE, 1.0, 3.0, 5.0]
+    sender = ReadersSender(lambda reader: 1)
+    sender.news(Snapshot(1, 1, (ReaderState(READER, sharing=2),)), 1.0)
+    more = Snapshot(2, 1, (ReaderState(READER, sharing=7, use=Use(User("gpg", "ssh:a", 0.0))),))
+    assert sender.due(more, more, 1.1, 3.0) == 4.0
+    alone = Snapshot(3, 1, (ReaderState(READER, sharing=1),))
+    assert sender.due(alone, alone, 1.1, 3.0) < 1.1 + SHARING_DELAY, "its begins need not wait any more"
+
+
+def test_who_waits_to_connect_is_somebody_who_is_there() -> None:
+    """Otherwise a guest begins without a word, behind a whole connection that it does not know of."""
+    sender = ReadersSender(lambda reader: 1)
+    sender.news(Snapshot(1, 1, (ReaderState(READER, sharing=1),)), 1.0)
+    comes = Snapshot(2, 1, (ReaderState(READER, sharing=1, coming=1),))
+    assert sender.urgent(comes)
+    news = sender.news(comes, 1.1)
+    assert news is not None
+    assert [entry.others for entry in news.changed] == [1]
+
+
+async def test_a_handle_that_waits_to_be_opened_is_coming() -> None:
+    async with Desk() as desk:
+        guest, other = await desk.guest(), await desk.guest()
+        card = await connected(guest, "ssh", 1)
+        await card.begin()
+        await card.transmit(COUNT, T1)
+        connecting = desk.start(connected(other, "gpg", 2))
+        await asyncio.sleep(0.1)
+        assert [reader.coming for reader in desk.manager.snapshot.readers] == [1]
+        await card.end(LEAVE)
+        await connecting
+        await asyncio.sleep(0.1)
+        assert [reader.coming for reader in desk.manager.snapshot.readers] == [0]
 
 
 async def test_contexts_and_clients_of_a_guest_are_known_at_the_guest() -> None:
