@@ -182,6 +182,19 @@ async def test_who_comes_first_in_the_list_has_the_first_choice_but_not_for_ever
         assert shown(both) == ["Reader (laptop)", "Reader"]
 
 
+async def test_a_host_that_takes_long_to_log_in_to_keeps_the_first_choice() -> None:
+    laptop, desk = Member("laptop"), Member("desk", Said("Reader"))
+    desk.known.set()
+    async with Union([laptop, desk]) as both, asyncio.TaskGroup() as tasks:
+        tasks.create_task(both.ready())
+        await asyncio.sleep(8)
+        assert shown(both) == []
+        laptop.join(Said("Reader"))
+        laptop.known.set()
+        await quiet()
+        assert shown(both) == ["Reader", "Reader (desk)"]
+
+
 async def test_two_hosts_that_say_nothing_delay_the_third_no_longer_than_one_does() -> None:
     start = now()
     async with Union([Member("laptop"), Member("desk"), Member("third", Said("Reader"))]) as three:

@@ -30,7 +30,7 @@ from cardferry.pcsc.reader_state import ReaderState, Snapshot, events_between
 from cardferry.pcsc.reply import Reply, failed, running
 
 #: s that the hosts have to report their readers, before those that come after them in the list may take their names.
-FIRST_CHOICE: Final = 3.0
+FIRST_CHOICE: Final = 10.0
 #: Names of readers beyond these are not remembered while their readers are away.
 MOST_NAMES: Final = 4096
 _REMOVED: Final = (ReturnCode.E_READER_UNAVAILABLE, "its host was removed")

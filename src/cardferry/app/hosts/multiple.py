@@ -26,6 +26,7 @@ from cardferry.app.runtime.signals import root_cause
 from cardferry.app.runtime.status_socket import Link
 from cardferry.backoff import HOURLY, Seldom
 from cardferry.fleet import Member, Union
+from cardferry.fleet.union import FIRST_CHOICE
 from cardferry.manager.status import SlotStatus
 from cardferry.pcsc.errors import UserError
 from cardferry.system.terminal import in_foreground
@@ -33,8 +34,8 @@ from cardferry.transports.errors import TransportError
 
 log = logging.getLogger(__name__)
 
-#: s that the other hosts get to be reached for the first time, once one is.
-_OTHERS_TIME: Final = 5.0
+#: s that the other hosts get to be reached for the first time, once one is: then all that are there have their names.
+_OTHERS_TIME: Final = FIRST_CHOICE
 #: s between two looks whether this computer has joined a host meanwhile that has refused it.
 _LOOK: Final = 2.0
 
