@@ -107,7 +107,7 @@ def test_from_nothing_to_a_pool_of_two_hosts_with_three_guests(team: Team) -> No
         assert (team.computers[name].home / "release.sig").stat().st_size == 64
     told = team.types("audit show")
     everything = "".join(said.out for said in told.values())
-    assert everything.count("signed with PIV 9C") == len(GUESTS)
+    assert everything.count("signed with PIV 9C") == len(GUESTS), everything
     for name, said in told.items():
         for guest in GUESTS:
             assert f"tls:{guest}" in said.out, name

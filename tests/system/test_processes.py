@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
 import subprocess
 import sys
 
-from cardferry.system.processes import command_line, environment_of, has_process, is_stopped
+from cardferry.system.processes import command_line, environment_of, has_process, is_stopped, killed
 from tests.lab.process import wait_until
 
 
@@ -66,6 +67,13 @@ def test_a_child_ends_with_us() -> None:
         parent.kill()
     assert select.select([child], [], [], 10)[0], "the child goes on without us"
     os.close(child)
+
+
+async def test_a_child_is_killed_and_one_that_has_ended_is_no_trouble() -> None:
+    child = await asyncio.create_subprocess_exec("sleep", "60")
+    await killed(child)
+    assert child.returncode == -signal.SIGKILL
+    await killed(child)
 
 
 def test_a_process_is_called_as_it_likes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import select
@@ -75,6 +76,13 @@ def dies_with_parent() -> Callable[[], None] | None:
             os._exit(0)
 
     return bind
+
+
+async def killed(process: asyncio.subprocess.Process) -> None:
+    """Kill a child, which may have ended by itself just now, and wait until it is gone."""
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
 
 
 def wait_for_end(pid: int, patience: float) -> bool:

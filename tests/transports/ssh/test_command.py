@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from cardferry.pcsc.errors import UserError
 from cardferry.transports.program import deaf_to_interrupts
-from cardferry.transports.ssh.command import SshCommand, identify
+from cardferry.transports.ssh.command import SshCommand, identify, run
 from cardferry.transports.ssh.errors import SshNotInstalledError
+from tests.lab.process import wait_until
 
 
 def test_the_command_is_split_as_a_shell_would() -> None:
@@ -75,6 +80,26 @@ async def test_no_ssh_here_has_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(SshNotInstalledError, match="no program '/nowhere/ssh'") as raised:
         await identify(SshCommand(("/nowhere/ssh",)))
     assert "apt install openssh-client" in raised.value.hint
+
+
+def test_who_gives_up_a_command_that_has_just_ended_is_told_of_nothing_else(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+
+    async def give_up() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            script = f"sleep 60 & echo $$ $! >{told}.new; mv {told}.new {told}"
+            command = tasks.create_task(run(["sh", "-c", script]))
+            await asyncio.to_thread(wait_until, told.exists, "the command has begun")
+            ended, left = map(int, told.read_text().split())
+            try:
+                await asyncio.to_thread(wait_until, lambda: not Path(f"/proc/{ended}").exists(), "it has ended")
+                command.cancel()  # its output has not ended: somebody else may write there
+                await asyncio.wait([command])
+            finally:
+                os.kill(left, signal.SIGKILL)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # asyncio's own does not mind
+        runner.run(give_up())
 
 
 def test_a_deaf_command_is_not_ended_by_ctrl_c() -> None:

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 from cardferry.app.commands.variable import VARIABLE
 from cardferry.pcsc.errors import UserError
-from cardferry.system.processes import has_process
+from cardferry.system.processes import has_process, killed
 
 #: s that each of them gets to answer.
 _PATIENCE: Final = 10.0
@@ -58,9 +58,11 @@ async def ask(*command: str, environ: Mapping[str, str] | None = None) -> Said |
         async with asyncio.timeout(_PATIENCE):
             out, err = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
+        await killed(process)
         return None
+    except asyncio.CancelledError:
+        await killed(process)
+        raise
     return Said(process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace"))
 
 

@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from cardferry.system.processes import killed
 from cardferry.wire.errors import WireError
 from cardferry.wire.pcsclite import messages as m
 from cardferry.wire.pcsclite.server import ServerCodec
@@ -114,6 +115,5 @@ async def _say_hello(path: Path) -> None:
         async with asyncio.timeout(_PATIENCE):
             await program.wait()
     except BaseException:
-        program.kill()
-        await program.wait()
+        await killed(program)
         raise

@@ -9,10 +9,10 @@ import asyncio
 import socket
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final, cast
 
-from cardferry.system.processes import dies_with_parent
+from cardferry.system.processes import dies_with_parent, killed
 from cardferry.wiping import Receiver
 
 #: Bytes of the longest line.
@@ -92,6 +92,4 @@ async def started(words: Sequence[str], *, errors: bool = False) -> AsyncIterato
         yield program
     finally:
         program.close()
-        with suppress(ProcessLookupError):
-            program.process.kill()
-        await program.process.wait()
+        await killed(program.process)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cardferry.pcsc.errors import UserError
+from cardferry.system.processes import killed
 from cardferry.transports.ssh.errors import SshNotInstalledError
 
 #: Seconds without a word from the other side until ssh asks, and how often it asks before it gives up: a computer
@@ -139,8 +140,7 @@ async def run(arguments: list[str]) -> tuple[int, str, str]:
     try:
         output, complaints = await process.communicate()
     except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
+        await killed(process)
         raise
     return process.returncode or 0, output.decode(errors="replace"), complaints.decode(errors="replace")
 
