@@ -145,15 +145,15 @@ def resumes(link: Breakable) -> int:
     return status.resumes
 
 
-def run(link: Breakable, breaks: int, seconds: float, tell: Callable[[str], None] = lambda text: None) -> None:
-    """Break the link so many times, or as often as is possible in so many seconds; nothing may show."""
+def run(link: Breakable, breaks: int, tell: Callable[[str], None]) -> None:
+    """Break the link so many times; nothing may show."""
     chance = random.Random(2)
     programs = link.programs()
     begin = time.monotonic()
     done: Counter[str] = Counter()
     outages: list[float] = []
     ways = link.breaks()
-    while done.total() < breaks and time.monotonic() - begin < seconds:
+    while done.total() < breaks:
         name = chance.choice(list(ways))
         before = resumes(link)
         broken = time.monotonic()
@@ -172,7 +172,6 @@ def run(link: Breakable, breaks: int, seconds: float, tell: Callable[[str], None
     duration = time.monotonic() - begin
     resumed = resumes(link)
     assert_exactly_once(answers, card_count(link))
-    assert done.total() >= min(breaks, 10)
     outages.sort()
     figures = {
         "breaks": done.total(),
@@ -189,7 +188,7 @@ def run(link: Breakable, breaks: int, seconds: float, tell: Callable[[str], None
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("made", [attached, shared])
 def test_each_command_is_carried_out_once_whatever_breaks(lab: Lab, made: Callable[[Lab], Breakable]) -> None:
-    run(made(lab), breaks=1000, seconds=12, tell=print)
+    run(made(lab), breaks=10, tell=print)
 
 
 @pytest.mark.slow
@@ -199,4 +198,4 @@ def test_a_thousand_breaks(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None
         with capsys.disabled():
             print(f"\n{text}")
 
-    run(attached(lab), breaks=1000, seconds=1500, tell=tell)
+    run(attached(lab), breaks=1000, tell=tell)
