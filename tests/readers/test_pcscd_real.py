@@ -151,7 +151,7 @@ def ended_hold(holder: Running) -> str:
 
 async def test_local_programs_get_their_turn_while_we_loop(host: Host) -> None:
     """Two at a time with the system's libpcsclite. Without our pauses they would wait for ever."""
-    turns = 5
+    turns = 8
     words: list[str | Path] = [PLAIN_PYTHON, Path(__file__).with_name("local_program.py"), host.name, str(turns), "0.1"]
     async with watching(host) as (_, observer):
         reader = await card_of(observer, host)
@@ -192,7 +192,7 @@ async def test_transactions_are_never_mixed_with_those_of_programs_that_come_and
     async with watching(host) as (_, observer):
         reader = await card_of(observer, host)
         await reader.connect(SHARED, ANY)
-        local = host.computer.popen(["bash", "-c", f"for i in $(seq 15); do {turn} || exit 1; sleep 0.0$i; done"])
+        local = host.computer.popen(["bash", "-c", f"for i in $(seq 30); do {turn} || exit 1; sleep 0.0$i; done"])
         ended = asyncio.Event()
         complete = resets = 0
         async with asyncio.TaskGroup() as tasks:
@@ -216,7 +216,7 @@ async def test_transactions_are_never_mixed_with_those_of_programs_that_come_and
                 assert counts == [counts[0], counts[0] + 1, counts[0] + 2]
                 complete += 1
         lines = [json.loads(line)["answers"] for line in output.result().splitlines()]
-        assert len(lines) == 15
+        assert len(lines) == 30
         for answers in lines:
             counts = [int(answer[:8], 16) for answer in answers]
             assert counts == list(range(counts[0], counts[0] + 4))
