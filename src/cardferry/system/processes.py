@@ -79,7 +79,7 @@ def dies_with_parent() -> Callable[[], None] | None:
 
 
 async def killed(process: asyncio.subprocess.Process) -> None:
-    """Kill a child, which may have ended by itself just now, and wait until it is gone."""
+    """Kill a child, unless it has ended by itself, and wait until it is gone."""
     with suppress(ProcessLookupError):
         process.kill()
     await process.wait()

@@ -58,11 +58,9 @@ async def ask(*command: str, environ: Mapping[str, str] | None = None) -> Said |
         async with asyncio.timeout(_PATIENCE):
             out, err = await process.communicate()
     except TimeoutError:
-        await killed(process)
         return None
-    except asyncio.CancelledError:
+    finally:
         await killed(process)
-        raise
     return Said(process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace"))
 
 

@@ -114,6 +114,5 @@ async def _say_hello(path: Path) -> None:
     try:
         async with asyncio.timeout(_PATIENCE):
             await program.wait()
-    except BaseException:
+    finally:
         await killed(program)
-        raise

@@ -139,9 +139,8 @@ async def run(arguments: list[str]) -> tuple[int, str, str]:
     )
     try:
         output, complaints = await process.communicate()
-    except asyncio.CancelledError:
+    finally:
         await killed(process)
-        raise
     return process.returncode or 0, output.decode(errors="replace"), complaints.decode(errors="replace")
 
 
